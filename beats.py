@@ -1,0 +1,329 @@
+"""The frozen audio encoder E_A (Section 3.1): BEATs (Chen et al., ICML 2023), written afresh.
+
+    wav (B, samples) -> fbank (B, T, 128) -> 16 x 16 patches (B, n, 512) -> 12 transformer layers (B, n, D)
+                     -> layers 4, 8 and 12 side by side (B, n, 3 D)
+
+Ten seconds are T = 998 frames and n = 62 x 8 = 496 tokens. The real encoder has D = 768, and 3 D = 2304.
+
+    from beats import load_beats
+    E_A = load_beats("BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt")     # from the unilm/beats repository
+    with torch.no_grad():
+        tokens = E_A(wav)                                                   # wav: (B, samples), 16 kHz, -1 .. 1
+
+What differs from a textbook transformer: a convolution tells positions, every layer adds a bias to its attention
+that depends on the distance of two tokens and is gated by the query, and residuals are scaled up (DeepNorm).
+Weights carry the names of the official files. Shapes: B clips, T frames, n tokens, D width, h heads, d = D / h.
+"""
+import argparse
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchaudio.compliance.kaldi import get_mel_banks
+
+SAMPLE_RATE = 16000         # Hz; BEATs' own (released code)
+FBANK_MEAN = 15.41663       # mean and standard deviation of the log filterbank over AudioSet (released code)
+FBANK_STD = 6.55582
+N_MELS = 128                # mel bins (released code)
+FRAME, HOP, FFT = 400, 160, 512     # samples: 25 ms, 10 ms, and the next power of two (Kaldi)
+
+# The mel triangles from 20 Hz to 8 kHz; Kaldi leaves the Nyquist bin out, hence the row of zeros.
+_MEL = F.pad(get_mel_banks(N_MELS, FFT, SAMPLE_RATE, 20.0, 0.0, 100.0, -500.0, 1.0)[0], (0, 1)).T    # (257, 128)
+_POVEY = torch.hann_window(FRAME, periodic=False).pow(0.85)                                         # (400,)
+
+HOW_TO_GET = "download BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt from the unilm/beats repository"
+
+
+# ----------------------------------------------- filterbank -----------------------------------------------
+
+def fbank(wav):
+    """wav: (B, samples), floats in -1 .. 1 at 16 kHz -> (B, T, 128), normalised log mel energies.
+
+    The same numbers as torchaudio.compliance.kaldi.fbank clip by clip (tests/test_beats.py), for a batch at once.
+    """
+    if wav.ndim != 2 or not wav.is_floating_point():
+        raise ValueError(f"fbank wants (B, samples) floats in -1 .. 1, not {wav.dtype} {tuple(wav.shape)}.")
+    if wav.shape[1] < FRAME:
+        raise ValueError(f"A wav of {wav.shape[1]} samples is shorter than one 25 ms frame ({FRAME} samples).")
+    with torch.autocast(wav.device.type, enabled=False):        # a logarithm of energies wants float32
+        x = wav.float() * 2 ** 15                               # Kaldi's scale: that of 16-bit samples
+        x = x.unfold(1, FRAME, HOP)                             # (B, T, 400), whole frames only
+        x = x - x.mean(-1, keepdim=True)
+        x = x - 0.97 * F.pad(x, (1, 0), mode="replicate")[..., :-1]         # pre-emphasis, inside each frame
+        power = torch.fft.rfft(x * _POVEY.to(x.device), n=FFT).abs().square_()   # (B, T, 257)
+        x = (power @ _MEL.to(x.device)).clamp_(min=torch.finfo(torch.float32).eps).log_()   # (B, T, 128)
+        return x.sub_(FBANK_MEAN).div_(2 * FBANK_STD)           # by two deviations, not one (released code)
+
+
+# ----------------------------------------------- configuration -----------------------------------------------
+
+@dataclasses.dataclass
+class BEATsConfig:
+    """The entries of an official checkpoint's 'cfg' that matter here; the defaults are the real encoder's.
+
+    Paper: E_A is frozen. So the cfg's dropout and layer drop rates are ignored, while the released code puts the
+    encoder in train mode when the projection trains, where they are live.
+    """
+    encoder_layers: int = 12
+    encoder_embed_dim: int = 768            # D
+    encoder_ffn_embed_dim: int = 3072
+    encoder_attention_heads: int = 12
+    embed_dim: int = 512                    # width of a patch, before the linear layer to D
+    input_patch_size: int = 16              # frames x mel bins
+    conv_bias: bool = False                 # of the patch convolution
+    conv_pos: int = 128                     # kernel of the position convolution, in tokens
+    conv_pos_groups: int = 16
+    num_buckets: int = 320                  # of relative positions, both directions together
+    max_distance: int = 800                 # tokens; farther apart shares the last bucket
+    relative_position_embedding: bool = True
+    gru_rel_pos: bool = True                # the gate on the relative position bias
+    deep_norm: bool = True
+    layer_norm_first: bool = False
+    activation_fn: str = "gelu"
+    finetuned_model: bool = False           # there is a predictor of AudioSet classes on top
+    predictor_dropout: float = 0.1
+    predictor_class: int = 527
+
+    def __post_init__(self):
+        only = dict(relative_position_embedding=True, gru_rel_pos=True, deep_norm=True, layer_norm_first=False,
+                    activation_fn="gelu")
+        for name, value in only.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not supported here, only {value!r}.")
+        for name in ("encoder_attention_heads", "conv_pos_groups"):
+            if self.encoder_embed_dim % getattr(self, name):
+                raise ValueError(f"encoder_embed_dim={self.encoder_embed_dim} must be a multiple of {name}.")
+        feature_layers(self.encoder_layers)
+
+    @classmethod
+    def from_cfg(cls, cfg):
+        """cfg: a checkpoint's dict (or argparse.Namespace); entries that have no field here are ignored."""
+        cfg = cfg if isinstance(cfg, dict) else vars(cfg)
+        return cls(**{f.name: cfg[f.name] for f in dataclasses.fields(cls) if f.name in cfg})
+
+
+def feature_layers(n):
+    """Which of n layers (counted from 1) make the feature: the ends of the three thirds; 12 -> (4, 8, 12).
+
+    Paper: silent about layers. 4, 8 and 12 are the released code's; the rule for another n is ours (4 -> 2, 3, 4).
+    """
+    if n < 3:
+        raise ValueError(f"The feature joins three layers, so encoder_layers={n} is too few.")
+    return math.ceil(n / 3), math.ceil(2 * n / 3), n
+
+
+# ----------------------------------------------- transformer -----------------------------------------------
+
+class PositionConv(nn.Module):
+    """Grouped convolution over time with weight norm: weight = g v / |v|, one norm for each tap of the kernel.
+
+    Plain parameters instead of torch's weight_norm: its present form renames weight_g and weight_v.
+    """
+
+    def __init__(self, D, kernel, groups):
+        super().__init__()
+        self.groups = groups
+        self.bias = nn.Parameter(torch.zeros(D))
+        self.weight_v = nn.Parameter(torch.randn(D, D // groups, kernel) * math.sqrt(4 / (kernel * D)))
+        self.weight_g = nn.Parameter(self.weight_v.detach().norm(dim=(0, 1), keepdim=True))     # (1, 1, kernel)
+
+    def forward(self, x):                                                   # (B, D, n)
+        kernel = self.weight_v.shape[2]
+        weight = self.weight_g * self.weight_v / self.weight_v.norm(dim=(0, 1), keepdim=True)
+        x = F.conv1d(x, weight, self.bias, padding=kernel // 2, groups=self.groups)
+        return x[..., :-1] if kernel % 2 == 0 else x        # an even kernel yields n + 1 positions: drop the last
+
+
+def relative_bucket(offset, num_buckets=320, max_distance=800):
+    """offset = key position - query position (integers, any shape) -> bucket, 0 .. num_buckets - 1.
+
+    As in T5: the lower half of the buckets is for keys at or before the query, the upper half for keys after it.
+    In each half the first half counts tokens one by one, the rest widens logarithmically up to max_distance.
+    """
+    half = num_buckets // 2
+    exact = half // 2
+    distance = offset.abs()
+    far = torch.log(distance.clamp(min=exact).float() / exact) / math.log(max_distance / exact) * (half - exact)
+    far = (exact + far.long()).clamp(max=half - 1)
+    return half * (offset > 0) + torch.where(distance < exact, distance, far)
+
+
+class Attention(nn.Module):
+    """Self-attention with gated relative position bias. `table` is the bias table, one object for all layers."""
+
+    def __init__(self, cfg, table):
+        super().__init__()
+        D, self.heads = cfg.encoder_embed_dim, cfg.encoder_attention_heads
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(D, D) for _ in range(4))
+        self.grep_linear = nn.Linear(D // self.heads, 8)
+        self.grep_a = nn.Parameter(torch.ones(1, self.heads, 1, 1))
+        self.relative_attention_bias = table
+
+    def forward(self, x, bias):                                             # (B, n, D), (h, n, n)
+        B, n, D = x.shape
+        q, k, v = (linear(x).view(B, n, self.heads, -1).transpose(1, 2)     # (B, h, n, d) each
+                   for linear in (self.q_proj, self.k_proj, self.v_proj))
+        # The gate of a query: two groups of four numbers, each summed and squashed. All heads share grep_linear.
+        a, b = self.grep_linear(q).view(B, self.heads, n, 2, 4).sum(-1).sigmoid().chunk(2, dim=-1)
+        gate = a * (b * self.grep_a - 1) + 2                                # (B, h, n, 1)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=(gate * bias).to(q.dtype))     # added to the logits
+        return self.out_proj(x.transpose(1, 2).reshape(B, n, D))            # (B, n, D)
+
+
+class Layer(nn.Module):
+    """Post-norm transformer layer with DeepNorm: both residuals are weighted by alpha = (2 N)^(1/4), N layers."""
+
+    def __init__(self, cfg, table):
+        super().__init__()
+        D = cfg.encoder_embed_dim
+        self.alpha = (2 * cfg.encoder_layers) ** 0.25
+        self.self_attn = Attention(cfg, table)
+        self.self_attn_layer_norm = nn.LayerNorm(D)
+        self.fc1 = nn.Linear(D, cfg.encoder_ffn_embed_dim)
+        self.fc2 = nn.Linear(cfg.encoder_ffn_embed_dim, D)
+        self.final_layer_norm = nn.LayerNorm(D)
+
+    def forward(self, x, bias):                                             # (B, n, D)
+        x = self.self_attn_layer_norm(x * self.alpha + self.self_attn(x, bias))
+        return self.final_layer_norm(x * self.alpha + self.fc2(F.gelu(self.fc1(x))))    # exact GELU, not tanh
+
+
+class Encoder(nn.Module):
+    """The position convolution and the layers; returns the outputs of the layers in `keep`, side by side."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        D, N = cfg.encoder_embed_dim, cfg.encoder_layers
+        self.num_buckets, self.max_distance = cfg.num_buckets, cfg.max_distance
+        self.pos_conv = nn.Sequential(PositionConv(D, cfg.conv_pos, cfg.conv_pos_groups), nn.GELU())
+        self.layer_norm = nn.LayerNorm(D)
+        table = nn.Embedding(cfg.num_buckets, cfg.encoder_attention_heads)
+        self.layers = nn.ModuleList(Layer(cfg, table) for _ in range(N))
+
+        nn.init.normal_(table.weight, std=0.02)
+        beta = (8 * N) ** -0.25         # DeepNorm's other half: what is added to a residual starts small
+        for layer in self.layers:
+            attn = layer.self_attn
+            nn.init.normal_(attn.grep_linear.weight, std=0.02)
+            for linear, gain in ((attn.q_proj, 1), (attn.k_proj, 1), (attn.v_proj, beta), (attn.out_proj, beta),
+                                 (layer.fc1, beta), (layer.fc2, beta)):
+                nn.init.xavier_normal_(linear.weight, gain)
+                nn.init.zeros_(linear.bias)
+
+    def position_bias(self, n, device):
+        """The bias before its gate, (h, n, n): computed once per forward, every layer gates it anew."""
+        position = torch.arange(n, device=device)
+        bucket = relative_bucket(position[None, :] - position[:, None], self.num_buckets, self.max_distance)
+        return self.layers[0].self_attn.relative_attention_bias(bucket).permute(2, 0, 1)    # (h, query, key)
+
+    def forward(self, x, keep):                                             # (B, n, D)
+        x = x + self.pos_conv(x.transpose(1, 2)).transpose(1, 2)
+        x = self.layer_norm(x)
+        bias = self.position_bias(x.shape[1], x.device)                     # (h, n, n)
+        kept = []
+        for number, layer in enumerate(self.layers, start=1):
+            x = layer(x, bias)
+            if number in keep:
+                kept.append(x)
+        return torch.cat(kept, dim=-1)                                      # (B, n, len(keep) D)
+
+
+class BEATs(nn.Module):
+    """E_A. A fresh one is random and trainable; load_beats gives the frozen one."""
+
+    def __init__(self, cfg=None):
+        super().__init__()
+        self.cfg = cfg = cfg or BEATsConfig()
+        p = cfg.input_patch_size
+        self.patch_embedding = nn.Conv2d(1, cfg.embed_dim, p, stride=p, bias=cfg.conv_bias)
+        self.layer_norm = nn.LayerNorm(cfg.embed_dim)
+        self.post_extract_proj = (nn.Linear(cfg.embed_dim, cfg.encoder_embed_dim)
+                                  if cfg.embed_dim != cfg.encoder_embed_dim else None)
+        self.encoder = Encoder(cfg)
+        self.predictor = nn.Linear(cfg.encoder_embed_dim, cfg.predictor_class) if cfg.finetuned_model else None
+        self.feature_layers = feature_layers(cfg.encoder_layers)
+        self.feature_dim = 3 * cfg.encoder_embed_dim
+        self.register_load_state_dict_pre_hook(_spread_table)
+
+    def forward(self, wav):
+        """wav: (B, samples), 16 kHz, -1 .. 1 -> (B, n, 3 D)."""
+        return self.features(fbank(wav))
+
+    def features(self, x):
+        """x: (B, T, 128) of fbank -> (B, n, 3 D), n = (T // 16) * 8 tokens: frames outer, mel bins inner.
+
+        The last D numbers of a token are the last layer's output (for a predictor: `last_layer`).
+        """
+        p = self.cfg.input_patch_size
+        if x.shape[1] < p:
+            raise ValueError(f"A wav of {x.shape[1]} frames is too short for one {p} x {p} patch: "
+                             f"{p} frames are {FRAME + (p - 1) * HOP} samples at 16 kHz.")
+        x = self.patch_embedding(x[:, None].to(self.patch_embedding.weight.dtype))      # (B, 512, T // 16, 8)
+        x = self.layer_norm(x.flatten(2).transpose(1, 2))                   # (B, n, 512); leftover frames are gone
+        if self.post_extract_proj is not None:
+            x = self.post_extract_proj(x)                                   # (B, n, D)
+        return self.encoder(x, keep=self.feature_layers)                    # (B, n, 3 D)
+
+    def last_layer(self, features):
+        """features: (B, n, 3 D) -> (B, n, D). self.predictor(last_layer).mean(1) are BEATs' own class logits."""
+        return features[..., -self.cfg.encoder_embed_dim:]
+
+
+# ----------------------------------------------- checkpoints -----------------------------------------------
+
+_TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
+
+
+def _spread_table(model, state, prefix, *_):
+    """Official files repeat the bias table in every layer; a file that holds it in layer 0 only is as good."""
+    if prefix + _TABLE.format(0) in state:
+        for number in range(1, model.cfg.encoder_layers):
+            state.setdefault(prefix + _TABLE.format(number), state[prefix + _TABLE.format(0)])
+
+
+def load_beats(path, keep_predictor=False):
+    """An official checkpoint {'cfg', 'model'} -> BEATs in eval mode, frozen, float32.
+
+    The AudioSet predictor of a fine-tuned file is dropped, or kept as model.predictor (nn.Linear) on request.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no BEATs checkpoint at {path}: {HOW_TO_GET}.")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            file = torch.load(path, map_location="cpu", weights_only=True)
+        cfg, weights = BEATsConfig.from_cfg(file["cfg"]), dict(file["model"])
+    except ValueError as error:             # a setting that BEATsConfig refuses
+        raise ValueError(f"{path} needs another encoder ({str(error).rstrip('.')}): {HOW_TO_GET}.") from None
+    except Exception as error:              # torch.load has no exception of its own for a foreign file
+        raise ValueError(f"{path} is no BEATs checkpoint (a dict of 'cfg' and 'model'): {HOW_TO_GET}.") from error
+
+    if not keep_predictor:
+        cfg = dataclasses.replace(cfg, finetuned_model=False)
+        weights = {name: weight for name, weight in weights.items() if not name.startswith("predictor.")}
+    elif not cfg.finetuned_model:
+        raise ValueError(f"{path} was not fine-tuned and holds no predictor: {HOW_TO_GET}.")
+
+    model = BEATs(cfg)
+    _spread_table(model, weights, "")
+    own = model.state_dict()
+    for name in (*own, *weights):
+        wanted, found = (tuple(w[name].shape) if name in w else "absent" for w in (own, weights))
+        if wanted != found:
+            raise ValueError(f"The weights in {path} do not fit its cfg, where {name} should be {wanted} "
+                             f"and is {found}: {HOW_TO_GET}.")
+    model.load_state_dict(weights)          # copies into float32, whatever the file holds
+    return model.eval().requires_grad_(False)
+
+
+def save_beats(path, model, half=True):
+    """Writes {'cfg', 'model'} as the official files do; half: in float16. The file appears whole or not at all."""
+    weights = {name: weight.detach().cpu().to(torch.float16 if half else weight.dtype)
+               for name, weight in model.state_dict().items()}
+    partial = f"{path}.partial{os.getpid()}"
+    torch.save({"cfg": dataclasses.asdict(model.cfg), "model": weights}, partial)
+    os.replace(partial, path)
