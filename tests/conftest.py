@@ -1,0 +1,47 @@
+"""Shared by the tests: the repository on the path, two threads, a small world, the golden folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+torch.set_num_threads(2)
+
+from miniature import world  # noqa: E402
+
+SMALL = {'train': 96, 'val': 16, 'vggss': 16, 'is4': 8}
+
+
+@pytest.fixture(scope='session')
+def small_world(tmp_path_factory):
+    """A data root with a few dozen pairs, in the layout of the real datasets. Copy it before you damage it."""
+    return world.build(tmp_path_factory.mktemp('data') / 'world', seed=5, splits=SMALL, processes=2)
+
+
+@pytest.fixture(scope='session')
+def golden():
+    """The folder of golden files: $ACL_GOLDEN, or the one in tests/."""
+    return Path(os.environ.get('ACL_GOLDEN') or ROOT / 'tests/golden')
+
+
+@pytest.fixture
+def script():
+    """Run a script of the repository as a user would: script('train.py', '--steps', 3) -> finished process."""
+    def run(name, *arguments, **more):
+        return subprocess.run([sys.executable, str(ROOT / name), *map(str, arguments)], capture_output=True, text=True,
+                              cwd=more.pop('cwd', ROOT), timeout=400, **more)
+    return run
+
+
+def failed_in_one_sentence(process, *words):
+    """The script said what is wrong in one sentence that holds these words, without a traceback, and exit code 1."""
+    said = [line for line in process.stderr.splitlines() if line.startswith(('train.py:', 'evaluate.py:'))]
+    assert process.returncode == 1, process.stderr
+    assert 'Traceback' not in process.stderr and len(said) == 1, process.stderr
+    for word in words:
+        assert str(word) in said[0], said[0]

@@ -1,0 +1,111 @@
+"""Masks and equations against cases small enough to work out by hand."""
+
+import math
+
+import pytest
+import torch
+
+import losses
+from masks import MaskGenI, binary_gumbel, mask_gen_f, soft_image_mask, to_grid, to_image
+
+
+# ---- masks
+
+def test_gumbel_mask_is_binary_and_repeats_with_its_noise():
+    logits, noise = torch.randn(4, 7, 7), torch.rand(4, 7, 7)
+    mask = binary_gumbel(logits, noise)
+    assert set(mask.unique().tolist()) <= {0.0, 1.0} and torch.equal(mask, binary_gumbel(logits, noise))
+
+
+def test_gumbel_mask_is_on_with_the_sigmoid_s_probability():
+    torch.manual_seed(0)
+    share = binary_gumbel(torch.full((200_000,), 1.0)).mean().item()
+    assert share == pytest.approx(1 / (1 + math.exp(-1)), abs=0.005)
+
+
+def test_gumbel_gradient_is_that_of_the_relaxed_sample():
+    logits = torch.tensor([0.3], requires_grad=True)
+    binary_gumbel(logits, torch.tensor([0.5])).sum().backward()         # u = 0.5 is no noise: log(0.5 / 0.5) = 0
+    p = 1 / (1 + math.exp(-0.3))
+    assert logits.grad.item() == pytest.approx(p * (1 - p), rel=1e-5)
+
+
+def test_inference_shifts_by_b_over_w_and_ignores_the_slope():
+    gen = MaskGenI(w=10, b=14)
+    assert gen.inference(torch.tensor([-1.4, 0.0])).tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-1.4))])
+
+
+def test_feature_mask_by_hand():
+    M_G = torch.tensor([[[[0.0, 4.0], [1.0, 2.0]]]])                     # stretched: 0, 1, 0.25, 0.5
+    expected = [[1 / (1 + math.exp(-(x - 0.5) / 0.07)) for x in row] for row in ([0, 1], [0.25, 0.5])]
+    assert torch.allclose(mask_gen_f(M_G, (2, 2))[0, 0], torch.tensor(expected), atol=1e-5)
+
+
+def test_feature_mask_of_a_constant_map_is_finite_and_never_empty_elsewhere():
+    assert mask_gen_f(torch.full((1, 1, 4, 4), -3.0), (2, 2)).isfinite().all()
+    assert mask_gen_f(torch.randn(2, 2, 8, 8) - 9, (8, 8)).amax((2, 3)).min() > 0.99
+
+
+def test_grid_takes_the_top_left_pixel_of_each_patch():
+    pixels = torch.arange(16.0).view(1, 1, 4, 4)
+    assert to_grid(pixels, (2, 2)).flatten().tolist() == [0, 2, 8, 10]
+    assert to_image(pixels, (8, 8)).shape == (1, 1, 8, 8)
+
+
+def test_soft_mask_is_the_plain_sigmoid():
+    assert soft_image_mask(torch.zeros(1)).item() == 0.5
+
+
+# ---- equations
+
+def test_eq1_by_hand():
+    S = torch.tensor([[1.0, 0.0], [0.5, 1.0]])
+    tau = 0.5
+    nce = lambda right, *others: -math.log(math.exp(right / tau) / sum(math.exp(x / tau) for x in (right, *others)))
+    rows, columns = (nce(1, 0) + nce(1, 0.5)) / 2, (nce(1, 0.5) + nce(1, 0)) / 2
+    assert losses.info_nce(S, tau).item() == pytest.approx((rows + columns) / 2, rel=1e-6)
+    # both directions count: an asymmetric matrix has different ones
+    S = torch.tensor([[1.0, 0.9], [0.0, 1.0]])
+    one_way, other_way = losses.info_nce_rows(S, tau), losses.info_nce_rows(S.t(), tau)
+    assert losses.info_nce(S, tau).item() == pytest.approx((one_way + other_way).item() / 2)
+
+
+def test_eq2_pools_under_each_pair_s_own_mask():
+    v_D = torch.tensor([[[[1.0, 3.0]], [[10.0, 30.0]]]])                 # (1, 2, 1, 2)
+    M_F = torch.tensor([[[[1.0, 0.0]], [[0.5, 0.5]]]])                   # (1, 2, 1, 2)
+    assert torch.allclose(losses.masked_features(M_F, v_D)[0], torch.tensor([[1.0, 10.0], [2.0, 20.0]]))
+    released = losses.masked_features(M_F, v_D, divisor='release')[0]
+    assert torch.allclose(released, torch.tensor([[0.5, 5.0], [1.0, 10.0]]), atol=1e-4)     # all masks sum to 2
+
+
+def test_eq2_of_an_empty_mask_is_zero_not_nan():
+    assert losses.masked_features(torch.zeros(1, 1, 2, 2), torch.randn(1, 3, 2, 2)).abs().sum() == 0
+
+
+def test_eq3_readings_compare_with_different_audios():
+    A = torch.eye(2)
+    v_F = torch.zeros(2, 2, 2)
+    v_F[0, 1], v_F[1, 0] = A[1], A[0]            # under the other's sound each image shows just that sound
+    v_F[0, 0], v_F[1, 1] = A[0], A[1]
+    # paper: S_ij = v_ij . A_j is 1 everywhere; release: S_ij = v_ij . A_i is the identity
+    assert losses.acl_f(v_F, A, tau=1.0, reading='paper').item() == pytest.approx(math.log(2))
+    assert losses.acl_f(v_F, A, tau=1.0, reading='release').item() == pytest.approx(math.log(1 + math.exp(-1)))
+
+
+def test_eq4_readings_by_hand():
+    areas = torch.tensor([[0.2, 0.1], [0.3, 0.8]])
+    # release: |0.5 - 0.4| + |0.4 / 4|; sum: 0.2 + 0.4 + 0.1 + 0.3; mean: 0.3 + 0.2
+    for reading, value in (('release', 0.2), ('sum', 1.0), ('mean', 0.5)):
+        assert losses.area_regulariser(areas, 0.4, 0.0, reading).item() == pytest.approx(value, rel=1e-5)
+
+
+def test_eq6_is_eq1_between_captions_and_audio():
+    C, A = torch.randn(4, 8), torch.randn(4, 8)
+    assert losses.acl_c(C, A).item() == pytest.approx(losses.acl_i(C, A).item())
+
+
+def test_eq5_and_eq7_weigh_the_terms():
+    terms = {'acl_i': torch.tensor(1.0), 'acl_f': torch.tensor(2.0), 'reg': torch.tensor(3.0)}
+    weights = {'acl_i': 1.0, 'acl_f': 0.5, 'reg': 2.0, 'acl_c': 10.0}
+    assert losses.total_loss(terms, weights).item() == 8
+    assert losses.total_loss({**terms, 'acl_c': torch.tensor(0.1)}, weights).item() == pytest.approx(9)
