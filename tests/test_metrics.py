@@ -1,0 +1,449 @@
+"""metrics.py on cases small enough to compute by hand, and what must hold for any input."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import metrics as M  # noqa: E402
+
+
+def maps(*rows):
+    """One map from its rows of numbers. (1, H, W)"""
+    return torch.tensor([rows], dtype=torch.float32)
+
+
+# A 2 x 4 frame used below: the object is the left half (4 pixels). At 0.5 the heatmap takes 3 of them and 1 more.
+HEAT = maps([.9, .8, .6, .1], [.7, .2, .1, .0])
+LEFT = maps([1, 1, 0, 0], [1, 1, 0, 0])
+
+
+# ------------------------------------------------------------------------------------------------
+# Thresholding policy and overlap
+# ------------------------------------------------------------------------------------------------
+
+def test_policies_by_hand():
+    n_gt = torch.tensor([4])
+    assert M.binarise(HEAT, 'fixed:0.5').long().tolist() == [[[1, 1, 1, 0], [1, 0, 0, 0]]]
+    # Sorted: 0 .1 .1 .2 .6 .7 .8 .9; place 4 holds 0.6, and >= takes the upper four.
+    assert M.binarise(HEAT, 'top50').long().tolist() == [[[1, 1, 1, 0], [1, 0, 0, 0]]]
+    # Adaptive is strictly above place 8 - 4: one pixel fewer than the ground truth has.
+    assert M.binarise(HEAT, 'adaptive', n_gt).long().tolist() == [[[1, 1, 0, 0], [1, 0, 0, 0]]]
+    assert M.binarise(HEAT, 'sweep').shape == (1, 19, 2, 4)
+    areas = M.binarise(HEAT, 'sweep').sum((2, 3))[0].tolist()
+    assert areas == [7, 7, 5, 5, 4, 4, 4, 4, 4, 4, 4, 4, 3, 3, 2, 2, 1, 1, 0]
+
+
+def test_an_unknown_policy_is_named():
+    with pytest.raises(ValueError, match='otsu'):
+        M.binarise(HEAT, 'otsu')
+
+
+def test_at_and_above_the_threshold():
+    plateau = torch.full((1, 2, 2), 0.5)
+    assert M.binarise(plateau, 'fixed:0.5').all() and not M.binarise(plateau, 'fixed:0.5', strict=True).any()
+    assert M.binarise(plateau, 'top50').all() and not M.binarise(plateau, 'adaptive', torch.tensor([2])).any()
+
+
+def test_adaptive_without_ground_truth_takes_the_upper_half():
+    four = maps([.1, .2], [.3, .4])
+    assert M.binarise(four, 'adaptive', torch.tensor([0])).long().tolist() == [[[0, 0], [0, 1]]]  # > .3
+
+
+def test_first_of_batch_reuses_the_first_median():
+    batch = torch.cat([HEAT, HEAT / 2])
+    assert M.thresholds_for(batch, 'top50').flatten().tolist() == pytest.approx([.6, .3])
+    assert M.thresholds_for(batch, 'top50', first_of_batch=True).flatten().tolist() == pytest.approx([.6, .6])
+
+
+def test_min_max_leaves_a_constant_map():
+    both = torch.cat([HEAT / 2 + .25, torch.full((1, 2, 4), .3)])
+    assert torch.allclose(M.min_max(both)[0], HEAT[0] / .9) and torch.equal(M.min_max(both)[1], both[1])
+
+
+@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.parametrize('thresholds', [M.SWEEP, M.F_THRESHOLDS], ids=['sweep', 'F'])
+def test_one_pass_over_thresholds_equals_one_comparison_each(thresholds, strict):
+    generator = torch.Generator().manual_seed(0)
+    heat = torch.rand(11, 13, 17, generator=generator)
+    heat[0] = thresholds[torch.randint(0, len(thresholds), (13, 17), generator=generator)]  # ties with cuts
+    heat[1, :6], heat[1, 6:] = 0, 1
+    consensus = torch.randint(0, 3, heat.shape, generator=generator) / 2                      # 0, 0.5 and 1
+    inside, outside, total = M.overlap(heat, consensus, thresholds, strict)
+    cut = thresholds[:, None, None]
+    above = heat[:, None] > cut if strict else heat[:, None] >= cut                           # (B, T, H, W)
+    assert torch.equal(inside, (above * consensus[:, None]).sum((2, 3)).double())
+    assert torch.equal(outside, (above & (consensus == 0)[:, None]).sum((2, 3)).double())
+    assert torch.equal(total[:, 0], consensus.sum((1, 2)).double())
+
+
+def test_mask_iou_by_hand():
+    left, none, full = LEFT.bool(), torch.zeros(1, 2, 4, dtype=torch.bool), torch.ones(1, 2, 4, dtype=torch.bool)
+    assert M.mask_iou(HEAT >= .5, left).tolist() == pytest.approx([3 / 5])
+    assert M.mask_iou(none, left).tolist() == [0] and M.mask_iou(full, left).tolist() == [.5]
+    assert M.mask_iou(left, none).tolist() == [0] and M.mask_iou(none, none).tolist() == [0]
+    assert math.isnan(M.mask_iou(none, none, empty=math.nan)[0])
+    one = none.clone()
+    one[0, 0, 0] = True
+    assert M.mask_iou(one, one).tolist() == [1] and M.mask_iou(one, left).tolist() == [.25]
+
+
+def test_two_overlapping_boxes_are_their_union():
+    boxes = (maps([1, 1, 0, 0], [1, 1, 0, 0]) + maps([0, 1, 1, 0], [0, 1, 1, 0])).clamp(max=1)
+    assert M.mask_iou(LEFT.bool(), boxes.bool()).tolist() == pytest.approx([4 / 6])
+
+
+# ------------------------------------------------------------------------------------------------
+# Single source
+# ------------------------------------------------------------------------------------------------
+
+def test_single_source_by_hand():
+    metric = M.SingleSource()
+    metric.update(torch.cat([HEAT, HEAT, torch.zeros(1, 2, 4)]), torch.cat([LEFT, 1 - LEFT, LEFT]))
+    # 3/5; mirrored: 1 inside, 3 outside, 1/7; empty prediction: 0. Adaptive, 3 pixels: 3/4, 0/7 and 0.
+    assert metric.iou == pytest.approx([3 / 5, 1 / 7, 0]) and metric.iou_adaptive == pytest.approx([3 / 4, 0, 0])
+    scores = metric.compute()
+    assert scores['cIoU'] == pytest.approx(100 / 3) and scores['cIoU_adap'] == pytest.approx(100 / 3)
+    # Shares: 3/3 at 0, 2/3 at .05 and .10, 1/3 at .15 .. .55. 3/5 itself falls short of the level 12 * 0.05,
+    # which in floating point is 0.6000000000000001, here as in the released code.
+    assert scores['AUC'] == pytest.approx(100 * .05 * (.5 * 1 + 2 * 2 / 3 + 9 / 3))
+    assert scores['AUC_adap'] == pytest.approx(100 * .05 * (.5 * 1 + 15 / 3))
+
+
+def test_iou_of_exactly_one_half_counts():
+    metric = M.SingleSource()
+    metric.update(torch.ones(1, 2, 4), LEFT)                                        # full prediction
+    assert metric.iou == [.5] and metric.compute()['cIoU'] == 100
+
+
+def test_consensus_map():
+    metric = M.SingleSource()
+    metric.update(maps([.9, .8], [.7, .1]), maps([1, .5], [0, 0]))
+    assert metric.iou == pytest.approx([1.5 / (1.5 + 1)])
+    assert metric.iou_adaptive == pytest.approx([1 / 1.5])                          # 2 non-zero pixels: 1 is taken
+
+
+def test_empty_ground_truth():
+    released, mended = M.SingleSource(empty=math.nan), M.SingleSource()
+    for metric in (released, mended):
+        metric.update(torch.cat([torch.zeros_like(HEAT), HEAT]), torch.zeros(2, 2, 4))
+    assert math.isnan(released.iou[0]) and released.iou[1] == 0 and mended.iou == [0, 0]
+    assert released.compute()['AUC'] == pytest.approx(1.25)                         # NaN fails the level of 0 too
+    assert mended.compute()['AUC'] == pytest.approx(2.5) and mended.compute()['cIoU'] == 0
+
+
+def test_sweep_gives_nineteen():
+    metric = M.SingleSource('sweep')
+    metric.update(torch.cat([HEAT, HEAT]), torch.cat([LEFT, 1 - LEFT]))
+    scores = metric.compute()
+    assert len(scores['cIoU']) == len(scores['AUC']) == 19 and isinstance(scores['AUC_adap'], float)
+    for place, threshold in enumerate(M.SWEEP.tolist()):
+        single = M.SingleSource(f'fixed:{threshold}')
+        single.update(torch.cat([HEAT, HEAT]), torch.cat([LEFT, 1 - LEFT]))
+        assert single.compute()['cIoU'] == scores['cIoU'][place]
+        assert single.compute()['AUC'] == scores['AUC'][place]
+
+
+def test_broken_input_is_named():
+    metric = M.SingleSource()
+    metric.update(HEAT, LEFT)
+    broken = torch.cat([HEAT, HEAT])
+    broken[1, 0, 0] = math.nan
+    with pytest.raises(ValueError, match='heatmap number 2 .*NaN'):
+        metric.update(broken, torch.cat([LEFT, LEFT]))
+    with pytest.raises(ValueError, match='ground truth number 1 .*NaN'):
+        metric.update(HEAT, LEFT * math.nan)
+    with pytest.raises(ValueError, match=r'\(1, 2, 3\)'):
+        metric.update(HEAT[..., :3], LEFT)
+    assert len(metric.iou) == 1
+
+
+# ------------------------------------------------------------------------------------------------
+# Segmentation
+# ------------------------------------------------------------------------------------------------
+
+def test_segmentation_by_hand():
+    metric = M.Segmentation()
+    metric.update(HEAT, LEFT)
+    scores = metric.compute()
+    assert scores['mIoU'] == pytest.approx(60) and scores['mIoU_adap'] == pytest.approx(75)
+    # Best cut: above .6, precision 1 and recall 3/4. The adaptive mask takes the same three pixels.
+    best = 100 * 1.3 * .75 / (.3 + .75)
+    assert scores['F'] == pytest.approx(best) and scores['F_adap'] == pytest.approx(best)
+    assert metric.area == [.5]
+    # Between .2 and .6: 3 inside, 1 outside, so precision = recall = F = 3/4. At 0: the whole frame, 1/2 and 1.
+    assert float(metric.f_curve()[100]) == pytest.approx(75)
+    assert float(metric.f_curve()[0]) == pytest.approx(100 * 1.3 * .5 / (.3 * .5 + 1))
+
+
+def test_empty_mask_counts_its_background_or_is_skipped():
+    heat, masks = torch.cat([HEAT, HEAT]), torch.cat([LEFT, 0 * LEFT])
+    background, skipped = M.Segmentation(), M.Segmentation(empty='skip')
+    for metric in (background, skipped):
+        metric.update(heat, masks)
+        assert metric.f_count == 1
+    assert background.compute()['mIoU'] == pytest.approx((60 + 50) / 2)
+    assert skipped.compute()['mIoU'] == pytest.approx(60)
+
+
+def test_empty_prediction_and_no_samples():
+    metric = M.Segmentation()
+    assert all(math.isnan(value) for value in metric.compute().values())
+    metric.update(torch.zeros(1, 2, 4), LEFT)
+    assert metric.compute()['mIoU'] == 0
+    assert metric.compute()['F'] == pytest.approx(100 * 1.3 * .5 / (.3 * .5 + 1))   # threshold 0 takes the frame
+
+
+def test_batch_readings_differ_only_on_request():
+    heat = torch.cat([HEAT, HEAT, 1 - HEAT])
+    masks = LEFT.expand(3, 2, 4)
+
+    def fed(sizes, **options):
+        metric, start = M.Segmentation(**options), 0
+        for size in sizes:
+            metric.update(heat[start:start + size], masks[start:start + size])
+            start += size
+        return metric.compute()
+
+    assert fed([2, 1]) == fed([1, 1, 1]) == fed([3])
+    released = fed([2, 1], batch_means=True)['mIoU']
+    assert released == pytest.approx((60 + 100 / 7) / 2) and released != pytest.approx(fed([3])['mIoU'])
+    assert fed([2, 1], f_max='batch')['F'] > fed([2, 1])['F']
+
+
+# ------------------------------------------------------------------------------------------------
+# Robustness
+# ------------------------------------------------------------------------------------------------
+
+def extended(curve):
+    """Confidences .9 (found), .8 (silent), .7 (found in the wrong place), .6 (found)."""
+    metric = M.Extended(curve=curve)
+    metric.iou, metric.confidence = [.6, 0., .2, .9], [.9, .8, .7, .6]
+    metric.sounding = [True, False, True, True]
+    return metric
+
+
+def test_extended_by_hand():
+    # Along falling confidence: precision 1, 1/2, 1/3, 1/2 (interpolated 1, 1/2, 1/2, 1/2); recall 1/3, 1/3, 1/2, 1
+    exact, released = extended('exact').compute(), extended('release').compute()
+    assert exact['AP'] == pytest.approx(100 * (1 / 3 + .5 / 6 + .5 / 2))
+    assert released['AP'] == pytest.approx(100 * (.5 / 6 + .5 / 2))     # neither .9 nor the first rectangle
+    assert exact['max_F1'] == pytest.approx(200 / 3) and released['max_F1'] == 66.7
+    assert released['precision'] == pytest.approx(50) and released['recall'] == pytest.approx(100)
+    assert released['LocAcc'] == pytest.approx(200 / 3)
+
+
+def test_ten_perfect_samples_score_80():
+    for curve, score in (('release', 80), ('exact', 100)):
+        metric = M.Extended(curve=curve)
+        metric.iou, metric.confidence, metric.sounding = [1.] * 10, [i / 10 for i in range(10)], [True] * 10
+        assert metric.compute()['AP'] == pytest.approx(score)
+
+
+def test_extended_from_maps_and_ties():
+    metric = M.Extended(curve='exact')
+    heat, truth = torch.cat([HEAT, HEAT, torch.ones_like(HEAT)]), torch.cat([LEFT, 0 * LEFT, LEFT])
+    metric.update(heat, truth, torch.tensor([.5, .5, .5]))
+    assert metric.sounding == [True, False, True] and metric.iou == pytest.approx([.6, 0, .5])
+    scores = metric.compute()
+    assert scores['AP'] == pytest.approx(200 / 3)                                   # one point: precision 2/3
+    assert scores['LocAcc'] == pytest.approx(50)                                    # > 0.5, where cIoU has >=
+    lost = M.Extended()                                                # a box clipped away still sounds
+    lost.update(heat[:1], 0 * LEFT, [.5], sounding=[True])
+    assert lost.sounding == [True] and lost.compute()['LocAcc'] == 0
+
+
+def test_top_quarter_mean():
+    assert M.top_quarter_mean(HEAT).tolist() == pytest.approx([.85])
+
+
+def test_robustness_by_hand():
+    metric = M.Robustness()
+    metric.update(torch.cat([HEAT, 0 * HEAT]), torch.cat([LEFT, LEFT]), ['positive', 'silence'])
+    metric.update(HEAT, 1 - LEFT, 'noise')
+    scores = metric.compute()
+    assert scores['mIoU_positive'] == pytest.approx(60) and scores['mIoU_silence'] == 0
+    assert scores['FPR_silence'] == 0 and scores['FPR_noise'] == .5 and scores['G_FPR'] == .25
+    assert math.isnan(scores['mIoU_offscreen'])
+    clean = 100 - (0 + 100 / 7) / 2
+    assert scores['G_mIoU'] == pytest.approx(2 * 60 * clean / (60 + clean))
+    assert scores['F_silence'] == pytest.approx(100 * 1.3 * .5 / (.3 * .5 + 1))
+
+
+@pytest.mark.parametrize('positive, negatives, printed', [
+    (59.8, (.2, .4, .9), 74.677), (61.8, (.4, .1, .9), 76.249), (41.1, (7.8, 7.6, 8.6), 56.803),
+    (43.6, (8.1, 9.4, 9.4), 58.945), (69.0, (22.6,) * 3, 72.972), (69.6, (22.6,) * 3, 73.298),
+    (46.3, (16.9,) * 3, 59.495), (48.4, (16.9,) * 3, 61.181)])
+def test_global_scores_of_table_5(positive, negatives, printed):
+    assert M.global_score(positive, M.mean(list(negatives))) == pytest.approx(printed, abs=.1)
+
+
+def test_robustness_under_sweep():
+    metric = M.Robustness('sweep')
+    metric.update(torch.cat([HEAT, HEAT]), torch.cat([LEFT, 1 - LEFT]), ['positive', 'noise'])
+    scores = metric.compute()
+    assert len(scores['G_mIoU']) == len(scores['G_FPR']) == 19 and isinstance(scores['G_F'], float)
+
+
+# ------------------------------------------------------------------------------------------------
+# Interactive
+# ------------------------------------------------------------------------------------------------
+
+def test_interactive_by_hand():
+    metric = M.Interactive()
+    assert M.group_of('accordion_female_10438_accordion') == 'accordion_female_10438'
+    metric.update(torch.cat([HEAT, HEAT, HEAT]), torch.cat([LEFT, 1 - LEFT, LEFT]), ['a', 'a', 'b'])
+    scores = metric.compute()                                                       # worst: 1/7 in a, 3/5 in b
+    assert scores['IIoU'] == 50 and scores['IIoU_adap'] == 50
+    assert scores['IAUC'] == pytest.approx(100 * .05 * (.5 * 1 + 2 * 1 + 9 / 2))
+
+
+def test_nan_fails_its_group_or_spreads():
+    heat, truth = torch.cat([0 * HEAT, HEAT]), torch.cat([0 * LEFT, LEFT])
+    mended, released = M.Interactive(empty=math.nan), M.Interactive(empty=math.nan, nan_spreads=True)
+    for metric in (mended, released):
+        metric.update(heat, truth, ['a', 'b'])
+    assert mended.compute()['IIoU'] == 50 and math.isnan(released.compute()['IIoU'])
+
+
+def test_interactive_under_sweep():
+    metric = M.Interactive('sweep')
+    metric.update(torch.cat([HEAT, HEAT]), torch.cat([LEFT, LEFT]), ['a', 'a'])
+    assert len(metric.compute()['IIoU']) == 19
+
+
+# ------------------------------------------------------------------------------------------------
+# Mixtures
+# ------------------------------------------------------------------------------------------------
+
+def test_pixel_ap_by_hand():
+    scores, truth = maps([.9, .8], [.7, .6]), maps([1, 0], [1, 0])
+    assert M.pixel_ap(scores, truth).tolist() == pytest.approx([(1 + 2 / 3) / 2])
+    assert M.pixel_ap(torch.full((1, 2, 2), .3), truth).tolist() == pytest.approx([.5])       # all tied: one step
+    assert M.pixel_ap(maps([.9, .9], [.1, .1]), truth).tolist() == pytest.approx([.5 * .5 + .5 * .5])
+    assert math.isnan(M.pixel_ap(scores, 0 * truth)[0])
+
+
+def test_mixtures_find_the_pairing():
+    metric = M.MultiSource()
+    truth = torch.stack([LEFT, 1 - LEFT], 1)                                        # (1, 2, H, W)
+    metric.update(truth.flip(1) * .9, truth)
+    scores = metric.compute()
+    assert all(scores[key] == pytest.approx(100) for key in scores)
+    assert metric.iou == [1, 1]
+
+
+def test_mixtures_by_hand():
+    metric, scene = M.MultiSource(), M.MultiSource(average='scene')
+    heat = torch.stack([HEAT, maps([0, .3, .3, .3], [0, .3, .3, .3])], 1)           # the second stays below 0.5
+    truth = torch.stack([LEFT, 1 - LEFT], 1)
+    for m in (metric, scene):
+        m.update(heat, truth)
+    # HEAT on the left: .9 .8 .7 right, .6 wrong, .2 right: (1 + 1 + 1 + 4/5) / 4. The other: 4 of 6 tied.
+    assert metric.cap == pytest.approx([((3 + 4 / 5) / 4 + 4 / 6) / 2])
+    assert metric.piap == pytest.approx([1.0])                                      # every pixel is of some source
+    assert metric.iou == pytest.approx([3 / 5, 0]) and scene.scene_iou == pytest.approx([.3])
+    assert metric.compute()['CIoU@10'] == 50 and scene.compute()['CIoU@10'] == 100
+    assert metric.compute()['CIoU@50'] == 50 and scene.compute()['CIoU@50'] == 0
+
+
+def test_a_source_without_pixels_is_left_out():
+    metric = M.MultiSource()
+    metric.update(torch.stack([HEAT, HEAT], 1), torch.stack([LEFT, 0 * LEFT], 1))
+    metric.update(torch.stack([HEAT, HEAT], 1), torch.zeros(1, 2, 2, 4))
+    assert len(metric.iou) == 1 and math.isnan(metric.cap[1]) and math.isnan(metric.piap[1])
+    assert metric.compute()['CAP'] == pytest.approx(95) and metric.compute()['PIAP'] == pytest.approx(95)
+
+
+# ------------------------------------------------------------------------------------------------
+# Batches, order, processes
+# ------------------------------------------------------------------------------------------------
+
+N = 12
+
+
+def samples():
+    """Heatmaps and ground truths (N, 20, 24), among them empty and full ones and ties; confidences; groups."""
+    generator = torch.Generator().manual_seed(3)
+    heat = (torch.rand(N, 20, 24, generator=generator) * 20).round() / 20           # many pixels lie on thresholds
+    truth = torch.zeros(N, 20, 24)
+    for i, (size, sounding) in enumerate(zip(range(2, 2 + N), [1, 1, 0, 1] * 3)):
+        truth[i, 2:2 + size, 3:3 + size] = sounding
+        heat[i, 2:2 + size, 5:5 + size] = (heat[i, 2:2 + size, 5:5 + size] + .4).clamp(max=1)
+    heat[3], truth[5] = 0, 1
+    return heat, truth, torch.rand(N, generator=generator), [f'image{i // 2}' for i in range(N)]
+
+
+def everything(order, size, threshold='fixed:0.5'):
+    """Every metric, fed the samples of `order`, `size` at a time."""
+    heat, truth, confidence, groups = samples()
+    fed = [M.SingleSource(threshold), M.Segmentation(threshold), M.Robustness(threshold), M.Interactive(threshold),
+           M.MultiSource(threshold)] + ([M.Extended(threshold)] if threshold != 'sweep' else [])
+    for start in range(0, len(order), size):
+        part = order[start:start + size]
+        h, t, names = heat[part], truth[part], [groups[i] for i in part]
+        conditions = [('positive', *M.NEGATIVES)[i % 4] for i in part]
+        extra = [[], [], [conditions], [names], [], [confidence[part]]]
+        for place, (metric, more) in enumerate(zip(fed, extra)):
+            both = [torch.stack([x, x.flip(2)], 1) for x in (h, t)] if place == 4 else [h, t]
+            metric.update(*both, *more)
+    return fed
+
+
+def results(fed):
+    return [str(metric.compute()) for metric in fed]       # as text: every digit counts, and NaN equals NaN
+
+
+@pytest.mark.parametrize('threshold', ['fixed:0.5', 'top50', 'adaptive', 'sweep'])
+def test_neither_batch_size_nor_order_nor_merging_shows(threshold):
+    whole = results(everything(list(range(N)), N, threshold))
+    shuffled = torch.randperm(N, generator=torch.Generator().manual_seed(1)).tolist()
+    assert results(everything(list(range(N)), 1, threshold)) == whole
+    assert results(everything(shuffled, 5, threshold)) == whole
+    first, second = everything(list(range(0, N, 2)), 4, threshold), everything(list(range(1, N, 2)), 3, threshold)
+    assert results([one.merge(other) for one, other in zip(first, second)]) == whole
+
+
+def one_of_two_ranks(rank, folder):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
+    fed = everything(list(range(rank, N, 2)), 3)
+    torch.save(results([metric.merge_across_ranks() for metric in fed]), f'{folder}/{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path):
+    multiprocessing.spawn(one_of_two_ranks, args=(str(tmp_path),), nprocs=2)
+    whole = results(everything(list(range(N)), N))
+    assert torch.load(tmp_path / '0.pt') == torch.load(tmp_path / '1.pt') == whole
+
+
+def test_memory_does_not_grow_with_the_maps():
+    """What is kept of a 4 times larger map is as much as of the small one: numbers per sample and sums."""
+    small, large = M.Segmentation(), M.Segmentation()
+    small.update(HEAT, LEFT)
+    large.update(HEAT.repeat(1, 2, 2), LEFT.repeat(1, 2, 2))
+    for name in M.Segmentation.kept:
+        one, other = getattr(small, name), getattr(large, name)
+        if torch.is_tensor(one):
+            assert one.shape == other.shape
+        else:
+            assert len(str(one)) < 99 and len(str(other)) < 99
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+def test_the_gpu_agrees():
+    heat, truth, confidence, groups = samples()
+    for make in (M.SingleSource, M.Segmentation, lambda: M.SingleSource('sweep'), lambda: M.SingleSource('top50')):
+        here, there = make(), make()
+        here.update(heat, truth)
+        there.update(heat.cuda(), truth.cuda())
+        assert str(here.compute()) == str(there.compute())
+    here, there = M.MultiSource(), M.MultiSource()
+    here.update(heat.view(-1, 2, 20, 24), truth.view(-1, 2, 20, 24))
+    there.update(heat.cuda().view(-1, 2, 20, 24), truth.cuda().view(-1, 2, 20, 24))
+    assert str(here.compute()) == str(there.compute())
