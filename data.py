@@ -27,6 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
 SAMPLE_RATE = 16_000
+SOUNDS = ('.wav', '.flac', '.ogg', '.mp3')     # looked for in this order; the released lists mean wav
 GROUND_TRUTH_SIZE = 224                 # everything is scored at 224 x 224 (released code)
 RESIZE_BEFORE_CROP = 1.1                # times the model's size, for training frames (released code)
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
@@ -54,8 +55,11 @@ def read_audio(path, seconds, rate=SAMPLE_RATE):
         with soundfile.SoundFile(path) as file:
             native, wanted = file.samplerate, math.ceil(seconds * file.samplerate)
             sound = file.read(wanted, dtype='float32', always_2d=True)              # (frames, channels)
+            lost = min(wanted, file.frames) - len(sound)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise SampleError(f'{path} is not a readable sound ({str(error).splitlines()[0]}): replace it') from None
+    if lost > 0:
+        raise SampleError(f'{path} is cut short by {lost} samples: fetch it again')
     if not len(sound):
         raise SampleError(f'{path} holds no sound (zero samples): replace it')
     if not np.isfinite(sound).all():
@@ -65,6 +69,12 @@ def read_audio(path, seconds, rate=SAMPLE_RATE):
         wav = torchaudio.functional.resample(wav, native, rate)
     length = round(seconds * rate)
     return torch.nn.functional.pad(wav[:length], (0, max(0, length - len(wav))))
+
+
+def sound_file(folder, name):
+    """The sound <name> in a folder, whatever its format; where there is none, the wav that should be there."""
+    paths = [Path(folder) / f'{name}{suffix}' for suffix in SOUNDS]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _missing_wav_bytes(path):
@@ -107,12 +117,12 @@ def displayable(image):
 
 
 def evaluation_image(image, size):
-    """Squashed to a square, bicubic, without crop (released code). PIL -> (3, size, size)."""
+    """PIL -> (3, size, size). Paper: "resized to 352x352"; squashed to a square, bicubic, no crop (released code)."""
     return normalise(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def training_image(image, size, generator):
-    """Resized to 1.1 x size, square and bicubic, a random crop, a random flip (released code). -> (3, size, size)"""
+    """PIL -> (3, size, size). Paper: no augmentation is named; the release resizes to 1.1 x, crops and flips."""
     large = int(RESIZE_BEFORE_CROP * size)
     image = image.resize((large, large), Image.Resampling.BICUBIC)
     room = large - size + 1
@@ -157,10 +167,11 @@ class VGGSound(Dataset):
         self.frames, self.audio, self.list = folder / 'frames', folder / 'audio', folder / f'{split}.csv'
         self.image_size, self.seconds, self.augmented = image_size, seconds, augmented
         self.seed, self.epoch = seed, 0
-        frames, sounds = _names_in(self.frames), _names_in(self.audio)
+        frames = _names_in(self.frames)
+        sounds = {name[:-len(suffix)] for name in _names_in(self.audio) for suffix in SOUNDS if name.endswith(suffix)}
         ids = read_ids(self.list)
-        self.ids = [i for i in ids if f'{i}.jpg' in frames and f'{i}.wav' in sounds]
-        self.absent = [i for i in ids if not (f'{i}.jpg' in frames and f'{i}.wav' in sounds)]
+        self.ids = [i for i in ids if f'{i}.jpg' in frames and i in sounds]
+        self.absent = [i for i in ids if not (f'{i}.jpg' in frames and i in sounds)]
         if self.absent and not skip_bad:
             raise ValueError(f'{self.list} names {len(self.absent)} of {len(ids)} samples without frames/<id>.jpg or '
                              f'audio/<id>.wav, the first {self.absent[0]}: fetch them, or train without them by '
@@ -175,7 +186,7 @@ class VGGSound(Dataset):
         sample = self.ids[index]
         try:
             image = read_image(self.frames / f'{sample}.jpg')
-            wav = read_audio(self.audio / f'{sample}.wav', self.seconds)
+            wav = read_audio(sound_file(self.audio, sample), self.seconds)
         except SampleError as error:
             return {'id': sample, 'error': error}
         if not self.augmented:
@@ -219,8 +230,8 @@ def list_vggss(root):
     for entry in _read_json(folder / 'vggss.json'):
         mask = folder / f'gt_masks/{entry["file"]}.png'
         samples.append(BenchmarkSample(entry['file'], folder / f'frames/{entry["file"]}.jpg',
-                                  folder / f'audio/{entry["file"]}.wav', entry['class'], entry['bbox'],
-                                  mask if mask.exists() else None))
+                                       sound_file(folder / 'audio', entry['file']), entry['class'], entry['bbox'],
+                                       mask if mask.exists() else None))
     return samples
 
 
@@ -232,9 +243,10 @@ def list_is4(root):
     folder, samples = Path(root) / 'is4', []
     for entry in _read_json(folder / 'synthetic3240_bbox.json'):
         name = Path(entry['image']).stem
-        samples.append(BenchmarkSample(name, folder / f'visual_frames/{name}.jpg', folder / f'audio_wav/{name}.wav',
-                                  name.rsplit('_', 1)[1], [[v / 224 for v in entry['gt_box']]],
-                                  folder / f'gt_masks/{name}.png', name.rsplit('_', 1)[0]))
+        mask = folder / f'gt_masks/{name}.png'
+        samples.append(BenchmarkSample(name, folder / f'visual_frames/{name}.jpg', sound_file(folder / 'audio_wav', name),
+                                       name.rsplit('_', 1)[1], [[v / 224 for v in entry['gt_box']]],
+                                       mask if mask.exists() else None, name.rsplit('_', 1)[0]))
     return samples
 
 

@@ -12,9 +12,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-W_INIT, B_INIT = 10.0, 14.0          # initial w and b of MaskGen_I (released code; the paper names no values)
-GUMBEL_TEMPERATURE = 1.0             # released code
-SOFT_THRESHOLD, SOFTNESS = 0.5, 0.07  # MaskGen_F's soft threshold and its temperature (released code)
+# Paper: it gives no value for any of these; all are the released code's.
+W_INIT, B_INIT = 10.0, 14.0           # initial w and b of MaskGen_I
+GUMBEL_TEMPERATURE = 1.0
+SOFT_THRESHOLD, SOFTNESS = 0.5, 0.07  # MaskGen_F's soft threshold and its temperature
 
 
 # ------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@
 E_A (beats.py), CLIP and CLIPSeg (transformers) are frozen. What trains: the projection and pooling of the
 AudioTokenizer (`audio_proj`) and the two scalars of MaskGen_I (`masker_i`), under the names of the released checkpoint.
 
-    model = load_model('miniature')                       # or 'paper', with the real weights in place
+    model, tokenizer = load_model('miniature')            # or 'paper', with the real weights in place
     heatmap = model.heatmap(image, wav, size=(224, 224))  # (B, 224, 224) in 0..1
 
 Shapes: B images, N audios, H W pixels, h w feature cells, D embedding, T audio tokens of BEATs, k audio tokens in
@@ -22,15 +22,17 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange, repeat
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPSegForImageSegmentation
+from transformers.utils import logging as transformers_logging
 
 from beats import load_beats
-from masks import MaskGenI, mask_gen_f, soft_image_mask, to_grid, to_image
+from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, soft_image_mask, to_grid, to_image
 
 ROOT = Path(__file__).resolve().parent
 PROMPT = 'A photo of a <*>'          # section 3.1; <*> is where the audio token goes
 RELEASE_PROMPT = 'A photo of <*>'    # Paper: what the released checkpoint was trained with; another is silently wrong
-DROPOUT = 0.5                        # in the unary potential, while training (released code)
+DROPOUT = 0.5                        # Paper: names none; in the unary potential, while training (released code)
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,16 @@ class Preset:
     data_root: str      # folder of the datasets (README: where each goes)
     image_size: int     # pixels, square (section 4.1: 352)
     seconds: float      # audio length, cut or zero-padded (section 4.1: 10 s)
-    w: float = 10.0     # initial w and b of MaskGen_I (released code)
-    b: float = 14.0
+    w: float = W_INIT   # initial w and b of MaskGen_I
+    b: float = B_INIT
 
 
 PRESETS = {
+    # Paper: w = 10, b = 14 suit logits learned from photographs. The miniature's drawings have crisp borders and its
+    # decoder is sure of itself: at slope 10 no gradient comes through a mask that is wrong, and a class that starts on
+    # the wrong object stays there (two of three seeds). The same b / w at slope 1 is the same mask, and it learns.
     'miniature': Preset(str(ROOT / 'miniature/weights/clipseg'), str(ROOT / 'miniature/weights/beats.pt'),
-                        str(ROOT / 'data/miniature'), image_size=96, seconds=2.0),
+                        str(ROOT / 'data/miniature'), image_size=96, seconds=2.0, w=1.0, b=1.4),
     'paper': Preset('CIDAS/clipseg-rd64-refined',
                     str(ROOT / 'weights/BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt'),
                     str(ROOT / 'data'), image_size=352, seconds=10.0),
@@ -218,7 +223,7 @@ class SoundLocalizer(nn.Module):
     the audio tokens; audio_tokens: k of Table 11; w, b: initial values of MaskGen_I.
     """
 
-    def __init__(self, clipseg, beats, prompt_ids, audio_tokens=1, w=10.0, b=14.0):
+    def __init__(self, clipseg, beats, prompt_ids, audio_tokens=1, w=W_INIT, b=B_INIT):
         super().__init__()
         self.clipseg, self.beats = clipseg.requires_grad_(False), beats.requires_grad_(False)
         width = clipseg.config.text_config.hidden_size
@@ -276,7 +281,7 @@ class SoundLocalizer(nn.Module):
         A = self.embed_audio(wav)                                   # (B, D)
         with torch.no_grad():
             vision = encode_image(self.clipseg, image)
-        M_G = self.ground(vision, A.expand(B, B, -1), (H, W))       # (B, B, H, W): image i under audio j
+        M_G = self.ground(vision, A.expand(B, B, -1), (H, W)).float()   # (B, B, H, W): image i under audio j
         grid = vision.v_D.shape[-2:]
 
         every_M_I = self.image_masks(M_G, image_mask, grid, noise[0])
@@ -284,8 +289,9 @@ class SoundLocalizer(nn.Module):
         M_F = to_grid(every_M_I, grid) if feature_mask == 'image' else mask_gen_f(M_G, grid)   # (B, B, h, w)
 
         positive = M_G.diagonal().permute(2, 0, 1).unsqueeze(1)     # (B, 1, H, W): each image under its own audio
-        M_I = self.image_masks(positive, image_mask, grid, noise[1])  # a second, independent draw (released code)
-        # the mask is laid on the normalised image: what is hidden has CLIP's mean colour (released code)
+        # Paper: one M_I for both uses; the release draws the noise of the masked image anew
+        M_I = self.image_masks(positive, image_mask, grid, noise[1])
+        # Paper: M_I * X; the mask is laid on the normalised image, so what is hidden has CLIP's mean colour (release)
         v_I = embed_image(self.clipseg, image * M_I) if with_v_I else None
         return Alignment(A, M_G, every_M_I.mean((-2, -1)), M_I, v_I, M_F, vision.v_D)
 
@@ -335,13 +341,18 @@ def prompt_ids(tokenizer, prompt):
 
 def load_clipseg(name):
     """CLIPSeg (frozen, eval, float32) and its tokenizer, from a folder or from the hub. FileNotFoundError."""
+    transformers_logging.disable_progress_bar()
     try:
-        clipseg = CLIPSegForImageSegmentation.from_pretrained(name, dtype=torch.float32)
+        clipseg, report = CLIPSegForImageSegmentation.from_pretrained(name, dtype=torch.float32,
+                                                                      output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(f'CLIPSeg weights not found or not readable at {name!r}: put the folder there, '
                                 f'name another with --clipseg, or go online once for the hub ({reason})') from None
+    if absent := [key for key in report['missing_keys'] if not key.endswith('position_ids')]:
+        raise ValueError(f'{name!r} holds no whole CLIPSeg: {len(absent)} weights are missing, e.g. {absent[0]}; '
+                         'name another folder with --clipseg')
     return clipseg.requires_grad_(False).eval(), tokenizer
 
 
@@ -383,13 +394,14 @@ def load_trained(model, saved, path):
     for name in ('audio_proj', 'masker_i'):
         part, state = getattr(model, name), {k: torch.as_tensor(v) for k, v in saved[name].items()}
         for key, value in part.state_dict().items():
-            if key in state and state[key].numel() == value.numel():
-                state[key] = state[key].reshape(value.shape)        # the release keeps w and b with a dimension
+            if key in state and state[key].numel() == value.numel() == 1:
+                state[key] = state[key].reshape(value.shape)        # a scalar is a scalar, with a dimension or without
             elif key not in state or state[key].shape != value.shape:
                 found = tuple(state[key].shape) if key in state else 'missing'
                 raise ValueError(f'{path} does not fit this model: {name}.{key} is {found}, expected '
-                                 f'{tuple(value.shape)}; give the --preset, --clipseg, --beats and --audio-tokens '
-                                 'it was trained with')
+                                 f'{tuple(value.shape)}; give the --preset, --clipseg and --beats it was trained with')
+        if extra := state.keys() - part.state_dict().keys():
+            raise ValueError(f'{path} does not fit this model: it also holds {name}.{min(extra)}')
         part.load_state_dict(state)
 
 

@@ -6,7 +6,7 @@ blocks, one function per sounding class, one per ambient sound (heard, but nothi
 it), the functions that the rest of the repository calls, and the caption phrases for each sound.
 
 Listen to three examples of each sound:
-    python -m miniature.sounds /tmp/sounds
+    python -m miniature.sounds sounds
 """
 import sys
 import wave

@@ -35,7 +35,7 @@ from miniature.sounds import SAMPLE_RATE, sound
 
 VERSION = 1                    # raise it when the same seed no longer gives the same files
 IMAGE_SIZE = 96                # pixels, square
-SPLITS = {'train': 4000, 'val': 240, 'vggss': 300, 'is4': 240}   # scenes; is4 gives two samples each
+SPLITS = {'train': 2400, 'val': 240, 'vggss': 300, 'is4': 240}   # scenes; is4 gives two samples each
 OBJECTS_PER_SCENE = {1: 0.35, 2: 0.40, 3: 0.25}                  # share of the scenes
 OBJECT_SIZE = {1: (0.5, 0.92), 2: (0.40, 0.62), 3: (0.32, 0.5)}  # longer side, as a share of the image's
 SMALL, SMALL_SHARE = (0.26, 0.36), 0.08                          # objects much smaller than their scene's others
@@ -206,33 +206,47 @@ def _write_annotations(root, records):
 # The default set: made once, atomically, and checked when it is used again
 # ------------------------------------------------------------------------------------------------
 
-def _inventory(root):
-    """Number of files and of bytes below root, the manifest itself left out."""
-    sizes = [path.stat().st_size for path in root.rglob('*') if path.is_file() and path.name != 'world.json']
-    return {'files': len(sizes), 'bytes': sum(sizes)}
+def _sizes(root):
+    """{path below root: bytes} of every file but the manifest."""
+    files = (path for path in root.rglob('*') if path.is_file() and path.name != 'world.json')
+    return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
+
+
+def _manifest(root):
+    try:
+        return json.loads((root / 'world.json').read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def ready(root, seed=0, splits=None):
-    """Whether root holds this very world, whole: same version, seed and sizes, no file missing or cut short."""
-    try:
-        manifest = json.loads((Path(root) / 'world.json').read_text())
-    except (OSError, ValueError):
+    """Whether root holds this very world, whole: same version, seed and sizes, no file missing or cut short.
+
+    Files beside the world's own (captions, say) are nobody's business here.
+    """
+    root, manifest = Path(root), _manifest(Path(root))
+    if not manifest or (manifest['version'], manifest['seed'], manifest['splits']) != (VERSION, seed, splits or SPLITS):
         return False
-    wanted = {'version': VERSION, 'seed': seed, 'splits': splits or SPLITS}
-    return manifest == {**wanted, **_inventory(Path(root))}
+    there = _sizes(root)
+    return all(there.get(name) == size for name, size in manifest['files'].items())
 
 
 def build(root, seed=0, splits=None, processes=None, force=False):
     """Write the world to root unless it is there already. Returns root as a Path.
 
-    The files are made in a folder beside root that takes its name at the end, so root is never half a world.
-    ValueError when root exists and is something else than a world of this program.
+    The files are made in a folder beside root that takes its name at the end, so root is never half a world. What is
+    damaged is drawn again. ValueError when root holds anything that this would lose: force takes it away.
     """
     root, splits = Path(root), splits or SPLITS
     if not force and ready(root, seed, splits):
         return root
-    if root.exists() and any(root.iterdir()) and not (root / 'world.json').exists():
-        raise ValueError(f'{root} exists and is not a miniature world: name another folder or remove it')
+    if root.exists() and not force:
+        manifest = _manifest(root) or {'files': {}, 'seed': seed}
+        foreign = _sizes(root).keys() - manifest['files'].keys()
+        if foreign or manifest['seed'] != seed:
+            what = f'{min(foreign)}, which' if foreign else f'the world of seed {manifest["seed"]}, and it'
+            raise ValueError(f'{root} is not the whole world of seed {seed} and holds {what} would be lost: name another '
+                             'folder, move it away, or draw anew with python -m miniature.world --force')
     partial = root.with_name(f'{root.name}.partial-{os.getpid()}')
     shutil.rmtree(partial, ignore_errors=True)
     for folder in ('vggsound/frames', 'vggsound/audio', 'vggss/frames', 'vggss/audio', 'vggss/gt_masks',
@@ -240,18 +254,23 @@ def build(root, seed=0, splits=None, processes=None, force=False):
         (partial / folder).mkdir(parents=True)
     jobs = [(partial, split, index, seed) for split, count in splits.items() for index in range(count)]
     try:
-        with multiprocessing.get_context('spawn').Pool(processes or os.cpu_count()) as pool:
+        with multiprocessing.get_context('spawn').Pool(processes or usable_cores()) as pool:
             written = pool.imap(_write_sample, jobs, chunksize=16)
             records = [r for rs in tqdm(written, f'drawing {root.name}', len(jobs), unit=' scenes') for r in rs]
         _write_annotations(partial, records)
-        manifest = {'version': VERSION, 'seed': seed, 'splits': splits, **_inventory(partial)}
-        (partial / 'world.json').write_text(json.dumps(manifest, indent=1))
+        manifest = {'version': VERSION, 'seed': seed, 'splits': splits, 'files': _sizes(partial)}
+        (partial / 'world.json').write_text(json.dumps(manifest))
         if root.exists():
             shutil.rmtree(root)
         os.replace(partial, root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return root
+
+
+def usable_cores():
+    """Cores this process may use, eight at most: each costs a Python of its own."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
 
 
 def main():

@@ -11,6 +11,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 torch.set_num_threads(2)
+os.environ['HF_HUB_OFFLINE'] = '1'      # a test that asks the hub for something is wrong, or about its absence
 
 from miniature import world  # noqa: E402
 

@@ -134,6 +134,17 @@ def test_a_list_that_names_absent_files_is_refused_or_counted(small_world, tmp_p
     assert len(kept) == len(names) - 1 and kept.absent == [names[0]]
 
 
+def test_sounds_of_another_format_are_found_by_their_id(small_world, tmp_path):
+    root = shutil.copytree(small_world, tmp_path / 'world')
+    name = data.read_ids(root / 'vggsound/train.csv')[2]
+    wav = root / f'vggsound/audio/{name}.wav'
+    samples, rate = soundfile.read(wav)
+    soundfile.write(wav.with_suffix('.flac'), samples, rate)
+    expected = data.VGGSound(root, 'train', 96, 2.0)[2]['wav']
+    wav.unlink()
+    assert torch.equal(data.VGGSound(root, 'train', 96, 2.0)[2]['wav'], expected)
+
+
 def test_labels_with_commas_and_lists_of_ids_only(tmp_path):
     (tmp_path / 'a.csv').write_text('x_000001,"rowboat, canoe, kayak rowing"\ny_000002\n\n')
     assert data.read_ids(tmp_path / 'a.csv') == ['x_000001', 'y_000002']

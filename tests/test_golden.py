@@ -62,6 +62,8 @@ class Golden:
             'v_i': out.v_I, 'p_area': out.areas.diagonal().mean(), 'n_area': off / len(out.areas) ** 2, **terms,
             'total': total, 'infonce_A_C': losses.info_nce_rows(S_C), 'infonce_C_A': losses.info_nce_rows(S_C.t()),
             'heatmap': model.heatmap(image, wav, size).unsqueeze(1),
+            # one audio for all images, and the heatmap read off at every fourth pixel
+            'heatmap_N1': model.heatmaps(vision, out.A[:1].expand(len(image), 1, -1), size)[..., ::4, ::4],
             'heatmap_one': model.heatmap(image[:1], wav[:1], size).unsqueeze(1),
             'conf': F.cosine_similarity(torch.einsum('bbd->bd', v_F), out.A),
         }
@@ -83,7 +85,8 @@ def run(golden):
 
 FORWARD = ['fbank', 'fbank_row_means', 'beats_layers_cat', 'beats_x', 'audio_token', 'A', 'v_D', 'vision_pooled_proj',
            'vision_activations', 'M_G', 'feature_mask', 'image_mask', 'area_matrix', 'v_f', 'v_i', 'p_area', 'n_area',
-           'acl_i', 'acl_f', 'area_reg', 'total', 'infonce_A_C', 'infonce_C_A', 'heatmap', 'heatmap_one', 'conf']
+           'acl_i', 'acl_f', 'area_reg', 'total', 'infonce_A_C', 'infonce_C_A', 'heatmap', 'heatmap_one', 'heatmap_N1',
+           'conf']
 
 
 @pytest.mark.parametrize('name', FORWARD)
@@ -92,16 +95,15 @@ def test_forward_equals_the_release(run, name):
 
 
 def test_every_golden_output_is_compared(run):
-    # placeholder_padded is the release's padded id row, which nothing here makes; heatmap_N1 has a test of its own
-    left_out = {'placeholder_padded', 'heatmap_N1'}
     outputs = {k[4:] for k in run.file.files if k.startswith('out/')}
-    assert outputs - left_out == set(FORWARD) | {f'grad/{name}' for name in run.gradients}
+    outputs.remove('placeholder_padded')                # the release's padded id row, which nothing here makes
+    assert outputs == set(FORWARD) | {f'grad/{name}' for name in run.gradients}
 
 
 def test_gradients_equal_the_release(run):
     for name, gradient in run.gradients.items():
         if name.endswith('feature_reduce.bias'):        # a softmax ignores it: its true gradient is 0
-            assert gradient.abs().max() < 1e-6
+            assert gradient.abs().max() < 1e-5 * run.gradients['A'].abs().max()
         else:
             assert run.difference(f'grad/{name}', gradient) < 2e-3, name
 

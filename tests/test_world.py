@@ -62,6 +62,18 @@ def test_a_world_is_reused_when_whole_and_redrawn_when_damaged(tmp_path):
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     (tmp_path / 'thesis.txt').write_text('years of work')
-    with pytest.raises(ValueError, match='not a miniature world'):
+    with pytest.raises(ValueError, match='thesis.txt'):
         world.build(tmp_path, processes=1)
     assert (tmp_path / 'thesis.txt').read_text() == 'years of work'
+
+
+def test_what_others_put_beside_the_world_neither_spoils_it_nor_is_lost(tmp_path):
+    splits = {'train': 1, 'val': 1, 'vggss': 1, 'is4': 1}
+    root = world.build(tmp_path / 'w', splits=splits, processes=1)
+    (root / 'captions.jsonl').write_text('{}')
+    assert world.ready(root, 0, splits)
+    next((root / 'vggsound/frames').iterdir()).unlink()
+    with pytest.raises(ValueError, match='captions.jsonl'):
+        world.build(root, splits=splits, processes=1)
+    with pytest.raises(ValueError, match='seed'):
+        world.build(root, seed=1, splits=splits, processes=1)

@@ -1,0 +1,128 @@
+"""The model's structure: what trains, what is frozen, prompts and tokens, and the weights that ship."""
+
+import torch
+import pytest
+
+import losses
+from model import PROMPT, embed_prompt, load_model, prompt_ids, read_checkpoint
+
+
+@pytest.fixture(scope='module')
+def loaded():
+    torch.manual_seed(0)
+    return load_model('miniature')
+
+
+@pytest.fixture(scope='module')
+def pairs():
+    torch.manual_seed(1)
+    return torch.randn(3, 3, 96, 96), torch.rand(3, 32000) - 0.5
+
+
+@pytest.mark.parametrize('word', ['dog', 'telephone', 'red'])
+def test_a_word_in_place_of_the_audio_token_gives_clip_s_own_text_feature(loaded, word):
+    model, tokenizer = loaded
+    (word_id,) = tokenizer(word, add_special_tokens=False).input_ids
+    token = model.clipseg.clip.text_model.embeddings.token_embedding.weight[word_id].view(1, 1, -1)
+    A = embed_prompt(model.clipseg, model.prompt_before, token, model.prompt_after)
+    text = tokenizer(PROMPT.replace('<*>', word), return_tensors='pt')
+    assert torch.allclose(A, model.clipseg.clip.get_text_features(**text).pooler_output, atol=1e-5)
+
+
+def test_only_projection_pooling_and_w_b_train(loaded, pairs):
+    model, _ = loaded
+    out = model(*pairs)
+    v_F = losses.masked_features(out.M_F, out.v_D)
+    (losses.acl_i(out.v_I, out.A) + losses.acl_f(v_F, out.A) + losses.area_regulariser(out.areas)).backward()
+    for name, parameter in model.named_parameters():
+        trained = name.startswith(('audio_proj.', 'masker_i.'))
+        assert parameter.requires_grad == trained and (parameter.grad is not None) == trained, name
+        if trained and not name.endswith('feature_reduce.bias'):     # the softmax over time ignores that one
+            assert parameter.grad.abs().sum() > 0, name
+    model.zero_grad()
+
+
+@pytest.mark.parametrize('term', ['acl_i', 'acl_f', 'reg'])
+def test_each_loss_alone_reaches_the_projection(loaded, pairs, term):
+    model, _ = loaded
+    out = model(*pairs)
+    loss = {'acl_i': lambda: losses.acl_i(out.v_I, out.A.detach()), 'reg': lambda: losses.area_regulariser(out.areas),
+            'acl_f': lambda: losses.acl_f(losses.masked_features(out.M_F, out.v_D), out.A.detach())}[term]()
+    loss.backward()                                                   # A detached: through the masks alone
+    assert model.audio_proj.fc1.weight.grad.abs().sum() > 0
+    model.zero_grad()
+
+
+def test_frozen_parts_stay_in_eval_mode(loaded):
+    model, _ = loaded
+    model.train()
+    frozen = [*model.clipseg.modules(), *model.beats.modules()]
+    assert model.audio_proj.training and not any(module.training for module in frozen)
+    model.eval()
+
+
+def test_vision_runs_twice_per_step_whatever_the_batch(loaded, pairs):
+    model, _ = loaded
+    calls = []
+    hook = model.clipseg.clip.vision_model.register_forward_hook(lambda *_: calls.append(1))
+    model(*pairs)
+    hook.remove()
+    assert len(calls) == 2
+
+
+def test_heatmap_at_any_size_and_equal_to_training_s_diagonal(loaded, pairs):
+    model, _ = loaded
+    out, heat = model(*pairs), model.heatmap(*pairs, size=(96, 96))
+    assert torch.allclose(heat, model.masker_i.inference(out.M_G.diagonal().permute(2, 0, 1)), atol=1e-4)
+    assert model.heatmap(*pairs, size=(40, 64)).shape == (3, 40, 64)
+
+
+@pytest.mark.parametrize('k', [1, 2, 4, 8])
+def test_audio_tokens(pairs, k):
+    model, _ = load_model('miniature', audio_tokens=k)
+    assert model.audio_tokens(pairs[1]).shape == (3, k, 128)
+    assert model.embed_audio(pairs[1]).shape == (3, 128)
+
+
+@pytest.mark.parametrize('prompt', ['A photograph of a <*>', 'An image of a <*>', '<*>', 'the <*> is making a sound'])
+def test_prompts(loaded, prompt):
+    before, after = prompt_ids(loaded[1], prompt)
+    words = prompt.split('<*>')
+    assert len(before) == 1 + len(words[0].split()) and len(after) == 1 + len(words[1].split())
+
+
+def test_prompt_without_its_token_is_refused(loaded):
+    with pytest.raises(ValueError, match='exactly once'):
+        prompt_ids(loaded[1], 'A photo of a dog')
+
+
+@pytest.mark.parametrize('image_mask', ['hard', 'soft', 'feature'])
+@pytest.mark.parametrize('feature_mask', ['feature', 'image'])
+def test_mask_variants_of_table_13(loaded, pairs, image_mask, feature_mask):
+    out = loaded[0](*pairs, image_mask, feature_mask)
+    assert out.M_I.shape == (3, 1, 96, 96) and out.M_F.shape == (3, 3, 12, 12) and out.areas.shape == (3, 3)
+    is_binary = set(out.M_I.unique().tolist()) <= {0.0, 1.0}
+    assert is_binary == (image_mask == 'hard')
+
+
+def test_a_released_checkpoint_keeps_its_own_prompt(tmp_path, loaded, capsys):
+    saved = {'audio_proj': loaded[0].audio_proj.state_dict(),
+             'masker_i': {'w': torch.tensor([9.0]), 'b': torch.tensor([12.0])}}
+    torch.save(saved, tmp_path / 'released.pt')
+    model, tokenizer = load_model('miniature', tmp_path / 'released.pt')
+    assert 'A photo of <*>' in capsys.readouterr().out
+    assert model.prompt_before.tolist() == tokenizer('A photo of').input_ids[:-1]
+    assert model.masker_i.w.item() == 9.0
+
+
+def test_a_checkpoint_of_another_size_is_named(tmp_path, loaded):
+    torch.save({'audio_proj': {k: v[..., :5] for k, v in loaded[0].audio_proj.state_dict().items()},
+                'masker_i': loaded[0].masker_i.state_dict()}, tmp_path / 'small.pt')
+    with pytest.raises(ValueError, match='small.pt does not fit'):
+        load_model('miniature', tmp_path / 'small.pt')
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
+    (tmp_path / 'x.pt').write_text('hello')
+    with pytest.raises(ValueError, match='x.pt is not a checkpoint'):
+        read_checkpoint(tmp_path / 'x.pt')
