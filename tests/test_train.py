@@ -1,0 +1,170 @@
+"""Training: it learns, it resumes to the bit, and it reduces gradients over processes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import losses
+import train
+from conftest import ROOT
+from miniature import world
+
+
+def start(*arguments):
+    return subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *map(str, arguments)], cwd=ROOT,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_a_short_miniature_training_learns_to_localise(tmp_path, script):
+    data_root = world.build(tmp_path / 'world', seed=9, splits={'train': 800, 'val': 32, 'vggss': 60, 'is4': 60})
+    done = script('train.py', '--data-root', data_root, '--out', tmp_path / 'run', '--steps', 150)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / 'run/summary.json').read_text())
+    before, after, oracle = (summary[k] for k in ('untrained', 'trained', 'oracle'))
+    assert summary['n'] == {'boxes': 60, 'masks': 180, 'multi': 120, 'pairs': 60, 'silence': 60}
+    # two sounding objects in a frame: the untrained model cannot tell them apart, the trained one points at both
+    assert after['both_right'] > before['both_right'] + 30 and after['mIoU_multi'] > before['mIoU_multi'] + 15
+    assert after['mIoU_multi'] > 0.6 * oracle['mIoU_multi']
+    log = [json.loads(line) for line in (tmp_path / 'run/log.jsonl').read_text().splitlines()]
+    assert [e for e in log if 'loss' in e][-1]['loss'] < 0.7 * log[0]['loss'] and any('val_loss' in e for e in log)
+    for name in ('last.pt', 'loss.png', 'before_after.png'):
+        assert (tmp_path / 'run' / name).stat().st_size > 1000
+    assert 'untrained' in done.stdout and 'oracle' in done.stdout       # the table
+    # and the finished run is safe from a second start
+    again = script('train.py', '--data-root', data_root, '--out', tmp_path / 'run', '--steps', 150)
+    assert again.returncode == 1 and '--overwrite' in again.stderr
+
+
+def test_a_run_killed_three_times_ends_in_the_same_bits(tmp_path, small_world, script, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')      # bits are promised on a CPU: CUDA sums in any order
+    common = ['--data-root', small_world, '--steps', 60, '--batch-size', 4, '--save-seconds', 0]
+    assert script('train.py', *common, '--out', tmp_path / 'whole').returncode == 0
+    whole, folder = torch.load(tmp_path / 'whole/last.pt', weights_only=True), tmp_path / 'killed'
+    for kill in range(3):                               # after a few steps of each start, wherever it then is
+        process = start(*common, '--out', folder, '--resume')
+        before = saved_step(folder)
+        while process.poll() is None and saved_step(folder) < before + 2 + 5 * kill:
+            time.sleep(0.005)
+        assert process.poll() is None, 'finished before it could be killed'
+        process.kill()
+        process.wait()
+    assert 0 < saved_step(folder) < 60
+    assert script('train.py', *common, '--out', folder, '--resume').returncode == 0
+    resumed = torch.load(folder / 'last.pt', weights_only=True)
+    assert_equal(resumed['audio_proj'], whole['audio_proj'])
+    assert_equal(resumed['masker_i'], whole['masker_i'])
+    assert_equal(resumed['trainer']['optimiser']['state'], whole['trainer']['optimiser']['state'])
+    assert_equal(resumed['trainer']['random'], whole['trainer']['random'])
+    one, other = (strip_times(f / 'log.jsonl') for f in (folder, tmp_path / 'whole'))
+    assert one == other                                 # no step twice, none missing, every validation there
+
+
+def saved_step(folder):
+    for name in ('last.pt', 'previous.pt'):
+        if (folder / name).exists():
+            return torch.load(folder / name, weights_only=True)['trainer']['step']
+    return 0
+
+
+def assert_equal(one, other):
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list):
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other
+
+
+def strip_times(path):
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in entry.items() if k != 'pairs_per_second'} for entry in entries]
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, small_world, script):
+    common = ['--data-root', small_world, '--batch-size', 4, '--save-seconds', 0, '--out', tmp_path, '--resume']
+    assert script('train.py', *common, '--steps', 4).returncode == 0
+    (tmp_path / 'summary.json').unlink()
+    (tmp_path / 'last.pt').write_bytes((tmp_path / 'last.pt').read_bytes()[:1000])
+    done = script('train.py', *common, '--steps', 6)
+    assert done.returncode == 0 and 'trying the one before it' in done.stdout
+    assert torch.load(tmp_path / 'last.pt', weights_only=True)['trainer']['step'] == 6
+
+
+TWO_PROCESSES = """
+import sys, torch, torch.distributed as dist
+import model
+import train
+seen = {}
+def keep(self, closure=None, step=torch.optim.Adam.step):
+    seen['gradient'] = torch.cat([p.grad.flatten() for group in self.param_groups for p in group['params']])
+    return step(self, closure)
+torch.optim.Adam.step = keep
+forward = model.SoundLocalizer.forward
+def remember(self, image, wav, *more, **options):
+    if self.training:
+        seen.setdefault('ids', []).append(float(wav.abs().sum()))
+        seen['model'] = self
+    return forward(self, image, wav, *more, **options)
+model.SoundLocalizer.forward = remember
+train.finish = lambda *a: None
+train.held_out = lambda *a, **k: ({}, {})
+train.dist.destroy_process_group = lambda: None
+train.train(train.parse_args(sys.argv[1:]))
+state = torch.cat([p.detach().flatten() for p in seen['model'].parameters() if p.requires_grad])
+for mine in (state, seen['gradient']):
+    both = [torch.empty_like(mine) for _ in range(2)]
+    dist.all_gather(both, mine)
+    assert torch.equal(*both), 'the processes have drifted apart'
+data = [None, None]
+dist.all_gather_object(data, seen['ids'])
+assert not set(data[0]) & set(data[1]), 'both processes saw the same pairs'
+print('agree', flush=True)
+"""
+
+
+@pytest.mark.parametrize('flags', [[], ['--lambda-i', '0', '--lambda-reg', '0'], ['--image-mask', 'soft']])
+def test_two_processes_see_different_pairs_and_share_gradients_and_weights(tmp_path, small_world, flags):
+    (tmp_path / 'two.py').write_text(TWO_PROCESSES)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', tmp_path / 'two.py',
+               '--data-root', small_world, '--steps', 3, '--batch-size', 8, '--out', tmp_path / 'run', *flags]
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=400,
+                          env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)})
+    assert done.returncode == 0 and done.stdout.count('agree') == 2, done.stderr
+
+
+@pytest.mark.parametrize('flags', [
+    ['--lambda-i', '0'], ['--lambda-f', '0', '--lambda-reg', '0'], ['--lambda-i', '0', '--lambda-reg', '0'],
+    ['--image-mask', 'soft'], ['--image-mask', 'feature'], ['--feature-mask', 'image'], ['--area', 'sum'],
+    ['--area', 'mean', '--p-pos', '0.2', '--p-neg', '0.2'], ['--acl-f', 'release'], ['--audio-tokens', '4'],
+    ['--prompt', 'An image of a <*>'], ['--precision', 'bf16']])
+def test_every_ablation_flag_takes_a_step(tmp_path, small_world, monkeypatch, flags):
+    # the scores at both ends are not what is asked here
+    monkeypatch.setattr(train, 'held_out', lambda *a, **k: ({'ours': {}, 'oracle': {}}, {}))
+    monkeypatch.setattr(train, 'before_after_sheet', lambda *a, **k: None)
+    args = train.parse_args(['--data-root', str(small_world), '--out', str(tmp_path / 'run'), '--steps', '2',
+                             '--batch-size', '4', *flags])
+    train.train(args)
+    saved = torch.load(tmp_path / 'run/last.pt', weights_only=True)
+    assert saved['prompt'] == args.prompt and saved['audio_tokens'] == args.audio_tokens
+    assert all(value.isfinite().all() for value in saved['audio_proj'].values())
+
+
+def test_terms_of_weight_zero_are_left_out_and_the_flags_reach_the_equations():
+    args = train.parse_args(['--lambda-i', '0', '--p-pos', '0.6', '--area', 'mean', '--lambda-reg', '2'])
+    areas = torch.tensor([[0.5, 0.0], [0.0, 0.5]])
+    alignment = type('Alignment', (), dict(A=torch.eye(2), v_I=None, M_F=torch.ones(2, 2, 1, 1),
+                                           v_D=torch.eye(2).view(2, 2, 1, 1), areas=areas))
+    terms = train.loss_terms(alignment, args)
+    assert set(terms) == {'acl_f', 'reg'} and terms['reg'].item() == pytest.approx(0.1)
+    total = losses.total_loss(terms, train.weights_of(args))
+    assert total.item() == pytest.approx(terms['acl_f'].item() + 0.2)

@@ -1,0 +1,468 @@
+"""Training, section 3.5 (Eq. 5) with the settings of section 4.1.
+
+    python train.py --variant av                                         # the miniature, minutes on a laptop
+    python train.py --variant av --preset paper                          # real backbones and data (README)
+    torchrun --nproc_per_node=2 train.py --variant av --preset paper     # as in the paper: 8 pairs on each of two GPUs
+    python train.py --variant av --resume                                # go on after a crash or a kill
+
+Only the projection, the pooling and MaskGen_I's w and b are trained. A run leaves in its folder: last.pt (and
+previous.pt), log.jsonl, loss.png, before_after.png and summary.json, the scores on held-out scenes before and after.
+Paper: silent on which epoch counts; the release keeps the best one on the VGG-SS test set. Here nothing is chosen by a
+test set: the result is the last step.
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+import figures
+import losses
+from data import VGGSound, epoch_batches, evaluation_loader, training_loader
+from evaluate import before_after_sheet, held_out, write_whole
+from model import PRESETS, PROMPT, load_model, load_trained, read_checkpoint, trained_state
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training settings of one preset; each is an option of the same name."""
+    epochs: int             # section 4.1: 20
+    batch_size: int         # Paper: 16 (section 4.1), which was 8 on each of two GPUs, so with 7 negatives, not 15
+    lr: float               # Adam; section 4.1: 1e-4
+    weight_decay: float     # section 4.1: 1e-4
+    save_seconds: float     # least time between two checkpoints within an epoch
+
+
+RECIPES = {
+    'paper': Recipe(epochs=20, batch_size=16, lr=1e-4, weight_decay=1e-4, save_seconds=600),
+    # Paper: 180,000 steps at 1e-4. The miniature has 600, so twenty times the rate; 8 pairs are what one of the authors'
+    # GPUs saw, and of twelve classes more pairs would often hold the same one twice.
+    'miniature': Recipe(epochs=2, batch_size=8, lr=2e-3, weight_decay=1e-4, save_seconds=10),
+}
+LOG_EVERY = 10              # steps
+
+
+# ============ the command line ============
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    by_preset = lambda name: ', '.join(f'{preset}: {getattr(r, name)}' for preset, r in RECIPES.items())
+
+    run = parser.add_argument_group('the run')
+    run.add_argument('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
+    run.add_argument('--variant', choices=['av'], default='av', help='av: Eq. 5 (default)')
+    run.add_argument('--seed', type=int, default=0)
+    run.add_argument('--out', help='folder of the run (default: runs/<preset>-<variant>-seed<seed>)')
+    run.add_argument('--resume', action='store_true', help='go on from last.pt; starts afresh where there is none')
+    run.add_argument('--overwrite', action='store_true', help='start over in a folder that already holds a run')
+    run.add_argument('--data-root', help='folder of the datasets (default: the preset\'s)')
+    run.add_argument('--clipseg', help='hub name or folder of the CLIPSeg weights (default: the preset\'s)')
+    run.add_argument('--beats', help='BEATs checkpoint (default: the preset\'s)')
+    run.add_argument('--workers', type=int, help='loading processes (default: miniature 0, paper 8)')
+    run.add_argument('--precision', choices=['float32', 'bf16', 'fp16'], default='float32',
+                     help='of the networks; masks and losses stay in float32')
+    run.add_argument('--save-seconds', type=float, help=f'least time between checkpoints ({by_preset("save_seconds")})')
+    run.add_argument('--skip-bad-samples', action='store_true', help='name, count and leave out unusable pairs')
+
+    opt = parser.add_argument_group('optimisation (section 4.1)')
+    opt.add_argument('--epochs', type=int, help=f'passes over the training set ({by_preset("epochs")})')
+    opt.add_argument('--steps', type=int, help='stop after this many steps instead')
+    opt.add_argument('--batch-size', type=int, help=f'pairs over all processes ({by_preset("batch_size")})')
+    opt.add_argument('--lr', type=float, help=f'Adam ({by_preset("lr")}); the release diverges at 1e-3 and 4e-4')
+    opt.add_argument('--weight-decay', type=float, help=f'({by_preset("weight_decay")})')
+    opt.add_argument('--tau', type=float, default=losses.TAU, help='temperature of Eq. 1 (default: %(default)s)')
+
+    abl = parser.add_argument_group('objective and its ablations (section 4.3)')
+    abl.add_argument('--lambda-i', type=float, default=1.0, help='weight of L_ACL_I, 0 leaves it out (Table 9)')
+    abl.add_argument('--lambda-f', type=float, default=1.0, help='weight of L_ACL_F (Table 9)')
+    abl.add_argument('--lambda-reg', type=float, default=1.0, help='weight of L_Reg (Table 9)')
+    abl.add_argument('--p-pos', type=float, default=losses.P_POS, help='area prior p+ (Table 14; default: %(default)s)')
+    abl.add_argument('--p-neg', type=float, default=losses.P_NEG, help='area prior p- (Table 14; default: %(default)s)')
+    abl.add_argument('--area', choices=['release', 'mean', 'sum'], default='release',
+                     help='reading of Eq. 4 (losses.py)')
+    abl.add_argument('--acl-f', choices=['paper', 'release'], default='paper',
+                     help='whose audio S^F compares with (losses.py)')
+    abl.add_argument('--image-mask', choices=['hard', 'soft', 'feature'], default='hard',
+                     help='in L_ACL_I (Table 13; masks.py)')
+    abl.add_argument('--feature-mask', choices=['feature', 'image'], default='feature',
+                     help='in L_ACL_F (Table 13; masks.py)')
+    abl.add_argument('--audio-tokens', type=int, choices=[1, 2, 4, 8], default=1, help='audio token length (Table 11)')
+    abl.add_argument('--prompt', default=PROMPT, help='<*> is the audio token (Table 12; default: "%(default)s")')
+
+    args = parser.parse_args(argv)
+    for name in ('epochs', 'batch_size', 'lr', 'weight_decay', 'save_seconds'):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(RECIPES[args.preset], name))
+    if args.workers is None:
+        args.workers = 8 if args.preset == 'paper' else 0
+    args.out = Path(args.out or f'runs/{args.preset}-{args.variant}-seed{args.seed}')
+    args.data_root_given, args.data_root = bool(args.data_root), args.data_root or PRESETS[args.preset].data_root
+    for name in ('epochs', 'steps', 'batch_size'):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f'--{name.replace("_", "-")} must be at least 1')
+    if args.lambda_i == args.lambda_f == args.lambda_reg == 0:
+        parser.error('at least one of --lambda-i, --lambda-f and --lambda-reg must be above 0')
+    return args
+
+
+# ============ the objective ============
+
+def loss_terms(out, args):
+    """The terms of Eq. 5 whose weight is not 0, in float32. out: model.Alignment -> dict of scalars"""
+    terms, A = {}, out.A.float()
+    if args.lambda_i:
+        terms['acl_i'] = losses.acl_i(out.v_I.float(), A, args.tau)                              # Eq. 1
+    if args.lambda_f:
+        v_F = losses.masked_features(out.M_F.float(), out.v_D.float())                           # Eq. 2
+        terms['acl_f'] = losses.acl_f(v_F, A, args.tau, args.acl_f)                              # Eq. 3
+    if args.lambda_reg:
+        terms['reg'] = losses.area_regulariser(out.areas.float(), args.p_pos, args.p_neg, args.area)    # Eq. 4
+    return terms
+
+
+def weights_of(args):
+    return {'acl_i': args.lambda_i, 'acl_f': args.lambda_f, 'reg': args.lambda_reg}
+
+
+@torch.no_grad()
+def validate(model, dataset, args, device):
+    """The objective on held-out pairs, without dropout, and how often a masked image finds its own sound. -> dict
+
+    Paper: none is mentioned, and the release watches the VGG-SS test set. This looks at pairs of val.csv only.
+    """
+    model.eval()
+    totals, count = {}, 0
+    devices = [device] if device.type == 'cuda' else []
+    with torch.random.fork_rng(devices):                    # the Gumbel noise of validation leaves training's alone
+        torch.manual_seed(0)
+        for batch in evaluation_loader(dataset, args.batch_size // rank_and_processes()[1], args.workers):
+            if batch['errors'] and not args.skip_bad_samples:
+                raise ValueError(f'{batch["errors"][0]}; or --skip-bad-samples leaves such pairs out')
+            if len(batch['id']) < 2:                        # one pair has no negatives
+                continue
+            out = model(batch['image'].to(device), batch['wav'].to(device), args.image_mask, args.feature_mask)
+            terms = loss_terms(out, args)
+            found = losses.cosine_similarities(out.v_I, out.A).argmax(1).cpu() == torch.arange(len(out.A))
+            B = len(out.A)
+            values = {**terms, 'loss': losses.total_loss(terms, weights_of(args)), 'retrieval': found.float().mean()}
+            totals = {k: totals.get(k, 0) + float(v) * B for k, v in values.items()}
+            count += B
+    return {**{f'val_{k}': v / count for k, v in totals.items()}, 'val_n': count}
+
+
+# ============ checkpoints ============
+
+def save_checkpoint(folder, model, optimiser, scaler, args, state):
+    """last.pt, written whole or not at all; the one before it stays as previous.pt. OSError names the good one left."""
+    last, previous = folder / 'last.pt', folder / 'previous.pt'
+    devices = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    content = {**trained_state(model), 'prompt': args.prompt, 'audio_tokens': args.audio_tokens, 'preset': args.preset,
+               'variant': args.variant, 'trainer': {**state, 'optimiser': optimiser.state_dict(),
+                                                    'scaler': scaler.state_dict(), 'settings': settings(args),
+                                                    'random': [torch.get_rng_state(), *devices]}}
+    memory = io.BytesIO()
+    torch.save(content, memory)
+    partial = folder / 'last.pt.partial'
+    try:
+        with open(partial, 'wb') as file:
+            file.write(memory.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        if last.exists():
+            shutil.copyfile(last, folder / 'previous.pt.partial')
+            os.replace(folder / 'previous.pt.partial', previous)
+        os.replace(partial, last)
+    except OSError as error:
+        for rest in (partial, folder / 'previous.pt.partial'):
+            rest.unlink(missing_ok=True)
+        kept = f'{last} is the last good checkpoint' if last.exists() else 'there is no earlier checkpoint'
+        raise OSError(f'cannot save {last} ({error.strerror or error}): free some space and --resume; {kept}') from None
+
+
+def settings(args):
+    """What must be the same for a run to be continued."""
+    names = ('preset variant seed batch_size lr weight_decay tau lambda_i lambda_f lambda_reg p_pos p_neg area acl_f '
+             'image_mask feature_mask audio_tokens prompt precision clipseg beats').split()
+    return {name: getattr(args, name) for name in names}
+
+
+def resume(folder, model, optimiser, scaler, args):
+    """Load last.pt, or previous.pt where last.pt is torn. -> the trainer's state, or None when there is nothing."""
+    path = folder / 'last.pt'
+    try:
+        if not path.exists() and not (folder / 'previous.pt').exists():
+            return None
+        saved = read_checkpoint(path)
+    except (FileNotFoundError, ValueError) as error:
+        if not (folder / 'previous.pt').exists():
+            raise
+        print(f'{error}; trying the one before it')
+        path = folder / 'previous.pt'
+        saved = read_checkpoint(path)
+        (folder / 'last.pt').unlink(missing_ok=True)        # lest it should take the good one's place at the next save
+    if 'trainer' not in saved:
+        raise ValueError(f'{path} holds weights but no state of a training: it can be evaluated, not resumed')
+    trainer = saved['trainer']
+    for name, now in settings(args).items():
+        before = trainer['settings'].get(name)
+        if before != now:
+            raise ValueError(f'{path} was trained with --{name.replace("_", "-")} {before}, not {now}: '
+                             'resume with the same settings or choose another --out')
+    load_trained(model, saved, path)
+    optimiser.load_state_dict(trainer['optimiser'])
+    scaler.load_state_dict(trainer['scaler'])
+    torch.set_rng_state(trainer['random'][0])
+    if torch.cuda.is_available() and len(trainer['random']) > 1:
+        torch.cuda.set_rng_state(trainer['random'][1])
+    return {k: v for k, v in trainer.items() if k not in ('optimiser', 'scaler', 'random', 'settings')}
+
+
+def claim_folder(args):
+    """Make the run's folder, or refuse to write over what is in it. FileExistsError says how to go on."""
+    finished, begun = (args.out / 'summary.json').exists(), (args.out / 'last.pt').exists()
+    if finished and not args.overwrite:
+        raise FileExistsError(f'{args.out} holds a finished run: choose another --out, --overwrite it, or train it '
+                              'longer by --resume --overwrite and more --epochs')
+    if begun and not (args.resume or args.overwrite):
+        raise FileExistsError(f'{args.out} holds an unfinished run: go on with --resume, or --overwrite it')
+    args.out.mkdir(parents=True, exist_ok=True)
+
+
+def clear_folder(args):
+    """--overwrite: take the old run away; only now, when data and weights of the new one have been found."""
+    if args.overwrite and not args.resume:
+        for name in ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png'):
+            (args.out / name).unlink(missing_ok=True)
+
+
+# ============ processes ============
+
+def rank_and_processes():
+    """(rank, number of processes); (0, 1) without torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def start_processes():
+    """Join torchrun's process group where there is one. -> the device of this process"""
+    cuda = torch.cuda.is_available()
+    local_rank = int(os.environ.get('LOCAL_RANK', 0))
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    if 'RANK' in os.environ:
+        # the others wait while the first one evaluates, which takes longer than the default of ten minutes
+        dist.init_process_group('nccl' if cuda else 'gloo', timeout=timedelta(hours=12))
+    return torch.device('cuda', local_rank) if cuda else torch.device('cpu')
+
+
+# ============ training ============
+
+def train(args):
+    began, device = time.time(), start_processes()
+    rank, processes = rank_and_processes()
+    if args.batch_size % processes:
+        raise ValueError(f'--batch-size {args.batch_size} does not divide among {processes} processes')
+    if args.batch_size // processes < 2:
+        raise ValueError('every process needs at least 2 pairs: a contrastive loss has no negatives otherwise')
+    if rank == 0:
+        claim_folder(args)
+        if args.preset == 'miniature' and not args.data_root_given:
+            from miniature import world as miniature_world
+            miniature_world.build(args.data_root)
+    if dist.is_initialized():
+        dist.barrier()
+
+    # ------------ data ------------
+    config = PRESETS[args.preset]
+    make = lambda split, **more: VGGSound(args.data_root, split, config.image_size, config.seconds, seed=args.seed,
+                                          skip_bad=args.skip_bad_samples, **more)
+    dataset = make('train', augmented=True)
+    has_val = Path(args.data_root, 'vggsound/val.csv').exists()
+    validation = make('val') if has_val and rank == 0 else None
+    if dataset.absent and rank == 0:
+        print(f'left out {len(dataset.absent)} samples of {dataset.list} without files, e.g. {dataset.absent[0]}')
+    if rank == 0 and not has_val:
+        print(f'no {args.data_root}/vggsound/val.csv: training without validation')
+    per_epoch = len(epoch_batches(len(dataset), args.batch_size, args.seed, 0, rank, processes))
+    if not per_epoch:
+        raise ValueError(f'{dataset.list} has {len(dataset)} samples, fewer than one batch of {args.batch_size}: '
+                         'add samples or lower --batch-size')
+    last_step = args.steps or args.epochs * per_epoch
+
+    # ------------ model ------------
+    torch.manual_seed(args.seed)
+    model, tokenizer = load_model(args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens,
+                                  clipseg=args.clipseg, beats=args.beats)
+    model.to(device)
+    # w and b have no part in some ablations; DistributedDataParallel wants to know
+    model.masker_i.requires_grad_(args.image_mask == 'hard' and bool(
+        args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if rank == 0:
+        clear_folder(args)
+    # Paper: Adam with weight decay 1e-4, that is, as a part of the gradient, on w and b too (released code)
+    optimiser = torch.optim.Adam(parameters, args.lr, weight_decay=args.weight_decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.precision == 'fp16')
+    low = {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(args.precision)
+    state = resume(args.out, model, optimiser, scaler, args) if args.resume else None
+    if state is None or rank > 0:                           # processes differ in Gumbel noise and dropout
+        torch.manual_seed(hash((args.seed, rank, state['step'] if state else 0)) % 2**63)
+    if args.resume and rank == 0:
+        print(f'resuming at step {state["step"]}' if state else f'nothing to resume in {args.out}: starting afresh')
+    if state is None:
+        state = {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': None}
+        if rank == 0:
+            state['untrained'] = held_out(model, tokenizer, args.preset, args.data_root)[0].get('ours')
+    # The wrapper reduces the gradients of the trainable part over the processes. Paper: the release calls the bare
+    # module inside its wrapper, so each of its two processes trains alone.
+    parallel = (DistributedDataParallel(model, device_ids=[device.index] if device.type == 'cuda' else None,
+                                        broadcast_buffers=False) if processes > 1 else model)
+
+    # ------------ steps ------------
+    log = Log(args.out / 'log.jsonl', state['step'], enabled=rank == 0)
+    earlier, saved_at = state['seconds'], time.time()
+    with tqdm(total=last_step, initial=state['step'], disable=rank > 0, unit=' steps', dynamic_ncols=True) as bar:
+        while state['step'] < last_step:
+            epoch, first = divmod(state['step'], per_epoch)
+            dataset.epoch = epoch
+            batches = epoch_batches(len(dataset), args.batch_size, args.seed, epoch, rank, processes)[first:]
+            for batch in training_loader(dataset, batches[:last_step - state['step']], args.workers):
+                if usable(batch, state, args, device):
+                    model.train()
+                    image, wav = (batch[k].to(device, non_blocking=True) for k in ('image', 'wav'))
+                    with torch.autocast(device.type, low, enabled=low is not None):
+                        out = parallel(image, wav, args.image_mask, args.feature_mask, with_v_I=args.lambda_i > 0)
+                    terms = loss_terms(out, args)
+                    loss = losses.total_loss(terms, weights_of(args))
+                    optimiser.zero_grad()
+                    scaler.scale(loss).backward()
+                    # fp16 gradients overflow now and then by design, and the scaler leaves such a step out
+                    gradients = torch.stack([p.grad.norm() for p in parameters if args.precision != 'fp16'] or [loss])
+                    if not (loss.isfinite() and gradients.isfinite().all()):
+                        raise not_finite(loss.item(), batch['id'], state['step'], args)
+                    scaler.step(optimiser)
+                    scaler.update()
+                    log.step(state['step'], epoch, loss, terms, out, model, args, bar)
+                state['step'] += 1
+                state['seconds'] = earlier + time.time() - began
+                bar.update()
+                # the checkpoint at an epoch's end comes after its validation, so that a resumed run repeats neither
+                within = state['step'] % per_epoch and state['step'] < last_step
+                if rank == 0 and within and time.time() - saved_at > args.save_seconds:
+                    save_checkpoint(args.out, model, optimiser, scaler, args, state)
+                    saved_at = time.time()
+            if validation:
+                log.write({'step': state['step'], 'epoch': epoch, **validate(model, validation, args, device)})
+            if rank == 0:
+                save_checkpoint(args.out, model, optimiser, scaler, args, state)
+                saved_at = time.time()
+    if rank == 0:
+        finish(model.eval(), tokenizer, args, state, len(dataset.absent), began - earlier)
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def usable(batch, state, args, device):
+    """Whether every process has at least two pairs for this step; names and counts what was unreadable."""
+    if batch['errors'] and not args.skip_bad_samples:
+        raise ValueError(f'{batch["errors"][0]}; or --skip-bad-samples leaves such pairs out')
+    for error in batch['errors']:
+        state['skipped'] += 1
+        tqdm.write(f'skipped ({state["skipped"]} so far): {error}')
+    enough = torch.tensor(float(len(batch['id']) >= 2), device=device)
+    if dist.is_initialized() and args.skip_bad_samples:     # all or none: a process alone would wait for ever
+        dist.all_reduce(enough, dist.ReduceOp.MIN)
+    return bool(enough)
+
+
+def not_finite(loss, ids, step, args):
+    good = args.out / 'last.pt'
+    return ValueError(f'the loss is {loss} or a gradient is not finite at step {step} on the pairs {", ".join(ids)}: '
+                      f'lower --lr or look at these files; last good checkpoint: '
+                      f'{good if good.exists() else "none yet"}')
+
+
+class Log:
+    """log.jsonl: one object every LOG_EVERY steps. A resumed run first drops what lies beyond its checkpoint."""
+
+    def __init__(self, path, step, enabled):
+        self.path, self.enabled, self.since, self.steps = path, enabled, time.time(), 0
+        if enabled and path.exists():
+            kept = [line for line in path.read_text().splitlines() if self.is_before(line, step)]
+            write_whole(path, ''.join(line + '\n' for line in kept))
+
+    @staticmethod
+    def is_before(line, step):
+        """Whether a line was written before `step` was saved. The torn last line of a killed run was not."""
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return False
+        return entry['step'] < step or (entry['step'] == step and 'val_loss' in entry)
+
+    def write(self, entry):
+        if self.enabled:
+            with open(self.path, 'a') as file:
+                file.write(json.dumps(entry) + '\n')
+
+    def step(self, step, epoch, loss, terms, out, model, args, bar):
+        self.steps += 1
+        if not self.enabled or step % LOG_EVERY:
+            return
+        B = len(out.areas)
+        positive = out.areas.diagonal().mean().item()
+        negative = (out.areas.sum().item() - positive * B) / (B * B - B)
+        entry = {'loss': loss.item(), **{k: v.item() for k, v in terms.items()}, 'area_pos': positive,
+                 'area_neg': negative, 'w': model.masker_i.w.item(), 'b': model.masker_i.b.item()}
+        now = time.time()
+        speed = self.steps * args.batch_size / (now - self.since)
+        self.since, self.steps = now, 0
+        self.write({'step': step, 'epoch': epoch, **entry, 'lr': args.lr, 'pairs_per_second': speed})
+        bar.set_postfix({k: f'{entry[k]:.2f}' for k in entry if k not in ('w', 'b')})
+
+
+# ============ what a finished run leaves ============
+
+def finish(model, tokenizer, args, state, absent, began):
+    """Scores on held-out scenes, the table, the pictures and, last, summary.json, which marks the run as finished."""
+    scores, counts = held_out(model, tokenizer, args.preset, args.data_root)
+    summary = {'untrained': state['untrained'], 'trained': scores.get('ours'), 'oracle': scores.get('oracle'),
+               'ceiling': scores.get('ceiling'), 'seconds': None, 'seed': args.seed, 'n': counts,
+               'skipped': {'without_files': absent, 'unreadable': state['skipped']}}
+    figures.loss_curve(args.out / 'log.jsonl', args.out / 'loss.png', args.p_pos, args.p_neg)
+    torch.manual_seed(args.seed)                            # the weights this run began with
+    untrained, _ = load_model(args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens, clipseg=args.clipseg,
+                              beats=args.beats)
+    before_after_sheet(untrained.to(next(model.parameters()).device), model, tokenizer, args.preset, args.data_root,
+                       args.out / 'before_after.png')
+    summary['seconds'] = round(time.time() - began, 1)
+    write_whole(args.out / 'summary.json', json.dumps(summary, indent=1))
+    shown = [('cIoU', 1), ('AUC', 1), ('mIoU', 1), ('mIoU_multi', 1), ('both_right', 1), ('area_silence', 100),
+             ('area_noise', 100)]
+    columns = ['untrained', 'trained', 'oracle', 'ceiling']
+    value = lambda column, k: (summary[column] or {}).get(k)
+    rows = [[None if value(c, k) is None else value(c, k) * factor for c in columns] for k, factor in shown]
+    print(figures.table(rows, columns, [f'{k}, %' for k, _ in shown]))
+    print(f'{args.out}: seed {args.seed}, {state["step"]} steps, {summary["seconds"]:.0f} s in all, n = {counts}')
+
+
+if __name__ == '__main__':
+    try:
+        train(parse_args())
+    except (OSError, ValueError) as problem:
+        if os.environ.get('ACL_DEBUG'):     # ACL_DEBUG=1 shows where it happened
+            raise
+        sys.exit(f'train.py: {problem}')
+    except KeyboardInterrupt:
+        sys.exit('train.py: interrupted; the same command with --resume goes on from the last checkpoint')
