@@ -64,6 +64,8 @@ def read_audio(path, seconds, rate=SAMPLE_RATE):
         raise SampleError(f'{path} holds no sound (zero samples): replace it')
     if not np.isfinite(sound).all():
         raise SampleError(f'{path} holds samples that are not numbers: replace it')
+    if native // math.gcd(native, rate) > 2000:                             # the resampler's kernels would never end
+        raise SampleError(f'{path} has the odd rate of {native} Hz: resample it to {rate}')
     wav = torch.from_numpy(sound.mean(1))
     if native != rate:
         wav = torchaudio.functional.resample(wav, native, rate)
@@ -97,9 +99,13 @@ def read_image(path):
     """-> PIL image, RGB. SampleError when it is missing or not a readable picture."""
     try:
         with Image.open(path) as image:
+            if image.mode.startswith('I') or image.mode == 'F':         # Pillow would clip these to white or black
+                raise SampleError(f'{path} is a picture of 16 bits or more a channel: save it with 8')
             return image.convert('RGB')
     except FileNotFoundError:
         raise SampleError(f'{path} is missing: put the file there or remove the sample from its list') from None
+    except SampleError:
+        raise
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise SampleError(f'{path} is not a readable picture ({str(error).splitlines()[0]}): replace it') from None
 
@@ -140,8 +146,11 @@ def read_ids(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no split file {path}: README.md, "Real data", says what goes where')
-    with open(path, newline='') as file:
-        ids = [line[0].strip() for line in csv.reader(file) if line and line[0].strip()]
+    try:
+        with open(path, newline='', encoding='utf-8-sig') as file:      # -sig: some editors put a mark first
+            ids = [line[0].strip() for line in csv.reader(file) if line and line[0].strip()]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f'{path} is not a UTF-8 text of comma-separated lines ({error}): write it again') from None
     if not ids:
         raise ValueError(f'{path} lists no sample: write one id per line')
     return ids
@@ -211,26 +220,36 @@ class BenchmarkSample:
     group: str | None = None    # samples of one frame, for the interactive task
 
 
-def _read_json(path):
+def _read_boxes(path, name, box):
+    """The list in an annotation file, each entry a dict with a text under `name` and boxes under `box`."""
     if not path.is_file():
         raise FileNotFoundError(f'no annotation file {path}: README.md, "Real data", says what goes where; '
                                 '--data-root names another root')
     try:
-        entries = json.loads(path.read_text())
-    except ValueError as error:
+        entries = json.loads(path.read_text(encoding='utf-8-sig'))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is not valid JSON ({error}): fetch it again') from None
-    if not entries:
+    if not isinstance(entries, list) or not entries:
         raise ValueError(f'{path} lists no sample: fetch it again')
+    for number, entry in enumerate(entries):
+        boxes = entry.get(box) if isinstance(entry, dict) else None
+        try:
+            assert np.isfinite(np.asarray(boxes, np.float64).reshape(-1, 4)).all() and isinstance(entry[name], str)
+        except (TypeError, ValueError, KeyError, AssertionError):
+            raise ValueError(f'{path}: entry {number} needs {name!r}, a text, and {box!r}, four numbers for each box; '
+                             'fetch it again') from None
+    if box == 'bbox' and np.median([v for entry in entries for b in entry[box] for v in b] or [0]) > 1:
+        raise ValueError(f'{path} has boxes in pixels: they must be shares of the frame, 0..1')
     return entries
 
 
 def list_vggss(root):
     """VGG-SS (Chen et al., 2021): vggss.json [{file, class, bbox: [[x0, y0, x1, y1] as shares]}]."""
     folder, samples = Path(root) / 'vggss', []
-    for entry in _read_json(folder / 'vggss.json'):
+    for entry in _read_boxes(folder / 'vggss.json', 'file', 'bbox'):
         mask = folder / f'gt_masks/{entry["file"]}.png'
         samples.append(BenchmarkSample(entry['file'], folder / f'frames/{entry["file"]}.jpg',
-                                       sound_file(folder / 'audio', entry['file']), entry['class'], entry['bbox'],
+                                       sound_file(folder / 'audio', entry['file']), entry.get('class'), entry['bbox'],
                                        mask if mask.exists() else None))
     return samples
 
@@ -241,11 +260,11 @@ def list_is4(root):
     synthetic3240_bbox.json [{image, audio, gt_box: [x0, y0, x1, y1] in 224 pixels}]; only base names count.
     """
     folder, samples = Path(root) / 'is4', []
-    for entry in _read_json(folder / 'synthetic3240_bbox.json'):
+    for entry in _read_boxes(folder / 'synthetic3240_bbox.json', 'image', 'gt_box'):
         name = Path(entry['image']).stem
         mask = folder / f'gt_masks/{name}.png'
         samples.append(BenchmarkSample(name, folder / f'visual_frames/{name}.jpg', sound_file(folder / 'audio_wav', name),
-                                       name.rsplit('_', 1)[1], [[v / 224 for v in entry['gt_box']]],
+                                       name.rsplit('_', 1)[-1], [[v / 224 for v in entry['gt_box']]],
                                        mask if mask.exists() else None, name.rsplit('_', 1)[0]))
     return samples
 

@@ -10,17 +10,19 @@ class name in place of the sound (section 4.1, Baselines), under the same shift 
 """
 
 import argparse
+import contextlib
 import copy
 import csv
 import io
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import figures
@@ -173,7 +175,8 @@ def single_sheet(model, tokenizer, dataset, path, count=12):
         rows.append([frame, figures.ground_truth_tile(frame, batch['boxes'][0].numpy()),
                      figures.heat_colours(map_), figures.overlay(frame, map_)])
         labels.append(f'{batch["label"][0] or batch["id"][0]}\nIoU {iou.iou[0]:.2f}')
-    figures.contact_sheet(rows, path, ['frame', 'ground truth', 'heatmap', 'overlay'], labels)
+    if rows:
+        figures.contact_sheet(rows, path, ['frame', 'ground truth', 'heatmap', 'overlay'], labels)
 
 
 def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, frames=6):
@@ -192,19 +195,23 @@ def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, f
         rows.append([frame, figures.ground_truth_tile(frame, truth),
                      *(figures.overlay(frame, heat[0].cpu().numpy()) for heat in heats)])
         names.append(batch['label'][0])
-    figures.contact_sheet(rows, path, ['frame', 'sounding object', 'untrained', 'trained', 'text oracle'], names)
+    if rows:
+        figures.contact_sheet(rows, path, ['frame', 'sounding object', 'untrained', 'trained', 'text oracle'], names)
 
 
 def one_pair(model, preset, image_file, audio_file, out):
     """Localise one sound in one picture and save frame | heatmap | overlay at the picture's own size."""
     config, device = PRESETS[preset], next(model.parameters()).device
-    picture = read_image(image_file)
+    picture = ImageOps.exif_transpose(read_image(image_file))       # phones turn the tag, not the pixels
     image = evaluation_image(picture, config.image_size)[None].to(device)
     wav = read_audio(audio_file, config.seconds)[None].to(device)
     heat = model.heatmap(image, wav, (picture.height, picture.width))[0].cpu().numpy()
     frame = np.asarray(picture)
     tiles = [frame, figures.heat_colours(heat), figures.overlay(frame, heat)]
-    Image.fromarray(np.concatenate(tiles, 1)).save(out)
+    try:
+        Image.fromarray(np.concatenate(tiles, 1)).save(out)
+    except (OSError, ValueError) as error:
+        raise OSError(f'cannot write {out} ({error}): name a .png or .jpg file in a folder that is there') from None
     print(f'{out}: frame | heatmap | overlay; {(heat > 0.5).mean():.1%} of the frame is over 0.5, the peak is '
           f'{heat.max():.2f}')
 
@@ -237,6 +244,10 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if bool(args.image) != bool(args.audio):
         parser.error('--image and --audio go together')
+    level = args.threshold.removeprefix('fixed:')
+    if args.threshold not in ('top50', 'adaptive', 'sweep') and not (
+            args.threshold.startswith('fixed:') and level.replace('.', '', 1).isdigit() and 0 <= float(level) <= 1):
+        parser.error(f'--threshold is fixed:T with T in 0..1, top50, adaptive or sweep, not {args.threshold}')
     for name, least in (('batch_size', 1), ('limit', 1)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             parser.error(f'--{name.replace("_", "-")} must be at least {least}')
@@ -255,7 +266,28 @@ def load(args):
     return model.to('cuda' if torch.cuda.is_available() else 'cpu'), tokenizer
 
 
+def check_outputs(args):
+    """Find out now, not after the scoring, that a result has no place to go. OSError names it."""
+    for path in (args.json, args.csv, args.out if args.image else None):
+        if path and Path(path).exists() and not Path(path).is_file():
+            raise OSError(f'cannot write {path}: it is no file; name another place')
+        if path:
+            writable_folder(Path(path).parent)
+    if args.figures:
+        writable_folder(Path(args.figures))
+
+
+def writable_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f'cannot write into {folder} ({error.strerror}): name another place') from None
+
+
 def evaluate(args):
+    check_outputs(args)
     model, tokenizer = load(args)
     if args.image:
         return one_pair(model, args.preset, args.image, args.audio, args.out)
@@ -305,12 +337,15 @@ def write_whole(path, text):
     """Write a file whole or not at all. OSError names the file and the mend."""
     path = Path(path)
     partial = path.with_name(f'{path.name}.partial')
+    if path.exists() and not path.is_file():
+        raise OSError(f'cannot write {path}: it is no file; name another place')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise OSError(f'cannot write {path} ({error.strerror or error}): free some space or name another place') from None
 
 

@@ -230,6 +230,10 @@ class SoundLocalizer(nn.Module):
         self.audio_proj = AudioProjection(3 * beats.cfg.encoder_embed_dim, width, audio_tokens)
         self.masker_i = MaskGenI(w, b)
         before, after = prompt_ids
+        longest, length = clipseg.config.text_config.max_position_embeddings, len(before) + audio_tokens + len(after)
+        if length > longest:
+            raise ValueError(f'the prompt takes {length} tokens with its {audio_tokens} of audio, and the text encoder '
+                             f'reads {longest}: shorten --prompt')
         self.register_buffer('prompt_before', torch.as_tensor(before), persistent=False)
         self.register_buffer('prompt_after', torch.as_tensor(after), persistent=False)
         self.eval()
@@ -367,9 +371,10 @@ def load_model(preset='miniature', checkpoint=None, prompt=None, audio_tokens=No
     if saved and 'prompt' not in saved and prompt is None:
         print(f'{checkpoint} does not name its prompt: using the release\'s, "{RELEASE_PROMPT}"')
         prompt = RELEASE_PROMPT
+    prompt = saved.get('prompt', PROMPT) if prompt is None else prompt
     clip_model, tokenizer = load_clipseg(clipseg or config.clipseg)
     model = SoundLocalizer(clip_model, load_beats(beats or config.beats),
-                           prompt_ids(tokenizer, prompt or saved.get('prompt', PROMPT)),
+                           prompt_ids(tokenizer, prompt),
                            audio_tokens or saved.get('audio_tokens', 1), config.w, config.b)
     if saved:
         load_trained(model, saved, checkpoint)
@@ -382,10 +387,16 @@ def read_checkpoint(path):
         raise FileNotFoundError(f'no checkpoint at {path}: train one with train.py or correct --checkpoint')
     try:
         saved = torch.load(path, map_location='cpu', weights_only=True)
-        assert {'audio_proj', 'masker_i'} <= saved.keys()
-    except Exception as error:  # a torn zip, a foreign pickle, another program's file: all mean the same to the reader
-        raise ValueError(f'{path} is not a checkpoint of this method ({type(error).__name__}): it must hold '
-                         "'audio_proj' and 'masker_i'") from None
+        values = [torch.as_tensor(v) for part in ('audio_proj', 'masker_i') for v in saved[part].values()]
+        named = (saved.get('preset', 'paper') in PRESETS and isinstance(saved.get('prompt', ''), str)
+                 and saved.get('audio_tokens', 1) in (1, 2, 4, 8))
+    except Exception:           # a torn zip, a foreign pickle, another program's file: all mean the same to the reader
+        named = False
+    if not named:
+        raise ValueError(f"{path} is not a checkpoint of this method: it must hold 'audio_proj' and 'masker_i', "
+                         'as train.py and the authors write them')
+    if not all(value.isfinite().all() for value in values):
+        raise ValueError(f'{path} holds weights that are not finite: take an earlier checkpoint')
     return saved
 
 

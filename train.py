@@ -109,9 +109,12 @@ def parse_args(argv=None):
         args.workers = 8 if args.preset == 'paper' else 0
     args.out = Path(args.out or f'runs/{args.preset}-{args.variant}-seed{args.seed}')
     args.data_root_given, args.data_root = bool(args.data_root), args.data_root or PRESETS[args.preset].data_root
-    for name in ('epochs', 'steps', 'batch_size'):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f'--{name.replace("_", "-")} must be at least 1')
+    limits = {'epochs': (1, 1e9), 'steps': (1, 1e12), 'batch_size': (2, 1e6), 'workers': (0, 1e3), 'seed': (0, 2**63 - 1),
+              'lr': (1e-12, 10), 'tau': (1e-6, 1e6), 'weight_decay': (0, 10), 'save_seconds': (0, 1e9), 'p_pos': (0, 1),
+              'p_neg': (0, 1), 'lambda_i': (0, 1e6), 'lambda_f': (0, 1e6), 'lambda_reg': (0, 1e6)}
+    for name, (least, most) in limits.items():
+        if getattr(args, name) is not None and not least <= getattr(args, name) <= most:
+            parser.error(f'--{name.replace("_", "-")} must lie between {least:g} and {most:g}, not {getattr(args, name)}')
     if args.lambda_i == args.lambda_f == args.lambda_reg == 0:
         parser.error('at least one of --lambda-i, --lambda-f and --lambda-reg must be above 0')
     return args
@@ -184,6 +187,7 @@ def save_checkpoint(folder, model, optimiser, scaler, args, state):
             shutil.copyfile(last, folder / 'previous.pt.partial')
             os.replace(folder / 'previous.pt.partial', previous)
         os.replace(partial, last)
+        forget_old(folder)
     except OSError as error:
         for rest in (partial, folder / 'previous.pt.partial'):
             rest.unlink(missing_ok=True)
@@ -212,7 +216,7 @@ def resume(folder, model, optimiser, scaler, args):
         path = folder / 'previous.pt'
         saved = read_checkpoint(path)
         (folder / 'last.pt').unlink(missing_ok=True)        # lest it should take the good one's place at the next save
-    if 'trainer' not in saved:
+    if 'settings' not in saved.get('trainer', {}):
         raise ValueError(f'{path} holds weights but no state of a training: it can be evaluated, not resumed')
     trainer = saved['trainer']
     for name, now in settings(args).items():
@@ -221,11 +225,14 @@ def resume(folder, model, optimiser, scaler, args):
             raise ValueError(f'{path} was trained with --{name.replace("_", "-")} {before}, not {now}: '
                              'resume with the same settings or choose another --out')
     load_trained(model, saved, path)
-    optimiser.load_state_dict(trainer['optimiser'])
-    scaler.load_state_dict(trainer['scaler'])
-    torch.set_rng_state(trainer['random'][0])
-    if torch.cuda.is_available() and len(trainer['random']) > 1:
-        torch.cuda.set_rng_state(trainer['random'][1])
+    try:
+        optimiser.load_state_dict(trainer['optimiser'])
+        scaler.load_state_dict(trainer['scaler'])
+        torch.set_rng_state(trainer['random'][0])
+        if torch.cuda.is_available() and len(trainer['random']) > 1:
+            torch.cuda.set_rng_state(trainer['random'][1])
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError):
+        raise ValueError(f'{path} holds no usable state of a training: delete it to fall back on previous.pt') from None
     return {k: v for k, v in trainer.items() if k not in ('optimiser', 'scaler', 'random', 'settings')}
 
 
@@ -237,14 +244,25 @@ def claim_folder(args):
                               'longer by --resume --overwrite and more --epochs')
     if begun and not (args.resume or args.overwrite):
         raise FileExistsError(f'{args.out} holds an unfinished run: go on with --resume, or --overwrite it')
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f'cannot make the folder {args.out} ({error.strerror}): choose another --out') from None
 
 
-def clear_folder(args):
-    """--overwrite: take the old run away; only now, when data and weights of the new one have been found."""
-    if args.overwrite and not args.resume:
-        for name in ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png'):
-            (args.out / name).unlink(missing_ok=True)
+RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
+
+
+def set_aside(args):
+    """--overwrite: rename the old run's files to *.old; they go when the new run has saved something of its own."""
+    for name in RUN_FILES if args.overwrite and not args.resume else ():
+        if (args.out / name).exists():
+            os.replace(args.out / name, args.out / f'{name}.old')
+
+
+def forget_old(folder):
+    for name in RUN_FILES:
+        (folder / f'{name}.old').unlink(missing_ok=True)
 
 
 # ============ processes ============
@@ -309,8 +327,6 @@ def train(args):
     model.masker_i.requires_grad_(args.image_mask == 'hard' and bool(
         args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'))
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if rank == 0:
-        clear_folder(args)
     # Paper: Adam with weight decay 1e-4, that is, as a part of the gradient, on w and b too (released code)
     optimiser = torch.optim.Adam(parameters, args.lr, weight_decay=args.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == 'fp16')
@@ -330,6 +346,8 @@ def train(args):
                                         broadcast_buffers=False) if processes > 1 else model)
 
     # ------------ steps ------------
+    if rank == 0:
+        set_aside(args)
     log = Log(args.out / 'log.jsonl', state['step'], enabled=rank == 0)
     earlier, saved_at = state['seconds'], time.time()
     with tqdm(total=last_step, initial=state['step'], disable=rank > 0, unit=' steps', dynamic_ncols=True) as bar:
@@ -363,10 +381,17 @@ def train(args):
                     save_checkpoint(args.out, model, optimiser, scaler, args, state)
                     saved_at = time.time()
             if validation:
-                log.write({'step': state['step'], 'epoch': epoch, **validate(model, validation, args, device)})
+                try:
+                    scores = validate(model, validation, args, device)
+                except ValueError:                          # an unreadable pair must not cost the epoch
+                    save_checkpoint(args.out, model, optimiser, scaler, args, state)
+                    raise
+                log.write({'step': state['step'], 'epoch': epoch, **scores})
             if rank == 0:
                 save_checkpoint(args.out, model, optimiser, scaler, args, state)
                 saved_at = time.time()
+    if state['skipped'] and not optimiser.state:
+        raise ValueError(f'not one step was taken: all {state["skipped"]} pairs that were read are unusable')
     if rank == 0:
         finish(model.eval(), tokenizer, args, state, len(dataset.absent), began - earlier)
     if dist.is_initialized():
@@ -400,7 +425,8 @@ class Log:
     def __init__(self, path, step, enabled):
         self.path, self.enabled, self.since, self.steps = path, enabled, time.time(), 0
         if enabled and path.exists():
-            kept = [line for line in path.read_text().splitlines() if self.is_before(line, step)]
+            kept = [line for line in path.read_text(errors='replace').splitlines()
+                    if self.is_before(line, step)]
             write_whole(path, ''.join(line + '\n' for line in kept))
 
     @staticmethod
@@ -408,9 +434,9 @@ class Log:
         """Whether a line was written before `step` was saved. The torn last line of a killed run was not."""
         try:
             entry = json.loads(line)
-        except ValueError:
+            return entry['step'] < step or (entry['step'] == step and 'val_loss' in entry)
+        except (ValueError, TypeError, KeyError):
             return False
-        return entry['step'] < step or (entry['step'] == step and 'val_loss' in entry)
 
     def write(self, entry):
         if self.enabled:
@@ -436,26 +462,30 @@ class Log:
 # ============ what a finished run leaves ============
 
 def finish(model, tokenizer, args, state, absent, began):
-    """Scores on held-out scenes, the table, the pictures and, last, summary.json, which marks the run as finished."""
+    """Scores on held-out scenes, the table, the pictures and, last, summary.json, the mark of a finished run."""
     scores, counts = held_out(model, tokenizer, args.preset, args.data_root)
     summary = {'untrained': state['untrained'], 'trained': scores.get('ours'), 'oracle': scores.get('oracle'),
                'ceiling': scores.get('ceiling'), 'seconds': None, 'seed': args.seed, 'n': counts,
                'skipped': {'without_files': absent, 'unreadable': state['skipped']}}
-    figures.loss_curve(args.out / 'log.jsonl', args.out / 'loss.png', args.p_pos, args.p_neg)
-    torch.manual_seed(args.seed)                            # the weights this run began with
-    untrained, _ = load_model(args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens, clipseg=args.clipseg,
-                              beats=args.beats)
-    before_after_sheet(untrained.to(next(model.parameters()).device), model, tokenizer, args.preset, args.data_root,
-                       args.out / 'before_after.png')
     summary['seconds'] = round(time.time() - began, 1)
-    write_whole(args.out / 'summary.json', json.dumps(summary, indent=1))
     shown = [('cIoU', 1), ('AUC', 1), ('mIoU', 1), ('mIoU_multi', 1), ('both_right', 1), ('area_silence', 100),
-             ('area_noise', 100)]
+             ('area_noise', 100)]                           # areas: fractions in the file, per cent in the table
     columns = ['untrained', 'trained', 'oracle', 'ceiling']
     value = lambda column, k: (summary[column] or {}).get(k)
     rows = [[None if value(c, k) is None else value(c, k) * factor for c in columns] for k, factor in shown]
     print(figures.table(rows, columns, [f'{k}, %' for k, _ in shown]))
     print(f'{args.out}: seed {args.seed}, {state["step"]} steps, {summary["seconds"]:.0f} s in all, n = {counts}')
+    try:
+        figures.loss_curve(args.out / 'log.jsonl', args.out / 'loss.png', args.p_pos, args.p_neg)
+        torch.manual_seed(args.seed)                        # the weights this run began with
+        untrained, _ = load_model(args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens,
+                                  clipseg=args.clipseg, beats=args.beats)
+        before_after_sheet(untrained.to(next(model.parameters()).device), model, tokenizer, args.preset,
+                           args.data_root, args.out / 'before_after.png')
+    except (OSError, ValueError) as error:                  # a picture must not cost the scores
+        print(f'not every picture was drawn: {error}')
+    summary['seconds'] = round(time.time() - began, 1)
+    write_whole(args.out / 'summary.json', json.dumps(summary, indent=1))
 
 
 if __name__ == '__main__':

@@ -238,6 +238,8 @@ def build(root, seed=0, splits=None, processes=None, force=False):
     damaged is drawn again. ValueError when root holds anything that this would lose: force takes it away.
     """
     root, splits = Path(root), splits or SPLITS
+    if root.is_file():
+        raise ValueError(f'{root} is a file: name a folder')
     if not force and ready(root, seed, splits):
         return root
     if root.exists() and not force:

@@ -145,8 +145,17 @@ def test_sounds_of_another_format_are_found_by_their_id(small_world, tmp_path):
     assert torch.equal(data.VGGSound(root, 'train', 96, 2.0)[2]['wav'], expected)
 
 
+@pytest.mark.parametrize('text', ['[]', '{', '{"a": 1}', '[{"file": "a"}]', '[{"file": "a", "bbox": [["x", 0, 1, 1]]}]',
+                                  '[{"bbox": [[0, 0, 1, 1]]}]', '[3]'])
+def test_odd_annotation_files_are_named(tmp_path, text):
+    (tmp_path / 'vggss').mkdir()
+    (tmp_path / 'vggss/vggss.json').write_text(text)
+    with pytest.raises(ValueError, match='vggss.json.*fetch it again'):
+        data.list_vggss(tmp_path)
+
+
 def test_labels_with_commas_and_lists_of_ids_only(tmp_path):
-    (tmp_path / 'a.csv').write_text('x_000001,"rowboat, canoe, kayak rowing"\ny_000002\n\n')
+    (tmp_path / 'a.csv').write_text('\ufeffx_000001,"rowboat, canoe, kayak rowing"\r\ny_000002\n\n')
     assert data.read_ids(tmp_path / 'a.csv') == ['x_000001', 'y_000002']
 
 

@@ -159,6 +159,41 @@ def test_every_ablation_flag_takes_a_step(tmp_path, small_world, monkeypatch, fl
     assert all(value.isfinite().all() for value in saved['audio_proj'].values())
 
 
+def test_a_loss_that_is_not_finite_stops_with_its_step_pairs_and_last_checkpoint(tmp_path, small_world, monkeypatch):
+    monkeypatch.setattr(train, 'held_out', lambda *a, **k: ({}, {}))
+    area, calls = losses.area_regulariser, []
+
+    def breaks_at_the_fourth_step(*arguments):
+        calls.append(1)
+        return area(*arguments) * (float('nan') if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(losses, 'area_regulariser', breaks_at_the_fourth_step)
+    with pytest.raises(ValueError, match=r'the loss is nan .* at step 3 on the pairs train\d+_000000, .*last.pt'):
+        train.train(train.parse_args(['--data-root', str(small_world), '--out', str(tmp_path), '--steps', '9',
+                                      '--batch-size', '4', '--save-seconds', '0']))
+    assert saved_step(tmp_path) == 3                    # what was learned before is there
+
+
+@pytest.mark.parametrize('flags', [['--lr', 'nan'], ['--tau', '0'], ['--lambda-i', '-1'], ['--p-pos', '5'],
+                                   ['--seed', '-1'], ['--steps', '0'], ['--batch-size', '1'], ['--workers', '-1']])
+def test_options_out_of_range_are_named(flags, capsys):
+    with pytest.raises(SystemExit):
+        train.parse_args(flags)
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_overwriting_gives_up_the_old_run_only_for_something_new(tmp_path, small_world, monkeypatch):
+    monkeypatch.setattr(train, 'held_out', lambda *a, **k: ({}, {}))
+    (tmp_path / 'summary.json').write_text('old')
+    options = ['--data-root', str(small_world), '--out', str(tmp_path), '--steps', '1', '--batch-size', '4',
+               '--overwrite']
+    area = losses.area_regulariser
+    monkeypatch.setattr(losses, 'area_regulariser', lambda *arguments: area(*arguments) * float('nan'))
+    with pytest.raises(ValueError, match='not finite'):
+        train.train(train.parse_args(options))
+    assert (tmp_path / 'summary.json.old').read_text() == 'old'
+
+
 def test_terms_of_weight_zero_are_left_out_and_the_flags_reach_the_equations():
     args = train.parse_args(['--lambda-i', '0', '--p-pos', '0.6', '--area', 'mean', '--lambda-reg', '2'])
     areas = torch.tensor([[0.5, 0.0], [0.0, 0.5]])
