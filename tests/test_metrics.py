@@ -419,7 +419,7 @@ def one_of_two_ranks(rank, folder):
 def test_two_processes_equal_one(tmp_path):
     multiprocessing.spawn(one_of_two_ranks, args=(str(tmp_path),), nprocs=2)
     whole = results(everything(list(range(N)), N))
-    assert torch.load(tmp_path / '0.pt') == torch.load(tmp_path / '1.pt') == whole
+    assert torch.load(tmp_path / '0.pt', weights_only=True) == torch.load(tmp_path / '1.pt', weights_only=True) == whole
 
 
 def test_memory_does_not_grow_with_the_maps():
