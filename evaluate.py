@@ -1,203 +1,213 @@
-"""Evaluation, section 4.2, and a look at your own picture and sound.
+"""Evaluation, section 4.2: five tasks on fourteen benchmarks, and a look at your own picture and sound.
 
-    python evaluate.py --task single                                  # the checkpoint that ships, on the miniature
-    python evaluate.py --task single --checkpoint runs/miniature-av-seed0/last.pt --json scores.json --figures pictures
+    python evaluate.py --task interactive                             # the checkpoint that ships, on the miniature
+    python evaluate.py --task all --json scores.json --figures pictures      # every table, contact sheets, report.html
     python evaluate.py --preset paper --checkpoint weights/acl_ssl.pt # the real benchmarks (README: what goes where)
+    torchrun --nproc_per_node=2 evaluate.py --task all                # the same scores from several processes
+    python evaluate.py --heatmaps DIR --task single                   # another method's maps, by the same rules
     python evaluate.py --image photo.jpg --audio sound.wav --out heat.png
 
-Every benchmark is scored at 224 x 224 (metrics.py). Beside our row stands the oracle's, CLIPSeg with the ground-truth
-class name in place of the sound (section 4.1, Baselines), under the same shift b/w.
+A benchmark is read once and scored for every task that uses it, at 224 x 224 (metrics.py). Beside our row stands the
+oracle's where the paper has one: CLIPSeg with the ground-truth class name in place of the sound (section 4.1,
+Baselines), under the same shift b/w.
 """
 
 import argparse
 import contextlib
-import copy
 import csv
 import io
 import json
 import os
 import sys
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import figures
 import metrics
-from data import (BENCHMARKS, GROUND_TRUTH_SIZE, Benchmark, displayable, evaluation_image, evaluation_loader,
-                  read_audio, read_image)
-from model import PRESETS, ROOT, encode_image, load_model, read_checkpoint
+import report
+from data import (BENCHMARKS, SAMPLE_RATE, Benchmark, displayable, evaluation_image, evaluation_loader, read_audio,
+                  read_image)
+from heatmaps import PAIR_SIZE, localise, localise_sources, read_confidences, read_localised, save_heatmaps
+from model import PRESETS, ROOT, load_model, read_checkpoint
 
-TASKS = {'single': ('vggss', 'is4')}        # which benchmarks a task is run on (section 4.1)
-SHIPPED = {'av': ROOT / 'miniature/weights/av.pt'}
-SIZE = (GROUND_TRUTH_SIZE, GROUND_TRUTH_SIZE)
+TASKS = {   # which benchmarks a task is run on (section 4.1), in the order of the paper's tables
+    'single': ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),
+    'segmentation': ('is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'avs_ms3', 'ade20k'),
+    'robustness': ('ext_vggss', 'ext_flickr', 'robust_s4', 'robust_ms3'),
+    'interactive': ('is4', 'vpo_ms'),
+    'multisource': ('vgg_instruments', 'vgg_duet'),
+}
+WITH_ORACLE = ('single', 'segmentation', 'interactive')         # Tables 1, 2, 6 and 7
+HEADLINE = {'single': 'cIoU', 'segmentation': 'mIoU', 'robustness': 'AP', 'interactive': 'IIoU', 'multisource': 'CAP'}
+SHIPPED = {variant: ROOT / f'miniature/weights/{variant}.pt' for variant in ('av', 'av_llm')}
 
 
 # ------------------------------------------------------------------------------------------------
-# Heatmaps
+# Scores
 # ------------------------------------------------------------------------------------------------
 
-@torch.no_grad()
-def localise(model, tokenizer, dataset, batch_size, label='', with_negatives=False):
-    """Run the model over a benchmark. Yields (batch, {'ours': (B, 224, 224), 'oracle': ..., ...}) of heatmaps.
+def meter_for(task, benchmark, threshold):
+    """The metrics of Tables 1 to 8 for one task on one benchmark."""
+    if task == 'robustness':
+        return metrics.Extended(threshold) if benchmark.startswith('ext_') else metrics.Robustness(threshold)
+    return {'single': metrics.SingleSource, 'segmentation': metrics.Segmentation, 'interactive': metrics.Interactive,
+            'multisource': metrics.MultiSource}[task](threshold)
 
-    'oracle' is there when every sample has a class name. with_negatives adds 'silence' (a waveform of zeros) and
-    'noise' (uniform noise of full scale, seed 42), as AVSBench-Robust makes them. The vision encoder runs once per
-    image whatever is asked. Unreadable samples are named, kept in dataset.unreadable, and left out.
+
+def feed(meter, batch, heat, confidence=None):
+    """Hand a batch of heatmaps to a meter, with the ground truth that it scores against."""
+    if isinstance(meter, metrics.Extended):
+        meter.update(heat, batch['boxes'], confidence, [c == 'sounding' for c in batch['condition']])
+    elif isinstance(meter, metrics.Robustness):
+        meter.update(heat, batch['mask'], batch['condition'])
+    elif isinstance(meter, metrics.Segmentation):
+        meter.update(heat, batch['mask'])
+    elif isinstance(meter, metrics.Interactive):
+        meter.update(heat, batch['boxes'], batch['group'])
+    else:
+        meter.update(heat, batch['sources' if isinstance(meter, metrics.MultiSource) else 'boxes'])
+
+
+def score(dataset, tasks, find, args):
+    """Read one benchmark once and score it for every task that uses it.
+
+    find(batch) -> {'ours': heatmaps, ...} as localise gives them. Returns {task: {'ours': scores, 'oracle': scores or
+    None}}, the same in every process, the meters, and the examples for pictures.
     """
-    device, noise = next(model.parameters()).device, torch.Generator().manual_seed(42)
-    texts = {}
-    for batch in tqdm(evaluation_loader(dataset, batch_size), label or dataset.name, leave=False, unit=' batches'):
+    with_oracle = not args.heatmaps and all(sample.label for sample in dataset.samples)
+    meters = {task: {who: meter_for(task, dataset.name, args.threshold)
+                     for who in ('ours', *(['oracle'] if with_oracle and task in WITH_ORACLE else []))} for task in tasks}
+    part, shown, examples, confidences = shard(dataset, args.batch_size), for_pictures(dataset, args), [], {}
+    for number, (batch, bar) in enumerate(read_batches(part, args.batch_size)):
+        known = len(batch['errors'])
+        found = find(batch)
+        for error in batch['errors'][known:]:               # heatmaps that could not be read
+            tqdm.write(f'{dataset.name}: {error}')
+            part.unreadable.append(str(error))
+        if 'ours' not in found:
+            continue
+        sure = found.get('confidence')
+        if dataset.name.startswith('ext_') and sure is None:
+            sure = metrics.top_quarter_mean(found['ours'])
+        for task in tasks:
+            for who, meter in meters[task].items():
+                feed(meter, batch, found[who], sure)
+        if sure is not None:
+            confidences.update(zip(batch['id'], sure.tolist()))
+        if args.save_heatmaps:
+            save_heatmaps(Path(args.save_heatmaps) / dataset.name, batch['id'], found['ours'])
+        examples += [example(batch, found, sure, i, dataset.name, task) for task in tasks
+                     for i, name in enumerate(batch['id']) if name in shown]
+        if number % max(1, len(bar) // 20) == 0:            # a running metric costs a pass over all samples so far
+            now = meters[tasks[0]]['ours'].compute()
+            key = HEADLINE[tasks[0]] if HEADLINE[tasks[0]] in now else 'mIoU_positive'
+            value = now[key]
+            bar.set_postfix({key: f'{value[len(value) // 2] if isinstance(value, list) else value:.1f}'})
+    for meter in (meter for by_row in meters.values() for meter in by_row.values()):
+        meter.merge_across_ranks()
+    dataset.unreadable = gather_lists(part.unreadable)
+    if args.save_heatmaps and confidences:
+        lines = ['id,confidence', *(f'{k},{v}' for many in gather_lists([confidences]) for k, v in many.items())]
+        if rank_and_processes()[0] == 0:
+            write_whole(Path(args.save_heatmaps) / dataset.name / 'confidence.csv', '\n'.join(lines) + '\n')
+    if len(dataset.unreadable) == len(dataset):
+        raise ValueError(f'no sample of {dataset.name} could be scored, the first because {dataset.unreadable[0]}')
+    counts = {'n': len(dataset) - len(dataset.unreadable), 'n_expected': dataset.expected}
+    results = {task: {who: {**by_row[who].compute(), **counts} if who in by_row else None
+                      for who in ('ours', 'oracle')} for task, by_row in meters.items()}
+    return results, meters, gather_lists(examples)
+
+
+def read_batches(dataset, batch_size, label=None):
+    """Batches of a benchmark under a progress bar. Yields (batch, bar).
+
+    Unreadable samples are named, kept in dataset.unreadable, and left out.
+    """
+    bar = tqdm(evaluation_loader(dataset, batch_size), label or dataset.name, leave=False, unit=' batches',
+               disable=rank_and_processes()[0] > 0)
+    for batch in bar:
         for error in batch['errors']:
             tqdm.write(f'{dataset.name}: {error}')
             dataset.unreadable.append(str(error))
-        if not batch['id']:
-            continue
-        image, wav = batch['image'].to(device), batch['wav'].to(device)
-        conditions = {'ours': model.embed_audio(wav)}
-        if all(batch['label']):
-            for word in set(batch['label']) - texts.keys():
-                texts[word] = model.embed_text(tokenizer, [word])[0]
-            conditions['oracle'] = torch.stack([texts[word] for word in batch['label']])
-        if with_negatives:
-            loud = torch.rand(wav.shape, generator=noise).to(device) * 2 - 1
-            conditions.update(silence=model.embed_audio(torch.zeros_like(wav)), noise=model.embed_audio(loud))
-        A = torch.stack(list(conditions.values()), 1)                           # (B, conditions, D)
-        heat = model.heatmaps(encode_image(model.clipseg, image), A, SIZE)      # (B, conditions, 224, 224)
-        yield batch, dict(zip(conditions, heat.unbind(1)))
+        if batch['id']:
+            yield batch, bar
+
+
+def for_pictures(dataset, args):
+    """Ids of up to args.examples frames, spread over the benchmark, each with all of its sounds."""
+    if not args.figures:
+        return set()
+    groups = list(dict.fromkeys(sample.group for sample in dataset.samples))
+    chosen = set(groups[::-(-len(groups) // args.examples)])
+    return {sample.id for sample in dataset.samples if sample.group in chosen}
+
+
+def example(batch, found, sure, i, benchmark, task):
+    """What figures.py needs of sample i of a batch to show it and let it be heard."""
+    frame, heat = displayable(batch['image'][i]), found['ours'][i]
+    pair = task == 'multisource'
+    if pair:                                                # squashed for the model: back to two frames side by side
+        frame = np.asarray(Image.fromarray(frame).resize(PAIR_SIZE[::-1], Image.Resampling.BICUBIC))
+        truth = batch['sources'][i]
+    else:
+        truth = batch['boxes' if task in ('single', 'interactive') or benchmark.startswith('ext_') else 'mask'][i]
+    iou = None if pair else float(metrics.mask_iou((heat >= 0.5)[None], truth[None]))
+    as_arrays = lambda maps: [one.numpy() for one in maps] if pair else maps.numpy()
+    return {'task': task, 'benchmark': benchmark, 'id': batch['id'][i], 'group': batch['group'][i],
+            'condition': batch['condition'][i], 'label': batch['label'][i], 'frame': frame,
+            'truth': as_arrays(truth), 'heat': as_arrays(heat),
+            'oracle': found['oracle'][i].numpy() if 'oracle' in found and task in WITH_ORACLE else None,
+            'wav': batch['wav'][i].numpy(), 'rate': SAMPLE_RATE, 'score': iou,
+            'confidence': None if sure is None else float(sure[i])}
 
 
 # ------------------------------------------------------------------------------------------------
-# Single sound source localization (4.2.1)
+# Several processes: each takes a run of whole batches, so every number is that of one process
 # ------------------------------------------------------------------------------------------------
 
-def single_source(model, tokenizer, dataset, batch_size, threshold):
-    """cIoU, AUC and their adaptive versions on one benchmark, with n and n_expected. -> ours, oracle (or None)"""
-    scores = {}
-    for batch, heat in localise(model, tokenizer, dataset, batch_size):
-        for who in heat:
-            score = scores.setdefault(who, metrics.SingleSource(threshold))
-            score.update(heat[who].cpu(), batch['boxes'])
-    if not scores:
-        raise ValueError(f'no sample of {dataset.name} could be read, the first because {dataset.unreadable[0]}')
-    counts = {'n': len(dataset) - len(dataset.unreadable), 'n_expected': dataset.expected}
-    results = {who: {**score.compute(), **counts} for who, score in scores.items()}
-    return results.get('ours'), results.get('oracle')
+def rank_and_processes():
+    """(rank, number of processes); (0, 1) without torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-# ------------------------------------------------------------------------------------------------
-# The small table at the end of a training: boxes, masks, interaction, silence and noise
-# ------------------------------------------------------------------------------------------------
-
-def held_out(model, tokenizer, preset, data_root, batch_size=32):
-    """Scores on held-out scenes for summary.json. -> {'ours', 'oracle', 'ceiling'}: scores, and counts
-
-    cIoU, AUC: VGG-SS, boxes. mIoU: every sample with a mask; mIoU_multi: IS4, whose frames hold two sounding objects;
-    both_right: share of IS4 frames in which, for both sounds, the mean heat on the sound's own object exceeds that on
-    the other. area_silence, area_noise: mean share of VGG-SS frames over 0.5 when nothing, or noise, is heard.
-    All in per cent but the areas, which are fractions. 'ceiling' is what perfect masks score. A score is None where
-    its benchmark is not on the disk; that, and every sample left out, is said.
-    """
-    config, kept = PRESETS[preset], {}      # kept[row of the table][score]: a list with one number per sample
-    keep = lambda who, score, values: kept.setdefault(who, {}).setdefault(score, []).extend(values)
-    counts = {}
-    for name in ('vggss', 'is4'):
-        try:
-            dataset = Benchmark(name, data_root, config.image_size, config.seconds)
-        except FileNotFoundError as error:
-            print(f'held-out scores without {name}: {error}')
-            continue
-        groups, waiting = {s.id: s.group for s in dataset.samples}, {}
-        for batch, heat in localise(model, tokenizer, dataset, batch_size, with_negatives=name == 'vggss'):
-            heat = {who: h.cpu() for who, h in heat.items()}
-            for kind in heat.keys() & {'silence', 'noise'}:
-                keep('ours', f'area_{kind}', (heat.pop(kind) > 0.5).float().mean((1, 2)).tolist())
-            with_mask = [i for i, mask in enumerate(batch['mask']) if mask is not None]
-            masks = torch.stack([batch['mask'][i] for i in with_mask]) if with_mask else None
-            if len(with_mask) == len(batch['id']):
-                heat['ceiling'] = masks
-            for who, h in heat.items():
-                if name == 'vggss':
-                    iou = metrics.overlap(h, batch['boxes'], metrics.thresholds_for(h))
-                    keep(who, 'box_iou', metrics.ratio(*iou, 0.0)[:, 0].tolist())
-                if with_mask:
-                    iou = (metrics.mask_iou(h[with_mask] > 0.5, masks > 0.5) * 100).tolist()
-                    keep(who, 'mIoU', iou)
-                    keep(who, 'mIoU_multi', iou if name == 'is4' else [])
-            for i in with_mask if name == 'is4' else ():
-                # the two samples of a frame need not lie in one batch: the first waits for the second
-                mine = {who: h[i] for who, h in heat.items()}, masks[with_mask.index(i)] > 0.5
-                if other := waiting.pop(groups[batch['id'][i]], None):
-                    for who in heat:
-                        keep(who, 'both_right', [_both_right(other, mine, who)])
-                else:
-                    waiting[groups[batch['id'][i]]] = mine
-        if len(dataset) - len(dataset.unreadable) < dataset.expected or waiting:
-            print(f'{name}: scored {len(dataset) - len(dataset.unreadable)} of {dataset.expected} samples'
-                  + (f'; {len(waiting)} frames lack their second sound' if waiting else ''))
-    mean = lambda values: sum(values) / len(values) if values else None
-    scores = {}
-    for who, lists in kept.items():
-        box_iou = lists.pop('box_iou', [])
-        scores[who] = {'cIoU': metrics.success_share(box_iou) if box_iou else None,
-                       'AUC': metrics.area_under_success(box_iou) if box_iou else None,
-                       **{k: mean(lists.get(k, [])) for k in ('mIoU', 'mIoU_multi', 'both_right', 'area_silence',
-                                                              'area_noise')}}
-        if who == 'ours':
-            counts = {'boxes': len(box_iou), **{new: len(lists.get(k, [])) for new, k in (
-                ('masks', 'mIoU'), ('multi', 'mIoU_multi'), ('pairs', 'both_right'), ('silence', 'area_silence'))}}
-    return scores, counts
+def start_processes():
+    """Join torchrun's process group where there is one. -> the device of this process"""
+    cuda = torch.cuda.is_available()
+    local_rank = int(os.environ.get('LOCAL_RANK', 0))
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    if 'RANK' in os.environ:
+        # the others wait while the first one evaluates, which takes longer than the default of ten minutes
+        dist.init_process_group('nccl' if cuda else 'gloo', timeout=timedelta(hours=12))
+    return torch.device('cuda', local_rank) if cuda else torch.device('cpu')
 
 
-def _both_right(one, other, who):
-    """100 if either sound's mean heat is stronger on its own object than on the other's, else 0."""
-    (heat_1, mask_1), (heat_2, mask_2) = one, other
-    mean = lambda heat, mask: float(heat[who][mask].mean())
-    return 100.0 * (mean(heat_1, mask_1) > mean(heat_1, mask_2) and mean(heat_2, mask_2) > mean(heat_2, mask_1))
+def shard(dataset, batch_size):
+    """This process's part of a benchmark, in order: consecutive whole batches, as one process would make them."""
+    rank, processes = rank_and_processes()
+    per_process = -(-len(dataset) // (batch_size * processes)) * batch_size
+    return dataset.part(range(rank * per_process, min((rank + 1) * per_process, len(dataset))))
+
+
+def gather_lists(mine):
+    """The lists of all processes, joined in the order of ranks."""
+    if not dist.is_initialized():
+        return mine
+    lists = [None] * dist.get_world_size()
+    dist.all_gather_object(lists, mine)
+    return [item for part in lists for item in part]
 
 
 # ------------------------------------------------------------------------------------------------
-# Pictures
+# One picture and one sound of your own
 # ------------------------------------------------------------------------------------------------
-
-def single_sheet(model, tokenizer, dataset, path, count=12):
-    """A contact sheet: frame | ground truth | heatmap | overlay, with the class and the IoU of each sample."""
-    rows, labels = [], []
-    part = copy.copy(dataset)
-    part.samples = dataset.samples[::-(-len(dataset) // count)][:count]
-    for batch, heat in localise(model, tokenizer, part, 1, label='pictures'):
-        frame, map_ = displayable(batch['image'][0]), heat['ours'][0].cpu().numpy()
-        iou = metrics.SingleSource('fixed:0.5')
-        iou.update(heat['ours'].cpu(), batch['boxes'])
-        rows.append([frame, figures.ground_truth_tile(frame, batch['boxes'][0].numpy()),
-                     figures.heat_colours(map_), figures.overlay(frame, map_)])
-        labels.append(f'{batch["label"][0] or batch["id"][0]}\nIoU {iou.iou[0]:.2f}')
-    if rows:
-        figures.contact_sheet(rows, path, ['frame', 'ground truth', 'heatmap', 'overlay'], labels)
-
-
-def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, frames=6):
-    """Figure 11's habit: the same frames untrained, trained and by the text oracle, under both sounds of each frame."""
-    config = PRESETS[preset]
-    try:
-        dataset = Benchmark('is4', data_root, config.image_size, config.seconds, 2 * frames)
-    except FileNotFoundError:
-        return                                              # held_out has said so
-    look = lambda model: localise(model, tokenizer, dataset, 1, 'pictures')
-    rows, names = [], []
-    for (batch, before), (_, after) in zip(look(untrained), look(trained)):
-        frame = displayable(batch['image'][0])
-        heats = [before['ours'], after['ours'], after['oracle']]
-        truth = (batch['mask'][0] if batch['mask'][0] is not None else batch['boxes'][0]).numpy()
-        rows.append([frame, figures.ground_truth_tile(frame, truth),
-                     *(figures.overlay(frame, heat[0].cpu().numpy()) for heat in heats)])
-        names.append(batch['label'][0])
-    if rows:
-        figures.contact_sheet(rows, path, ['frame', 'sounding object', 'untrained', 'trained', 'text oracle'], names)
-
 
 def one_pair(model, preset, image_file, audio_file, out):
     """Localise one sound in one picture and save frame | heatmap | overlay at the picture's own size."""
@@ -222,22 +232,29 @@ def one_pair(model, preset, image_file, audio_file, out):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--task', choices=[*TASKS, 'all'], default='all', help='of section 4.1; single: Tables 1 and 2 (default: all)')
+    parser.add_argument('--task', choices=[*TASKS, 'all'], default='all',
+                        help='of section 4.1; single: Tables 1 and 2, segmentation: 6, robustness: 3 to 5, interactive: '
+                             '7, multisource: 8 (default: all)')
     parser.add_argument('--benchmarks', nargs='+', choices=list(BENCHMARKS), help='only these of the task')
     parser.add_argument('--preset', choices=list(PRESETS), help='scale (default: the one in the checkpoint, paper if it names none)')
-    parser.add_argument('--variant', choices=['av'], default='av', help='which shipped checkpoint (default: av)')
+    parser.add_argument('--variant', choices=list(SHIPPED), default='av', help='which shipped checkpoint (default: av)')
     parser.add_argument('--checkpoint', help='of train.py, or the authors\' released file (default: the shipped one)')
+    parser.add_argument('--untrained', action='store_true', help='a projection as training begins with (seed 0), to compare with')
     parser.add_argument('--prompt', help='default: the one the checkpoint was trained with')
     parser.add_argument('--data-root', help='default: the preset\'s')
     parser.add_argument('--clipseg', help='hub name or folder instead of the preset\'s')
     parser.add_argument('--beats', help='BEATs file instead of the preset\'s')
+    # Paper: the threshold behind its tables is nowhere named; metrics.py says why 0.5, for every task
     parser.add_argument('--threshold', default='fixed:0.5',
-                        help='fixed:T, top50, adaptive or sweep (metrics.py; default: fixed:0.5)')
+                        help='fixed:T, top50, adaptive or sweep (metrics.py; default: fixed:0.5 for every task)')
     parser.add_argument('--batch-size', type=int, default=16)
-    parser.add_argument('--limit', type=int, help='only the first N samples of each benchmark')
+    parser.add_argument('--limit', type=int, help='only the first N samples of each benchmark, or of each of its conditions')
     parser.add_argument('--json', help='write the scores here')
     parser.add_argument('--csv', help='write the scores here, a line per task, benchmark, row and metric')
-    parser.add_argument('--figures', help='folder for contact sheets')
+    parser.add_argument('--figures', help='folder for contact sheets, precision-recall curves and report.html')
+    parser.add_argument('--examples', type=int, default=3, help='frames of each benchmark in the pictures (default: 3)')
+    parser.add_argument('--save-heatmaps', metavar='DIR', help='write every heatmap to DIR/<benchmark>/<id>.npy')
+    parser.add_argument('--heatmaps', metavar='DIR', help='score these maps (.npy or 8-bit .png) instead of a model\'s')
     parser.add_argument('--image', help='a picture of your own')
     parser.add_argument('--audio', help='and its sound')
     parser.add_argument('--out', default='heat.png', help='where frame | heatmap | overlay go (default: heat.png)')
@@ -248,23 +265,163 @@ def parse_args(argv=None):
     if args.threshold not in ('top50', 'adaptive', 'sweep') and not (
             args.threshold.startswith('fixed:') and level.replace('.', '', 1).isdigit() and 0 <= float(level) <= 1):
         parser.error(f'--threshold is fixed:T with T in 0..1, top50, adaptive or sweep, not {args.threshold}')
-    for name, least in (('batch_size', 1), ('limit', 1)):
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            parser.error(f'--{name.replace("_", "-")} must be at least {least}')
+    for name in ('batch_size', 'limit', 'examples'):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f'--{name.replace("_", "-")} must be at least 1')
+    args.wanted = {task: [b for b in TASKS[task] if b in (args.benchmarks or TASKS[task])]
+                   for task in (TASKS if args.task == 'all' else [args.task])}
+    args.wanted = {task: names for task, names in args.wanted.items() if names}
+    if not args.wanted:
+        parser.error(f'--task {args.task} has the benchmarks {", ".join(TASKS[args.task])}, none of those named')
+    if args.threshold == 'sweep' and any(b.startswith('ext_') for b in args.wanted.get('robustness', ())):
+        parser.error('--threshold sweep does not go with the extended sets, which sweep the confidence: name the other '
+                     'tasks or --benchmarks')
     return args
 
 
-def load(args):
-    """The model of the command line, on the GPU if there is one. Prints which checkpoint it is."""
+def load(args, device):
+    """The model of the command line. Prints which checkpoint it is. -> model on the device, tokenizer"""
     checkpoint = args.checkpoint or SHIPPED[args.variant]
+    if args.untrained:
+        torch.manual_seed(0)
+        args.preset = args.preset or 'miniature'
+        model, tokenizer = load_model(args.preset, prompt=args.prompt, clipseg=args.clipseg, beats=args.beats)
+        return model.to(device), tokenizer
     if not args.checkpoint and args.preset == 'paper':
         raise ValueError('no checkpoint ships for the paper preset: train one, or name the authors\' by --checkpoint')
-    print(f'checkpoint: {os.path.relpath(checkpoint)}')
+    if rank_and_processes()[0] == 0:
+        print(f'checkpoint: {os.path.relpath(checkpoint)}')
     # the authors' file does not name its scale: it is the paper's
     args.preset = args.preset or read_checkpoint(checkpoint).get('preset', 'paper')
     model, tokenizer = load_model(args.preset, checkpoint, args.prompt, clipseg=args.clipseg, beats=args.beats)
-    return model.to('cuda' if torch.cuda.is_available() else 'cpu'), tokenizer
+    return model.to(device), tokenizer
 
+
+def evaluate(args):
+    """Score every benchmark asked for. -> {task: {benchmark: scores}, 'clipseg_gt_text': the same for the oracle}"""
+    check_outputs(args)
+    device = start_processes()
+    first = rank_and_processes()[0] == 0
+    if args.heatmaps:
+        model, tokenizer, args.preset = None, None, args.preset or 'miniature'
+    else:
+        model, tokenizer = load(args, device)
+    if args.image:
+        return one_pair(model, args.preset, args.image, args.audio, args.out)
+    config = PRESETS[args.preset]
+    root = args.data_root or config.data_root
+    if args.preset == 'miniature' and not args.data_root and first:
+        from miniature import world
+        world.build(root)
+    if dist.is_initialized():
+        dist.barrier()
+    # every set is opened before the first is scored, so that a missing one costs nothing already computed
+    names = list(dict.fromkeys(name for many in args.wanted.values() for name in many))
+    datasets = {name: Benchmark(name, root, config.image_size, config.seconds, args.limit) for name in names}
+    for name in args.wanted.get('segmentation', ()):
+        if not all(sample.masks for sample in datasets[name].samples):
+            raise ValueError(f'{name} below {root} has no masks, which segmentation is scored by: README.md, "Real data", says '
+                             'where they go; --task or --benchmarks leaves it out')
+    results = {task: {} for task in args.wanted} | {'clipseg_gt_text': {task: {} for task in args.wanted}}
+    examples, curves = [], {}
+    for name, dataset in datasets.items():
+        tasks = [task for task in args.wanted if name in args.wanted[task]]
+        scored, meters, pictures = score(dataset, tasks, finder(model, tokenizer, dataset, tasks, args), args)
+        for task in tasks:
+            for rows, who in ((results, 'ours'), (results['clipseg_gt_text'], 'oracle')):
+                rows[task] = {b: {**rows[task], name: scored[task][who]}[b] for b in args.wanted[task]
+                              if b in rows[task] or b == name}              # the order of the paper's tables
+        if not first:
+            continue
+        tell_counts(dataset, scored[tasks[0]]['ours'])
+        if args.json:
+            write_whole(args.json, json.dumps(results, indent=1))
+        if args.csv:
+            write_whole(args.csv, csv_text(results))
+        if args.figures:
+            examples += pictures
+            for task in tasks:
+                report.example_sheet(task, name, [e for e in pictures if e['task'] == task],
+                                     Path(args.figures, f'{task}_{name}.png'))
+            if name.startswith('ext_'):
+                curves[name] = curve_of(meters['robustness']['ours'])
+        for task in tasks:
+            if set(args.wanted[task]) <= set(results[task]):
+                print_task(task, results, args)
+    if first and args.figures:
+        finish_pictures(results, examples, curves, args)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return results
+
+
+def finder(model, tokenizer, dataset, tasks, args):
+    """How this benchmark's heatmaps come about: by the model, or from --heatmaps. -> find(batch), see score"""
+    two_sources = 'multisource' in tasks
+    if args.heatmaps:
+        folder = Path(args.heatmaps) / dataset.name
+        if not folder.is_dir():
+            raise FileNotFoundError(f'no folder {folder}: --heatmaps needs one per benchmark; --benchmarks or --task names '
+                                    'those that are there')
+        confidences = read_confidences(folder)
+        if dataset.name.startswith('ext_') and not confidences:
+            print(f'no {folder}/confidence.csv: taking the mean of the highest quarter of each map, as SLAVC does')
+        return lambda batch: read_localised(folder, batch, confidences, two_sources)
+    if two_sources:
+        classes = model.embed_text(tokenizer, dataset.classes)                                  # (N, D)
+        return lambda batch: localise_sources(model, batch, classes)
+    words = embed_names(model, tokenizer, dataset) if set(tasks) & set(WITH_ORACLE) else None
+    return lambda batch: localise(model, batch, words, dataset.name.startswith('ext_'))
+
+
+def embed_names(model, tokenizer, dataset):
+    """The oracle's conditions: {class name: text embedding (D,)} of every name in a benchmark."""
+    names = sorted({sample.label for sample in dataset.samples if sample.label})
+    return {name: model.embed_text(tokenizer, [name])[0] for name in names}
+
+
+def tell_counts(dataset, scores):
+    """Say what was not scored, and what was odd about the annotations."""
+    if scores['n'] < scores['n_expected']:
+        print(f'{dataset.name}: scored {scores["n"]} of {scores["n_expected"]} samples, not e.g. '
+              f'{(dataset.missing + dataset.unreadable)[0]}')
+    if dataset.clipped:
+        print(f'{dataset.name}: {dataset.clipped} boxes reach beyond the frame and were clipped, {dataset.empty} samples '
+              'are left without any area and are kept')
+
+
+def print_task(task, results, args):
+    print('\n' + figures.task_tables(task, results[task], results['clipseg_gt_text'][task], paper_row(args)))
+
+
+def paper_row(args):
+    """Which of the paper's rows stands beside ours: none in the miniature, whose scores compare with nothing."""
+    return args.variant if args.preset == 'paper' else None
+
+
+def finish_pictures(results, examples, curves, args):
+    """Figure 7's curves of the extended sets, and the report in which one hears what the model looks at."""
+    folder = Path(args.figures)
+    if curves:
+        figures.precision_recall_picture(curves, folder / 'precision_recall.png')
+    tables = {task: (results[task], results['clipseg_gt_text'][task], paper_row(args)) for task in args.wanted}
+    source = args.heatmaps or ('none, untrained' if args.untrained else os.path.relpath(args.checkpoint or SHIPPED[args.variant]))
+    facts = {'heatmaps' if args.heatmaps else 'checkpoint': source, 'preset': args.preset, 'threshold': args.threshold}
+    report.report(folder / 'report.html', 'Hearing and seeing', tables, examples, facts)
+    print(f'{folder / "report.html"}: open it in a browser')
+
+
+def curve_of(meter):
+    """Precision and recall over all confidences of an extended set, and the point of max-F1 (Figure 7)."""
+    levels = torch.tensor(meter.confidence, dtype=torch.float64).sort().values
+    f1, precision, recall = meter.f1_curve()
+    best = int(f1.argmax())
+    return (*(p.numpy() for p in meter.precision_recall(levels)), (float(precision[best]), float(recall[best])))
+
+
+# ------------------------------------------------------------------------------------------------
+# Files that a run writes
+# ------------------------------------------------------------------------------------------------
 
 def check_outputs(args):
     """Find out now, not after the scoring, that a result has no place to go. OSError names it."""
@@ -273,8 +430,9 @@ def check_outputs(args):
             raise OSError(f'cannot write {path}: it is no file; name another place')
         if path:
             writable_folder(Path(path).parent)
-    if args.figures:
-        writable_folder(Path(args.figures))
+    for folder in (args.figures, args.save_heatmaps):
+        if folder:
+            writable_folder(Path(folder))
 
 
 def writable_folder(folder):
@@ -286,62 +444,15 @@ def writable_folder(folder):
         raise OSError(f'cannot write into {folder} ({error.strerror}): name another place') from None
 
 
-def evaluate(args):
-    check_outputs(args)
-    model, tokenizer = load(args)
-    if args.image:
-        return one_pair(model, args.preset, args.image, args.audio, args.out)
-    config = PRESETS[args.preset]
-    root = args.data_root or config.data_root
-    if args.preset == 'miniature' and not args.data_root:
-        from miniature import world
-        world.build(root)
-    wanted = {task: [b for b in TASKS[task] if b in (args.benchmarks or TASKS[task])]
-              for task in (TASKS if args.task == 'all' else [args.task])}
-    # every set is opened before the first is scored, so that a missing one costs nothing already computed
-    datasets = {name: Benchmark(name, root, config.image_size, config.seconds, args.limit)
-                for names in wanted.values() for name in names}
-    results = {'clipseg_gt_text': {}}
-    for task, names in wanted.items():
-        for name in names:
-            dataset = datasets[name]
-            ours, oracle = single_source(model, tokenizer, dataset, args.batch_size, args.threshold)
-            results.setdefault(task, {})[name] = ours
-            results['clipseg_gt_text'].setdefault(task, {})[name] = oracle
-            if ours['n'] < ours['n_expected']:
-                print(f'{name}: scored {ours["n"]} of {ours["n_expected"]} samples, not e.g. '
-                      f'{(dataset.missing + dataset.unreadable)[0]}')
-            if args.json:
-                write_whole(args.json, json.dumps(results, indent=1))
-            if args.csv:
-                write_whole(args.csv, csv_text(results))
-            if args.figures:
-                single_sheet(model, tokenizer, dataset, os.path.join(args.figures, f'{task}_{name}.png'))
-        print_task(task, results)
-    return results
-
-
-def print_task(task, results):
-    """The paper's Tables 1 and 2: benchmark rows, metric columns, our row and the oracle's."""
-    rows, names = [], []
-    for benchmark, ours in results[task].items():
-        for who, scores in (('ours', ours), ('clipseg_gt_text', results['clipseg_gt_text'][task][benchmark])):
-            rows.append([(scores or {}).get(k) for k in ('cIoU', 'cIoU_adap', 'AUC', 'AUC_adap', 'n')])
-            names.append(f'{benchmark} {who}')
-    # a sweep gives a score per threshold: the table shows the middle one, 0.5, the files hold all
-    rows = [[value[len(value) // 2] if isinstance(value, list) else value for value in row] for row in rows]
-    print(figures.table(rows, ['cIoU', 'w/ Adap.', 'AUC', 'w/ Adap.', 'n'], names))
-
-
-def write_whole(path, text):
-    """Write a file whole or not at all. OSError names the file and the mend."""
+def write_whole(path, content):
+    """Write a file, text or bytes, whole or not at all. OSError names the file and the mend."""
     path = Path(path)
     partial = path.with_name(f'{path.name}.partial')
     if path.exists() and not path.is_file():
         raise OSError(f'cannot write {path}: it is no file; name another place')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
         os.replace(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -1,11 +1,11 @@
-"""Pictures and tables of results: heatmaps over frames, contact sheets, training curves, text tables.
+"""Pictures and tables: heatmaps over frames, contact sheets, curves, and Tables 1 to 8 of section 4.2.
 
-    from figures import contact_sheet, ground_truth_tile, heat_colours, loss_curve, overlay, table
+    from figures import contact_sheet, ground_truth_tile, heat_colours, loss_curve, overlay, task_tables
     row = [frame, ground_truth_tile(frame, mask), heat_colours(heatmap), overlay(frame, heatmap)]
     contact_sheet([row], 'sheet.png', columns=['frame', 'ground truth', 'heatmap', 'overlay'],
                   row_labels=['dog, IoU 0.81'])
     loss_curve('runs/first/log.jsonl', 'curve.png')
-    print(table([[38.1, 49.5, 52.0]], ['untrained', 'trained', 'oracle'], ['cIoU']))
+    print(task_tables('single', {'is4': {'cIoU': 65.9, 'AUC': 53.5, 'n': 480, 'n_expected': 480}}, None, paper='av'))
 
 Every heatmap is coloured on the fixed scale 0..1 and never stretched to its own minimum and maximum: a silent
 clip's empty map looks empty, and two maps side by side can be compared.
@@ -13,6 +13,8 @@ clip's empty map looks empty, and two maps side by side can be compared.
 Shapes: H W pixels of the frame, h w cells of the heatmap. Colours are uint8 RGB. Nothing here needs torch.
 """
 
+import csv
+import functools
 import json
 import math
 import numbers
@@ -58,7 +60,7 @@ def overlay(frame, heatmap, weight=HEAT_WEIGHT):
     The heatmap is resized to the frame bilinearly; weight in 0..1 is the share of its colours, the same at every
     pixel. Raises ValueError for other shapes, types or ranges.
     """
-    frame = _rgb(frame)                                             # (H, W, 3)
+    frame = checked_rgb(frame)                                             # (H, W, 3)
     H, W, _ = frame.shape
     heatmap = Image.fromarray(_unit(heatmap)).resize((W, H), Image.Resampling.BILINEAR)     # (H, W)
     colours = heat_colours(heatmap)                                 # (H, W, 3)
@@ -70,20 +72,22 @@ def ground_truth_tile(frame, ground_truth):
 
     frame: (H, W, 3) uint8. ground_truth: a mask (h, w), bool or numbers, inside where it is at least 0.5, resized
     to the frame where its size is another (data.py's are 224 x 224); or one box (4,) or several (K, 4) as x0, y0,
-    x1, y1 in pixels of the frame, x1 and y1 exclusive. An empty mask, of a sound that nothing in the frame makes,
-    dims it all. Raises ValueError for other shapes.
+    x1, y1 in pixels of the frame, x1 and y1 exclusive. Where a mask is less than 1, as the consensus of Flickr's
+    annotators (Figure 5), its inside is half dimmed. An empty mask, of a sound that nothing in the frame makes, dims
+    it all. Raises ValueError for other shapes.
     """
-    frame = _rgb(frame)                                             # (H, W, 3)
+    frame = checked_rgb(frame)                                             # (H, W, 3)
     H, W, _ = frame.shape
     ground_truth = np.asarray(ground_truth)
     is_boxes = ground_truth.shape[-1:] == (4,) and ground_truth.shape != (H, W)
     if ground_truth.ndim == 2 and ground_truth.size and not is_boxes:
-        mask = Image.fromarray((ground_truth >= 0.5).astype(np.float32))
-        inside = np.asarray(mask.resize((W, H), Image.Resampling.BILINEAR)) >= 0.5      # (H, W)
+        masks = [Image.fromarray((ground_truth >= level).astype(np.float32)) for level in (0.5, 1)]
+        inside, agreed = (np.asarray(mask.resize((W, H), Image.Resampling.BILINEAR)) >= 0.5 for mask in masks)  # (H, W)
     elif is_boxes and ground_truth.ndim <= 2:
         inside = np.zeros((H, W), bool)                             # (H, W), the union of the boxes
         for x0, y0, x1, y1 in ground_truth.reshape(-1, 4).clip(min=0).round().astype(int):
             inside[y0:y1, x0:x1] = True
+        agreed = inside
     else:
         raise ValueError(f'A ground truth is a mask (h, w), box (4,) or boxes (K, 4), not {ground_truth.shape}.')
     # The outline is what erosion takes off, as wide as stays visible in a tile of 128. Padding with nothing lets
@@ -91,7 +95,8 @@ def ground_truth_tile(frame, ground_truth):
     width = max(1, round(min(H, W) / 64))
     padded = Image.fromarray(np.pad(inside, width).astype(np.uint8))
     eroded = np.asarray(padded.filter(ImageFilter.MinFilter(2 * width + 1)))[width:-width, width:-width]
-    picture = np.where(inside[..., None], frame, frame * DIMMED)    # (H, W, 3)
+    brightness = np.select([agreed, inside], [1, (1 + DIMMED) / 2], DIMMED)
+    picture = frame * brightness[..., None]                         # (H, W, 3)
     picture[inside & (eroded == 0)] = OUTLINE
     return picture.round().astype(np.uint8)
 
@@ -105,7 +110,7 @@ def _unit(heatmap):
     return heatmap.clip(0, 1)
 
 
-def _rgb(frame):
+def checked_rgb(frame):
     frame = np.asarray(frame)
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
         raise ValueError(f'A frame or tile is (H, W, 3) uint8, not {frame.shape} {frame.dtype}.')
@@ -205,18 +210,18 @@ def contact_sheet(rows, path, columns=None, row_labels=None, tile=128, title=Non
             x, picture = left + c * (tile + GAP), row[c] if c < len(row) else None
             draw.rectangle((x, y, x + tile - 1, y + tile - 1), BLANK)
             if picture is not None:
-                H, W, _ = _rgb(picture).shape
+                H, W, _ = checked_rgb(picture).shape
                 size = [max(1, round(side * tile / max(H, W))) for side in (W, H)]
                 picture = Image.fromarray(np.asarray(picture)).resize(size, Image.Resampling.BICUBIC)
                 sheet.paste(picture, (x + (tile - size[0]) // 2, y + (tile - size[1]) // 2))
     if path.suffix.lower() == '.png':
-        _write_whole(path, lambda file: sheet.save(file, 'PNG', optimize=True))
+        write_file(path, lambda file: sheet.save(file, 'PNG', optimize=True))
     else:                                                          # subsampled colour would blur small letters
-        _write_whole(path, lambda file: sheet.save(file, 'JPEG', quality=92, subsampling=0))
+        write_file(path, lambda file: sheet.save(file, 'JPEG', quality=92, subsampling=0))
     return path
 
 
-def _write_whole(path, save):
+def write_file(path, save):
     """Call save(file) on a temporary file beside path, then put it in path's place in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -229,7 +234,7 @@ def _write_whole(path, save):
 
 
 # ------------------------------------------------------------------------------------------------
-# Training curves
+# Curves: a training run, precision and recall
 # ------------------------------------------------------------------------------------------------
 
 LOSSES = {'loss': ('total', '#222222'), 'acl_i': ('ACL$_I$, Eq. 1', '#1f77b4'),
@@ -296,21 +301,13 @@ def loss_curve(log_path, png_path, p_pos=0.4, p_neg=0.0):
     if not any(len(series(records, key)[0]) for key in drawn):
         raise ValueError(f'{log_path} holds no logged step yet, so there is no curve to draw.')
 
-    from matplotlib.backends.backend_agg import FigureCanvasAgg    # here: a second to import, needed by no other
-    from matplotlib.figure import Figure                           # figure; without pyplot, no global state
-    figure = Figure(figsize=(10, 6.4), dpi=130, layout='constrained')
-    FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)          # inches
-    (losses, validation), (areas, w_axis) = figure.subplots(2, 2, sharex=True)
-    for axis, title in ((losses, 'Training loss'), (validation, 'Validation loss'),
-                        (areas, 'Mask area (fraction of the image)'), (w_axis, 'Mask projection $w M_G + b$')):
-        axis.set_title(title, loc='left', fontsize=11)
-        axis.grid(color='#e6e6e6', linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.tick_params(length=0, labelsize=9, labelcolor='#444444')
+    figure, axes = _axes((10, 6.4), 2, ['Training loss', 'Validation loss', 'Mask area (fraction of the image)',
+                                        'Mask projection $w M_G + b$'])
+    losses, validation, areas, w_axis = axes
+    for axis in axes:
+        axis.sharex(losses)
+        axis.tick_params(labelbottom=axis in axes[2:])
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)     # no step 0.96
-        axis.spines[['top', 'right']].set_visible(False)
-        axis.spines[['left', 'bottom']].set_color('#aaaaaa')
 
     def draw(axis, key, label, colour, faint=0.22):
         steps, values = series(records, key)
@@ -343,7 +340,7 @@ def loss_curve(log_path, png_path, p_pos=0.4, p_neg=0.0):
         axis.yaxis.set_visible(bool(axis.lines))
         axis.tick_params(axis='y', labelcolor=colour)
         axis.ticklabel_format(axis='y', useOffset=False)
-    for axis in (losses, validation, areas, w_axis):
+    for axis in axes:
         if not axis.lines and not (axis is w_axis and b_axis.lines):
             axis.text(0.5, 0.5, 'not logged', transform=axis.transAxes, ha='center', va='center', color='#888888')
             axis.set_yticks([])
@@ -353,8 +350,54 @@ def loss_curve(log_path, png_path, p_pos=0.4, p_neg=0.0):
         areas.set_ylim(-0.03, None)
     for axis in (areas, w_axis):
         axis.set_xlabel('step', fontsize=10, color='#444444')
-    _write_whole(png_path, lambda file: figure.savefig(file, format='png', facecolor='white'))
+    write_file(png_path, lambda file: figure.savefig(file, format='png', facecolor='white'))
     return png_path
+
+
+def precision_recall_picture(curves, path):
+    """Figure 7: precision over recall of the extended sets, a curve per method. Returns the path of the PNG.
+
+    curves: {name: (precision (T,), recall (T,), point)}, all fractions; point is the (precision, recall) at which
+    F1 is highest, or None. The grey lines join points of equal F1. Raises ValueError for values outside 0..1.
+    """
+    figure, [axis] = _axes((5.6, 5), 1, ['Precision and recall'])
+    x = np.linspace(0.02, 1, 200)
+    for f1 in (0.2, 0.4, 0.6, 0.8):
+        y = f1 * x[x > f1 / 1.99] / (2 * x[x > f1 / 1.99] - f1)    # F1 = 2 x y / (x + y), solved for y
+        axis.plot(x[x > f1 / 1.99][y <= 1], y[y <= 1], color='#d5d5d5', linewidth=0.8, zorder=1)
+        axis.annotate(f'F1 {f1:g}', (1, f1 / (2 - f1)), (2, 0), textcoords='offset points', fontsize=8, color='#999999',
+                      va='center', annotation_clip=False)
+    for name, (precision, recall, point) in curves.items():
+        precision, recall = np.asarray(precision, float), np.asarray(recall, float)
+        if precision.shape != recall.shape or precision.ndim != 1 or not all(
+                0 <= value <= 1 for value in (*precision, *recall, *(point or ()))):
+            raise ValueError(f'Precision and recall are (T,) fractions in 0..1; those of {name} are not.')
+        line, = axis.plot(recall, precision, linewidth=1.8, label=name, marker='o' if len(recall) == 1 else None)
+        if point is not None:
+            axis.plot(point[1], point[0], 'o', color=line.get_color(), markersize=7, markeredgecolor='white',
+                      label=f'max-F1 {200 * point[0] * point[1] / max(sum(point), 1e-9):.1f}')
+    axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='recall', ylabel='precision')
+    axis.legend(fontsize=9, frameon=False, loc='lower left')
+    write_file(Path(path), lambda file: figure.savefig(file, format='png', facecolor='white'))
+    return Path(path)
+
+
+def _axes(size, columns, titles):
+    """A figure of `size` inches with one plain pair of axes per title. Returns figure, list of axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg    # here: a second to import, needed by no other
+    from matplotlib.figure import Figure                           # figure; without pyplot, no global state
+    figure = Figure(figsize=size, dpi=130, layout='constrained')
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)          # inches
+    axes = list(figure.subplots(len(titles) // columns, columns, squeeze=False).flat)
+    for axis, title in zip(axes, titles):
+        axis.set_title(title, loc='left', fontsize=11)
+        axis.grid(color='#e6e6e6', linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.tick_params(length=0, labelsize=9, labelcolor='#444444')
+        axis.spines[['top', 'right']].set_visible(False)
+        axis.spines[['left', 'bottom']].set_color('#aaaaaa')
+    return figure, axes
 
 
 # ------------------------------------------------------------------------------------------------
@@ -365,8 +408,9 @@ def table(rows, columns, row_names=None, decimals=1, markdown=False):
     """Aligned text for a terminal, or a GitHub table with markdown=True. Returns a str without a last newline.
 
     rows: lists of values in the order of columns, or dicts under the names of columns. Floats get `decimals`
-    places, whole numbers and text stay as they are, NaN is 'nan', None and missing are a dash. row_names: one per
-    row, a first column without a heading. Names and columns of text stand at the left, numbers at the right.
+    places (one number, or one per column), whole numbers and text stay as they are, NaN is 'nan', None and missing
+    are a dash. row_names: one per row, a first column without a heading. Names and columns of text stand at the
+    left, numbers at the right.
 
     Raises ValueError for a row with more values than columns, and for too few or too many row names.
     """
@@ -379,7 +423,8 @@ def table(rows, columns, row_names=None, decimals=1, markdown=False):
         lists.append(values + [None] * (len(columns) - len(values)))
     kinds = [{type(values[c]) for values in lists} - {type(None)} for c in range(len(columns))]
     is_text = [kind == {str} for kind in kinds]
-    cells = [[_cell(value, decimals) for value in values] for values in lists]
+    decimals = decimals if isinstance(decimals, list) else [decimals] * len(columns)
+    cells = [[cell_text(value, places) for value, places in zip(values, decimals)] for values in lists]
     if row_names is not None:
         if len(row_names) != len(cells):
             raise ValueError(f'{len(row_names)} names for {len(cells)} rows.')
@@ -398,10 +443,108 @@ def table(rows, columns, row_names=None, decimals=1, markdown=False):
     return '\n'.join('  '.join(line).rstrip() for line in [lines[0], rule, *lines[1:]])
 
 
-def _cell(value, decimals):
+def cell_text(value, decimals):
     if value is None:
         return '-'
     if isinstance(value, (str, bool, numbers.Integral)):
         return str(value)
     value = float(value)                                           # also of a NumPy or torch scalar
     return f'{round(value, decimals) + 0.0:.{decimals}f}' if math.isfinite(value) else str(value)   # no '-0.0'
+
+
+# ------------------------------------------------------------------------------------------------
+# Tables 1 to 8
+# ------------------------------------------------------------------------------------------------
+
+TASK_NAMES = {'single': 'Single sound source localization', 'robustness': 'Audio-visual robustness',
+              'segmentation': 'Audio-visual segmentation', 'interactive': 'Interactive sound source localization',
+              'multisource': 'Sound source localization in mixtures'}
+BENCHMARK_NAMES = {
+    'vggss': 'VGG-SS', 'flickr': 'Flickr-SoundNet', 'is4': 'IS4', 'vpo_ss': 'VPO-SS', 'vpo_ms': 'VPO-MS',
+    'avs_s4': 'AVSBench S4', 'avs_ms3': 'AVSBench MS3', 'ade20k': 'ADE20K', 'ext_vggss': 'Extended VGG-SS',
+    'ext_flickr': 'Extended Flickr', 'robust_s4': 'AVSBench-Robust S4', 'robust_ms3': 'AVSBench-Robust MS3',
+    'vgg_instruments': 'VGGSound-Instruments', 'vgg_duet': 'VGGSound-Duet'}
+ROW_NAMES = {'av': 'paper, AV alignment', 'av_llm': 'paper, AV + LLM alignment'}
+ORACLE_TASKS = ('single', 'segmentation', 'interactive')        # in whose tables the paper has an oracle
+CONDITIONS = ('positive', 'silence', 'noise', 'offscreen')      # the columns of Table 5 and of Figure 8
+ADAPTED = 'w/ Adap.'
+# task: [(the paper's tables, benchmarks in their order, {metric: heading} in their order)]
+TABLES = {
+    'single': [('Tables 1 and 2', ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),
+                {'cIoU': 'cIoU', 'cIoU_adap': ADAPTED, 'AUC': 'AUC', 'AUC_adap': ADAPTED})],
+    'robustness': [
+        ('Table 3', ('ext_vggss', 'ext_flickr'), {'AP': 'AP', 'max_F1': 'max-F1', 'LocAcc': 'LocAcc'}),
+        ('Table 4', ('ext_vggss', 'ext_flickr'),
+         {'AP': 'AP', 'max_F1': 'max-F1', 'precision': 'Precision', 'recall': 'Recall', 'LocAcc': 'LocAcc',
+          'recall_precision_gap': '|Recall - Precision|'}),
+        ('Table 5', ('robust_s4', 'robust_ms3'),
+         {'mIoU_positive': 'positive mIoU', 'F_positive': 'F',
+          **{f'{metric}_{name}': f'{name} {metric}' if metric == 'mIoU' else metric
+             for name in CONDITIONS[1:] for metric in ('mIoU', 'F', 'FPR')},
+          'G_mIoU': 'G-mIoU', 'G_F': 'G-F', 'G_FPR': 'G-FPR'})],
+    'segmentation': [('Table 6', ('is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'avs_ms3', 'ade20k'),
+                      {'mIoU': 'mIoU', 'mIoU_adap': ADAPTED, 'F': 'F-Score', 'F_adap': ADAPTED})],
+    'interactive': [('Table 7', ('is4', 'vpo_ms'),
+                     {'IIoU': 'IIoU', 'IIoU_adap': ADAPTED, 'IAUC': 'IAUC', 'IAUC_adap': ADAPTED})],
+    'multisource': [('Table 8', ('vgg_instruments', 'vgg_duet'),
+                     {name: name for name in ('CAP', 'PIAP', 'AUC', 'CIoU@10', 'CIoU@30', 'CIoU@50')})]}
+
+
+@functools.cache
+def paper_scores():
+    """The paper's own numbers, Tables 1 to 8: {(task, benchmark, 'av' | 'av_llm' | 'clipseg_gt_text'): {metric: value}}.
+
+    From paper_tables.csv, which holds them as printed: per cent, FPR and G_FPR as fractions.
+    """
+    scores = {}
+    with open(Path(__file__).with_name('paper_tables.csv'), newline='') as file:
+        for line in csv.DictReader(file):
+            scores.setdefault((line['task'], line['benchmark'], line['row']), {})[line['metric']] = float(line['value'])
+    return scores
+
+
+def task_tables(task, ours, oracle, paper=None, markdown=False):
+    """The task's tables in the shape and order of the paper's, as text. Returns a str.
+
+    ours, oracle: {benchmark: {metric: value, 'n': N, 'n_expected': M}}, metrics in per cent, FPR as fractions. Only
+    benchmarks of `ours` are shown. Tables 1, 2, 6 and 7 have an oracle's row too, of dashes where a benchmark has no
+    text. paper: None, or the variant whose own row ('av', 'av_llm') stands beside ours, and the paper's oracle with it.
+    Of a list of scores, one per threshold of a sweep, the middle one, 0.5, is shown. Raises ValueError for a benchmark
+    that the task's tables do not have.
+    """
+    return '\n\n'.join(title + '\n' + ('\n' if markdown else '') + table(rows, columns, None, decimals, markdown)
+                       for title, columns, decimals, rows in grids(task, ours, oracle, paper))
+
+
+def grids(task, ours, oracle, paper):
+    """Yield (title, columns, decimals, rows) for each table of the task that has a row."""
+    if strange := set(ours) - {benchmark for _, benchmarks, _ in TABLES[task] for benchmark in benchmarks}:
+        raise ValueError(f'{TASK_NAMES[task]} has no table with {", ".join(sorted(strange))}.')
+    for number, benchmarks, headings in TABLES[task]:
+        rows = []
+        for benchmark in (b for b in benchmarks if b in ours):
+            printed = lambda row: paper_scores().get((task, benchmark, row)) if paper else None
+            lines = [('ours', ours[benchmark]), (ROW_NAMES.get(paper), printed(paper))]
+            if task in ORACLE_TASKS:
+                lines += [('oracle', (oracle or {}).get(benchmark)), ('paper, oracle', printed('clipseg_gt_text'))]
+            for i, (name, scores) in enumerate(lines):
+                if scores or name in ('ours', 'oracle'):
+                    rows.append([BENCHMARK_NAMES[benchmark] if i == 0 else '', name,
+                                 *(_score(scores or {}, metric) for metric in headings), _count(scores or {})])
+        if rows:
+            decimals = [2 if 'FPR' in metric else 1 for metric in headings]
+            columns = ['benchmark', 'row', *headings.values(), 'n']
+            yield f'{TASK_NAMES[task]} ({number})', columns, [0, 0, *decimals, 0], rows
+
+
+def _score(scores, metric):
+    value = scores.get(metric)
+    if metric == 'recall_precision_gap' and None not in (scores.get('recall'), scores.get('precision')):
+        value = abs(scores['recall'] - scores['precision'])
+    value = value[len(value) // 2] if isinstance(value, list) else value
+    return None if value is None else float(value)
+
+
+def _count(scores):
+    n, of = scores.get('n'), scores.get('n_expected')
+    return n if n is None or of in (None, n) else f'{n} of {of}'

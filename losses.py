@@ -90,9 +90,17 @@ def area_regulariser(areas, p_pos=P_POS, p_neg=P_NEG, reading='release'):
 # 3.6 Caption alignment: Eq. 6
 # ------------------------------------------------------------------------------------------------
 
-def acl_c(C, A, tau=TAU):
-    """Eq. 6, L_ACL_C: caption embeddings C (B, D) of the language model's answers against A (B, D). Scalar."""
-    return info_nce(cosine_similarities(C, A), tau)
+def acl_c(C, A, tau=TAU, answers=None):
+    """Eq. 6, L_ACL_C: caption embeddings C (B, D) of the language model's answers against A (B, D). Scalar.
+
+    Paper: plain InfoNCE, in which two pairs with one answer (two dogs) are each other's negatives though C_i = C_j.
+    answers (B,), equal numbers for equal answers, takes such twins out of the denominators.
+    """
+    S = cosine_similarities(C, A)                                   # (B, B)
+    if answers is not None:
+        twins = answers[:, None] == answers[None, :]
+        S = S.masked_fill(twins & ~torch.eye(len(S), dtype=torch.bool, device=S.device), float('-inf'))
+    return info_nce(S, tau)
 
 
 # ------------------------------------------------------------------------------------------------

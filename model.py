@@ -324,9 +324,12 @@ class SoundLocalizer(nn.Module):
         return self.masker_i.inference(self.ground(vision, A, size))
 
     @torch.no_grad()
-    def embed_text(self, tokenizer, words):
-        """The oracle's condition (Table 1, CLIPSeg w/ GT text): class names in the prompt -> (len(words), D)."""
-        ids = tokenizer([PROMPT.replace('<*>', word) for word in words], padding=True, truncation=True,
+    def embed_text(self, tokenizer, words, template=PROMPT):
+        """The oracle's condition (Table 1, CLIPSeg w/ GT text): class names in the prompt -> (len(words), D).
+
+        template='<*>' takes the words as they are: the caption embeddings C of section 3.6.
+        """
+        ids = tokenizer([template.replace('<*>', word) for word in words], padding=True, truncation=True,
                         return_tensors='pt').to(self.prompt_before.device)
         return self.clipseg.clip.get_text_features(**ids).pooler_output
 

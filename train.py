@@ -1,6 +1,7 @@
-"""Training, section 3.5 (Eq. 5) with the settings of section 4.1.
+"""Training, sections 3.5 (Eq. 5) and 3.6 (Eq. 7), with the settings of section 4.1.
 
     python train.py --variant av                                         # the miniature, minutes on a laptop
+    python train.py --variant av_llm                                     # with the language model's answers (captions.py)
     python train.py --variant av --preset paper                          # real backbones and data (README)
     torchrun --nproc_per_node=2 train.py --variant av --preset paper     # as in the paper: 8 pairs on each of two GPUs
     python train.py --variant av --resume                                # go on after a crash or a kill
@@ -12,26 +13,30 @@ test set: the result is the last step.
 """
 
 import argparse
-import io
+import hashlib
 import json
 import os
-import shutil
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import figures
 import losses
+from captions import captions_path, read_captions
+from checkpoints import claim_folder, resume, save_checkpoint, set_aside
 from data import VGGSound, epoch_batches, evaluation_loader, training_loader
-from evaluate import before_after_sheet, held_out, write_whole
-from model import PRESETS, PROMPT, load_model, load_trained, read_checkpoint, trained_state
+from evaluate import rank_and_processes, start_processes, write_whole
+from heldout import before_after_sheet, held_out
+from model import PRESETS, PROMPT, ROOT, load_model
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def parse_args(argv=None):
 
     run = parser.add_argument_group('the run')
     run.add_argument('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
-    run.add_argument('--variant', choices=['av'], default='av', help='av: Eq. 5 (default)')
+    run.add_argument('--variant', choices=['av', 'av_llm'], default='av', help='av: Eq. 5 (default); av_llm: Eq. 7')
     run.add_argument('--seed', type=int, default=0)
     run.add_argument('--out', help='folder of the run (default: runs/<preset>-<variant>-seed<seed>)')
     run.add_argument('--resume', action='store_true', help='go on from last.pt; starts afresh where there is none')
@@ -88,6 +93,12 @@ def parse_args(argv=None):
     abl.add_argument('--lambda-i', type=float, default=1.0, help='weight of L_ACL_I, 0 leaves it out (Table 9)')
     abl.add_argument('--lambda-f', type=float, default=1.0, help='weight of L_ACL_F (Table 9)')
     abl.add_argument('--lambda-reg', type=float, default=1.0, help='weight of L_Reg (Table 9)')
+    abl.add_argument('--lambda-c', type=float, default=1.0, help='weight of L_ACL_C, with --variant av_llm (Table 15)')
+    abl.add_argument('--captions', help='captions.py\'s file (default: captions.jsonl in the data root)')
+    abl.add_argument('--captions-from', choices=['both', 'image', 'audio'], default='both',
+                     help='which captions the answers were made from (Table 10)')
+    abl.add_argument('--same-answers', choices=['negatives', 'masked'], default='negatives',
+                     help='equal answers within a batch in L_ACL_C (losses.py)')
     abl.add_argument('--p-pos', type=float, default=losses.P_POS, help='area prior p+ (Table 14; default: %(default)s)')
     abl.add_argument('--p-neg', type=float, default=losses.P_NEG, help='area prior p- (Table 14; default: %(default)s)')
     abl.add_argument('--area', choices=['release', 'mean', 'sum'], default='release',
@@ -111,19 +122,24 @@ def parse_args(argv=None):
     args.data_root_given, args.data_root = bool(args.data_root), args.data_root or PRESETS[args.preset].data_root
     limits = {'epochs': (1, 1e9), 'steps': (1, 1e12), 'batch_size': (2, 1e6), 'workers': (0, 1e3), 'seed': (0, 2**63 - 1),
               'lr': (1e-12, 10), 'tau': (1e-6, 1e6), 'weight_decay': (0, 10), 'save_seconds': (0, 1e9), 'p_pos': (0, 1),
-              'p_neg': (0, 1), 'lambda_i': (0, 1e6), 'lambda_f': (0, 1e6), 'lambda_reg': (0, 1e6)}
+              'p_neg': (0, 1), **dict.fromkeys(('lambda_i', 'lambda_f', 'lambda_reg', 'lambda_c'), (0, 1e6))}
     for name, (least, most) in limits.items():
         if getattr(args, name) is not None and not least <= getattr(args, name) <= most:
             parser.error(f'--{name.replace("_", "-")} must lie between {least:g} and {most:g}, not {getattr(args, name)}')
-    if args.lambda_i == args.lambda_f == args.lambda_reg == 0:
-        parser.error('at least one of --lambda-i, --lambda-f and --lambda-reg must be above 0')
+    if args.variant == 'av':
+        args.lambda_c = 0.0                                 # Eq. 5 is Eq. 7 without the caption term
+    if args.lambda_i == args.lambda_f == args.lambda_reg == args.lambda_c == 0:
+        parser.error('at least one of --lambda-i, --lambda-f, --lambda-reg and --lambda-c must be above 0')
     return args
 
 
 # ============ the objective ============
 
-def loss_terms(out, args):
-    """The terms of Eq. 5 whose weight is not 0, in float32. out: model.Alignment -> dict of scalars"""
+def loss_terms(out, args, C=None, answers=None):
+    """The terms of Eq. 5 and 7 whose weight is not 0, in float32. out: model.Alignment -> dict of scalars
+
+    answers (B,): which row of the caption embeddings C belongs to each pair, -1 for a pair without an answer.
+    """
     terms, A = {}, out.A.float()
     if args.lambda_i:
         terms['acl_i'] = losses.acl_i(out.v_I.float(), A, args.tau)                              # Eq. 1
@@ -132,16 +148,23 @@ def loss_terms(out, args):
         terms['acl_f'] = losses.acl_f(v_F, A, args.tau, args.acl_f)                              # Eq. 3
     if args.lambda_reg:
         terms['reg'] = losses.area_regulariser(out.areas.float(), args.p_pos, args.p_neg, args.area)    # Eq. 4
+    if args.lambda_c and C is not None:
+        has = answers >= 0
+        # Paper: silent on pairs to which the language model has no answer. They take no part in Eq. 6, neither as queries
+        # nor as negatives; with fewer than two answers in a batch there is nothing to contrast.
+        same = answers[has] if args.same_answers == 'masked' else None
+        terms['acl_c'] = (losses.acl_c(C[answers[has]], A[has], args.tau, same) if has.sum() > 1
+                          else 0.0 * A.sum())                                                    # Eq. 6
     return terms
 
 
 def weights_of(args):
-    return {'acl_i': args.lambda_i, 'acl_f': args.lambda_f, 'reg': args.lambda_reg}
+    return {'acl_i': args.lambda_i, 'acl_f': args.lambda_f, 'reg': args.lambda_reg, 'acl_c': args.lambda_c}
 
 
 @torch.no_grad()
 def validate(model, dataset, args, device):
-    """The objective on held-out pairs, without dropout, and how often a masked image finds its own sound. -> dict
+    """Eq. 5 on held-out pairs, without dropout, and how often a masked image finds its own sound. -> dict
 
     Paper: none is mentioned, and the release watches the VGG-SS test set. This looks at pairs of val.csv only.
     """
@@ -165,125 +188,6 @@ def validate(model, dataset, args, device):
     return {**{f'val_{k}': v / count for k, v in totals.items()}, 'val_n': count}
 
 
-# ============ checkpoints ============
-
-def save_checkpoint(folder, model, optimiser, scaler, args, state):
-    """last.pt, written whole or not at all; the one before it stays as previous.pt. OSError names the good one left."""
-    last, previous = folder / 'last.pt', folder / 'previous.pt'
-    devices = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-    content = {**trained_state(model), 'prompt': args.prompt, 'audio_tokens': args.audio_tokens, 'preset': args.preset,
-               'variant': args.variant, 'trainer': {**state, 'optimiser': optimiser.state_dict(),
-                                                    'scaler': scaler.state_dict(), 'settings': settings(args),
-                                                    'random': [torch.get_rng_state(), *devices]}}
-    memory = io.BytesIO()
-    torch.save(content, memory)
-    partial = folder / 'last.pt.partial'
-    try:
-        with open(partial, 'wb') as file:
-            file.write(memory.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        if last.exists():
-            shutil.copyfile(last, folder / 'previous.pt.partial')
-            os.replace(folder / 'previous.pt.partial', previous)
-        os.replace(partial, last)
-        forget_old(folder)
-    except OSError as error:
-        for rest in (partial, folder / 'previous.pt.partial'):
-            rest.unlink(missing_ok=True)
-        kept = f'{last} is the last good checkpoint' if last.exists() else 'there is no earlier checkpoint'
-        raise OSError(f'cannot save {last} ({error.strerror or error}): free some space and --resume; {kept}') from None
-
-
-def settings(args):
-    """What must be the same for a run to be continued."""
-    names = ('preset variant seed batch_size lr weight_decay tau lambda_i lambda_f lambda_reg p_pos p_neg area acl_f '
-             'image_mask feature_mask audio_tokens prompt precision clipseg beats').split()
-    return {name: getattr(args, name) for name in names}
-
-
-def resume(folder, model, optimiser, scaler, args):
-    """Load last.pt, or previous.pt where last.pt is torn. -> the trainer's state, or None when there is nothing."""
-    path = folder / 'last.pt'
-    try:
-        if not path.exists() and not (folder / 'previous.pt').exists():
-            return None
-        saved = read_checkpoint(path)
-    except (FileNotFoundError, ValueError) as error:
-        if not (folder / 'previous.pt').exists():
-            raise
-        print(f'{error}; trying the one before it')
-        path = folder / 'previous.pt'
-        saved = read_checkpoint(path)
-        (folder / 'last.pt').unlink(missing_ok=True)        # lest it should take the good one's place at the next save
-    if 'settings' not in saved.get('trainer', {}):
-        raise ValueError(f'{path} holds weights but no state of a training: it can be evaluated, not resumed')
-    trainer = saved['trainer']
-    for name, now in settings(args).items():
-        before = trainer['settings'].get(name)
-        if before != now:
-            raise ValueError(f'{path} was trained with --{name.replace("_", "-")} {before}, not {now}: '
-                             'resume with the same settings or choose another --out')
-    load_trained(model, saved, path)
-    try:
-        optimiser.load_state_dict(trainer['optimiser'])
-        scaler.load_state_dict(trainer['scaler'])
-        torch.set_rng_state(trainer['random'][0])
-        if torch.cuda.is_available() and len(trainer['random']) > 1:
-            torch.cuda.set_rng_state(trainer['random'][1])
-    except (KeyError, TypeError, ValueError, RuntimeError, IndexError):
-        raise ValueError(f'{path} holds no usable state of a training: delete it to fall back on previous.pt') from None
-    return {k: v for k, v in trainer.items() if k not in ('optimiser', 'scaler', 'random', 'settings')}
-
-
-def claim_folder(args):
-    """Make the run's folder, or refuse to write over what is in it. FileExistsError says how to go on."""
-    finished, begun = (args.out / 'summary.json').exists(), (args.out / 'last.pt').exists()
-    if finished and not args.overwrite:
-        raise FileExistsError(f'{args.out} holds a finished run: choose another --out, --overwrite it, or train it '
-                              'longer by --resume --overwrite and more --epochs')
-    if begun and not (args.resume or args.overwrite):
-        raise FileExistsError(f'{args.out} holds an unfinished run: go on with --resume, or --overwrite it')
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f'cannot make the folder {args.out} ({error.strerror}): choose another --out') from None
-
-
-RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
-
-
-def set_aside(args):
-    """--overwrite: rename the old run's files to *.old; they go when the new run has saved something of its own."""
-    for name in RUN_FILES if args.overwrite and not args.resume else ():
-        if (args.out / name).exists():
-            os.replace(args.out / name, args.out / f'{name}.old')
-
-
-def forget_old(folder):
-    for name in RUN_FILES:
-        (folder / f'{name}.old').unlink(missing_ok=True)
-
-
-# ============ processes ============
-
-def rank_and_processes():
-    """(rank, number of processes); (0, 1) without torchrun."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def start_processes():
-    """Join torchrun's process group where there is one. -> the device of this process"""
-    cuda = torch.cuda.is_available()
-    local_rank = int(os.environ.get('LOCAL_RANK', 0))
-    if cuda:
-        torch.cuda.set_device(local_rank)
-    if 'RANK' in os.environ:
-        # the others wait while the first one evaluates, which takes longer than the default of ten minutes
-        dist.init_process_group('nccl' if cuda else 'gloo', timeout=timedelta(hours=12))
-    return torch.device('cuda', local_rank) if cuda else torch.device('cpu')
-
-
 # ============ training ============
 
 def train(args):
@@ -298,6 +202,8 @@ def train(args):
         if args.preset == 'miniature' and not args.data_root_given:
             from miniature import world as miniature_world
             miniature_world.build(args.data_root)
+            if args.lambda_c and not args.captions and not captions_path(args.data_root, args.captions_from).exists():
+                make_captions(args.captions_from)
     if dist.is_initialized():
         dist.barrier()
 
@@ -327,6 +233,7 @@ def train(args):
     model.masker_i.requires_grad_(args.image_mask == 'hard' and bool(
         args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'))
     parameters = [p for p in model.parameters() if p.requires_grad]
+    C, answer_of = load_answers(args, model, tokenizer, dataset.ids, device) if args.lambda_c else (None, {})
     # Paper: Adam with weight decay 1e-4, that is, as a part of the gradient, on w and b too (released code)
     optimiser = torch.optim.Adam(parameters, args.lr, weight_decay=args.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == 'fp16')
@@ -361,7 +268,8 @@ def train(args):
                     image, wav = (batch[k].to(device, non_blocking=True) for k in ('image', 'wav'))
                     with torch.autocast(device.type, low, enabled=low is not None):
                         out = parallel(image, wav, args.image_mask, args.feature_mask, with_v_I=args.lambda_i > 0)
-                    terms = loss_terms(out, args)
+                    answers = torch.tensor([answer_of.get(i, -1) for i in batch['id']], device=device)
+                    terms = loss_terms(out, args, C, answers)
                     loss = losses.total_loss(terms, weights_of(args))
                     optimiser.zero_grad()
                     scaler.scale(loss).backward()
@@ -397,6 +305,50 @@ def train(args):
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def make_captions(captions_from):
+    """The miniature captions its own pairs when they are first asked for: captions.py with its defaults."""
+    environment = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')}
+    command = [sys.executable, str(ROOT / 'captions.py'), 'all', '--captions-from', captions_from]
+    if subprocess.run(command, env=environment).returncode:
+        raise ValueError('captions.py failed, see above: mend that, then train again')
+
+
+def load_answers(args, model, tokenizer, ids, device):
+    """The language model's answers, encoded once. -> C (different answers, D), {id: row of C}
+
+    Paper: c_i goes through CLIP's text encoder as it is, without the prompt "A photo of a" around it.
+    """
+    path = Path(args.captions or captions_path(args.data_root, args.captions_from))
+    object_of = {i: line['object'] for i, line in read_captions(path, ids).items() if line['object']}
+    texts = sorted(set(object_of.values()))
+    if len(texts) < 2:
+        raise ValueError(f'{path} holds {len(texts)} different answers: L_ACL_C needs two; run captions.py again')
+    C = cached_embeddings(model, tokenizer, texts, path.with_name(f'{path.name}.embeddings'))
+    if rank_and_processes()[0] == 0:
+        print(f'{path}: {len(object_of)} of {len(ids)} pairs have an answer, {len(texts)} different ones')
+    row_of = {text: row for row, text in enumerate(texts)}
+    return C.float().to(device), {i: row_of[text] for i, text in object_of.items()}
+
+
+def cached_embeddings(model, tokenizer, texts, path):
+    """CLIP text embeddings (texts, D) of the raw texts, kept in a file under a key of the texts and the encoder's weights."""
+    key = hashlib.sha256(json.dumps(texts).encode())
+    for name, weight in model.clipseg.clip.state_dict().items():
+        if name.startswith('text'):
+            key.update(weight.cpu().numpy().tobytes())
+    key = key.hexdigest()
+    try:
+        with safe_open(path, 'pt') as file:
+            if (file.metadata() or {}).get('key') == key:
+                return file.get_tensor('C')
+    except (OSError, SafetensorError):                      # not there yet, or torn: made anew
+        pass
+    C = torch.cat([model.embed_text(tokenizer, texts[i:i + 256], template='<*>') for i in range(0, len(texts), 256)]).cpu()
+    if rank_and_processes()[0] == 0:
+        write_whole(path, save({'C': C.contiguous()}, {'key': key}))
+    return C
 
 
 def usable(batch, state, args, device):

@@ -1,5 +1,7 @@
 """Train the miniature's backbones: a tiny BEATs, a tiny CLIP and a tiny CLIPSeg decoder, all from nothing.
 
+Also the captioners of section 3.6 (miniature/captioners.py), the last stage: the image captioner sees with the tiny CLIP.
+
     python -m miniature.pretrain                  # about an hour on two cores, writes miniature/weights
     python -m miniature.pretrain --only beats     # three minutes of it
     python -m miniature.pretrain --check          # measures the weights that are there, on held-out scenes and sounds
@@ -27,6 +29,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from beats import BEATs, BEATsConfig, fbank, load_beats, save_beats
 from data import normalise
+from miniature.captioners import check_captioners, pretrain_captioners
 from miniature.drawings import CLASSES, COLOURS, SOUNDING
 from miniature.language import NAMELESS, build_tokenizer, in_template, phrase, with_article
 from miniature.sounds import AMBIENT, mixture, sound
@@ -402,7 +405,7 @@ def check_clipseg(folder, seed, count=HELD_OUT_SCENES):
     return {name: float(np.mean(values)) for name, values in measured.items()} | {'scenes': count}
 
 
-STAGES = ('beats', 'clipseg', 'decoder')
+STAGES = ('beats', 'clipseg', 'decoder', 'captioners')
 
 
 def main():
@@ -423,6 +426,8 @@ def main():
             began = time.time()
             if name == 'beats':
                 quality = (check_beats if args.check else pretrain_beats)(beats_file, args.seed)
+            elif name == 'captioners':
+                quality = (check_captioners if args.check else pretrain_captioners)(args.out, args.seed)
             elif args.check:
                 quality = check_clipseg(clipseg_folder, args.seed)
             elif name == 'decoder':

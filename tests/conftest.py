@@ -15,7 +15,8 @@ os.environ['HF_HUB_OFFLINE'] = '1'      # a test that asks the hub for something
 
 from miniature import world  # noqa: E402
 
-SMALL = {'train': 96, 'val': 16, 'vggss': 16, 'is4': 8}
+SMALL = {'train': 96, 'val': 16, 'vggss': 16, 'is4': 8, 'ext_vggss': 6, 'flickr': 4, 'ext_flickr': 6, 'vpo_ss': 4, 'vpo_ms': 6,
+         'avs_s4': 2, 'avs_ms3': 2, 'ade20k': 6, 'vgg_instruments': 6, 'vgg_duet': 8}
 
 
 @pytest.fixture(scope='session')
@@ -41,7 +42,7 @@ def script():
 
 def failed_in_one_sentence(process, *words):
     """The script said what is wrong in one sentence that holds these words, without a traceback, and exit code 1."""
-    said = [line for line in process.stderr.splitlines() if line.startswith(('train.py:', 'evaluate.py:'))]
+    said = [line for line in process.stderr.splitlines() if line.startswith(('train.py:', 'evaluate.py:', 'captions.py:', 'bench.py:'))]
     assert process.returncode == 1, process.stderr
     assert 'Traceback' not in process.stderr and len(said) == 1, process.stderr
     for word in words:

@@ -12,8 +12,12 @@ from PIL import Image, ImageFont
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import figures  # noqa: E402
-from figures import (OUTLINE, TURBO, contact_sheet, fit_text, ground_truth_tile, heat_colours,  # noqa: E402
-                     loss_curve, overlay, read_log, series, smooth, table)
+import metrics  # noqa: E402
+import report  # noqa: E402
+from figures import (CONDITIONS, OUTLINE, TABLES, TURBO, contact_sheet, fit_text,  # noqa: E402
+                     ground_truth_tile, heat_colours, loss_curve, overlay, paper_scores, precision_recall_picture,
+                     read_log, series, smooth, table, task_tables)
+from report import example_sheet  # noqa: E402
 
 LOWEST = TURBO[0].astype(np.uint8)
 LONG = 'a church bell that rings far away in the distance behind Llanfairpwllgwyngyllgogerychwyrndrobwll, IoU 0.42'
@@ -99,6 +103,15 @@ def test_ground_truth_of_nothing_and_of_the_whole_frame():
     assert (ground_truth_tile(frame(), [-5, -5, 99, 99]) == whole).all()     # a box may reach over the frame
     with pytest.raises(ValueError, match='A ground truth is'):
         ground_truth_tile(frame(), np.zeros((1, 40, 60)))
+
+
+def test_consensus_of_annotators_is_shaded():
+    consensus = np.zeros((128, 128))
+    consensus[10:90, 10:90] = 0.5                                            # one of the two annotators
+    consensus[40:90, 40:90] = 1                                              # both
+    picture = ground_truth_tile(frame(128, 128), consensus)
+    assert (picture[64, 64] == 200).all() and (picture[25, 25] == 130).all() and (picture[110, 110] == 60).all()
+    assert (picture[10, 50] == OUTLINE).all() and (picture[40, 60] == 200).all()     # the outline is the outer one
 
 
 def test_ground_truth_of_another_size_is_resized():
@@ -251,6 +264,20 @@ def test_curve_of_an_empty_log_names_the_file(tmp_path, text):
         loss_curve(tmp_path / 'nowhere.jsonl', tmp_path / 'curve.png')
 
 
+def test_precision_recall_curves_are_drawn_in_fractions(tmp_path):
+    recall = np.linspace(0, 1, 30)
+    curves = {'AV': (1 - recall / 2, recall, (0.7, 0.6)), 'one point': ([0.5], [0.5], None)}
+    path = precision_recall_picture(curves, tmp_path / 'new' / 'curve.png')
+    picture = read(path)
+    assert min(picture.shape[:2]) > 500
+    lines = [(np.abs(picture.astype(int) - colour).sum(-1) < 12).sum() for colour in ((31, 119, 180), (255, 127, 14))]
+    assert lines[0] > 500 > lines[1] > 20                                    # a curve, and a dot with its legend
+    for bad in ((80 * recall, recall, None), (recall, recall, (70, 60)), (recall[:3], recall, None)):
+        with pytest.raises(ValueError, match='fractions in 0..1; those of AV'):
+            precision_recall_picture({'AV': bad}, tmp_path / 'bad.png')
+    assert not (tmp_path / 'bad.png').exists()
+
+
 def test_series_of_a_resumed_run(tmp_path):
     log = tmp_path / 'log.jsonl'
     log.write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo{"step": 2, "loss": 9}\n'
@@ -308,3 +335,166 @@ def test_wrong_tables_are_refused():
         table([[1, 2, 3]], ['a', 'b'])
     with pytest.raises(ValueError, match='1 names for 2 rows'):
         table([[1], [2]], ['a'], ['only'])
+
+
+def test_decimals_may_differ_by_column():
+    assert table([[1.25, 0.031]], ['mIoU', 'FPR'], decimals=[0, 2]).split('\n')[-1].split() == ['1', '0.03']
+
+
+# ------------------------------------------------------------------------------------------------
+# Tables 1 to 8
+# ------------------------------------------------------------------------------------------------
+
+def test_global_scores_of_the_papers_table_5_follow_from_its_other_columns():
+    for benchmark in ('robust_s4', 'robust_ms3'):
+        for row in ('av', 'av_llm'):
+            scores = paper_scores()['robustness', benchmark, row]
+            for kind in ('mIoU', 'F'):
+                negative = np.mean([scores[f'{kind}_{name}'] for name in metrics.NEGATIVES])
+                assert metrics.global_score(scores[f'{kind}_positive'], negative) == pytest.approx(
+                    scores[f'G_{kind}'], abs=0.1)
+
+
+def test_every_row_of_the_paper_has_every_metric_of_its_table():
+    scores, rows = paper_scores(), 0
+    for task, tables in TABLES.items():
+        for number, benchmarks, headings in tables:
+            for benchmark in benchmarks:
+                if (number, benchmark) == ('Table 4', 'ext_vggss'):          # the paper has Table 4 for Flickr only
+                    continue
+                oracle = task in figures.ORACLE_TASKS and benchmark not in ('flickr', 'ade20k')
+                for row in ('av', 'av_llm', *['clipseg_gt_text'] * oracle):
+                    assert headings.keys() <= scores[task, benchmark, row].keys()
+                    rows += number != 'Table 4'
+    assert len(scores) == rows == 54                                         # and there is no other row
+    assert all(0 <= value <= 100 for row in scores.values() for value in row.values())
+    for row in ('av', 'av_llm'):
+        flickr = scores['robustness', 'ext_flickr', row]
+        assert abs(flickr['recall'] - flickr['precision']) == pytest.approx(flickr['recall_precision_gap'])
+
+
+@pytest.mark.parametrize('key, metric, value', [
+    (('single', 'vggss', 'av'), 'cIoU', 49.46), (('single', 'flickr', 'av_llm'), 'AUC_adap', 67.04),
+    (('single', 'vpo_ms', 'av'), 'cIoU', 38.2), (('single', 'avs_s4', 'av'), 'cIoU_adap', 81.2),
+    (('single', 'is4', 'clipseg_gt_text'), 'AUC', 59.3), (('robustness', 'ext_vggss', 'av_llm'), 'AP', 46.72),
+    (('robustness', 'robust_ms3', 'av'), 'mIoU_offscreen', 8.6), (('robustness', 'robust_s4', 'av_llm'), 'G_FPR', 0.024),
+    (('segmentation', 'avs_ms3', 'av'), 'F', 46.7), (('interactive', 'is4', 'av'), 'IAUC_adap', 50.5),
+    (('multisource', 'vgg_duet', 'av_llm'), 'CIoU@30', 55.9)])
+def test_single_numbers_of_the_paper(key, metric, value):
+    assert paper_scores()[key][metric] == value
+
+
+def lines_of(*args, **settings):
+    return [line.split() for line in task_tables(*args, **settings).split('\n')]
+
+
+def test_tables_have_the_papers_order_and_dashes_for_an_oracle_without_text():
+    ours = {'is4': {'cIoU': 60.04, 'AUC': 50.0, 'AUC_adap': 1, 'n': 7, 'n_expected': 9},
+            'flickr': {'cIoU': [10.0] * 9 + [55.55] + [90.0] * 9, 'n': 250, 'n_expected': 250}}    # a sweep
+    oracle = {'is4': {'cIoU': 74.3, 'n': 9, 'n_expected': 9}, 'flickr': None}
+    assert task_tables('single', ours, oracle).split('\n') == [
+        'Single sound source localization (Tables 1 and 2)',
+        'benchmark        row     cIoU  w/ Adap.   AUC  w/ Adap.       n',
+        '---------------  ------  ----  --------  ----  --------  ------',
+        'Flickr-SoundNet  ours    55.5         -     -         -     250',
+        '                 oracle     -         -     -         -       -',
+        'IS4              ours    60.0         -  50.0       1.0  7 of 9',
+        '                 oracle  74.3         -     -         -       9']
+
+
+def test_rows_of_the_paper_stand_beside_ours():
+    scores = {'cIoU': 1.0, 'cIoU_adap': 2.0, 'AUC': 3.0, 'AUC_adap': 4.0, 'n': 5, 'n_expected': 5}
+    lines = lines_of('single', {'vggss': scores, 'ade20k': scores}, {'vggss': scores}, paper='av')
+    assert lines[3:] == ['VGG-SS ours 1.0 2.0 3.0 4.0 5'.split(), 'paper, AV alignment 49.5 64.0 46.3 54.1 -'.split(),
+                         'oracle 1.0 2.0 3.0 4.0 5'.split(), 'paper, oracle 49.5 65.3 48.6 55.7 -'.split(),
+                         'ADE20K ours 1.0 2.0 3.0 4.0 5'.split(), 'paper, AV alignment 45.3 58.5 42.4 54.6 -'.split(),
+                         'oracle - - - - -'.split()]
+    assert 'paper, AV + LLM alignment' in task_tables('multisource', {'vgg_duet': {}}, None, paper='av_llm')
+    assert 'paper' not in task_tables('multisource', {'vgg_duet': {}}, None)
+    assert 'oracle' not in task_tables('multisource', {'vgg_duet': {}}, None, paper='av')
+
+
+def test_robustness_has_three_tables_each_with_its_own_benchmarks():
+    extended = {'AP': 70.0, 'max_F1': 66.66, 'precision': 60.0, 'recall': 75.0, 'LocAcc': 50.0, 'n': 4, 'n_expected': 4}
+    robust = {metric: 0.125 if 'FPR' in metric else 12.5 for metric in TABLES['robustness'][2][2]}
+    text = task_tables('robustness', {'robust_ms3': robust, 'ext_flickr': extended}, None)
+    third, fourth, fifth = (part.split('\n') for part in text.split('\n\n'))
+    assert [part[0].rsplit('(')[-1] for part in (third, fourth, fifth)] == ['Table 3)', 'Table 4)', 'Table 5)']
+    assert third[3:] == ['Extended Flickr  ours  70.0    66.7    50.0  4'] and len(fourth) == len(fifth) == 4
+    assert fourth[3].split()[3:] == ['70.0', '66.7', '60.0', '75.0', '50.0', '15.0', '4']     # |recall - precision|
+    assert fifth[3].split()[3:] == ['12.5', '12.5'] + ['12.5', '12.5', '0.12'] * 4 + ['-']
+    assert 'Table 5' not in task_tables('robustness', {'ext_flickr': extended}, None)
+    markdown = task_tables('robustness', {'ext_flickr': extended}, None, markdown=True)
+    assert '(Table 3)\n\n| benchmark' in markdown and '\\|Recall - Precision\\|' in markdown
+    with pytest.raises(ValueError, match='no table with is4, vggss'):
+        task_tables('robustness', {'vggss': {}, 'is4': {}}, None)
+
+
+# ------------------------------------------------------------------------------------------------
+# Sheets of examples
+# ------------------------------------------------------------------------------------------------
+
+def example(task, benchmark, id='a', **more):
+    """One sample with a white frame, a box of truth and a map that is 1 everywhere."""
+    truth = np.zeros((224, 224))
+    truth[50:150, 50:150] = 1
+    wav = (np.sin(np.arange(8000) / 20) / 4).astype(np.float32)
+    return {'task': task, 'benchmark': benchmark, 'id': id, 'group': None, 'condition': None, 'label': 'dog',
+            'frame': np.full((64, 64, 3), 255, np.uint8), 'truth': truth, 'heat': np.ones((56, 56), np.float32),
+            'oracle': None, 'wav': wav, 'rate': 16000, 'score': 0.5, 'confidence': None, **more}
+
+
+def mixture(**more):
+    half = np.zeros((224, 448))
+    half[50:150, 50:150] = 1
+    return example('multisource', 'vgg_duet', label=['dog', 'cat'], frame=np.full((224, 448, 3), 255, np.uint8),
+                   truth=[half, half[:, ::-1]], heat=[half, half[:, ::-1]], **more)
+
+
+EXAMPLES = {
+    'single': [example('single', 'vggss', str(i)) for i in range(3)],
+    'segmentation': [example('segmentation', 'ade20k', label=None, score=None)],
+    'extended': [example('robustness', 'ext_flickr', condition=c, truth=t, confidence=0.4)
+                 for c, t in (('sounding', np.ones((224, 224))), ('silent', None))],
+    'robust': [example('robustness', 'robust_s4', group=g, condition=c) for g in 'ab' for c in CONDITIONS
+               if (g, c) != ('b', 'noise')],
+    'interactive': [example('interactive', 'vpo_ms', group=g, label=name)
+                    for g, name in (('a', 'dog'), ('b', 'cat'), ('a', 'cat'), ('c', 'cow'), ('a', 'hen'))],
+    'multisource': [mixture(), mixture()]}
+GRIDS = {'single': (3, ['frame', 'ground truth', 'heatmap', 'overlay']),
+         'segmentation': (1, ['frame', 'ground truth', 'heatmap', 'overlay']),
+         'extended': (2, ['frame', 'ground truth', 'heatmap', 'overlay']), 'robust': (2, ['frame', *CONDITIONS]),
+         'interactive': (3, ['frame', *(f'sound {k} {what}' for k in (1, 2, 3) for what in ('ground truth', 'overlay'))]),
+         'multisource': (2, ['frame', 'ground truth 1', 'heatmap 1', 'ground truth 2', 'heatmap 2'])}
+
+
+@pytest.mark.parametrize('kind', EXAMPLES)
+def test_sheet_of_each_task_has_the_papers_columns(tmp_path, kind, monkeypatch):
+    seen, written = {}, contact_sheet
+    monkeypatch.setattr(report, 'contact_sheet', lambda rows, path, columns, labels, **more: seen.update(
+        rows=rows, columns=columns, labels=labels) or written(rows, path, columns, labels, **more))
+    mine = EXAMPLES[kind]
+    path = example_sheet(mine[0]['task'], mine[0]['benchmark'], mine, tmp_path / f'{kind}.png')
+    assert read(path).shape[1] > 128 * len(GRIDS[kind][1])
+    assert (len(seen['rows']), seen['columns']) == GRIDS[kind]
+    assert all((row[0] == 255).all() for row in seen['rows'])                # each begins with the bare frame
+    if kind == 'extended':
+        assert seen['labels'][1] == 'dog\nsilent\nIoU 0.50\nconfidence 0.40'
+        assert seen['rows'][1][1] is None                                    # nothing is to be found: a blank
+    if kind == 'robust':                                                     # the missing noise is a blank
+        assert [i for i, tile in enumerate(seen['rows'][1]) if tile is None] == [1 + CONDITIONS.index('noise')]
+    if kind == 'interactive':                                                # the sounds of a frame, one after the other
+        assert seen['labels'][0].startswith('dog / cat / hen') and [len(row) for row in seen['rows']] == [7, 3, 3]
+    if kind == 'multisource':                                                # each source in its own half
+        left, right = seen['rows'][0][1], seen['rows'][0][3]
+        assert (left[100, 100] == 255).all() and (right[100, 100] < 100).all() and (right[100, 348] == 255).all()
+    if kind == 'segmentation':
+        assert seen['labels'] == ['a\n'] or seen['labels'] == ['a']          # the id stands in for a missing label
+
+
+def test_sheets_of_nothing_and_of_unknown_conditions_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='at least one row'):
+        example_sheet('single', 'vggss', [], tmp_path / 'sheet.png')
+    with pytest.raises(ValueError, match="no condition .'music'"):
+        example_sheet('robustness', 'robust_s4', [example('robustness', 'robust_s4', condition='music')], tmp_path / 's.png')
+    assert not list(tmp_path.iterdir())

@@ -12,11 +12,11 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 import losses
 from beats import BEATs, BEATsConfig, fbank
+from heatmaps import confidence
 from model import SoundLocalizer, encode_image, load_trained, trained_state
 
 
@@ -65,7 +65,7 @@ class Golden:
             # one audio for all images, and the heatmap read off at every fourth pixel
             'heatmap_N1': model.heatmaps(vision, out.A[:1].expand(len(image), 1, -1), size)[..., ::4, ::4],
             'heatmap_one': model.heatmap(image[:1], wav[:1], size).unsqueeze(1),
-            'conf': F.cosine_similarity(torch.einsum('bbd->bd', v_F), out.A),
+            'conf': confidence(model, vision, out.A, image.shape[-2:]),
         }
         self.acl_c = losses.acl_c(C, out.A)
         self.gradients = {f'audio_proj.{k}': p.grad for k, p in model.audio_proj.named_parameters()}

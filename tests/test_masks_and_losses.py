@@ -104,6 +104,19 @@ def test_eq6_is_eq1_between_captions_and_audio():
     assert losses.acl_c(C, A).item() == pytest.approx(losses.acl_i(C, A).item())
 
 
+def test_eq6_can_leave_equal_answers_out_of_the_negatives():
+    A = torch.eye(3)
+    C = torch.stack([A[0], A[0], A[2]])                 # two dogs and a drum
+    plain, masked = losses.acl_c(C, A, tau=1.0), losses.acl_c(C, A, tau=1.0, answers=torch.tensor([7, 7, 1]))
+    # masked: rows 1, 2 against themselves and the drum, S = [1, 0], [0, 0]; the third against both dogs, S = [0, 0, 1]
+    nce = lambda right, *wrong: -right + math.log(sum(math.exp(s) for s in (right, *wrong)))
+    rows = (nce(1, 0) + nce(0, 0) + nce(1, 0, 0)) / 3
+    columns = (nce(1, 0) + nce(0, 0) + nce(1, 0, 0)) / 3
+    assert masked.item() == pytest.approx((rows + columns) / 2) and masked < plain
+    distinct = losses.acl_c(C, A, tau=1.0, answers=torch.tensor([0, 1, 2]))
+    assert distinct.item() == pytest.approx(plain.item())
+
+
 def test_eq5_and_eq7_weigh_the_terms():
     terms = {'acl_i': torch.tensor(1.0), 'acl_f': torch.tensor(2.0), 'reg': torch.tensor(3.0)}
     weights = {'acl_i': 1.0, 'acl_f': 0.5, 'reg': 2.0, 'acl_c': 10.0}

@@ -1,0 +1,120 @@
+"""The folder of a run: checkpoints that survive a crash, resuming from them, and never writing over another run.
+
+    last.pt, previous.pt    {'audio_proj', 'masker_i'} as in the released checkpoint, and what resuming needs
+    log.jsonl, loss.png, before_after.png, summary.json      see train.py; summary.json marks a finished run
+
+A file is written beside its place, flushed, and renamed, so that whatever stops the program leaves a whole one.
+"""
+
+import io
+import os
+import shutil
+
+import torch
+
+from model import load_trained, read_checkpoint, trained_state
+
+RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
+
+
+# ------------------------------------------------------------------------------------------------
+# Saving and resuming
+# ------------------------------------------------------------------------------------------------
+
+def save_checkpoint(folder, model, optimiser, scaler, args, state):
+    """last.pt, written whole or not at all; the one before it stays as previous.pt. OSError names the good one left."""
+    last, previous = folder / 'last.pt', folder / 'previous.pt'
+    devices = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    content = {**trained_state(model), 'prompt': args.prompt, 'audio_tokens': args.audio_tokens, 'preset': args.preset,
+               'variant': args.variant, 'trainer': {**state, 'optimiser': optimiser.state_dict(),
+                                                    'scaler': scaler.state_dict(), 'settings': settings(args),
+                                                    'random': [torch.get_rng_state(), *devices]}}
+    memory = io.BytesIO()
+    torch.save(content, memory)
+    partial = folder / 'last.pt.partial'
+    try:
+        with open(partial, 'wb') as file:
+            file.write(memory.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        if last.exists():
+            shutil.copyfile(last, folder / 'previous.pt.partial')
+            os.replace(folder / 'previous.pt.partial', previous)
+        os.replace(partial, last)
+        forget_old(folder)
+    except OSError as error:
+        for rest in (partial, folder / 'previous.pt.partial'):
+            rest.unlink(missing_ok=True)
+        kept = f'{last} is the last good checkpoint' if last.exists() else 'there is no earlier checkpoint'
+        raise OSError(f'cannot save {last} ({error.strerror or error}): free some space and --resume; {kept}') from None
+
+
+def settings(args):
+    """What must be the same for a run to be continued."""
+    names = ('preset variant seed batch_size lr weight_decay tau lambda_i lambda_f lambda_reg lambda_c '
+             'captions captions_from same_answers p_pos p_neg area acl_f image_mask feature_mask audio_tokens prompt precision clipseg beats').split()
+    return {name: getattr(args, name) for name in names}
+
+
+def resume(folder, model, optimiser, scaler, args):
+    """Load last.pt, or previous.pt where last.pt is torn. -> the trainer's state, or None when there is nothing."""
+    path = folder / 'last.pt'
+    try:
+        if not path.exists() and not (folder / 'previous.pt').exists():
+            return None
+        saved = read_checkpoint(path)
+    except (FileNotFoundError, ValueError) as error:
+        if not (folder / 'previous.pt').exists():
+            raise
+        print(f'{error}; trying the one before it')
+        path = folder / 'previous.pt'
+        saved = read_checkpoint(path)
+        (folder / 'last.pt').unlink(missing_ok=True)        # lest it should take the good one's place at the next save
+    if 'settings' not in saved.get('trainer', {}):
+        raise ValueError(f'{path} holds weights but no state of a training: it can be evaluated, not resumed')
+    trainer = saved['trainer']
+    for name, now in settings(args).items():
+        before = trainer['settings'].get(name)
+        if before != now:
+            raise ValueError(f'{path} was trained with --{name.replace("_", "-")} {before}, not {now}: '
+                             'resume with the same settings or choose another --out')
+    load_trained(model, saved, path)
+    try:
+        optimiser.load_state_dict(trainer['optimiser'])
+        scaler.load_state_dict(trainer['scaler'])
+        torch.set_rng_state(trainer['random'][0])
+        if torch.cuda.is_available() and len(trainer['random']) > 1:
+            torch.cuda.set_rng_state(trainer['random'][1])
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError):
+        raise ValueError(f'{path} holds no usable state of a training: delete it to fall back on previous.pt') from None
+    return {k: v for k, v in trainer.items() if k not in ('optimiser', 'scaler', 'random', 'settings')}
+
+
+# ------------------------------------------------------------------------------------------------
+# The folder
+# ------------------------------------------------------------------------------------------------
+
+def claim_folder(args):
+    """Make the run's folder, or refuse to write over what is in it. FileExistsError says how to go on."""
+    finished, begun = (args.out / 'summary.json').exists(), (args.out / 'last.pt').exists()
+    if finished and not args.overwrite:
+        raise FileExistsError(f'{args.out} holds a finished run: choose another --out, --overwrite it, or train it '
+                              'longer by --resume --overwrite and more --epochs')
+    if begun and not (args.resume or args.overwrite):
+        raise FileExistsError(f'{args.out} holds an unfinished run: go on with --resume, or --overwrite it')
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f'cannot make the folder {args.out} ({error.strerror}): choose another --out') from None
+
+
+def set_aside(args):
+    """--overwrite: rename the old run's files to *.old; they go when the new run has saved something of its own."""
+    for name in RUN_FILES if args.overwrite and not args.resume else ():
+        if (args.out / name).exists():
+            os.replace(args.out / name, args.out / f'{name}.old')
+
+
+def forget_old(folder):
+    for name in RUN_FILES:
+        (folder / f'{name}.old').unlink(missing_ok=True)
