@@ -1,4 +1,4 @@
-"""One sound, one frame, one mask: from a file on disk to a tensor.
+"""One sound, one frame, one mask: from a file on disk to a tensor (section 4.1).
 
     wav = read_audio('a.wav', 10.0)                              # (160000,) at 16 kHz in -1..1
     image = evaluation_image(read_image('a.jpg'), 352)           # (3, 352, 352), CLIP-normalised

@@ -1,4 +1,4 @@
-"""Files of JSON lines that a killed run leaves whole: how captions.py works through 200,000 pairs.
+"""Files of JSON lines that a killed run leaves whole: how captions.py works through 200,000 pairs (section 3.6).
 
 A stage's file begins with a line {"settings": ...}; a line per pair follows, in the list's order. Work goes by whole
 batches of the list, ids[k B : (k + 1) B], whoever does them and however often the run was killed, so neither a restart

@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import os
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -27,23 +29,25 @@ METRICS = {     # INTERFACES of the JSON: what every benchmark of a task must ho
               + ['FPR_silence', 'FPR_noise', 'FPR_offscreen', 'G_mIoU', 'G_F', 'G_FPR']}
 
 
-def run_processes(script, count, *arguments):
+# torchrun gives each process one thread, and a sum over two threads rounds differently
+ONE_THREAD = {**os.environ, 'OMP_NUM_THREADS': '1'}
+
+
+def run_processes(count, *arguments):
     """evaluate.py under torchrun."""
-    import subprocess
     return subprocess.run([sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={count}', '--master_port=29617',
                            str(ROOT / 'evaluate.py'), *map(str, arguments)], capture_output=True, text=True, cwd=ROOT,
-                          timeout=400)
+                          timeout=400, env=ONE_THREAD)
 
 
 @pytest.fixture(scope='module')
 def everything(small_world, tmp_path_factory):
     """`evaluate.py --task all` on the small world, once: the folder of what it wrote, and what it printed."""
-    import subprocess
     out = tmp_path_factory.mktemp('all')
     done = subprocess.run([sys.executable, str(ROOT / 'evaluate.py'), '--task', 'all', '--data-root', str(small_world), '--json',
                            str(out / 'a.json'), '--csv', str(out / 'a.csv'), '--figures', str(out / 'pictures'),
                            '--save-heatmaps', str(out / 'maps'), '--batch-size', '8', '--examples', '2'],
-                          capture_output=True, text=True, cwd=ROOT, timeout=400)
+                          capture_output=True, text=True, cwd=ROOT, timeout=400, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 
@@ -77,9 +81,9 @@ def test_pictures_and_a_report_come_with_every_task(everything):
     assert report.count('<audio') >= 14 and 'http://' not in report and 'https://' not in report
 
 
-def test_two_processes_score_what_one_scores(everything, small_world, script, tmp_path):
+def test_two_processes_score_what_one_scores(everything, small_world, tmp_path):
     one = json.loads((everything[0] / 'a.json').read_text())
-    done = run_processes(script, 2, '--task', 'all', '--data-root', small_world, '--json', tmp_path / 'two.json',
+    done = run_processes(2, '--task', 'all', '--data-root', small_world, '--json', tmp_path / 'two.json',
                          '--save-heatmaps', tmp_path / 'maps', '--batch-size', 8)
     assert done.returncode == 0, done.stderr
     two = json.loads((tmp_path / 'two.json').read_text())
@@ -92,7 +96,7 @@ def test_two_processes_score_what_one_scores(everything, small_world, script, tm
 def test_saved_heatmaps_score_as_the_model_did(everything, small_world, script, tmp_path):
     out, _ = everything
     done = script('evaluate.py', '--heatmaps', out / 'maps', '--task', 'all', '--data-root', small_world, '--json',
-                  tmp_path / 'b.json')
+                  tmp_path / 'b.json', env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     model, maps = json.loads((out / 'a.json').read_text()), json.loads((tmp_path / 'b.json').read_text())
     for task, names in TASKS.items():

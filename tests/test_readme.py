@@ -14,7 +14,7 @@ def test_every_untold_detail_points_at_its_paper_comment():
 
 
 def test_every_file_of_the_map_exists_and_names_its_section():
-    listed = re.findall(r'^\| `(\w+\.py)` \| ([^|]*) \|', (ROOT / 'README.md').read_text(), re.M)
+    listed = re.findall(r'^\| `(\w+\.py)` \|([^|]*)\|', (ROOT / 'README.md').read_text(), re.M)
     assert {file for file, _ in listed} == {path.name for path in ROOT.glob('*.py')}
     for file, sections in listed:
         opening = (ROOT / file).read_text().split('"""')[1]
