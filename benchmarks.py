@@ -87,7 +87,8 @@ def _read_boxes(path, name, box):
     for number, entry in enumerate(entries):
         try:
             boxes = np.asarray([entry[box]] if box == 'gt_box' else entry[box], np.float64)
-            good = boxes.ndim == 2 and boxes.shape[1] == 4 and len(boxes) and np.isfinite(boxes).all()
+            good = not any(isinstance(v, (str, bool)) for v in np.ravel(np.asarray(entry[box], object)))
+            good = good and boxes.ndim == 2 and boxes.shape[1] == 4 and len(boxes) and np.isfinite(boxes).all()
             good = good and isinstance(entry[name], str) and isinstance(entry.get('class', ''), str)
         except (TypeError, ValueError, KeyError, OverflowError, AttributeError):
             good = False
@@ -278,7 +279,7 @@ def list_ade20k(root):
     path = folder / 'prompted_segmentation.csv'
     for image, sound, number in read_rows(path, ('image_location', 'vggsound_file', 'ade_class_id'), True,
                                            blank='vggsound_file'):
-        if not re.fullmatch(r'\d+(\.0*)?', number, re.ASCII):
+        if not re.fullmatch(r'\d{1,9}(\.0*)?', number, re.ASCII):
             raise ValueError(f'{path}: the ade_class_id of {image} is {number!r}, not a whole number: fetch it again')
         if float(number) and sound:
             image, sound, number = Path(image), Path(sound).stem, int(float(number))

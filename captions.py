@@ -15,7 +15,6 @@ leaves, byte for byte. --out is made of them at the end, {"id", "image_caption",
 
 import argparse
 import hashlib
-import json
 import os
 import re
 import sys
@@ -375,7 +374,13 @@ def parse_args(argv=None):
     args.max_new_tokens = {s: getattr(args, f'{s}_tokens') for s in STAGES}
     if min(args.workers, *args.batch_sizes.values(), *args.max_new_tokens.values()) < 1:
         parser.error('--batch-size, --workers and the numbers of tokens must be at least 1')
-    args.device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    try:
+        args.device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f'--device {args.device} is not to be had here ({str(error).splitlines()[0]})')
+    if args.out.is_dir():
+        parser.error(f'--out {args.out} is a folder: name a file in it')
     if args.device.type == 'cuda' and args.device.index is None:
         args.device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
     args.dtype = args.dtype or ('float32' if args.device.type == 'cpu' else 'bfloat16')

@@ -51,8 +51,9 @@ def save_checkpoint(folder, model, optimiser, scaler, args, state):
 
 def settings(args):
     """What must be the same for a run to be continued."""
-    names = ('preset variant seed batch_size lr weight_decay tau lambda_i lambda_f lambda_reg lambda_c '
-             'captions captions_from same_answers p_pos p_neg area acl_f image_mask feature_mask audio_tokens prompt precision clipseg beats').split()
+    names = ('preset variant seed batch_size lr weight_decay tau lambda_i lambda_f lambda_reg lambda_c answers '
+             'captions_from same_answers p_pos p_neg area acl_f image_mask feature_mask audio_tokens prompt precision '
+             'clipseg beats').split()
     return {name: getattr(args, name) for name in names}
 
 
@@ -75,6 +76,9 @@ def resume(folder, model, optimiser, scaler, args):
     trainer = saved['trainer']
     for name, now in settings(args).items():
         before = trainer['settings'].get(name)
+        if before != now and name == 'answers':
+            raise ValueError(f'{path} was trained with other answers of the language model: give it the same --captions, or '
+                             'choose another --out')
         if before != now:
             raise ValueError(f'{path} was trained with --{name.replace("_", "-")} {before}, not {now}: '
                              'resume with the same settings or choose another --out')

@@ -126,6 +126,7 @@ class Benchmark(Dataset):
         listed = BENCHMARKS[name](Path(root))
         labels = [s.label if isinstance(s.label, list) else [s.label] for s in listed]
         self.classes = sorted({label for several in labels for label in several if label})
+        self.group_sizes = Counter(s.group for s in listed)             # of the whole set, whatever limit says
         if limit is not None:
             listed = [s for condition in dict.fromkeys(s.condition for s in listed)
                       for s in [s for s in listed if s.condition == condition][:limit]]

@@ -17,9 +17,11 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import sys
 import tempfile
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
@@ -53,11 +55,13 @@ SHIPPED = {variant: ROOT / f'miniature/weights/{variant}.pt' for variant in ('av
 # Scores
 # ------------------------------------------------------------------------------------------------
 
-def meter_for(task, benchmark, threshold):
+def meter_for(task, dataset, threshold):
     """The metrics of Tables 1 to 8 for one task on one benchmark."""
     if task == 'robustness':
-        return metrics.Extended(threshold) if benchmark.startswith('ext_') else metrics.Robustness(threshold)
-    return {'single': metrics.SingleSource, 'segmentation': metrics.Segmentation, 'interactive': metrics.Interactive,
+        return metrics.Extended(threshold) if dataset.name.startswith('ext_') else metrics.Robustness(threshold)
+    if task == 'interactive':
+        return metrics.Interactive(threshold, sizes=dataset.group_sizes)
+    return {'single': metrics.SingleSource, 'segmentation': metrics.Segmentation,
             'multisource': metrics.MultiSource}[task](threshold)
 
 
@@ -82,7 +86,7 @@ def score(dataset, tasks, find, args):
     None}}, the same in every process, the meters, and the examples for pictures.
     """
     with_oracle = not args.heatmaps and all(sample.label for sample in dataset.samples)
-    meters = {task: {who: meter_for(task, dataset.name, args.threshold)
+    meters = {task: {who: meter_for(task, dataset, args.threshold)
                      for who in ('ours', *(['oracle'] if with_oracle and task in WITH_ORACLE else []))} for task in tasks}
     part, shown, examples, confidences = shard(dataset, args.batch_size), for_pictures(dataset, args), [], {}
     for number, (batch, bar) in enumerate(read_batches(part, args.batch_size)):
@@ -103,7 +107,7 @@ def score(dataset, tasks, find, args):
             confidences.update(zip(batch['id'], sure.tolist()))
         if args.save_heatmaps:
             save_heatmaps(Path(args.save_heatmaps) / dataset.name, batch['id'], found['ours'])
-        examples += [example(batch, found, sure, i, dataset.name, task) for task in tasks
+        examples += [example(batch, found, sure, i, dataset.name, task, meters[task]['ours']) for task in tasks
                      for i, name in enumerate(batch['id']) if name in shown]
         if number % max(1, len(bar) // 20) == 0:            # a running metric costs a pass over all samples so far
             now = meters[tasks[0]]['ours'].compute()
@@ -113,7 +117,7 @@ def score(dataset, tasks, find, args):
     for meter in (meter for by_row in meters.values() for meter in by_row.values()):
         meter.merge_across_ranks()
     dataset.unreadable = gather_lists(part.unreadable)
-    if args.save_heatmaps and confidences:
+    if args.save_heatmaps and dataset.name.startswith('ext_'):     # every process, also one that had no sample of it
         lines = ['id,confidence', *(f'{k},{v}' for many in gather_lists([confidences]) for k, v in many.items())]
         if rank_and_processes()[0] == 0:
             write_whole(Path(args.save_heatmaps) / dataset.name / 'confidence.csv', '\n'.join(lines) + '\n')
@@ -149,16 +153,16 @@ def for_pictures(dataset, args):
     return {sample.id for sample in dataset.samples if sample.group in chosen}
 
 
-def example(batch, found, sure, i, benchmark, task):
-    """What figures.py needs of sample i of a batch to show it and let it be heard."""
+def example(batch, found, sure, i, benchmark, task, meter):
+    """What report.py needs of sample i of a batch, which the meter has just seen, to show it and let it be heard."""
     frame, heat = displayable(batch['image'][i]), found['ours'][i]
     pair = task == 'multisource'
     if pair:                                                # squashed for the model: back to two frames side by side
         frame = np.asarray(Image.fromarray(frame).resize(PAIR_SIZE[::-1], Image.Resampling.BICUBIC))
-        truth = batch['sources'][i]
+        truth, heat = batch['sources'][i], heat[meter.pairing[i]]       # each source beside the map that it is scored with
     else:
         truth = batch['boxes' if task in ('single', 'interactive') or benchmark.startswith('ext_') else 'mask'][i]
-    iou = None if pair else float(metrics.mask_iou((heat >= 0.5)[None], truth[None]))
+    iou = None if pair else iou_of(meter, batch, i)
     as_arrays = lambda maps: [one.numpy() for one in maps] if pair else maps.numpy()
     return {'task': task, 'benchmark': benchmark, 'id': batch['id'][i], 'group': batch['group'][i],
             'condition': batch['condition'][i], 'label': batch['label'][i], 'frame': frame,
@@ -166,6 +170,16 @@ def example(batch, found, sure, i, benchmark, task):
             'oracle': found['oracle'][i].numpy() if 'oracle' in found and task in WITH_ORACLE else None,
             'wav': batch['wav'][i].numpy(), 'rate': SAMPLE_RATE, 'score': iou,
             'confidence': None if sure is None else float(sure[i])}
+
+
+def iou_of(meter, batch, i):
+    """The IoU that the meter gave sample i of the batch it saw last; the middle one of a sweep."""
+    seen, place = meter, i - len(batch['id'])               # counted from the end
+    if isinstance(meter, metrics.Robustness):
+        same = [j for j, condition in enumerate(batch['condition']) if condition == batch['condition'][i]]
+        seen, place = meter.conditions[batch['condition'][i]], same.index(i) - len(same)
+    iou = seen.iou[place]
+    return iou[len(iou) // 2] if isinstance(iou, list) else iou
 
 
 # ------------------------------------------------------------------------------------------------
@@ -237,7 +251,8 @@ def parse_args(argv=None):
                              '7, multisource: 8 (default: all)')
     parser.add_argument('--benchmarks', nargs='+', choices=list(BENCHMARKS), help='only these of the task')
     parser.add_argument('--preset', choices=list(PRESETS), help='scale (default: the one in the checkpoint, paper if it names none)')
-    parser.add_argument('--variant', choices=list(SHIPPED), default='av', help='which shipped checkpoint (default: av)')
+    parser.add_argument('--variant', choices=list(SHIPPED),
+                        help='which shipped checkpoint, and which of the paper\'s rows beside ours (default: the checkpoint\'s, or av)')
     parser.add_argument('--checkpoint', help='of train.py, or the authors\' released file (default: the shipped one)')
     parser.add_argument('--untrained', action='store_true', help='a projection as training begins with (seed 0), to compare with')
     parser.add_argument('--prompt', help='default: the one the checkpoint was trained with')
@@ -261,6 +276,12 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if bool(args.image) != bool(args.audio):
         parser.error('--image and --audio go together')
+    if args.heatmaps and (args.image or args.checkpoint or args.untrained):
+        parser.error('--heatmaps scores maps that are there: leave out --image, --checkpoint and --untrained')
+    if args.untrained and args.checkpoint:
+        parser.error('--untrained and --checkpoint exclude each other')
+    if args.task != 'all' and (other := set(args.benchmarks or ()) - set(TASKS[args.task])):
+        parser.error(f'--task {args.task} has the benchmarks {", ".join(TASKS[args.task])}, not {", ".join(sorted(other))}')
     level = args.threshold.removeprefix('fixed:')
     if args.threshold not in ('top50', 'adaptive', 'sweep') and not (
             args.threshold.startswith('fixed:') and level.replace('.', '', 1).isdigit() and 0 <= float(level) <= 1):
@@ -281,7 +302,7 @@ def parse_args(argv=None):
 
 def load(args, device):
     """The model of the command line. Prints which checkpoint it is. -> model on the device, tokenizer"""
-    checkpoint = args.checkpoint or SHIPPED[args.variant]
+    checkpoint = args.checkpoint or SHIPPED[args.variant or 'av']
     if args.untrained:
         torch.manual_seed(0)
         args.preset = args.preset or 'miniature'
@@ -292,7 +313,8 @@ def load(args, device):
     if rank_and_processes()[0] == 0:
         print(f'checkpoint: {os.path.relpath(checkpoint)}')
     # the authors' file does not name its scale: it is the paper's
-    args.preset = args.preset or read_checkpoint(checkpoint).get('preset', 'paper')
+    saved = read_checkpoint(checkpoint)
+    args.preset, args.variant = args.preset or saved.get('preset', 'paper'), args.variant or saved.get('variant', 'av')
     model, tokenizer = load_model(args.preset, checkpoint, args.prompt, clipseg=args.clipseg, beats=args.beats)
     return model.to(device), tokenizer
 
@@ -318,6 +340,12 @@ def evaluate(args):
     # every set is opened before the first is scored, so that a missing one costs nothing already computed
     names = list(dict.fromkeys(name for many in args.wanted.values() for name in many))
     datasets = {name: Benchmark(name, root, config.image_size, config.seconds, args.limit) for name in names}
+    for name in datasets if args.heatmaps else ():
+        folder = Path(args.heatmaps) / name
+        if not folder.is_dir():
+            raise FileNotFoundError(f'no folder {folder}: --heatmaps needs one per benchmark; --benchmarks or --task names '
+                                    'those that are there')
+        read_confidences(folder)
     for name in args.wanted.get('segmentation', ()):
         if not all(sample.masks for sample in datasets[name].samples):
             raise ValueError(f'{name} below {root} has no masks, which segmentation is scored by: README.md, "Real data", says '
@@ -335,7 +363,7 @@ def evaluate(args):
             continue
         tell_counts(dataset, scored[tasks[0]]['ours'])
         if args.json:
-            write_whole(args.json, json.dumps(results, indent=1))
+            write_whole(args.json, json.dumps(without_nan(results), indent=1))
         if args.csv:
             write_whole(args.csv, csv_text(results))
         if args.figures:
@@ -360,9 +388,6 @@ def finder(model, tokenizer, dataset, tasks, args):
     two_sources = 'multisource' in tasks
     if args.heatmaps:
         folder = Path(args.heatmaps) / dataset.name
-        if not folder.is_dir():
-            raise FileNotFoundError(f'no folder {folder}: --heatmaps needs one per benchmark; --benchmarks or --task names '
-                                    'those that are there')
         confidences = read_confidences(folder)
         if dataset.name.startswith('ext_') and not confidences:
             print(f'no {folder}/confidence.csv: taking the mean of the highest quarter of each map, as SLAVC does')
@@ -385,6 +410,9 @@ def tell_counts(dataset, scores):
     if scores['n'] < scores['n_expected']:
         print(f'{dataset.name}: scored {scores["n"]} of {scores["n_expected"]} samples, not e.g. '
               f'{(dataset.missing + dataset.unreadable)[0]}')
+    here = Counter(sample.group for sample in dataset.samples)
+    if short := sum(here[group] < size for group, size in dataset.group_sizes.items()):
+        print(f'{dataset.name}: {short} of {len(dataset.group_sizes)} frames lack a sound; the interactive task leaves them out')
     if dataset.clipped:
         print(f'{dataset.name}: {dataset.clipped} boxes reach beyond the frame and were clipped, {dataset.empty} samples '
               'are left without any area and are kept')
@@ -396,7 +424,7 @@ def print_task(task, results, args):
 
 def paper_row(args):
     """Which of the paper's rows stands beside ours: none in the miniature, whose scores compare with nothing."""
-    return args.variant if args.preset == 'paper' else None
+    return (args.variant or 'av') if args.preset == 'paper' else None
 
 
 def finish_pictures(results, examples, curves, args):
@@ -405,7 +433,7 @@ def finish_pictures(results, examples, curves, args):
     if curves:
         figures.precision_recall_picture(curves, folder / 'precision_recall.png')
     tables = {task: (results[task], results['clipseg_gt_text'][task], paper_row(args)) for task in args.wanted}
-    source = args.heatmaps or ('none, untrained' if args.untrained else os.path.relpath(args.checkpoint or SHIPPED[args.variant]))
+    source = args.heatmaps or ('none, untrained' if args.untrained else os.path.relpath(args.checkpoint or SHIPPED[args.variant or 'av']))
     facts = {'heatmaps' if args.heatmaps else 'checkpoint': source, 'preset': args.preset, 'threshold': args.threshold}
     report.report(folder / 'report.html', 'Hearing and seeing', tables, examples, facts)
     print(f'{folder / "report.html"}: open it in a browser')
@@ -458,6 +486,15 @@ def write_whole(path, content):
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise OSError(f'cannot write {path} ({error.strerror or error}): free some space or name another place') from None
+
+
+def without_nan(value):
+    """NaN as null, which JSON knows."""
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def csv_text(results):

@@ -375,7 +375,7 @@ def precision_recall_picture(curves, path):
         line, = axis.plot(recall, precision, linewidth=1.8, label=name, marker='o' if len(recall) == 1 else None)
         if point is not None:
             axis.plot(point[1], point[0], 'o', color=line.get_color(), markersize=7, markeredgecolor='white',
-                      label=f'max-F1 {200 * point[0] * point[1] / max(sum(point), 1e-9):.1f}')
+                      label=f'its max-F1, {200 * point[0] * point[1] / max(sum(point), 1e-9):.1f}')
     axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='recall', ylabel='precision')
     axis.legend(fontsize=9, frameon=False, loc='lower left')
     write_file(Path(path), lambda file: figure.savefig(file, format='png', facecolor='white'))

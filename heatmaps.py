@@ -109,13 +109,17 @@ def read_heatmap(folder, name, size):
             heat = np.load(path, allow_pickle=False)
         elif (path := path.with_suffix('.png')).is_file():
             with Image.open(path) as image:
+                if image.mode not in ('L', '1'):
+                    raise SampleError(f'{path} is a picture of mode {image.mode}: a heatmap is grey, 8 bits a pixel')
                 heat = np.asarray(image.convert('L'), np.float32) / 255
         else:
             raise SampleError(f'no heatmap {folder / name}.npy or .png: write one of {size[1]} x {size[0]} pixels')
+        if not isinstance(heat, np.ndarray) or heat.dtype.kind not in 'biuf':
+            raise SampleError(f'{path} holds no array of numbers: write the map as one')
         heat = heat.astype(np.float32)
     except SampleError:
         raise
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         raise SampleError(f'{path} is not a readable heatmap ({str(error).splitlines()[0]}): write it again') from None
     if heat.shape != tuple(size):
         raise SampleError(f'{path} has the shape {heat.shape}: heatmaps are {tuple(size)}, height first')
@@ -127,14 +131,24 @@ def read_heatmap(folder, name, size):
 def read_confidences(folder):
     """{id: confidence} of folder/confidence.csv, lines id,confidence; {} where there is none. ValueError names a line."""
     path, found = folder / 'confidence.csv', {}
-    if path.is_file():
-        for number, line in enumerate(csv.reader(path.read_text().splitlines()), 1):
-            try:
-                name, value = line
-                found[name] = float(value)
-            except ValueError:
-                if number > 1:                              # the first may be a heading
-                    raise ValueError(f'{path}, line {number}: expected id,confidence, found {",".join(line)!r}') from None
+    if not path.exists():
+        return found
+    try:
+        lines = list(csv.reader(path.read_text(encoding='utf-8-sig').splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f'{path} is not a UTF-8 text of lines id,confidence ({error}): write it again') from None
+    for number, line in enumerate(lines, 1):
+        if not line or (number == 1 and line == ['id', 'confidence']):
+            continue
+        try:
+            name, value = line[0], float(line[1])
+        except (IndexError, ValueError):
+            value = float('nan')
+        if len(line) != 2 or not np.isfinite(value) or name in found:
+            raise ValueError(f'{path}, line {number}: expected id,confidence, a number, each id once, not {",".join(line)!r}')
+        found[name] = value
+    if not found:
+        raise ValueError(f'{path} holds no confidence: write a line per sample, or remove it')
     return found
 
 

@@ -20,6 +20,7 @@ arithmetic on its counts on the CPU in float64.
 
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import torch
@@ -528,13 +529,14 @@ class Interactive(SingleSource):
     Paper: VPO-MS has groups of a single sample; they count as groups, as in the alignment code.
     Paper: one NaN (0/0 without ground truth) makes all four results NaN in the alignment code
     (empty=math.nan, nan_spreads=True); here such a sample fails.
+    sizes {group: samples it should have}: a group of which some were not seen says nothing and is left out.
     """
 
     kept = SingleSource.kept + ('groups',)
 
-    def __init__(self, threshold='fixed:0.5', strict=True, nan_spreads=False, **options):
+    def __init__(self, threshold='fixed:0.5', strict=True, nan_spreads=False, sizes=None, **options):
         super().__init__(threshold, strict, **options)
-        self.nan_spreads, self.groups = nan_spreads, []
+        self.nan_spreads, self.groups, self.sizes = nan_spreads, [], sizes or {}
 
     def update(self, heatmaps, ground_truth, groups):
         """heatmaps, ground_truth (B, H, W) as for SingleSource; groups: B names, equal within one image."""
@@ -549,7 +551,8 @@ class Interactive(SingleSource):
         for group, value in zip(self.groups, iou):
             value = -1.0 if math.isnan(value) else value                            # fails at every level, 0 too
             lowest[group] = min(value, lowest.get(group, value))
-        return list(lowest.values())
+        seen = Counter(self.groups)
+        return [value for group, value in lowest.items() if seen[group] == self.sizes.get(group, seen[group])]
 
     def compute(self):
         result = {}
@@ -625,7 +628,8 @@ class MultiSource(Streaming):
         else:
             self.piap += pixel_ap(merged, union).tolist()
 
-        own = maps[torch.arange(B)[:, None], pairings[way]].flatten(0, 1)           # (B * k, H, W)
+        self.pairing = pairings[way]                                                # (B, k) of the latest batch
+        own = maps[torch.arange(B)[:, None], self.pairing].flatten(0, 1)            # (B * k, H, W)
         cut = thresholds_for(own, self.threshold, each.sum((1, 2)).long())          # (B * k, 1) or (19,)
         counts = overlap(own, each, cut, self.strict)
         iou = torch.where(counts[2] > 0, ratio(*counts, 0.0), math.nan).view(B, k, -1)               # (B, k, T)

@@ -71,10 +71,13 @@ def read_audio_captions(path, ids):
     if path.suffix == '.csv':
         try:
             with open(path, newline='', encoding='utf-8-sig') as file:
-                rows = [dict(zip(('id', 'audio_caption'), row)) for row in csv.reader(file) if row]
+                rows = [row for row in csv.reader(file) if row]
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f'{path} is not a UTF-8 text of comma-separated lines ({error}): write it again') from None
-        rows = [row for row in rows if row['id'] != 'id']                   # a line of names at its head
+        if odd := [row for row in rows if len(row) != 2]:
+            raise ValueError(f'{path}: the line {",".join(odd[0])[:80]!r} has {len(odd[0])} fields, not 2: put captions that hold '
+                             'commas in quotes')
+        rows = [{'id': row[0], 'audio_caption': row[1]} for row in rows if row[0] != 'id']      # without the heading
     else:
         rows = whole_lines(path, 'write it again')
     captions = {}

@@ -118,6 +118,7 @@ def parse_args(argv=None):
             setattr(args, name, getattr(RECIPES[args.preset], name))
     if args.workers is None:
         args.workers = 8 if args.preset == 'paper' else 0
+    args.answers = None                                     # set by load_answers
     args.out = Path(args.out or f'runs/{args.preset}-{args.variant}-seed{args.seed}')
     args.data_root_given, args.data_root = bool(args.data_root), args.data_root or PRESETS[args.preset].data_root
     limits = {'epochs': (1, 1e9), 'steps': (1, 1e12), 'batch_size': (2, 1e6), 'workers': (0, 1e3), 'seed': (0, 2**63 - 1),
@@ -321,7 +322,11 @@ def load_answers(args, model, tokenizer, ids, device):
     Paper: c_i goes through CLIP's text encoder as it is, without the prompt "A photo of a" around it.
     """
     path = Path(args.captions or captions_path(args.data_root, args.captions_from))
+    if not path.is_file():
+        raise FileNotFoundError(f'no captions at {path}: make them with python captions.py all --data-root {args.data_root} '
+                                f'--captions-from {args.captions_from}, or name others with --captions')
     object_of = {i: line['object'] for i, line in read_captions(path, ids).items() if line['object']}
+    args.answers = hashlib.sha256(json.dumps(sorted(object_of.items())).encode()).hexdigest()[:12]      # for --resume
     texts = sorted(set(object_of.values()))
     if len(texts) < 2:
         raise ValueError(f'{path} holds {len(texts)} different answers: L_ACL_C needs two; run captions.py again')

@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+import metrics
 from conftest import ROOT, failed_in_one_sentence
 from data import Benchmark, SampleError, collate
-from evaluate import TASKS
+from evaluate import TASKS, feed, iou_of
 from heatmaps import (localise, localise_sources, read_confidences, read_heatmap, read_localised,
                       save_heatmaps)
 from model import embed_image, encode_image, load_model
@@ -81,13 +82,12 @@ def test_pictures_and_a_report_come_with_every_task(everything):
     assert report.count('<audio') >= 14 and 'http://' not in report and 'https://' not in report
 
 
-def test_two_processes_score_what_one_scores(everything, small_world, tmp_path):
+def test_three_processes_score_what_one_scores(everything, small_world, tmp_path):
     one = json.loads((everything[0] / 'a.json').read_text())
-    done = run_processes(2, '--task', 'all', '--data-root', small_world, '--json', tmp_path / 'two.json',
+    done = run_processes(3, '--task', 'all', '--data-root', small_world, '--json', tmp_path / 'three.json',
                          '--save-heatmaps', tmp_path / 'maps', '--batch-size', 8)
     assert done.returncode == 0, done.stderr
-    two = json.loads((tmp_path / 'two.json').read_text())
-    assert two == one
+    assert json.loads((tmp_path / 'three.json').read_text()) == one         # though some sets have fewer batches than processes
     confidences = [sorted((folder / 'maps/ext_flickr/confidence.csv').read_text().splitlines())
                    for folder in (everything[0], tmp_path)]
     assert confidences[0] == confidences[1]
@@ -125,6 +125,38 @@ def test_maps_of_another_method_are_checked_one_by_one(everything, small_world, 
     assert '(112, 112)' in said and 'NaN' in said and files[2].stem in said and files[3].stem not in said
     failed_in_one_sentence(script('evaluate.py', '--heatmaps', maps, '--task', 'robustness', '--data-root', small_world),
                            'ext_vggss', '--heatmaps')
+
+
+def test_pictures_say_the_iou_and_the_pairing_that_the_scores_are_made_of():
+    heat = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    truth = (heat > 0.4).float()
+    batch = {'id': list('abc'), 'condition': ['silence', 'positive', 'silence'], 'mask': truth, 'boxes': truth}
+    single, robust = metrics.SingleSource('top50'), metrics.Robustness('fixed:0.7')
+    for meter in (single, robust):
+        feed(meter, batch, heat)
+        feed(meter, batch, 1 - heat)                    # the batch before must not answer for this one
+    assert [iou_of(single, batch, i) for i in range(3)] == single.iou[3:]
+    silent = robust.conditions['silence'].iou[2:]
+    assert [iou_of(robust, batch, i) for i in (0, 2)] == silent
+    two = torch.stack([truth[:1], 1 - truth[:1]], 1)    # (1, 2, 8, 8)
+    meter = metrics.MultiSource()
+    meter.update(two.flip(1), two)
+    assert meter.pairing.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize('content, words', [
+    (np.zeros((224, 224), complex), 'no array of numbers'), (np.full((224, 224), 2.0), 'outside 0..1')])
+def test_odd_arrays_are_named(tmp_path, content, words):
+    np.save(tmp_path / 'a.npy', content)
+    with pytest.raises(SampleError, match=words):
+        read_heatmap(tmp_path, 'a', (224, 224))
+
+
+def test_pictures_of_16_bits_or_in_colour_are_no_heatmaps(tmp_path):
+    for mode in ('I;16', 'RGB'):
+        Image.new(mode, (224, 224)).save(tmp_path / 'a.png')
+        with pytest.raises(SampleError, match='a heatmap is grey, 8 bits'):
+            read_heatmap(tmp_path, 'a', (224, 224))
 
 
 def test_a_pickled_heatmap_is_refused(tmp_path):

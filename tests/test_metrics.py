@@ -447,3 +447,13 @@ def test_the_gpu_agrees():
     here.update(heat.view(-1, 2, 20, 24), truth.view(-1, 2, 20, 24))
     there.update(heat.cuda().view(-1, 2, 20, 24), truth.cuda().view(-1, 2, 20, 24))
     assert str(here.compute()) == str(there.compute())
+
+
+def test_a_frame_that_lacks_a_sound_says_nothing_interactively():
+    truth, wrong = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
+    metric = M.Interactive(sizes={'a': 2, 'b': 2})
+    metric.update(truth.repeat(2, 1, 1), truth.repeat(2, 1, 1), ['a', 'a'])
+    metric.update(truth, truth, ['b'])                  # right, but its other sound was never heard
+    assert metric.compute()['IIoU'] == 100 and len(metric.worst(metric.iou)) == 1
+    metric.update(wrong, truth, ['b'])
+    assert metric.compute()['IIoU'] == 50
