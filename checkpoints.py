@@ -7,13 +7,17 @@ A file is written beside its place, flushed, and renamed, so that whatever stops
 """
 
 import io
+import json
 import os
 import shutil
+import time
 
 import torch
 
+from evaluate import write_whole
 from model import load_trained, read_checkpoint, trained_state
 
+LOG_EVERY = 10              # steps
 RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
 
 
@@ -118,3 +122,47 @@ def set_aside(args):
 def forget_old(folder):
     for name in RUN_FILES:
         (folder / f'{name}.old').unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------
+# The log
+# ------------------------------------------------------------------------------------------------
+
+class Log:
+    """log.jsonl: one object every LOG_EVERY steps. A resumed run first drops what lies beyond its checkpoint."""
+
+    def __init__(self, path, step, enabled):
+        self.path, self.enabled, self.since, self.steps = path, enabled, time.time(), 0
+        if enabled and path.exists():
+            kept = [line for line in path.read_text(errors='replace').splitlines()
+                    if self.is_before(line, step)]
+            write_whole(path, ''.join(line + '\n' for line in kept))
+
+    @staticmethod
+    def is_before(line, step):
+        """Whether a line was written before `step` was saved. The torn last line of a killed run was not."""
+        try:
+            entry = json.loads(line)
+            return entry['step'] < step or (entry['step'] == step and 'val_loss' in entry)
+        except (ValueError, TypeError, KeyError):
+            return False
+
+    def write(self, entry):
+        if self.enabled:
+            with open(self.path, 'a') as file:
+                file.write(json.dumps(entry) + '\n')
+
+    def step(self, step, epoch, loss, terms, out, model, args, bar):
+        self.steps += 1
+        if not self.enabled or step % LOG_EVERY:
+            return
+        B = len(out.areas)
+        positive = out.areas.diagonal().mean().item()
+        negative = (out.areas.sum().item() - positive * B) / (B * B - B)
+        entry = {'loss': loss.item(), **{k: v.item() for k, v in terms.items()}, 'area_pos': positive,
+                 'area_neg': negative, 'w': model.masker_i.w.item(), 'b': model.masker_i.b.item()}
+        now = time.time()
+        speed = self.steps * args.batch_size / (now - self.since)
+        self.since, self.steps = now, 0
+        self.write({'step': step, 'epoch': epoch, **entry, 'lr': args.lr, 'pairs_per_second': speed})
+        bar.set_postfix({k: f'{entry[k]:.2f}' for k in entry if k not in ('w', 'b')})

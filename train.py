@@ -31,8 +31,9 @@ from tqdm import tqdm
 
 import figures
 import losses
+from cache import AudioFeatures, Prepared, build_features, complete
 from captions import captions_path, read_captions
-from checkpoints import claim_folder, resume, save_checkpoint, set_aside
+from checkpoints import Log, claim_folder, resume, save_checkpoint, set_aside
 from data import VGGSound, epoch_batches, evaluation_loader, training_loader
 from evaluate import rank_and_processes, start_processes, write_whole
 from heldout import before_after_sheet, held_out
@@ -56,7 +57,6 @@ RECIPES = {
     # p+ = 0.4 asks for masks larger than these objects.
     'miniature': Recipe(epochs=1, batch_size=8, lr=2e-3, weight_decay=1e-4, save_seconds=10),
 }
-LOG_EVERY = 10              # steps
 
 
 # ============ the command line ============
@@ -80,6 +80,15 @@ def parse_args(argv=None):
                      help='of the networks; masks and losses stay in float32')
     run.add_argument('--save-seconds', type=float, help=f'least time between checkpoints ({by_preset("save_seconds")})')
     run.add_argument('--skip-bad-samples', action='store_true', help='name, count and leave out unusable pairs')
+
+    fast = parser.add_argument_group('speed and memory (the numbers stay the same; section 4.1)')
+    fast.add_argument('--cache-audio', nargs='?', const='', metavar='DIR', help='compute the frozen BEATs features once, '
+                      'keep them there (default: cache/beats in the data root); the size is printed first (cache.py)')
+    fast.add_argument('--cache-share', type=float, default=1.0, metavar='SHARE',
+                      help='keep the first part of train.csv only and compute the others each time (default: all)')
+    fast.add_argument('--prepared', metavar='DIR', help='decoded pairs of "data.py prepare"')
+    fast.add_argument('--pair-chunk', type=int, metavar='N', help='decode N of the image and audio pairs at a time, and '
+                      'again in the backward pass: less memory, more time')
 
     opt = parser.add_argument_group('optimisation (section 4.1)')
     opt.add_argument('--epochs', type=int, help=f'passes over the training set ({by_preset("epochs")})')
@@ -122,7 +131,7 @@ def parse_args(argv=None):
     args.data_root_given, args.data_root = bool(args.data_root), args.data_root or PRESETS[args.preset].data_root
     limits = {'epochs': (1, 1e9), 'steps': (1, 1e12), 'batch_size': (2, 1e6), 'workers': (0, 1e3), 'seed': (0, 2**63 - 1),
               'lr': (1e-12, 10), 'tau': (1e-6, 1e6), 'weight_decay': (0, 10), 'save_seconds': (0, 1e9), 'p_pos': (0, 1),
-              'p_neg': (0, 1), **dict.fromkeys(('lambda_i', 'lambda_f', 'lambda_reg', 'lambda_c'), (0, 1e6))}
+              'p_neg': (0, 1), 'cache_share': (1e-6, 1), 'pair_chunk': (1, 1e9), **dict.fromkeys(('lambda_i', 'lambda_f', 'lambda_reg', 'lambda_c'), (0, 1e6))}
     for name, (least, most) in limits.items():
         if getattr(args, name) is not None and not least <= getattr(args, name) <= most:
             parser.error(f'--{name.replace("_", "-")} must lie between {least:g} and {most:g}, not {getattr(args, name)}')
@@ -229,6 +238,7 @@ def train(args):
     model, tokenizer = load_model(args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens,
                                   clipseg=args.clipseg, beats=args.beats)
     model.to(device)
+    open_caches(args, dataset, model.beats)
     # w and b have no part in some ablations; DistributedDataParallel wants to know
     model.masker_i.requires_grad_(args.image_mask == 'hard' and bool(
         args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'))
@@ -266,8 +276,10 @@ def train(args):
                 if usable(batch, state, args, device):
                     model.train()
                     image, wav = (batch[k].to(device, non_blocking=True) for k in ('image', 'wav'))
+                    known = complete(batch['features'], wav, model.beats) if dataset.features else None
                     with torch.autocast(device.type, low, enabled=low is not None):
-                        out = parallel(image, wav, args.image_mask, args.feature_mask, with_v_I=args.lambda_i > 0)
+                        out = parallel(image, wav, args.image_mask, args.feature_mask, with_v_I=args.lambda_i > 0,
+                                       features=known, pair_chunk=args.pair_chunk)
                     answers = torch.tensor([answer_of.get(i, -1) for i in batch['id']], device=device)
                     terms = loss_terms(out, args, C, answers)
                     loss = losses.total_loss(terms, weights_of(args))
@@ -305,6 +317,22 @@ def train(args):
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def open_caches(args, dataset, beats):
+    """--prepared and --cache-audio: hand the dataset what need not be computed again; the first process makes it."""
+    rank, _ = rank_and_processes()
+    if args.prepared:
+        dataset.prepared = Prepared(args.prepared, dataset)
+        if rank == 0:
+            print(f'{args.prepared}: {len(dataset.prepared.rows)} of {len(dataset)} pairs are prepared')
+    if args.cache_audio is not None:
+        folder = args.cache_audio or Path(args.data_root, 'cache/beats')
+        if rank == 0:
+            dataset.features = build_features(folder, dataset, beats, args.cache_share, skip_bad=args.skip_bad_samples)
+        if dist.is_initialized():
+            dist.barrier()
+        dataset.features = dataset.features or AudioFeatures(folder, dataset, beats)
 
 
 def make_captions(captions_from):
@@ -369,46 +397,6 @@ def not_finite(loss, ids, step, args):
     return ValueError(f'the loss is {loss} or a gradient is not finite at step {step} on the pairs {", ".join(ids)}: '
                       f'lower --lr or look at these files; last good checkpoint: '
                       f'{good if good.exists() else "none yet"}')
-
-
-class Log:
-    """log.jsonl: one object every LOG_EVERY steps. A resumed run first drops what lies beyond its checkpoint."""
-
-    def __init__(self, path, step, enabled):
-        self.path, self.enabled, self.since, self.steps = path, enabled, time.time(), 0
-        if enabled and path.exists():
-            kept = [line for line in path.read_text(errors='replace').splitlines()
-                    if self.is_before(line, step)]
-            write_whole(path, ''.join(line + '\n' for line in kept))
-
-    @staticmethod
-    def is_before(line, step):
-        """Whether a line was written before `step` was saved. The torn last line of a killed run was not."""
-        try:
-            entry = json.loads(line)
-            return entry['step'] < step or (entry['step'] == step and 'val_loss' in entry)
-        except (ValueError, TypeError, KeyError):
-            return False
-
-    def write(self, entry):
-        if self.enabled:
-            with open(self.path, 'a') as file:
-                file.write(json.dumps(entry) + '\n')
-
-    def step(self, step, epoch, loss, terms, out, model, args, bar):
-        self.steps += 1
-        if not self.enabled or step % LOG_EVERY:
-            return
-        B = len(out.areas)
-        positive = out.areas.diagonal().mean().item()
-        negative = (out.areas.sum().item() - positive * B) / (B * B - B)
-        entry = {'loss': loss.item(), **{k: v.item() for k, v in terms.items()}, 'area_pos': positive,
-                 'area_neg': negative, 'w': model.masker_i.w.item(), 'b': model.masker_i.b.item()}
-        now = time.time()
-        speed = self.steps * args.batch_size / (now - self.since)
-        self.since, self.steps = now, 0
-        self.write({'step': step, 'epoch': epoch, **entry, 'lr': args.lr, 'pairs_per_second': speed})
-        bar.set_postfix({k: f'{entry[k]:.2f}' for k in entry if k not in ('w', 'b')})
 
 
 # ============ what a finished run leaves ============

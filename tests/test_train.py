@@ -9,9 +9,11 @@ import time
 import pytest
 import torch
 
+import checkpoints
+import data
 import losses
 import train
-from conftest import ROOT
+from conftest import ROOT, failed_in_one_sentence
 from miniature import world
 
 
@@ -203,3 +205,34 @@ def test_terms_of_weight_zero_are_left_out_and_the_flags_reach_the_equations():
     assert set(terms) == {'acl_f', 'reg'} and terms['reg'].item() == pytest.approx(0.1)
     total = losses.total_loss(terms, train.weights_of(args))
     assert total.item() == pytest.approx(terms['acl_f'].item() + 0.2)
+
+
+def logged_losses(folder):
+    entries = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
+    return [e['loss'] for e in entries if 'loss' in e]
+
+
+def test_cached_audio_prepared_pairs_and_chunks_train_as_the_plain_run_does(tmp_path, small_world, monkeypatch, capsys):
+    monkeypatch.setattr(train, 'held_out', lambda *a, **k: ({}, {}))
+    monkeypatch.setattr(train, 'finish', lambda *a: None)
+    monkeypatch.setattr(checkpoints, 'LOG_EVERY', 1)
+    common = ['--data-root', str(small_world), '--steps', '4', '--batch-size', '4']
+    data.main(['prepare', '--data-root', str(small_world), '--out', str(tmp_path / 'pairs')])
+    for name, flags in (('plain', []), ('prepared', ['--prepared', str(tmp_path / 'pairs')]),
+                        ('chunks', ['--pair-chunk', '4']), ('cached', ['--cache-audio', str(tmp_path / 'all')]),
+                        ('share', ['--cache-audio', str(tmp_path / 'half'), '--cache-share', '0.5', '--workers', '1'])):
+        train.train(train.parse_args([*common, '--out', str(tmp_path / name), *flags]))
+    said = capsys.readouterr().out
+    assert 'BEATs features: 96 rows' in said and 'BEATs features: 48 rows' in said and '96 of 96 pairs' in said
+    plain = logged_losses(tmp_path / 'plain')
+    assert len(plain) == 4 and logged_losses(tmp_path / 'prepared') == plain        # 16-bit mono sounds: to the bit
+    for name in ('chunks', 'cached', 'share'):                                      # float16 features, four steps on
+        assert logged_losses(tmp_path / name) == pytest.approx(plain, rel=2e-3), name
+    train.train(train.parse_args([*common, '--out', str(tmp_path / 'again'), '--cache-audio', str(tmp_path / 'all')]))
+    assert logged_losses(tmp_path / 'again') == logged_losses(tmp_path / 'cached')
+
+
+def test_an_unfinished_or_foreign_cache_is_named(tmp_path, small_world, script):
+    common = ['--data-root', small_world, '--out', tmp_path / 'run', '--steps', 1, '--batch-size', 4]
+    failed_in_one_sentence(script('train.py', *common, '--prepared', tmp_path / 'none'), tmp_path / 'none', 'build it first')
+    failed_in_one_sentence(script('data.py', 'prepare', '--data-root', tmp_path / 'nowhere'), 'nowhere')
