@@ -20,6 +20,8 @@ from model import load_trained, read_checkpoint, trained_state
 LOG_EVERY = 10              # steps
 RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
 
+ADDED_LATER = {'negatives': 'local'}     # what runs did whose checkpoints do not say
+
 
 # ------------------------------------------------------------------------------------------------
 # Saving and resuming
@@ -56,7 +58,8 @@ def save_checkpoint(folder, model, optimiser, scaler, args, state):
 def settings(args):
     """What must be the same for a run to be continued."""
     names = ('preset variant seed batch_size lr weight_decay tau lambda_i lambda_f lambda_reg lambda_c '
-             'captions captions_from same_answers p_pos p_neg area acl_f image_mask feature_mask audio_tokens prompt precision clipseg beats').split()
+             'captions captions_from same_answers p_pos p_neg area acl_f image_mask feature_mask audio_tokens prompt precision clipseg beats '
+             'negatives').split()
     return {name: getattr(args, name) for name in names}
 
 
@@ -78,7 +81,7 @@ def resume(folder, model, optimiser, scaler, args):
         raise ValueError(f'{path} holds weights but no state of a training: it can be evaluated, not resumed')
     trainer = saved['trainer']
     for name, now in settings(args).items():
-        before = trainer['settings'].get(name)
+        before = trainer['settings'].get(name, ADDED_LATER.get(name))
         if before != now:
             raise ValueError(f'{path} was trained with --{name.replace("_", "-")} {before}, not {now}: '
                              'resume with the same settings or choose another --out')
@@ -156,9 +159,9 @@ class Log:
         self.steps += 1
         if not self.enabled or step % LOG_EVERY:
             return
-        B = len(out.areas)
-        positive = out.areas.diagonal().mean().item()
-        negative = (out.areas.sum().item() - positive * B) / (B * B - B)
+        B, pairs = len(out.areas), out.areas.numel()        # of this process's images
+        positive = out.areas.diagonal(out.first).mean().item()
+        negative = (out.areas.sum().item() - positive * B) / (pairs - B)
         entry = {'loss': loss.item(), **{k: v.item() for k, v in terms.items()}, 'area_pos': positive,
                  'area_neg': negative, 'w': model.masker_i.w.item(), 'b': model.masker_i.b.item()}
         now = time.time()

@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from beats import load_beats
 from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, soft_image_mask, to_grid, to_image
+from negatives import everyone, first_of_mine
 
 ROOT = Path(__file__).resolve().parent
 PROMPT = 'A photo of a <*>'          # section 3.1; <*> is where the audio token goes
@@ -227,14 +228,18 @@ def decode(clipseg, activations, A):
 
 @dataclass
 class Alignment:
-    """What the losses need of a batch of B pairs; None where a term was not asked for."""
-    A: torch.Tensor                     # (B, D) audio-driven embeddings
-    M_G: torch.Tensor                   # (B, B, H, W) logits, image i under audio j
-    areas: torch.Tensor                 # (B, B) mean of each image mask, for Eq. 4
+    """What the losses need of a batch of B pairs; None where a term was not asked for.
+
+    N audios: the B of these images or, with global negatives, those of all processes.
+    """
+    A: torch.Tensor                     # (N, D) audio-driven embeddings
+    M_G: torch.Tensor                   # (B, N, H, W) logits, image i under audio j
+    areas: torch.Tensor                 # (B, N) mean of each image mask, for Eq. 4
     M_I: torch.Tensor                   # (B, 1, H, W) image mask of the positive pairs
     v_I: torch.Tensor | None            # (B, D) embedding of the masked images, for Eq. 1
-    M_F: torch.Tensor                   # (B, B, h, w) feature masks, for Eq. 2
+    M_F: torch.Tensor                   # (B, N, h, w) feature masks, for Eq. 2
     v_D: torch.Tensor                   # (B, D, h, w) spatial features, for Eq. 2
+    first: int = 0                      # image i's own audio is A[first + i]
 
 
 class SoundLocalizer(nn.Module):
@@ -306,32 +311,34 @@ class SoundLocalizer(nn.Module):
         return M_G
 
     def forward(self, image, wav, image_mask='hard', feature_mask='feature', with_v_I=True, noise=(None, None),
-                features=None, pair_chunk=None):
+                features=None, pair_chunk=None, negatives='local'):
         """One training step's worth: B images and their B audios, every image under every audio.
 
         image: (B, 3, H, W) normalised, wav: (B, samples) -> Alignment. The vision encoder runs once on the images, for
         all B x B masks, and once more on the B masked images (not with with_v_I=False: nothing then asks for v_I).
         image_mask, feature_mask: Table 13, see image_masks and below. noise: the two uniform draws of MaskGen_I, of
         shapes (B, B, H, W) for the areas and (B, 1, H, W) for the masked image; drawn when None. features: see
-        audio_tokens. pair_chunk: see ground.
+        audio_tokens. pair_chunk: see ground. negatives='global': every image under the N audios of all processes
+        (negatives.py), and the first draw is (B, N, H, W).
         """
         B, _, H, W = image.shape
         A = self.embed_audio(wav, features)                         # (B, D)
+        A, first = (everyone(A), first_of_mine(B)) if negatives == 'global' else (A, 0)         # (N, D)
         with torch.no_grad():
             vision = encode_image(self.clipseg, image)
-        M_G = self.ground(vision, A.expand(B, B, -1), (H, W), pair_chunk).float()   # (B, B, H, W): image i under audio j
+        M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk).float()    # (B, N, H, W): image i, audio j
         grid = vision.v_D.shape[-2:]
 
         every_M_I = self.image_masks(M_G, image_mask, grid, noise[0])
         # Table 13, first row: M_I in the place of M_F
-        M_F = to_grid(every_M_I, grid) if feature_mask == 'image' else mask_gen_f(M_G, grid)   # (B, B, h, w)
+        M_F = to_grid(every_M_I, grid) if feature_mask == 'image' else mask_gen_f(M_G, grid)   # (B, N, h, w)
 
-        positive = M_G.diagonal().permute(2, 0, 1).unsqueeze(1)     # (B, 1, H, W): each image under its own audio
+        positive = M_G.diagonal(first).permute(2, 0, 1).unsqueeze(1)    # (B, 1, H, W): each image under its own audio
         # Paper: one M_I for both uses; the release draws the noise of the masked image anew
         M_I = self.image_masks(positive, image_mask, grid, noise[1])
         # Paper: M_I * X; the mask is laid on the normalised image, so what is hidden has CLIP's mean colour (release)
         v_I = embed_image(self.clipseg, image * M_I) if with_v_I else None
-        return Alignment(A, M_G, every_M_I.mean((-2, -1)), M_I, v_I, M_F, vision.v_D)
+        return Alignment(A, M_G, every_M_I.mean((-2, -1)), M_I, v_I, M_F, vision.v_D, first)
 
     def image_masks(self, M_G, kind, grid, uniform=None):
         """M_G (B, N, H, W) -> image masks of the same shape, by Table 13's variants.

@@ -38,6 +38,7 @@ from data import VGGSound, epoch_batches, evaluation_loader, training_loader
 from evaluate import rank_and_processes, start_processes, write_whole
 from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, ROOT, load_model
+from negatives import everyone
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ def parse_args(argv=None):
     opt.add_argument('--weight-decay', type=float, help=f'({by_preset("weight_decay")})')
     opt.add_argument('--tau', type=float, default=losses.TAU, help='temperature of Eq. 1 (default: %(default)s)')
 
+    opt.add_argument('--negatives', choices=['local', 'global'], default='local',
+                     help='among the pairs of one process (default, as in the paper) or of all (negatives.py)')
+
     abl = parser.add_argument_group('objective and its ablations (section 4.3)')
     abl.add_argument('--lambda-i', type=float, default=1.0, help='weight of L_ACL_I, 0 leaves it out (Table 9)')
     abl.add_argument('--lambda-f', type=float, default=1.0, help='weight of L_ACL_F (Table 9)')
@@ -144,20 +148,24 @@ def parse_args(argv=None):
 
 # ============ the objective ============
 
-def loss_terms(out, args, C=None, answers=None):
+def loss_terms(out, args, C=None, answers=None, gather=lambda rows: rows):
     """The terms of Eq. 5 and 7 whose weight is not 0, in float32. out: model.Alignment -> dict of scalars
 
+    gather: negatives.everyone, where out.A holds the audios of all processes: each term is then of their whole batch.
     answers (B,): which row of the caption embeddings C belongs to each pair, -1 for a pair without an answer.
     """
     terms, A = {}, out.A.float()
     if args.lambda_i:
-        terms['acl_i'] = losses.acl_i(out.v_I.float(), A, args.tau)                              # Eq. 1
+        terms['acl_i'] = losses.acl_i(gather(out.v_I.float()), A, args.tau)                      # Eq. 1
     if args.lambda_f:
         v_F = losses.masked_features(out.M_F.float(), out.v_D.float())                           # Eq. 2
-        terms['acl_f'] = losses.acl_f(v_F, A, args.tau, args.acl_f)                              # Eq. 3
+        S_F = gather(losses.feature_similarities(v_F, A, out.first, args.acl_f))    # rows of this process's images
+        terms['acl_f'] = losses.info_nce(S_F, args.tau)                                          # Eq. 3
     if args.lambda_reg:
-        terms['reg'] = losses.area_regulariser(out.areas.float(), args.p_pos, args.p_neg, args.area)    # Eq. 4
+        # Eq. 4; gathered first, as its absolute values are of means over all pairs
+        terms['reg'] = losses.area_regulariser(gather(out.areas.float()), args.p_pos, args.p_neg, args.area)
     if args.lambda_c and C is not None:
+        answers = gather(answers)
         has = answers >= 0
         # Paper: silent on pairs to which the language model has no answer. They take no part in Eq. 6, neither as queries
         # nor as negatives; with fewer than two answers in a batch there is nothing to contrast.
@@ -273,15 +281,15 @@ def train(args):
             dataset.epoch = epoch
             batches = epoch_batches(len(dataset), args.batch_size, args.seed, epoch, rank, processes)[first:]
             for batch in training_loader(dataset, batches[:last_step - state['step']], args.workers):
-                if usable(batch, state, args, device):
+                if count := usable(batch, state, args, device):
                     model.train()
-                    image, wav = (batch[k].to(device, non_blocking=True) for k in ('image', 'wav'))
-                    known = complete(batch['features'], wav, model.beats) if dataset.features else None
+                    image, wav = (batch[k][:count].to(device, non_blocking=True) for k in ('image', 'wav'))
+                    known = complete(batch['features'][:count], wav, model.beats) if dataset.features else None
                     with torch.autocast(device.type, low, enabled=low is not None):
                         out = parallel(image, wav, args.image_mask, args.feature_mask, with_v_I=args.lambda_i > 0,
-                                       features=known, pair_chunk=args.pair_chunk)
-                    answers = torch.tensor([answer_of.get(i, -1) for i in batch['id']], device=device)
-                    terms = loss_terms(out, args, C, answers)
+                                       features=known, pair_chunk=args.pair_chunk, negatives=args.negatives)
+                    answers = torch.tensor([answer_of.get(i, -1) for i in batch['id'][:count]], device=device)
+                    terms = loss_terms(out, args, C, answers, *[everyone] * (args.negatives == 'global'))
                     loss = losses.total_loss(terms, weights_of(args))
                     optimiser.zero_grad()
                     scaler.scale(loss).backward()
@@ -380,16 +388,17 @@ def cached_embeddings(model, tokenizer, texts, path):
 
 
 def usable(batch, state, args, device):
-    """Whether every process has at least two pairs for this step; names and counts what was unreadable."""
+    """How many of a batch's pairs to use, 0 where some process has fewer than two; names and counts the unreadable."""
     if batch['errors'] and not args.skip_bad_samples:
         raise ValueError(f'{batch["errors"][0]}; or --skip-bad-samples leaves such pairs out')
     for error in batch['errors']:
         state['skipped'] += 1
         tqdm.write(f'skipped ({state["skipped"]} so far): {error}')
-    enough = torch.tensor(float(len(batch['id']) >= 2), device=device)
+    count = torch.tensor(len(batch['id']), device=device)
     if dist.is_initialized() and args.skip_bad_samples:     # all or none: a process alone would wait for ever
-        dist.all_reduce(enough, dist.ReduceOp.MIN)
-    return bool(enough)
+        dist.all_reduce(count, dist.ReduceOp.MIN)
+    # global negatives are gathered in equal parts: no process uses more pairs than the one that lost most
+    return (int(count) if args.negatives == 'global' else len(batch['id'])) if count >= 2 else 0
 
 
 def not_finite(loss, ids, step, args):

@@ -134,7 +134,8 @@ print('agree', flush=True)
 """
 
 
-@pytest.mark.parametrize('flags', [[], ['--lambda-i', '0', '--lambda-reg', '0'], ['--image-mask', 'soft']])
+@pytest.mark.parametrize('flags', [[], ['--lambda-i', '0', '--lambda-reg', '0'], ['--image-mask', 'soft'],
+                                   ['--negatives', 'global']])
 def test_two_processes_see_different_pairs_and_share_gradients_and_weights(tmp_path, small_world, flags):
     (tmp_path / 'two.py').write_text(TWO_PROCESSES)
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', tmp_path / 'two.py',
@@ -200,7 +201,7 @@ def test_terms_of_weight_zero_are_left_out_and_the_flags_reach_the_equations():
     args = train.parse_args(['--lambda-i', '0', '--p-pos', '0.6', '--area', 'mean', '--lambda-reg', '2'])
     areas = torch.tensor([[0.5, 0.0], [0.0, 0.5]])
     alignment = type('Alignment', (), dict(A=torch.eye(2), v_I=None, M_F=torch.ones(2, 2, 1, 1),
-                                           v_D=torch.eye(2).view(2, 2, 1, 1), areas=areas))
+                                           v_D=torch.eye(2).view(2, 2, 1, 1), areas=areas, first=0))
     terms = train.loss_terms(alignment, args)
     assert set(terms) == {'acl_f', 'reg'} and terms['reg'].item() == pytest.approx(0.1)
     total = losses.total_loss(terms, train.weights_of(args))
