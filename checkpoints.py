@@ -2,10 +2,12 @@
 
     last.pt, previous.pt    {'audio_proj', 'masker_i'} as in the released checkpoint, and what resuming needs
     log.jsonl, loss.png, before_after.png, summary.json      see train.py; summary.json marks a finished run
+    lock                    held by the process that trains
 
 A file is written beside its place, flushed, and renamed, so that whatever stops the program leaves a whole one.
 """
 
+import fcntl
 import io
 import json
 import os
@@ -102,7 +104,11 @@ def resume(folder, model, optimiser, scaler, args):
 # ------------------------------------------------------------------------------------------------
 
 def claim_folder(args):
-    """Make the run's folder, or refuse to write over what is in it. FileExistsError says how to go on."""
+    """Make the run's folder, or refuse to write over what is in it. FileExistsError says how to go on.
+
+    Returns an open file: while it is open, no other process may claim the folder. The lock goes with this process,
+    however it ends, and unlike flock's is not inherited by its loading processes, which outlive a kill by seconds.
+    """
     finished, begun = (args.out / 'summary.json').exists(), (args.out / 'last.pt').exists()
     if finished and not args.overwrite:
         raise FileExistsError(f'{args.out} holds a finished run: choose another --out, --overwrite it, or train it '
@@ -113,6 +119,13 @@ def claim_folder(args):
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f'cannot make the folder {args.out} ({error.strerror}): choose another --out') from None
+    lock = open(args.out / 'lock', 'w')
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise OSError(f'{args.out} is being written by another process: wait for it, or choose another --out') from None
+    return lock
 
 
 def set_aside(args):

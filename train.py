@@ -8,14 +8,17 @@
 
 Only the projection, the pooling and MaskGen_I's w and b are trained. A run leaves in its folder: last.pt (and
 previous.pt), log.jsonl, loss.png, before_after.png and summary.json, the scores on held-out scenes before and after.
+SIGTERM, which clusters send before they kill, ends it after the step at hand with exit code 143; --resume goes on.
 Paper: silent on which epoch counts; the release keeps the best one on the VGG-SS test set. Here nothing is chosen by a
 test set: the result is the last step.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -215,7 +218,7 @@ def train(args):
     if args.batch_size // processes < 2:
         raise ValueError('every process needs at least 2 pairs: a contrastive loss has no negatives otherwise')
     if rank == 0:
-        claim_folder(args)
+        lock = claim_folder(args)                           # until the process ends
         if args.preset == 'miniature' and not args.data_root_given:
             from miniature import world as miniature_world
             miniature_world.build(args.data_root)
@@ -275,7 +278,7 @@ def train(args):
         set_aside(args)
     log = Log(args.out / 'log.jsonl', state['step'], enabled=rank == 0)
     earlier, saved_at = state['seconds'], time.time()
-    with tqdm(total=last_step, initial=state['step'], disable=rank > 0, unit=' steps', dynamic_ncols=True) as bar:
+    with asked_to_stop() as asked, tqdm(total=last_step, initial=state['step'], disable=rank > 0, unit=' steps', dynamic_ncols=True) as bar:
         while state['step'] < last_step:
             epoch, first = divmod(state['step'], per_epoch)
             dataset.epoch = epoch
@@ -305,9 +308,12 @@ def train(args):
                 bar.update()
                 # the checkpoint at an epoch's end comes after its validation, so that a resumed run repeats neither
                 within = state['step'] % per_epoch and state['step'] < last_step
-                if rank == 0 and within and time.time() - saved_at > args.save_seconds:
+                stop = within and any_process(asked, device)
+                if rank == 0 and within and (stop or time.time() - saved_at > args.save_seconds):
                     save_checkpoint(args.out, model, optimiser, scaler, args, state)
                     saved_at = time.time()
+                if stop:
+                    leave(args, state['step'])
             if validation:
                 try:
                     scores = validate(model, validation, args, device)
@@ -318,6 +324,8 @@ def train(args):
             if rank == 0:
                 save_checkpoint(args.out, model, optimiser, scaler, args, state)
                 saved_at = time.time()
+            if any_process(asked, device):
+                leave(args, state['step'])
     if state['skipped'] and not optimiser.state:
         raise ValueError(f'not one step was taken: all {state["skipped"]} pairs that were read are unusable')
     if rank == 0:
@@ -401,6 +409,37 @@ def usable(batch, state, args, device):
     return (int(count) if args.negatives == 'global' else len(batch['id'])) if count >= 2 else 0
 
 
+@contextlib.contextmanager
+def asked_to_stop():
+    """A list that SIGTERM fills while the steps run, instead of ending the process in the middle of one."""
+    asked = []
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def any_process(asked, device):
+    """Whether any process was asked to stop: one that left alone would leave the others waiting for its gradients."""
+    if not dist.is_initialized():
+        return bool(asked)
+    flag = torch.tensor(float(bool(asked)), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def leave(args, step):
+    """End the process after a SIGTERM, with what a shell reports of a program that SIGTERM ended: 128 + 15."""
+    if rank_and_processes()[0] == 0:
+        tqdm.write(f'train.py: stopped by SIGTERM; step {step} is saved in {args.out / "last.pt"}, and the same command with '
+                   '--resume goes on from there', file=sys.stderr)
+    if dist.is_initialized():
+        dist.barrier()                                      # the first one has saved by then
+        dist.destroy_process_group()
+    sys.exit(128 + signal.SIGTERM)
+
+
 def not_finite(loss, ids, step, args):
     good = args.out / 'last.pt'
     return ValueError(f'the loss is {loss} or a gradient is not finite at step {step} on the pairs {", ".join(ids)}: '
@@ -444,5 +483,10 @@ if __name__ == '__main__':
         if os.environ.get('ACL_DEBUG'):     # ACL_DEBUG=1 shows where it happened
             raise
         sys.exit(f'train.py: {problem}')
+    except RuntimeError as problem:
+        if 'DataLoader worker' not in str(problem):
+            raise
+        reason = str(problem).splitlines()[0].rstrip('. ')
+        sys.exit(f'train.py: a loading process died ({reason}): free memory or lower --workers; --resume goes on')
     except KeyboardInterrupt:
         sys.exit('train.py: interrupted; the same command with --resume goes on from the last checkpoint')

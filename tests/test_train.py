@@ -237,3 +237,37 @@ def test_an_unfinished_or_foreign_cache_is_named(tmp_path, small_world, script):
     common = ['--data-root', small_world, '--out', tmp_path / 'run', '--steps', 1, '--batch-size', 4]
     failed_in_one_sentence(script('train.py', *common, '--prepared', tmp_path / 'none'), tmp_path / 'none', 'build it first')
     failed_in_one_sentence(script('data.py', 'prepare', '--data-root', tmp_path / 'nowhere'), 'nowhere')
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_sigterm_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, script, processes):
+    out, launcher = tmp_path / 'run', ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    command = [sys.executable, *(launcher if processes == 2 else []), str(ROOT / 'train.py'), '--data-root', str(small_world),
+               '--batch-size', '4', '--out', str(out), '--save-seconds', '1000']
+    process = subprocess.Popen([*command, '--steps', '100000'], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                               stdout=subprocess.DEVNULL, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    until = time.time() + 300
+    while not (out / 'log.jsonl').exists() or not (out / 'log.jsonl').read_text():      # training has begun
+        assert process.poll() is None and time.time() < until
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    step = saved_step(out)
+    assert step > 0 and said.count(f'stopped by SIGTERM; step {step} is saved') == 1 and '--resume' in said
+    if processes == 1:                                      # torchrun has a code and words of its own
+        assert process.returncode == 143 and 'Traceback' not in said
+        done = script('train.py', *command[2:], '--steps', step + 1, '--resume')
+        assert f'resuming at step {step}' in done.stdout and saved_step(out) == step + 1, done.stderr
+
+
+def test_two_runs_never_write_one_folder(tmp_path, small_world, script):
+    hold = subprocess.Popen([sys.executable, '-c', 'import checkpoints, types, pathlib, sys, time; lock = checkpoints.'
+                             'claim_folder(types.SimpleNamespace(out=pathlib.Path(sys.argv[1]), overwrite=False, '
+                             'resume=False)); print(1, flush=True); time.sleep(600)', str(tmp_path)], cwd=ROOT,
+                            stdout=subprocess.PIPE)
+    hold.stdout.readline()
+    options = ['--data-root', small_world, '--out', tmp_path, '--steps', 1, '--batch-size', 4, '--resume']
+    failed_in_one_sentence(script('train.py', *options), tmp_path, 'another process')
+    hold.kill()                                             # the lock goes with the process
+    hold.wait()
+    assert script('train.py', *options).returncode == 0
