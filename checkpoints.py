@@ -7,22 +7,27 @@
 A file is written beside its place, flushed, and renamed, so that whatever stops the program leaves a whole one.
 """
 
+import contextlib
 import fcntl
 import io
 import json
 import os
 import shutil
+import signal
+import sys
 import time
 
 import torch
+import torch.distributed as dist
+from tqdm import tqdm
 
-from evaluate import write_whole
+from evaluate import rank_and_processes, write_whole
 from model import load_trained, read_checkpoint, trained_state
 
 LOG_EVERY = 10              # steps
 RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
 
-ADDED_LATER = {'negatives': 'local'}     # what runs did whose checkpoints do not say
+ADDED_LATER = {'negatives': 'local', 'accumulate': 1}     # what runs did whose checkpoints do not say
 
 
 # ------------------------------------------------------------------------------------------------
@@ -61,7 +66,7 @@ def settings(args):
     """What must be the same for a run to be continued."""
     names = ('preset variant seed batch_size lr weight_decay tau lambda_i lambda_f lambda_reg lambda_c '
              'captions captions_from same_answers p_pos p_neg area acl_f image_mask feature_mask audio_tokens prompt precision clipseg beats '
-             'negatives').split()
+             'negatives accumulate').split()
     return {name: getattr(args, name) for name in names}
 
 
@@ -97,6 +102,41 @@ def resume(folder, model, optimiser, scaler, args):
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError):
         raise ValueError(f'{path} holds no usable state of a training: delete it to fall back on previous.pt') from None
     return {k: v for k, v in trainer.items() if k not in ('optimiser', 'scaler', 'random', 'settings')}
+
+
+# ------------------------------------------------------------------------------------------------
+# SIGTERM
+# ------------------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def asked_to_stop():
+    """A list that SIGTERM fills while the steps run, instead of ending the process in the middle of one."""
+    asked = []
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def any_process(asked, device):
+    """Whether any process was asked to stop: one that left alone would leave the others waiting for its gradients."""
+    if not dist.is_initialized():
+        return bool(asked)
+    flag = torch.tensor(float(bool(asked)), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def leave(args, step):
+    """End the process after a SIGTERM, with what a shell reports of a program that SIGTERM ended: 128 + 15."""
+    if rank_and_processes()[0] == 0:
+        tqdm.write(f'train.py: stopped by SIGTERM; step {step} is saved in {args.out / "last.pt"}, and the same command with '
+                   '--resume goes on from there', file=sys.stderr)
+    if dist.is_initialized():
+        dist.barrier()                                      # the first one has saved by then
+        dist.destroy_process_group()
+    sys.exit(128 + signal.SIGTERM)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -178,7 +218,7 @@ class Log:
         entry = {'loss': loss.item(), **{k: v.item() for k, v in terms.items()}, 'area_pos': positive,
                  'area_neg': negative, 'w': model.masker_i.w.item(), 'b': model.masker_i.b.item()}
         now = time.time()
-        speed = self.steps * args.batch_size / (now - self.since)
+        speed = self.steps * args.batch_size * args.accumulate / (now - self.since)
         self.since, self.steps = now, 0
         self.write({'step': step, 'epoch': epoch, **entry, 'lr': args.lr, 'pairs_per_second': speed})
         bar.set_postfix({k: f'{entry[k]:.2f}' for k in entry if k not in ('w', 'b')})

@@ -14,11 +14,9 @@ test set: the result is the last step.
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -36,7 +34,7 @@ import figures
 import losses
 from cache import AudioFeatures, Prepared, build_features, complete
 from captions import captions_path, read_captions
-from checkpoints import Log, claim_folder, resume, save_checkpoint, set_aside
+from checkpoints import Log, any_process, asked_to_stop, claim_folder, leave, resume, save_checkpoint, set_aside
 from data import VGGSound, epoch_batches, evaluation_loader, training_loader
 from evaluate import rank_and_processes, start_processes, write_whole
 from heldout import before_after_sheet, held_out
@@ -102,6 +100,8 @@ def parse_args(argv=None):
     opt.add_argument('--weight-decay', type=float, help=f'({by_preset("weight_decay")})')
     opt.add_argument('--tau', type=float, default=losses.TAU, help='temperature of Eq. 1 (default: %(default)s)')
 
+    opt.add_argument('--accumulate', type=int, default=1, metavar='N', help='average the gradients of N batches in a step; '
+                     'each batch has its own negatives (default: 1)')
     opt.add_argument('--negatives', choices=['local', 'global'], default='local',
                      help='among the pairs of one process (default, as in the paper) or of all (negatives.py)')
 
@@ -138,7 +138,7 @@ def parse_args(argv=None):
     args.data_root_given, args.data_root = bool(args.data_root), args.data_root or PRESETS[args.preset].data_root
     limits = {'epochs': (1, 1e9), 'steps': (1, 1e12), 'batch_size': (2, 1e6), 'workers': (0, 1e3), 'seed': (0, 2**63 - 1),
               'lr': (1e-12, 10), 'tau': (1e-6, 1e6), 'weight_decay': (0, 10), 'save_seconds': (0, 1e9), 'p_pos': (0, 1),
-              'p_neg': (0, 1), 'cache_share': (1e-6, 1), 'pair_chunk': (1, 1e9), **dict.fromkeys(('lambda_i', 'lambda_f', 'lambda_reg', 'lambda_c'), (0, 1e6))}
+              'p_neg': (0, 1), 'cache_share': (1e-6, 1), 'pair_chunk': (1, 1e9), 'accumulate': (1, 1e6), **dict.fromkeys(('lambda_i', 'lambda_f', 'lambda_reg', 'lambda_c'), (0, 1e6))}
     for name, (least, most) in limits.items():
         if getattr(args, name) is not None and not least <= getattr(args, name) <= most:
             parser.error(f'--{name.replace("_", "-")} must lie between {least:g} and {most:g}, not {getattr(args, name)}')
@@ -238,10 +238,11 @@ def train(args):
         print(f'left out {len(dataset.absent)} samples of {dataset.list} without files, e.g. {dataset.absent[0]}')
     if rank == 0 and not has_val:
         print(f'no {args.data_root}/vggsound/val.csv: training without validation')
-    per_epoch = len(epoch_batches(len(dataset), args.batch_size, args.seed, 0, rank, processes))
+    N = args.accumulate                                     # batches of a step; an epoch's last incomplete step is dropped
+    per_epoch = len(epoch_batches(len(dataset), args.batch_size, args.seed, 0, rank, processes)) // N
     if not per_epoch:
-        raise ValueError(f'{dataset.list} has {len(dataset)} samples, fewer than one batch of {args.batch_size}: '
-                         'add samples or lower --batch-size')
+        raise ValueError(f'{dataset.list} has {len(dataset)} samples, fewer than {N} batch(es) of '
+                         f'{args.batch_size}: add samples or lower --batch-size')
     last_step = args.steps or args.epochs * per_epoch
 
     # ------------ model ------------
@@ -256,7 +257,8 @@ def train(args):
     parameters = [p for p in model.parameters() if p.requires_grad]
     C, answer_of = load_answers(args, model, tokenizer, dataset.ids, device) if args.lambda_c else (None, {})
     # Paper: Adam with weight decay 1e-4, that is, as a part of the gradient, on w and b too (released code)
-    optimiser = torch.optim.Adam(parameters, args.lr, weight_decay=args.weight_decay)
+    optimiser = torch.optim.Adam(parameters, args.lr, weight_decay=args.weight_decay,
+                                 fused=True if device.type == 'cuda' else None)     # one kernel instead of hundreds
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == 'fp16')
     low = {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(args.precision)
     state = resume(args.out, model, optimiser, scaler, args) if args.resume else None
@@ -278,12 +280,17 @@ def train(args):
         set_aside(args)
     log = Log(args.out / 'log.jsonl', state['step'], enabled=rank == 0)
     earlier, saved_at = state['seconds'], time.time()
-    with asked_to_stop() as asked, tqdm(total=last_step, initial=state['step'], disable=rank > 0, unit=' steps', dynamic_ncols=True) as bar:
+    bar = tqdm(total=last_step, initial=state['step'], disable=rank > 0, unit=' steps', dynamic_ncols=True)
+    with asked_to_stop() as asked, bar:
         while state['step'] < last_step:
             epoch, first = divmod(state['step'], per_epoch)
             dataset.epoch = epoch
-            batches = epoch_batches(len(dataset), args.batch_size, args.seed, epoch, rank, processes)[first:]
-            for batch in training_loader(dataset, batches[:last_step - state['step']], args.workers):
+            batches = epoch_batches(len(dataset), args.batch_size, args.seed, epoch, rank, processes)
+            batches = batches[first * N:min(per_epoch, first + last_step - state['step']) * N]
+            for k, batch in enumerate(training_loader(dataset, batches, args.workers), 1):
+                if k % N == 1 or N == 1:
+                    optimiser.zero_grad()
+                    loss, ids = 0.0, []
                 if count := usable(batch, state, args, device):
                     model.train()
                     image, wav = (batch[k][:count].to(device, non_blocking=True) for k in ('image', 'wav'))
@@ -293,13 +300,17 @@ def train(args):
                                        features=known, pair_chunk=args.pair_chunk, negatives=args.negatives)
                     answers = torch.tensor([answer_of.get(i, -1) for i in batch['id'][:count]], device=device)
                     terms = loss_terms(out, args, C, answers, *[everyone] * (args.negatives == 'global'))
-                    loss = losses.total_loss(terms, weights_of(args))
-                    optimiser.zero_grad()
-                    scaler.scale(loss).backward()
+                    part = losses.total_loss(terms, weights_of(args)) / N
+                    # processes share the gradients at each of the N, so that one whose last batch is unusable has them too
+                    scaler.scale(part).backward()
+                    loss, ids = loss + part.detach(), ids + batch['id'][:count]
+                if k % N:
+                    continue
+                if ids:
                     # fp16 gradients overflow now and then by design, and the scaler leaves such a step out
                     gradients = torch.stack([p.grad.norm() for p in parameters if args.precision != 'fp16'] or [loss])
                     if not (loss.isfinite() and gradients.isfinite().all()):
-                        raise not_finite(loss.item(), batch['id'], state['step'], args)
+                        raise not_finite(loss.item(), ids, state['step'], args)
                     scaler.step(optimiser)
                     scaler.update()
                     log.step(state['step'], epoch, loss, terms, out, model, args, bar)
@@ -407,37 +418,6 @@ def usable(batch, state, args, device):
         dist.all_reduce(count, dist.ReduceOp.MIN)
     # global negatives are gathered in equal parts: no process uses more pairs than the one that lost most
     return (int(count) if args.negatives == 'global' else len(batch['id'])) if count >= 2 else 0
-
-
-@contextlib.contextmanager
-def asked_to_stop():
-    """A list that SIGTERM fills while the steps run, instead of ending the process in the middle of one."""
-    asked = []
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def any_process(asked, device):
-    """Whether any process was asked to stop: one that left alone would leave the others waiting for its gradients."""
-    if not dist.is_initialized():
-        return bool(asked)
-    flag = torch.tensor(float(bool(asked)), device=device)
-    dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag)
-
-
-def leave(args, step):
-    """End the process after a SIGTERM, with what a shell reports of a program that SIGTERM ended: 128 + 15."""
-    if rank_and_processes()[0] == 0:
-        tqdm.write(f'train.py: stopped by SIGTERM; step {step} is saved in {args.out / "last.pt"}, and the same command with '
-                   '--resume goes on from there', file=sys.stderr)
-    if dist.is_initialized():
-        dist.barrier()                                      # the first one has saved by then
-        dist.destroy_process_group()
-    sys.exit(128 + signal.SIGTERM)
 
 
 def not_finite(loss, ids, step, args):

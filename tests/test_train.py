@@ -271,3 +271,29 @@ def test_two_runs_never_write_one_folder(tmp_path, small_world, script):
     hold.kill()                                             # the lock goes with the process
     hold.wait()
     assert script('train.py', *options).returncode == 0
+
+
+def test_accumulated_gradients_are_the_mean_of_their_batches_and_resume_to_the_bit(tmp_path, small_world, monkeypatch):
+    monkeypatch.setattr(train, 'held_out', lambda *a, **k: ({}, {}))
+    monkeypatch.setattr(train, 'finish', lambda *a: None)
+    monkeypatch.setattr(checkpoints, 'LOG_EVERY', 1)
+    seen, step = [], torch.optim.Adam.step
+
+    def keep(self, closure=None):
+        seen.append(torch.cat([p.grad.flatten() for group in self.param_groups for p in group['params']]))
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, 'step', keep)
+    # a rate that moves nothing, so that the two batches of a step meet the same weights in either run
+    run = lambda name, *flags: train.train(train.parse_args([
+        '--data-root', str(small_world), '--batch-size', '4', '--lr', '1e-12', '--out', str(tmp_path / name), *flags]))
+    run('single', '--steps', '4')
+    run('double', '--steps', '1', '--accumulate', '2')
+    run('double', '--steps', '2', '--accumulate', '2', '--resume')
+    single, double = seen[:4], seen[4:]
+    assert len(double) == 2
+    for k in (0, 1):
+        mean = (single[2 * k] + single[2 * k + 1]) / 2
+        assert (double[k] - mean).norm() <= 1e-4 * mean.norm()
+    of = logged_losses(tmp_path / 'single')
+    assert logged_losses(tmp_path / 'double') == pytest.approx([(of[0] + of[1]) / 2, (of[2] + of[3]) / 2], rel=1e-5)
