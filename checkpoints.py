@@ -2,19 +2,32 @@
 
     last.pt, previous.pt    {'audio_proj', 'masker_i'} as in the released checkpoint, and what resuming needs
     log.jsonl, loss.png, before_after.png, summary.json      see train.py; summary.json marks a finished run
+    lock                    held by the process that trains
 
 A file is written beside its place, flushed, and renamed, so that whatever stops the program leaves a whole one.
 """
 
+import contextlib
+import fcntl
 import io
+import json
 import os
 import shutil
+import signal
+import sys
+import time
 
 import torch
+import torch.distributed as dist
+from tqdm import tqdm
 
+from evaluate import rank_and_processes, write_whole
 from model import load_trained, read_checkpoint, trained_state
 
+LOG_EVERY = 10              # steps
 RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
+
+ADDED_LATER = {'negatives': 'local', 'accumulate': 1}     # what runs did whose checkpoints do not say
 
 
 # ------------------------------------------------------------------------------------------------
@@ -53,7 +66,7 @@ def settings(args):
     """What must be the same for a run to be continued."""
     names = ('preset variant seed batch_size lr weight_decay tau lambda_i lambda_f lambda_reg lambda_c answers '
              'captions_from same_answers p_pos p_neg area acl_f image_mask feature_mask audio_tokens prompt precision '
-             'clipseg beats').split()
+             'clipseg beats negatives accumulate').split()
     return {name: getattr(args, name) for name in names}
 
 
@@ -75,7 +88,7 @@ def resume(folder, model, optimiser, scaler, args):
         raise ValueError(f'{path} holds weights but no state of a training: it can be evaluated, not resumed')
     trainer = saved['trainer']
     for name, now in settings(args).items():
-        before = trainer['settings'].get(name)
+        before = trainer['settings'].get(name, ADDED_LATER.get(name))
         if before != now and name == 'answers':
             raise ValueError(f'{path} was trained with other answers of the language model: give it the same --captions, or '
                              'choose another --out')
@@ -95,11 +108,50 @@ def resume(folder, model, optimiser, scaler, args):
 
 
 # ------------------------------------------------------------------------------------------------
+# SIGTERM
+# ------------------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def asked_to_stop():
+    """A list that SIGTERM fills while the steps run, instead of ending the process in the middle of one."""
+    asked = []
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def any_process(asked, device):
+    """Whether any process was asked to stop: one that left alone would leave the others waiting for its gradients."""
+    if not dist.is_initialized():
+        return bool(asked)
+    flag = torch.tensor(float(bool(asked)), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def leave(args, step):
+    """End the process after a SIGTERM, with what a shell reports of a program that SIGTERM ended: 128 + 15."""
+    if rank_and_processes()[0] == 0:
+        tqdm.write(f'train.py: stopped by SIGTERM; step {step} is saved in {args.out / "last.pt"}, and the same command with '
+                   '--resume goes on from there', file=sys.stderr)
+    if dist.is_initialized():
+        dist.barrier()                                      # the first one has saved by then
+        dist.destroy_process_group()
+    sys.exit(128 + signal.SIGTERM)
+
+
+# ------------------------------------------------------------------------------------------------
 # The folder
 # ------------------------------------------------------------------------------------------------
 
 def claim_folder(args):
-    """Make the run's folder, or refuse to write over what is in it. FileExistsError says how to go on."""
+    """Make the run's folder, or refuse to write over what is in it. FileExistsError says how to go on.
+
+    Returns an open file: while it is open, no other process may claim the folder. The lock goes with this process,
+    however it ends, and unlike flock's is not inherited by its loading processes, which outlive a kill by seconds.
+    """
     finished, begun = (args.out / 'summary.json').exists(), (args.out / 'last.pt').exists()
     if finished and not args.overwrite:
         raise FileExistsError(f'{args.out} holds a finished run: choose another --out, --overwrite it, or train it '
@@ -110,6 +162,13 @@ def claim_folder(args):
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f'cannot make the folder {args.out} ({error.strerror}): choose another --out') from None
+    lock = open(args.out / 'lock', 'w')
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise OSError(f'{args.out} is being written by another process: wait for it, or choose another --out') from None
+    return lock
 
 
 def set_aside(args):
@@ -122,3 +181,47 @@ def set_aside(args):
 def forget_old(folder):
     for name in RUN_FILES:
         (folder / f'{name}.old').unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------
+# The log
+# ------------------------------------------------------------------------------------------------
+
+class Log:
+    """log.jsonl: one object every LOG_EVERY steps. A resumed run first drops what lies beyond its checkpoint."""
+
+    def __init__(self, path, step, enabled):
+        self.path, self.enabled, self.since, self.steps = path, enabled, time.time(), 0
+        if enabled and path.exists():
+            kept = [line for line in path.read_text(errors='replace').splitlines()
+                    if self.is_before(line, step)]
+            write_whole(path, ''.join(line + '\n' for line in kept))
+
+    @staticmethod
+    def is_before(line, step):
+        """Whether a line was written before `step` was saved. The torn last line of a killed run was not."""
+        try:
+            entry = json.loads(line)
+            return entry['step'] < step or (entry['step'] == step and 'val_loss' in entry)
+        except (ValueError, TypeError, KeyError):
+            return False
+
+    def write(self, entry):
+        if self.enabled:
+            with open(self.path, 'a') as file:
+                file.write(json.dumps(entry) + '\n')
+
+    def step(self, step, epoch, loss, terms, out, model, args, bar):
+        self.steps += 1
+        if not self.enabled or step % LOG_EVERY:
+            return
+        B, pairs = len(out.areas), out.areas.numel()        # of this process's images
+        positive = out.areas.diagonal(out.first).mean().item()
+        negative = (out.areas.sum().item() - positive * B) / (pairs - B)
+        entry = {'loss': loss.item(), **{k: v.item() for k, v in terms.items()}, 'area_pos': positive,
+                 'area_neg': negative, 'w': model.masker_i.w.item(), 'b': model.masker_i.b.item()}
+        now = time.time()
+        speed = self.steps * args.batch_size * args.accumulate / (now - self.since)
+        self.since, self.steps = now, 0
+        self.write({'step': step, 'epoch': epoch, **entry, 'lr': args.lr, 'pairs_per_second': speed})
+        bar.set_postfix({k: f'{entry[k]:.2f}' for k in entry if k not in ('w', 'b')})

@@ -6,6 +6,8 @@
     train = VGGSound('data', 'train', 352, 10.0, augmented=True)
     test = Benchmark('vggss', 'data', 352, 10.0)                              # any name of BENCHMARKS
 
+    python data.py prepare --preset paper           # decode and resize every training pair once; train.py --prepared
+
 <id> is youtubeid_startsecond; a frame is the annotated one, the 125th of a 25 fps clip. The miniature writes the same
 files (miniature/world.py). How a single file becomes a tensor: media.py.
 
@@ -14,9 +16,11 @@ hold more (Benchmark). A file that cannot be used is a SampleError, one sentence
 under 'error', so that the reader of the batch decides what it means.
 """
 
+import argparse
 import copy
 import csv
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -67,13 +71,16 @@ class VGGSound(Dataset):
     split: 'train' or 'val', read from <root>/vggsound/<split>.csv; augmented: crop and flip at random. A sample's
     randomness is drawn from (seed, epoch, index) alone, so neither the number of workers nor a restart changes it;
     set `epoch` before each pass. skip_bad: leave out ids without files (and say how many) instead of stopping.
+    prepared, features: a cache.Prepared that spares decoding, a cache.AudioFeatures whose rows (T, 3 * width) float16
+    come along under 'features', None where it has none; either may be set later, as both are made from a dataset.
     """
 
-    def __init__(self, root, split, image_size, seconds, augmented=False, seed=0, skip_bad=False):
+    def __init__(self, root, split, image_size, seconds, augmented=False, seed=0, skip_bad=False, prepared=None,
+                 features=None):
         folder = Path(root) / 'vggsound'
         self.frames, self.audio, self.list = folder / 'frames', folder / 'audio', folder / f'{split}.csv'
         self.image_size, self.seconds, self.augmented = image_size, seconds, augmented
-        self.seed, self.epoch = seed, 0
+        self.seed, self.epoch, self.prepared, self.features = seed, 0, prepared, features
         frames = _names_in(self.frames)
         sounds = {name[:-len(suffix)] for name in _names_in(self.audio) for suffix in SOUNDS if name.endswith(suffix)}
         ids = read_ids(self.list)
@@ -91,16 +98,19 @@ class VGGSound(Dataset):
 
     def __getitem__(self, index):
         sample = self.ids[index]
+        # validation squashes the frame from its own size, not from the prepared one
+        ready = self.prepared.get(sample) if self.prepared and self.augmented else None
         try:
-            image = read_image(self.frames / f'{sample}.jpg')
-            wav = read_audio(sound_file(self.audio, sample), self.seconds)
+            image, wav = ready or (read_image(self.frames / f'{sample}.jpg'),
+                                   read_audio(sound_file(self.audio, sample), self.seconds))
         except SampleError as error:
             return {'id': sample, 'error': error}
+        extra = {} if self.features is None else {'features': self.features.get(sample)}
         if not self.augmented:
-            return {'id': sample, 'image': evaluation_image(image, self.image_size), 'wav': wav}
+            return {'id': sample, 'image': evaluation_image(image, self.image_size), 'wav': wav, **extra}
         state = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state) >> 1)
-        return {'id': sample, 'image': training_image(image, self.image_size, generator), 'wav': wav}
+        return {'id': sample, 'image': training_image(image, self.image_size, generator), 'wav': wav, **extra}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -218,9 +228,49 @@ def training_loader(dataset, batches, workers=0):
     """Loads the given batches (lists of indices), in their order."""
     # a generator of its own: the default one would draw from the global state, which has to survive a resume
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate,
-                      pin_memory=torch.cuda.is_available(), generator=torch.Generator())
+                      pin_memory=torch.cuda.is_available(), generator=torch.Generator(), worker_init_fn=own_session)
+
+
+def own_session(worker):
+    """A loading process outlives a SIGTERM or Ctrl-C to the whole group: the trainer still needs it to end its step."""
+    os.setsid()
 
 
 def evaluation_loader(dataset, batch_size, workers=0):
     """Batches in the dataset's order, the last one smaller."""
     return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate)
+
+
+# ------------------------------------------------------------------------------------------------
+# data.py prepare
+# ------------------------------------------------------------------------------------------------
+
+def main(argv=None):
+    import cache                        # here, not above: neither is needed to read data
+    from model import PRESETS
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command = parser.add_subparsers(dest='command', required=True).add_parser(
+        'prepare', help='decode and resize the training pairs once, for train.py --prepared; goes on after a kill')
+    command.add_argument('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
+    command.add_argument('--data-root', help='folder of the datasets (default: the preset\'s)')
+    command.add_argument('--out', help='folder to write (default: cache/pairs in the data root)')
+    command.add_argument('--share', type=float, default=1.0, help='the first part of train.csv only (default: all)')
+    command.add_argument('--skip-bad-samples', action='store_true', help='name and leave out unusable pairs')
+    args = parser.parse_args(argv)
+    if not 0 < args.share <= 1:
+        parser.error(f'--share must lie above 0 and not above 1, not {args.share}')
+    config = PRESETS[args.preset]
+    root = args.data_root or config.data_root
+    dataset = VGGSound(root, 'train', config.image_size, config.seconds, augmented=True, skip_bad=args.skip_bad_samples)
+    folder = args.out or Path(root, 'cache/pairs')
+    prepared = cache.prepare(folder, dataset, args.share, skip_bad=args.skip_bad_samples)
+    print(f'{folder}: {len(prepared.rows)} of {len(dataset)} pairs; train.py --prepared {folder} reads them')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except (OSError, ValueError) as problem:
+        sys.exit(f'data.py: {problem}')
+    except KeyboardInterrupt:
+        sys.exit('data.py: interrupted; the same command goes on')

@@ -49,14 +49,20 @@ def masked_features(M_F, v_D, divisor='paper'):
     return pooled / M_F.sum((2, 3)).unsqueeze(-1).clamp(min=1e-6)  # an empty mask (Table 13's M_I here) gives 0
 
 
-def acl_f(v_F, A, tau=TAU, reading='paper'):
-    """Eq. 3, L_ACL_F: every pair's masked feature against an audio. v_F (B, B, D), A (B, D). Scalar.
+def feature_similarities(v_F, A, first=0, reading='paper'):
+    """Eq. 3's S^F (B, N): each pair's masked feature v_F (B, N, D) against an audio of A (N, D).
 
+    first: the row of A at which the images' own audios begin, where A holds those of other processes too.
     Paper: S^F_ij = v^F_ij . A_j, the audio that made the mask. The release compares the mask of pair (i, j) with
     A_i, the image's own audio (reading='release'): it asks that other sounds' masks hold nothing of this sound.
     """
-    audio = A.unsqueeze(0) if reading == 'paper' else A.unsqueeze(1)   # (1, B, D): A_j; (B, 1, D): A_i
-    return info_nce(F.cosine_similarity(v_F, audio, dim=-1), tau)
+    own = A[first:first + len(v_F)].unsqueeze(1)                    # (B, 1, D)
+    return F.cosine_similarity(v_F, A.unsqueeze(0) if reading == 'paper' else own, dim=-1)
+
+
+def acl_f(v_F, A, tau=TAU, reading='paper'):
+    """Eq. 3, L_ACL_F: every pair's masked feature v_F (B, B, D) against an audio of A (B, D). Scalar."""
+    return info_nce(feature_similarities(v_F, A, reading=reading), tau)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -76,14 +82,13 @@ def area_regulariser(areas, p_pos=P_POS, p_neg=P_NEG, reading='release'):
     """
     B = len(areas)
     positive = areas.diagonal()                                     # (B,)
-    off = ~torch.eye(B, dtype=torch.bool, device=areas.device)
-    negative = areas[off]                                           # (B * (B - 1),)
+    # the negatives are all without the diagonal: picking them by a mask would make a GPU wait for their number
     if reading == 'release':
-        return (positive.mean() - p_pos).abs() + (negative.sum() / B**2 - p_neg).abs()
-    positive, negative = (positive - p_pos).abs(), (negative - p_neg).abs()
+        return (positive.mean() - p_pos).abs() + ((areas.sum() - positive.sum()) / B**2 - p_neg).abs()
+    positive, negatives = (positive - p_pos).abs(), (areas - p_neg).abs().sum() - (positive - p_neg).abs().sum()
     if reading == 'sum':
-        return positive.sum() + negative.sum()
-    return positive.mean() + negative.sum() / max(1, negative.numel())
+        return positive.sum() + negatives
+    return positive.mean() + negatives / max(1, B * (B - 1))
 
 
 # ------------------------------------------------------------------------------------------------

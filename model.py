@@ -23,11 +23,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from safetensors import SafetensorError
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 from transformers.utils import logging as transformers_logging
 
 from beats import load_beats
 from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, soft_image_mask, to_grid, to_image
+from negatives import everyone, first_of_mine
 
 ROOT = Path(__file__).resolve().parent
 PROMPT = 'A photo of a <*>'          # section 3.1; <*> is where the audio token goes
@@ -147,21 +149,41 @@ def encode_image(clipseg, image):
     """E_CLIP_v of section 3.2. image: (B, 3, H, W), CLIP-normalised; H and W multiples of the patch. -> Vision."""
     vision, patch = clipseg.clip.vision_model, clipseg.config.vision_config.patch_size
     h, w = image.shape[-2] // patch, image.shape[-1] // patch
-    out = vision(image, output_hidden_states=True)                  # hidden_states[i + 1]: output of layer i
-    activations = [out.hidden_states[i + 1] for i in clipseg.extract_layers]
+    x, activations = vision.pre_layrnorm(vision.embeddings(image)), {}      # (B, 1 + hw, width)
+    for i, layer in enumerate(vision.encoder.layers[:-1]):
+        x = activations[i] = layer(x, attention_mask=None)
+    pooled = clipseg.clip.visual_projection(class_token(vision, x))         # (B, D)
     # v_D: the last layer with its attention reduced to values (MaskCLIP): a cell then speaks of its own place.
     # Paper: it says "spatial visual features" only; this is the released code.
-    last, x = vision.encoder.layers[-1], out.hidden_states[-2]      # x: (B, 1 + hw, width)
+    last = vision.encoder.layers[-1]
     x = x + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(x)))
     x = x + last.mlp(last.layer_norm2(x))
     x = clipseg.clip.visual_projection(vision.post_layernorm(x))    # (B, 1 + hw, D)
     v_D = rearrange(x[:, 1:], 'b (h w) d -> b d h w', h=h, w=w)     # without the class token
-    return Vision(clipseg.clip.visual_projection(out.pooler_output), activations, v_D)
+    return Vision(pooled, [activations[i] for i in clipseg.extract_layers], v_D)
+
+
+def class_token(vision, x):
+    """The last layer for the class token alone, which is all that the image embedding takes of it.
+
+    x: (B, 1 + hw, width) before that layer -> (B, width), normalised. The others would cost a twelfth of the encoder.
+    """
+    last, attention = vision.encoder.layers[-1], vision.encoder.layers[-1].self_attn
+    normed = last.layer_norm1(x)
+    q, k, v = (rearrange(linear(tokens), 'b t (heads d) -> b heads t d', heads=attention.num_heads) for linear, tokens in
+               ((attention.q_proj, normed[:, :1]), (attention.k_proj, normed), (attention.v_proj, normed)))
+    pooled = rearrange(F.scaled_dot_product_attention(q, k, v), 'b heads 1 d -> b (heads d)')
+    token = x[:, 0] + attention.out_proj(pooled)
+    return vision.post_layernorm(token + last.mlp(last.layer_norm2(token)))
 
 
 def embed_image(clipseg, image):
     """The image embedding alone, for v_I: (B, 3, H, W) -> (B, D)."""
-    return clipseg.clip.visual_projection(clipseg.clip.vision_model(image).pooler_output)
+    vision = clipseg.clip.vision_model
+    x = vision.pre_layrnorm(vision.embeddings(image))               # (B, 1 + hw, width)
+    for layer in vision.encoder.layers[:-1]:
+        x = layer(x, attention_mask=None)
+    return clipseg.clip.visual_projection(class_token(vision, x))
 
 
 def embed_prompt(clipseg, before, tokens, after):
@@ -206,14 +228,18 @@ def decode(clipseg, activations, A):
 
 @dataclass
 class Alignment:
-    """What the losses need of a batch of B pairs; None where a term was not asked for."""
-    A: torch.Tensor                     # (B, D) audio-driven embeddings
-    M_G: torch.Tensor                   # (B, B, H, W) logits, image i under audio j
-    areas: torch.Tensor                 # (B, B) mean of each image mask, for Eq. 4
+    """What the losses need of a batch of B pairs; None where a term was not asked for.
+
+    N audios: the B of these images or, with global negatives, those of all processes.
+    """
+    A: torch.Tensor                     # (N, D) audio-driven embeddings
+    M_G: torch.Tensor                   # (B, N, H, W) logits, image i under audio j
+    areas: torch.Tensor                 # (B, N) mean of each image mask, for Eq. 4
     M_I: torch.Tensor                   # (B, 1, H, W) image mask of the positive pairs
     v_I: torch.Tensor | None            # (B, D) embedding of the masked images, for Eq. 1
-    M_F: torch.Tensor                   # (B, B, h, w) feature masks, for Eq. 2
+    M_F: torch.Tensor                   # (B, N, h, w) feature masks, for Eq. 2
     v_D: torch.Tensor                   # (B, D, h, w) spatial features, for Eq. 2
+    first: int = 0                      # image i's own audio is A[first + i]
 
 
 class SoundLocalizer(nn.Module):
@@ -250,54 +276,69 @@ class SoundLocalizer(nn.Module):
 
     # --- 3.1
 
-    def audio_tokens(self, wav):
-        """wav: (N, samples) at 16 kHz in -1..1 -> (N, k, width): what stands for a word in the prompt."""
-        with torch.no_grad():
-            features = self.beats(wav)                              # (N, T, 3 * width of E_A)
+    def audio_tokens(self, wav, features=None):
+        """wav: (N, samples) at 16 kHz in -1..1 -> (N, k, width): what stands for a word in the prompt.
+
+        features: (N, T, 3 * width of E_A), what E_A says of wav, where it is known already (cache.py).
+        """
+        if features is None:
+            with torch.no_grad():
+                features = self.beats(wav)                          # (N, T, 3 * width of E_A)
         return self.audio_proj(features)
 
-    def embed_audio(self, wav):
+    def embed_audio(self, wav, features=None):
         """Section 3.1: wav (N, samples) -> audio-driven embedding A (N, D)."""
-        return embed_prompt(self.clipseg, self.prompt_before, self.audio_tokens(wav), self.prompt_after)
+        return embed_prompt(self.clipseg, self.prompt_before, self.audio_tokens(wav, features), self.prompt_after)
 
     # --- 3.2
 
-    def ground(self, vision, A, size):
+    def ground(self, vision, A, size, pair_chunk=None):
         """Section 3.2: vision of B images, A (B, N, D) -> M_G (B, N, H, W) logits at size = (H, W).
 
         CLIPSeg at patch 16 already answers at the image's size; any other size is reached by bicubic resizing of the
-        logits, before the sigmoid (released code).
+        logits, before the sigmoid (released code). pair_chunk: that many of the B * N pairs at a time, each chunk
+        computed again in the backward pass: less memory, one decoder forward more, the same numbers.
         """
-        M_G = decode(self.clipseg, vision.activations, A)
+        if pair_chunk and torch.is_grad_enabled():
+            # the decoder holds 15 MB a pair for the backward pass at 352 x 352; held are only its inputs, and it runs again
+            M_G = torch.cat([checkpoint(decode, self.clipseg, vision.activations, part, use_reentrant=False,
+                                        preserve_rng_state=False)
+                             for part in A.split(max(1, pair_chunk // len(A)), 1)], 1)
+        else:
+            M_G = decode(self.clipseg, vision.activations, A)
         if M_G.shape[-2:] != tuple(size):
             M_G = F.interpolate(M_G, size=size, mode='bicubic', align_corners=False)
         return M_G
 
-    def forward(self, image, wav, image_mask='hard', feature_mask='feature', with_v_I=True, noise=(None, None)):
+    def forward(self, image, wav, image_mask='hard', feature_mask='feature', with_v_I=True, noise=(None, None),
+                features=None, pair_chunk=None, negatives='local'):
         """One training step's worth: B images and their B audios, every image under every audio.
 
         image: (B, 3, H, W) normalised, wav: (B, samples) -> Alignment. The vision encoder runs once on the images, for
         all B x B masks, and once more on the B masked images (not with with_v_I=False: nothing then asks for v_I).
         image_mask, feature_mask: Table 13, see image_masks and below. noise: the two uniform draws of MaskGen_I, of
-        shapes (B, B, H, W) for the areas and (B, 1, H, W) for the masked image; drawn when None.
+        shapes (B, B, H, W) for the areas and (B, 1, H, W) for the masked image; drawn when None. features: see
+        audio_tokens. pair_chunk: see ground. negatives='global': every image under the N audios of all processes
+        (negatives.py), and the first draw is (B, N, H, W).
         """
         B, _, H, W = image.shape
-        A = self.embed_audio(wav)                                   # (B, D)
+        A = self.embed_audio(wav, features)                         # (B, D)
+        A, first = (everyone(A), first_of_mine(B)) if negatives == 'global' else (A, 0)         # (N, D)
         with torch.no_grad():
             vision = encode_image(self.clipseg, image)
-        M_G = self.ground(vision, A.expand(B, B, -1), (H, W)).float()   # (B, B, H, W): image i under audio j
+        M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk).float()    # (B, N, H, W): image i, audio j
         grid = vision.v_D.shape[-2:]
 
         every_M_I = self.image_masks(M_G, image_mask, grid, noise[0])
         # Table 13, first row: M_I in the place of M_F
-        M_F = to_grid(every_M_I, grid) if feature_mask == 'image' else mask_gen_f(M_G, grid)   # (B, B, h, w)
+        M_F = to_grid(every_M_I, grid) if feature_mask == 'image' else mask_gen_f(M_G, grid)   # (B, N, h, w)
 
-        positive = M_G.diagonal().permute(2, 0, 1).unsqueeze(1)     # (B, 1, H, W): each image under its own audio
+        positive = M_G.diagonal(first).permute(2, 0, 1).unsqueeze(1)    # (B, 1, H, W): each image under its own audio
         # Paper: one M_I for both uses; the release draws the noise of the masked image anew
         M_I = self.image_masks(positive, image_mask, grid, noise[1])
         # Paper: M_I * X; the mask is laid on the normalised image, so what is hidden has CLIP's mean colour (release)
         v_I = embed_image(self.clipseg, image * M_I) if with_v_I else None
-        return Alignment(A, M_G, every_M_I.mean((-2, -1)), M_I, v_I, M_F, vision.v_D)
+        return Alignment(A, M_G, every_M_I.mean((-2, -1)), M_I, v_I, M_F, vision.v_D, first)
 
     def image_masks(self, M_G, kind, grid, uniform=None):
         """M_G (B, N, H, W) -> image masks of the same shape, by Table 13's variants.

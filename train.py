@@ -8,6 +8,7 @@
 
 Only the projection, the pooling and MaskGen_I's w and b are trained. A run leaves in its folder: last.pt (and
 previous.pt), log.jsonl, loss.png, before_after.png and summary.json, the scores on held-out scenes before and after.
+SIGTERM, which clusters send before they kill, ends it after the step at hand with exit code 143; --resume goes on.
 Paper: silent on which epoch counts; the release keeps the best one on the VGG-SS test set. Here nothing is chosen by a
 test set: the result is the last step.
 """
@@ -31,12 +32,14 @@ from tqdm import tqdm
 
 import figures
 import losses
+from cache import AudioFeatures, Prepared, build_features, complete
 from captions import captions_path, read_captions
-from checkpoints import claim_folder, resume, save_checkpoint, set_aside
+from checkpoints import Log, any_process, asked_to_stop, claim_folder, leave, resume, save_checkpoint, set_aside
 from data import VGGSound, epoch_batches, evaluation_loader, training_loader
 from evaluate import rank_and_processes, start_processes, write_whole
 from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, ROOT, load_model
+from negatives import everyone
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,6 @@ RECIPES = {
     # p+ = 0.4 asks for masks larger than these objects.
     'miniature': Recipe(epochs=1, batch_size=8, lr=2e-3, weight_decay=1e-4, save_seconds=10),
 }
-LOG_EVERY = 10              # steps
 
 
 # ============ the command line ============
@@ -81,6 +83,15 @@ def parse_args(argv=None):
     run.add_argument('--save-seconds', type=float, help=f'least time between checkpoints ({by_preset("save_seconds")})')
     run.add_argument('--skip-bad-samples', action='store_true', help='name, count and leave out unusable pairs')
 
+    fast = parser.add_argument_group('speed and memory (the numbers stay the same; section 4.1)')
+    fast.add_argument('--cache-audio', nargs='?', const='', metavar='DIR', help='compute the frozen BEATs features once, '
+                      'keep them there (default: cache/beats in the data root); the size is printed first (cache.py)')
+    fast.add_argument('--cache-share', type=float, default=1.0, metavar='SHARE',
+                      help='keep the first part of train.csv only and compute the others each time (default: all)')
+    fast.add_argument('--prepared', metavar='DIR', help='decoded pairs of "data.py prepare"')
+    fast.add_argument('--pair-chunk', type=int, metavar='N', help='decode N of the image and audio pairs at a time, and '
+                      'again in the backward pass: less memory, more time')
+
     opt = parser.add_argument_group('optimisation (section 4.1)')
     opt.add_argument('--epochs', type=int, help=f'passes over the training set ({by_preset("epochs")})')
     opt.add_argument('--steps', type=int, help='stop after this many steps instead')
@@ -88,6 +99,11 @@ def parse_args(argv=None):
     opt.add_argument('--lr', type=float, help=f'Adam ({by_preset("lr")}); the release diverges at 1e-3 and 4e-4')
     opt.add_argument('--weight-decay', type=float, help=f'({by_preset("weight_decay")})')
     opt.add_argument('--tau', type=float, default=losses.TAU, help='temperature of Eq. 1 (default: %(default)s)')
+
+    opt.add_argument('--accumulate', type=int, default=1, metavar='N', help='average the gradients of N batches in a step; '
+                     'each batch has its own negatives (default: 1)')
+    opt.add_argument('--negatives', choices=['local', 'global'], default='local',
+                     help='among the pairs of one process (default, as in the paper) or of all (negatives.py)')
 
     abl = parser.add_argument_group('objective and its ablations (section 4.3)')
     abl.add_argument('--lambda-i', type=float, default=1.0, help='weight of L_ACL_I, 0 leaves it out (Table 9)')
@@ -123,7 +139,7 @@ def parse_args(argv=None):
     args.data_root_given, args.data_root = bool(args.data_root), args.data_root or PRESETS[args.preset].data_root
     limits = {'epochs': (1, 1e9), 'steps': (1, 1e12), 'batch_size': (2, 1e6), 'workers': (0, 1e3), 'seed': (0, 2**63 - 1),
               'lr': (1e-12, 10), 'tau': (1e-6, 1e6), 'weight_decay': (0, 10), 'save_seconds': (0, 1e9), 'p_pos': (0, 1),
-              'p_neg': (0, 1), **dict.fromkeys(('lambda_i', 'lambda_f', 'lambda_reg', 'lambda_c'), (0, 1e6))}
+              'p_neg': (0, 1), 'cache_share': (1e-6, 1), 'pair_chunk': (1, 1e9), 'accumulate': (1, 1e6), **dict.fromkeys(('lambda_i', 'lambda_f', 'lambda_reg', 'lambda_c'), (0, 1e6))}
     for name, (least, most) in limits.items():
         if getattr(args, name) is not None and not least <= getattr(args, name) <= most:
             parser.error(f'--{name.replace("_", "-")} must lie between {least:g} and {most:g}, not {getattr(args, name)}')
@@ -136,20 +152,24 @@ def parse_args(argv=None):
 
 # ============ the objective ============
 
-def loss_terms(out, args, C=None, answers=None):
+def loss_terms(out, args, C=None, answers=None, gather=lambda rows: rows):
     """The terms of Eq. 5 and 7 whose weight is not 0, in float32. out: model.Alignment -> dict of scalars
 
+    gather: negatives.everyone, where out.A holds the audios of all processes: each term is then of their whole batch.
     answers (B,): which row of the caption embeddings C belongs to each pair, -1 for a pair without an answer.
     """
     terms, A = {}, out.A.float()
     if args.lambda_i:
-        terms['acl_i'] = losses.acl_i(out.v_I.float(), A, args.tau)                              # Eq. 1
+        terms['acl_i'] = losses.acl_i(gather(out.v_I.float()), A, args.tau)                      # Eq. 1
     if args.lambda_f:
         v_F = losses.masked_features(out.M_F.float(), out.v_D.float())                           # Eq. 2
-        terms['acl_f'] = losses.acl_f(v_F, A, args.tau, args.acl_f)                              # Eq. 3
+        S_F = gather(losses.feature_similarities(v_F, A, out.first, args.acl_f))    # rows of this process's images
+        terms['acl_f'] = losses.info_nce(S_F, args.tau)                                          # Eq. 3
     if args.lambda_reg:
-        terms['reg'] = losses.area_regulariser(out.areas.float(), args.p_pos, args.p_neg, args.area)    # Eq. 4
+        # Eq. 4; gathered first, as its absolute values are of means over all pairs
+        terms['reg'] = losses.area_regulariser(gather(out.areas.float()), args.p_pos, args.p_neg, args.area)
     if args.lambda_c and C is not None:
+        answers = gather(answers)
         has = answers >= 0
         # Paper: silent on pairs to which the language model has no answer. They take no part in Eq. 6, neither as queries
         # nor as negatives; with fewer than two answers in a batch there is nothing to contrast.
@@ -199,7 +219,7 @@ def train(args):
     if args.batch_size // processes < 2:
         raise ValueError('every process needs at least 2 pairs: a contrastive loss has no negatives otherwise')
     if rank == 0:
-        claim_folder(args)
+        lock = claim_folder(args)                           # until the process ends
         if args.preset == 'miniature' and not args.data_root_given:
             from miniature import world as miniature_world
             miniature_world.build(args.data_root)
@@ -219,10 +239,11 @@ def train(args):
         print(f'left out {len(dataset.absent)} samples of {dataset.list} without files, e.g. {dataset.absent[0]}')
     if rank == 0 and not has_val:
         print(f'no {args.data_root}/vggsound/val.csv: training without validation')
-    per_epoch = len(epoch_batches(len(dataset), args.batch_size, args.seed, 0, rank, processes))
+    N = args.accumulate                                     # batches of a step; an epoch's last incomplete step is dropped
+    per_epoch = len(epoch_batches(len(dataset), args.batch_size, args.seed, 0, rank, processes)) // N
     if not per_epoch:
-        raise ValueError(f'{dataset.list} has {len(dataset)} samples, fewer than one batch of {args.batch_size}: '
-                         'add samples or lower --batch-size')
+        raise ValueError(f'{dataset.list} has {len(dataset)} samples, fewer than {N} batch(es) of '
+                         f'{args.batch_size}: add samples or lower --batch-size')
     last_step = args.steps or args.epochs * per_epoch
 
     # ------------ model ------------
@@ -230,13 +251,15 @@ def train(args):
     model, tokenizer = load_model(args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens,
                                   clipseg=args.clipseg, beats=args.beats)
     model.to(device)
+    open_caches(args, dataset, model.beats)
     # w and b have no part in some ablations; DistributedDataParallel wants to know
     model.masker_i.requires_grad_(args.image_mask == 'hard' and bool(
         args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'))
     parameters = [p for p in model.parameters() if p.requires_grad]
     C, answer_of = load_answers(args, model, tokenizer, dataset.ids, device) if args.lambda_c else (None, {})
     # Paper: Adam with weight decay 1e-4, that is, as a part of the gradient, on w and b too (released code)
-    optimiser = torch.optim.Adam(parameters, args.lr, weight_decay=args.weight_decay)
+    optimiser = torch.optim.Adam(parameters, args.lr, weight_decay=args.weight_decay,
+                                 fused=True if device.type == 'cuda' else None)     # one kernel instead of hundreds
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == 'fp16')
     low = {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(args.precision)
     state = resume(args.out, model, optimiser, scaler, args) if args.resume else None
@@ -258,26 +281,37 @@ def train(args):
         set_aside(args)
     log = Log(args.out / 'log.jsonl', state['step'], enabled=rank == 0)
     earlier, saved_at = state['seconds'], time.time()
-    with tqdm(total=last_step, initial=state['step'], disable=rank > 0, unit=' steps', dynamic_ncols=True) as bar:
+    bar = tqdm(total=last_step, initial=state['step'], disable=rank > 0, unit=' steps', dynamic_ncols=True)
+    with asked_to_stop() as asked, bar:
         while state['step'] < last_step:
             epoch, first = divmod(state['step'], per_epoch)
             dataset.epoch = epoch
-            batches = epoch_batches(len(dataset), args.batch_size, args.seed, epoch, rank, processes)[first:]
-            for batch in training_loader(dataset, batches[:last_step - state['step']], args.workers):
-                if usable(batch, state, args, device):
-                    model.train()
-                    image, wav = (batch[k].to(device, non_blocking=True) for k in ('image', 'wav'))
-                    with torch.autocast(device.type, low, enabled=low is not None):
-                        out = parallel(image, wav, args.image_mask, args.feature_mask, with_v_I=args.lambda_i > 0)
-                    answers = torch.tensor([answer_of.get(i, -1) for i in batch['id']], device=device)
-                    terms = loss_terms(out, args, C, answers)
-                    loss = losses.total_loss(terms, weights_of(args))
+            batches = epoch_batches(len(dataset), args.batch_size, args.seed, epoch, rank, processes)
+            batches = batches[first * N:min(per_epoch, first + last_step - state['step']) * N]
+            for k, batch in enumerate(training_loader(dataset, batches, args.workers), 1):
+                if k % N == 1 or N == 1:
                     optimiser.zero_grad()
-                    scaler.scale(loss).backward()
+                    loss, ids = 0.0, []
+                if count := usable(batch, state, args, device):
+                    model.train()
+                    image, wav = (batch[k][:count].to(device, non_blocking=True) for k in ('image', 'wav'))
+                    known = complete(batch['features'][:count], wav, model.beats) if dataset.features else None
+                    with torch.autocast(device.type, low, enabled=low is not None):
+                        out = parallel(image, wav, args.image_mask, args.feature_mask, with_v_I=args.lambda_i > 0,
+                                       features=known, pair_chunk=args.pair_chunk, negatives=args.negatives)
+                    answers = torch.tensor([answer_of.get(i, -1) for i in batch['id'][:count]], device=device)
+                    terms = loss_terms(out, args, C, answers, *[everyone] * (args.negatives == 'global'))
+                    part = losses.total_loss(terms, weights_of(args)) / N
+                    # processes share the gradients at each of the N, so that one whose last batch is unusable has them too
+                    scaler.scale(part).backward()
+                    loss, ids = loss + part.detach(), ids + batch['id'][:count]
+                if k % N:
+                    continue
+                if ids:
                     # fp16 gradients overflow now and then by design, and the scaler leaves such a step out
                     gradients = torch.stack([p.grad.norm() for p in parameters if args.precision != 'fp16'] or [loss])
                     if not (loss.isfinite() and gradients.isfinite().all()):
-                        raise not_finite(loss.item(), batch['id'], state['step'], args)
+                        raise not_finite(loss.item(), ids, state['step'], args)
                     scaler.step(optimiser)
                     scaler.update()
                     log.step(state['step'], epoch, loss, terms, out, model, args, bar)
@@ -286,9 +320,12 @@ def train(args):
                 bar.update()
                 # the checkpoint at an epoch's end comes after its validation, so that a resumed run repeats neither
                 within = state['step'] % per_epoch and state['step'] < last_step
-                if rank == 0 and within and time.time() - saved_at > args.save_seconds:
+                stop = within and any_process(asked, device)
+                if rank == 0 and within and (stop or time.time() - saved_at > args.save_seconds):
                     save_checkpoint(args.out, model, optimiser, scaler, args, state)
                     saved_at = time.time()
+                if stop:
+                    leave(args, state['step'])
             if validation:
                 try:
                     scores = validate(model, validation, args, device)
@@ -299,6 +336,8 @@ def train(args):
             if rank == 0:
                 save_checkpoint(args.out, model, optimiser, scaler, args, state)
                 saved_at = time.time()
+            if any_process(asked, device):
+                leave(args, state['step'])
     if state['skipped'] and not optimiser.state:
         raise ValueError(f'not one step was taken: all {state["skipped"]} pairs that were read are unusable')
     if rank == 0:
@@ -306,6 +345,22 @@ def train(args):
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def open_caches(args, dataset, beats):
+    """--prepared and --cache-audio: hand the dataset what need not be computed again; the first process makes it."""
+    rank, _ = rank_and_processes()
+    if args.prepared:
+        dataset.prepared = Prepared(args.prepared, dataset)
+        if rank == 0:
+            print(f'{args.prepared}: {len(dataset.prepared.rows)} of {len(dataset)} pairs are prepared')
+    if args.cache_audio is not None:
+        folder = args.cache_audio or Path(args.data_root, 'cache/beats')
+        if rank == 0:
+            dataset.features = build_features(folder, dataset, beats, args.cache_share, skip_bad=args.skip_bad_samples)
+        if dist.is_initialized():
+            dist.barrier()
+        dataset.features = dataset.features or AudioFeatures(folder, dataset, beats)
 
 
 def make_captions(captions_from):
@@ -357,16 +412,17 @@ def cached_embeddings(model, tokenizer, texts, path):
 
 
 def usable(batch, state, args, device):
-    """Whether every process has at least two pairs for this step; names and counts what was unreadable."""
+    """How many of a batch's pairs to use, 0 where some process has fewer than two; names and counts the unreadable."""
     if batch['errors'] and not args.skip_bad_samples:
         raise ValueError(f'{batch["errors"][0]}; or --skip-bad-samples leaves such pairs out')
     for error in batch['errors']:
         state['skipped'] += 1
         tqdm.write(f'skipped ({state["skipped"]} so far): {error}')
-    enough = torch.tensor(float(len(batch['id']) >= 2), device=device)
+    count = torch.tensor(len(batch['id']), device=device)
     if dist.is_initialized() and args.skip_bad_samples:     # all or none: a process alone would wait for ever
-        dist.all_reduce(enough, dist.ReduceOp.MIN)
-    return bool(enough)
+        dist.all_reduce(count, dist.ReduceOp.MIN)
+    # global negatives are gathered in equal parts: no process uses more pairs than the one that lost most
+    return (int(count) if args.negatives == 'global' else len(batch['id'])) if count >= 2 else 0
 
 
 def not_finite(loss, ids, step, args):
@@ -374,46 +430,6 @@ def not_finite(loss, ids, step, args):
     return ValueError(f'the loss is {loss} or a gradient is not finite at step {step} on the pairs {", ".join(ids)}: '
                       f'lower --lr or look at these files; last good checkpoint: '
                       f'{good if good.exists() else "none yet"}')
-
-
-class Log:
-    """log.jsonl: one object every LOG_EVERY steps. A resumed run first drops what lies beyond its checkpoint."""
-
-    def __init__(self, path, step, enabled):
-        self.path, self.enabled, self.since, self.steps = path, enabled, time.time(), 0
-        if enabled and path.exists():
-            kept = [line for line in path.read_text(errors='replace').splitlines()
-                    if self.is_before(line, step)]
-            write_whole(path, ''.join(line + '\n' for line in kept))
-
-    @staticmethod
-    def is_before(line, step):
-        """Whether a line was written before `step` was saved. The torn last line of a killed run was not."""
-        try:
-            entry = json.loads(line)
-            return entry['step'] < step or (entry['step'] == step and 'val_loss' in entry)
-        except (ValueError, TypeError, KeyError):
-            return False
-
-    def write(self, entry):
-        if self.enabled:
-            with open(self.path, 'a') as file:
-                file.write(json.dumps(entry) + '\n')
-
-    def step(self, step, epoch, loss, terms, out, model, args, bar):
-        self.steps += 1
-        if not self.enabled or step % LOG_EVERY:
-            return
-        B = len(out.areas)
-        positive = out.areas.diagonal().mean().item()
-        negative = (out.areas.sum().item() - positive * B) / (B * B - B)
-        entry = {'loss': loss.item(), **{k: v.item() for k, v in terms.items()}, 'area_pos': positive,
-                 'area_neg': negative, 'w': model.masker_i.w.item(), 'b': model.masker_i.b.item()}
-        now = time.time()
-        speed = self.steps * args.batch_size / (now - self.since)
-        self.since, self.steps = now, 0
-        self.write({'step': step, 'epoch': epoch, **entry, 'lr': args.lr, 'pairs_per_second': speed})
-        bar.set_postfix({k: f'{entry[k]:.2f}' for k in entry if k not in ('w', 'b')})
 
 
 # ============ what a finished run leaves ============
@@ -452,5 +468,10 @@ if __name__ == '__main__':
         if os.environ.get('ACL_DEBUG'):     # ACL_DEBUG=1 shows where it happened
             raise
         sys.exit(f'train.py: {problem}')
+    except RuntimeError as problem:
+        if 'DataLoader worker' not in str(problem):
+            raise
+        reason = str(problem).splitlines()[0].rstrip('. ')
+        sys.exit(f'train.py: a loading process died ({reason}): free memory or lower --workers; --resume goes on')
     except KeyboardInterrupt:
         sys.exit('train.py: interrupted; the same command with --resume goes on from the last checkpoint')

@@ -42,7 +42,8 @@ def script():
 
 def failed_in_one_sentence(process, *words):
     """The script said what is wrong in one sentence that holds these words, without a traceback, and exit code 1."""
-    said = [line for line in process.stderr.splitlines() if line.startswith(('train.py:', 'evaluate.py:', 'captions.py:', 'bench.py:'))]
+    said = [line for line in process.stderr.splitlines() if line.startswith(('train.py:', 'evaluate.py:', 'captions.py:', 'bench.py:',
+                                                                             'data.py:'))]
     assert process.returncode == 1, process.stderr
     assert 'Traceback' not in process.stderr and len(said) == 1, process.stderr
     for word in words:

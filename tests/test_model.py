@@ -4,7 +4,8 @@ import torch
 import pytest
 
 import losses
-from model import PROMPT, embed_prompt, load_model, prompt_ids, read_checkpoint
+from costs import count_vision
+from model import PROMPT, embed_image, embed_prompt, encode_image, load_model, prompt_ids, read_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -63,11 +64,43 @@ def test_frozen_parts_stay_in_eval_mode(loaded):
 
 def test_vision_runs_twice_per_step_whatever_the_batch(loaded, pairs):
     model, _ = loaded
-    calls = []
-    hook = model.clipseg.clip.vision_model.register_forward_hook(lambda *_: calls.append(1))
-    model(*pairs)
-    hook.remove()
-    assert len(calls) == 2
+    assert count_vision(model, lambda: model(*pairs)) == 2
+    assert count_vision(model, lambda: model(*(part[:2] for part in pairs))) == 2
+
+
+@torch.no_grad()
+def test_the_image_embedding_and_activations_are_those_of_transformers(loaded, pairs):
+    clipseg = loaded[0].clipseg
+    out = clipseg.clip.vision_model(pairs[0], output_hidden_states=True)
+    vision, pooled = encode_image(clipseg, pairs[0]), clipseg.clip.visual_projection(out.pooler_output)
+    assert torch.allclose(vision.pooled, pooled, atol=1e-5) and torch.allclose(embed_image(clipseg, pairs[0]), pooled, atol=1e-5)
+    for ours, layer in zip(vision.activations, clipseg.extract_layers, strict=True):
+        assert torch.allclose(ours, out.hidden_states[layer + 1], atol=1e-4)
+
+
+def step(model, pairs, **options):
+    """Loss and gradients of one step with the same noise and dropout. -> scalar, {name: gradient}"""
+    torch.manual_seed(4)
+    model.train()
+    B, _, H, W = pairs[0].shape
+    out = model(*pairs, noise=(torch.rand(B, B, H, W).clamp(1e-6), torch.rand(B, 1, H, W).clamp(1e-6)), **options)
+    loss = (losses.acl_i(out.v_I, out.A) + losses.acl_f(losses.masked_features(out.M_F, out.v_D), out.A)
+            + losses.area_regulariser(out.areas))
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.eval()
+    return loss.item(), gradients
+
+
+@pytest.mark.parametrize('chunk', [1, 3, 6, 100])
+def test_chunks_of_pairs_give_the_plain_step_s_loss_and_gradients(loaded, pairs, chunk):
+    (plain, expected), (loss, gradients) = step(loaded[0], pairs), step(loaded[0], pairs, pair_chunk=chunk)
+    assert loss == pytest.approx(plain, rel=1e-5) and gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        if name.endswith('feature_reduce.bias'):        # the softmax over time ignores that one: its gradient is 0
+            continue
+        assert (gradient - expected[name]).norm() <= 1e-3 * expected[name].norm(), name
 
 
 def test_heatmap_at_any_size_and_equal_to_training_s_diagonal(loaded, pairs):

@@ -9,9 +9,11 @@ import time
 import pytest
 import torch
 
+import checkpoints
+import data
 import losses
 import train
-from conftest import ROOT
+from conftest import ROOT, failed_in_one_sentence
 from miniature import world
 
 
@@ -132,7 +134,8 @@ print('agree', flush=True)
 """
 
 
-@pytest.mark.parametrize('flags', [[], ['--lambda-i', '0', '--lambda-reg', '0'], ['--image-mask', 'soft']])
+@pytest.mark.parametrize('flags', [[], ['--lambda-i', '0', '--lambda-reg', '0'], ['--image-mask', 'soft'],
+                                   ['--negatives', 'global']])
 def test_two_processes_see_different_pairs_and_share_gradients_and_weights(tmp_path, small_world, flags):
     (tmp_path / 'two.py').write_text(TWO_PROCESSES)
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', tmp_path / 'two.py',
@@ -198,8 +201,99 @@ def test_terms_of_weight_zero_are_left_out_and_the_flags_reach_the_equations():
     args = train.parse_args(['--lambda-i', '0', '--p-pos', '0.6', '--area', 'mean', '--lambda-reg', '2'])
     areas = torch.tensor([[0.5, 0.0], [0.0, 0.5]])
     alignment = type('Alignment', (), dict(A=torch.eye(2), v_I=None, M_F=torch.ones(2, 2, 1, 1),
-                                           v_D=torch.eye(2).view(2, 2, 1, 1), areas=areas))
+                                           v_D=torch.eye(2).view(2, 2, 1, 1), areas=areas, first=0))
     terms = train.loss_terms(alignment, args)
     assert set(terms) == {'acl_f', 'reg'} and terms['reg'].item() == pytest.approx(0.1)
     total = losses.total_loss(terms, train.weights_of(args))
     assert total.item() == pytest.approx(terms['acl_f'].item() + 0.2)
+
+
+def logged_losses(folder):
+    entries = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
+    return [e['loss'] for e in entries if 'loss' in e]
+
+
+def test_cached_audio_prepared_pairs_and_chunks_train_as_the_plain_run_does(tmp_path, small_world, monkeypatch, capsys):
+    monkeypatch.setattr(train, 'held_out', lambda *a, **k: ({}, {}))
+    monkeypatch.setattr(train, 'finish', lambda *a: None)
+    monkeypatch.setattr(checkpoints, 'LOG_EVERY', 1)
+    common = ['--data-root', str(small_world), '--steps', '4', '--batch-size', '4']
+    data.main(['prepare', '--data-root', str(small_world), '--out', str(tmp_path / 'pairs')])
+    for name, flags in (('plain', []), ('prepared', ['--prepared', str(tmp_path / 'pairs')]),
+                        ('chunks', ['--pair-chunk', '4']), ('cached', ['--cache-audio', str(tmp_path / 'all')]),
+                        ('share', ['--cache-audio', str(tmp_path / 'half'), '--cache-share', '0.5', '--workers', '1'])):
+        train.train(train.parse_args([*common, '--out', str(tmp_path / name), *flags]))
+    said = capsys.readouterr().out
+    assert 'BEATs features: 96 rows' in said and 'BEATs features: 48 rows' in said and '96 of 96 pairs' in said
+    plain = logged_losses(tmp_path / 'plain')
+    assert len(plain) == 4 and logged_losses(tmp_path / 'prepared') == plain        # 16-bit mono sounds: to the bit
+    for name in ('chunks', 'cached', 'share'):                                      # float16 features, four steps on
+        assert logged_losses(tmp_path / name) == pytest.approx(plain, rel=2e-3), name
+    train.train(train.parse_args([*common, '--out', str(tmp_path / 'again'), '--cache-audio', str(tmp_path / 'all')]))
+    assert logged_losses(tmp_path / 'again') == logged_losses(tmp_path / 'cached')
+
+
+def test_an_unfinished_or_foreign_cache_is_named(tmp_path, small_world, script):
+    common = ['--data-root', small_world, '--out', tmp_path / 'run', '--steps', 1, '--batch-size', 4]
+    failed_in_one_sentence(script('train.py', *common, '--prepared', tmp_path / 'none'), tmp_path / 'none', 'build it first')
+    failed_in_one_sentence(script('data.py', 'prepare', '--data-root', tmp_path / 'nowhere'), 'nowhere')
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_sigterm_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, script, processes):
+    out, launcher = tmp_path / 'run', ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    command = [sys.executable, *(launcher if processes == 2 else []), str(ROOT / 'train.py'), '--data-root', str(small_world),
+               '--batch-size', '4', '--out', str(out), '--save-seconds', '1000']
+    process = subprocess.Popen([*command, '--steps', '100000'], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                               stdout=subprocess.DEVNULL, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    until = time.time() + 300
+    while not (out / 'log.jsonl').exists() or not (out / 'log.jsonl').read_text():      # training has begun
+        assert process.poll() is None and time.time() < until
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    step = saved_step(out)
+    assert step > 0 and said.count(f'stopped by SIGTERM; step {step} is saved') == 1 and '--resume' in said
+    if processes == 1:                                      # torchrun has a code and words of its own
+        assert process.returncode == 143 and 'Traceback' not in said
+        done = script('train.py', *command[2:], '--steps', step + 1, '--resume')
+        assert f'resuming at step {step}' in done.stdout and saved_step(out) == step + 1, done.stderr
+
+
+def test_two_runs_never_write_one_folder(tmp_path, small_world, script):
+    hold = subprocess.Popen([sys.executable, '-c', 'import checkpoints, types, pathlib, sys, time; lock = checkpoints.'
+                             'claim_folder(types.SimpleNamespace(out=pathlib.Path(sys.argv[1]), overwrite=False, '
+                             'resume=False)); print(1, flush=True); time.sleep(600)', str(tmp_path)], cwd=ROOT,
+                            stdout=subprocess.PIPE)
+    hold.stdout.readline()
+    options = ['--data-root', small_world, '--out', tmp_path, '--steps', 1, '--batch-size', 4, '--resume']
+    failed_in_one_sentence(script('train.py', *options), tmp_path, 'another process')
+    hold.kill()                                             # the lock goes with the process
+    hold.wait()
+    assert script('train.py', *options).returncode == 0
+
+
+def test_accumulated_gradients_are_the_mean_of_their_batches_and_resume_to_the_bit(tmp_path, small_world, monkeypatch):
+    monkeypatch.setattr(train, 'held_out', lambda *a, **k: ({}, {}))
+    monkeypatch.setattr(train, 'finish', lambda *a: None)
+    monkeypatch.setattr(checkpoints, 'LOG_EVERY', 1)
+    seen, step = [], torch.optim.Adam.step
+
+    def keep(self, closure=None):
+        seen.append(torch.cat([p.grad.flatten() for group in self.param_groups for p in group['params']]))
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, 'step', keep)
+    # a rate that moves nothing, so that the two batches of a step meet the same weights in either run
+    run = lambda name, *flags: train.train(train.parse_args([
+        '--data-root', str(small_world), '--batch-size', '4', '--lr', '1e-12', '--out', str(tmp_path / name), *flags]))
+    run('single', '--steps', '4')
+    run('double', '--steps', '1', '--accumulate', '2')
+    run('double', '--steps', '2', '--accumulate', '2', '--resume')
+    single, double = seen[:4], seen[4:]
+    assert len(double) == 2
+    for k in (0, 1):
+        mean = (single[2 * k] + single[2 * k + 1]) / 2
+        assert (double[k] - mean).norm() <= 1e-4 * mean.norm()
+    of = logged_losses(tmp_path / 'single')
+    assert logged_losses(tmp_path / 'double') == pytest.approx([(of[0] + of[1]) / 2, (of[2] + of[3]) / 2], rel=1e-5)

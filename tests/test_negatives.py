@@ -1,0 +1,72 @@
+"""Global negatives: two processes with half the pairs each are one process with all of them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import train
+from conftest import ROOT
+
+# One file for both sides: alone it takes all pairs; under torchrun each process takes its half, and its rows of the noise.
+STEP = """
+import sys
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+import losses
+import train
+from evaluate import rank_and_processes
+from model import load_model
+from negatives import everyone
+
+out, flags = sys.argv[1], sys.argv[2:]
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model, _ = load_model('miniature')                                  # in eval mode: no dropout
+B, args = 4, train.parse_args(['--variant', 'av_llm', '--negatives', 'global', *flags])
+image, wav = torch.randn(B, 3, 96, 96), torch.rand(B, 32000) - 0.5
+noise = torch.rand(B, B, 96, 96).clamp(1e-6), torch.rand(B, 1, 96, 96).clamp(1e-6)
+C, answers = torch.randn(3, 128), torch.tensor([0, 2, -1, 1])
+if 'RANK' in __import__('os').environ:
+    dist.init_process_group('gloo')
+rank, processes = rank_and_processes()
+mine = slice(rank * B // processes, (rank + 1) * B // processes)
+parallel = DistributedDataParallel(model, broadcast_buffers=False) if processes > 1 else model
+found = parallel(image[mine], wav[mine], args.image_mask, args.feature_mask, noise=[part[mine] for part in noise],
+                 negatives=args.negatives)
+terms = train.loss_terms(found, args, C, answers[mine], everyone)
+loss = losses.total_loss(terms, train.weights_of(args))
+loss.backward()
+torch.save({'loss': loss.detach(), **{f'term {k}': v.detach() for k, v in terms.items()},
+            **{k: p.grad for k, p in model.named_parameters() if p.grad is not None}}, f'{out}.{rank}of{processes}')
+if processes > 1:
+    dist.barrier()
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize('flags', [[], ['--acl-f', 'release', '--area', 'mean']])
+def test_two_processes_with_global_negatives_give_one_process_s_loss_and_gradients(tmp_path, flags):
+    (tmp_path / 'step.py').write_text(STEP)
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
+    two = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    for launcher in ([], two):
+        done = subprocess.run([sys.executable, *launcher, str(tmp_path / 'step.py'), str(tmp_path / 'found'), *flags],
+                              capture_output=True, text=True, timeout=400, env=environment, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+    alone, *both = [torch.load(tmp_path / f'found.{name}', weights_only=True) for name in ('0of1', '0of2', '1of2')]
+    for found in both:
+        assert found.keys() == alone.keys() and 'term acl_c' in found and 'masker_i.w' in found
+        for name, value in alone.items():
+            if name.endswith('feature_reduce.bias'):        # the softmax over time ignores it: rounding is all there is
+                continue
+            assert (found[name] - value).norm() <= 1e-3 * value.norm(), name
+        assert found['loss'].item() == pytest.approx(alone['loss'].item(), rel=1e-5)
+
+
+def test_a_run_is_resumed_with_the_negatives_it_began_with():
+    from checkpoints import settings
+    assert settings(train.parse_args(['--negatives', 'global']))['negatives'] == 'global'
