@@ -1,4 +1,4 @@
-"""bench.py's other half: heatmaps per second, and scoring beside loops written from the metrics' definitions (4.1, 4.2)."""
+"""bench.py's other half: heatmaps per second, and scoring beside loops written from the metrics' definitions (sections 4.1, 4.2)."""
 
 import statistics
 

@@ -1,4 +1,4 @@
-"""--negatives global: pairs of all processes as each other's negatives (Eq. 1, 3, 4 and 6 over the whole batch).
+"""--negatives global: pairs of all processes as each other's negatives (section 3.5; Eq. 1, 3, 4, 6).
 
 P processes hold b pairs each, N = P * b in all. Every process keeps its b images and grounds them under all N audios, so
 that of Eq. 3 and 4 it has b rows of N; gathered, these are the N x N of one process with all pairs. What crosses: A
