@@ -38,6 +38,7 @@ from data import (BENCHMARKS, SAMPLE_RATE, Benchmark, displayable, evaluation_im
                   read_image)
 from heatmaps import PAIR_SIZE, localise, localise_sources, read_confidences, read_localised, save_heatmaps
 from model import PRESETS, ROOT, load_model, read_checkpoint
+from resumable import rank_and_processes
 
 TASKS = {   # which benchmarks a task is run on (section 4.1), in the order of the paper's tables
     'single': ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),
@@ -185,11 +186,6 @@ def iou_of(meter, batch, i):
 # ------------------------------------------------------------------------------------------------
 # Several processes: each takes a run of whole batches, so every number is that of one process
 # ------------------------------------------------------------------------------------------------
-
-def rank_and_processes():
-    """(rank, number of processes); (0, 1) without torchrun."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
 
 def start_processes():
     """Join torchrun's process group where there is one. -> the device of this process"""
