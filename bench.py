@@ -2,7 +2,7 @@
 
     python bench.py --json bench.json                           # the miniature, a minute
     python bench.py --preset paper --json bench.json            # ViT-B/16 at 352 x 352, 12-layer BEATs, random weights
-    python bench.py step --preset paper --batch-sizes 2 8       # one section: step, memory, evaluate or metrics
+    python bench.py step --preset paper --batch-sizes 2 8       # one section: step, memory, load, evaluate or metrics
     python bench.py step --preset paper --precision bf16 --cached-audio --batch-sizes 16 64         # on a GPU
 
 The plain reading takes section 3.2 and Eq. 2 as they stand on the page: for each audio, images and audio go through the
@@ -13,6 +13,9 @@ dropout, and must give the same loss and gradient.
 Operations are counted from the shapes by torch.utils.flop_counter on tensors without data (device "meta", attention as
 its matrix products): multiplications and additions of matrix products and convolutions, forward and backward, nothing
 elementwise. They are set against what one large matrix product reaches on this machine.
+
+On a CPU the process keeps the memory of freed tensors, for both readings: handing 50 MB back to the system and getting it
+again at every operation would otherwise be a large part of what is timed.
 """
 
 import argparse
@@ -32,8 +35,8 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 import losses
 import train
 from beats import FRAME, HOP, N_MELS, SAMPLE_RATE, BEATs, BEATsConfig
-from bench_evaluation import measure_evaluation, measure_metrics
-from costs import clock, count_vision, counter, matrix_product_rate, name_of, peak_bytes
+from bench_parts import measure_evaluation, measure_loading, measure_metrics
+from costs import clock, count_vision, counter, keep_freed_memory, matrix_product_rate, name_of, peak_bytes
 from evaluate import write_whole
 from figures import table
 from masks import mask_gen_f
@@ -43,6 +46,7 @@ EPOCHS, PAIRS = 20, 144_000     # section 4.1
 GPU, GPU_PEAK = 'H100 SXM', 989e12      # dense bf16 operations a second (data sheet), for the estimate
 GPU_SHARE = 0.4                 # of that peak: what well-fed transformers are commonly said to reach; an assumption
 BATCH_SIZES = {'miniature': (2, 4, 8), 'paper': (2, 4, 8, 16)}
+ONLY_COUNTED = {'miniature': (), 'paper': (64,)}         # for the estimate
 TOLERANCE = 1e-4                # relative, of float32 losses and gradients: beyond it the two are not the same step
 VARIANTS = (('float32', False), ('float32', True), ('bf16', True))      # ours: precision, BEATs features cached
 
@@ -259,16 +263,23 @@ def measure_step(args, settings, device):
     config, model = PRESETS[args.preset], build(args.preset, device).train()
     optimiser, speed, rows = frozen_optimiser(model), None, []
     rates = {p: matrix_product_rate(device, p) for p in {'float32', *(p for p, _ in args.variants)}}
-    for B in (bar := tqdm(args.batch_sizes, 'step', unit=' batch sizes', leave=False)):
-        batch, noise = random_batch(B, config.image_size, config.seconds, device)
+    for B in (bar := tqdm([*args.batch_sizes, *args.only_count], 'step', unit=' batch sizes', leave=False)):
         count = lambda reading, cached: operations(reading, model, B, config.image_size, config.seconds, cached)
         counts, plain = {cached: count(our_terms, cached) for _, cached in args.variants}, {}
         plain['operations'] = sum(count(plain_reading, False).values())
         # what would take too long is counted, not run; its speed is that of the batch size before
         run_plain = speed is None or plain['operations'] / speed <= args.longest
         contenders = [(plain_reading, 'float32', False)] * run_plain + [(our_reading, *v) for v in args.variants]
-        found = time_steps(contenders, model, batch, noise, settings, optimiser, args.repeats,
-                           lambda text: bar.set_postfix_str(f'B = {B}, {text}'))
+        found, terms = {}, {name: {'operations': n} for name, n in counts[args.variants[0][1]].items()}
+        if B in args.batch_sizes:
+            batch, noise = random_batch(B, config.image_size, config.seconds, device)
+            found = time_steps(contenders, model, batch, noise, settings, optimiser, args.repeats,
+                               lambda text: bar.set_postfix_str(f'B = {B}, {text}'))
+            (stage, seconds), (precision, cached) = clock(device), args.variants[0]
+            with cached_audio(model, batch, cached) as heard:
+                take_step(our_terms, model, heard, noise, settings, optimiser, precision, stage)
+            terms = {name: {'seconds': s, 'operations': terms.get(name, {'operations': 0})['operations']}
+                     for name, s in seconds.items()}
         plain.update(found.get((plain_reading, 'float32', False), {}))
         speed = plain['operations'] / plain['seconds'] if 'seconds' in plain else speed
         ours = []
@@ -286,10 +297,6 @@ def measure_step(args, settings, device):
                 if precision == 'float32':
                     refuse_difference(plain, entry, B)
             ours.append(entry)
-        (stage, seconds), (precision, cached) = clock(device), args.variants[0]
-        with cached_audio(model, batch, cached) as heard:
-            take_step(our_terms, model, heard, noise, settings, optimiser, precision, stage)
-        terms = {name: {'seconds': s, 'operations': counts[cached].get(name, 0)} for name, s in seconds.items()}
         rows.append({'B': B, 'plain': plain, 'ours': ours, 'terms': terms})
     return rows, rates
 
@@ -309,18 +316,19 @@ def variant_name(precision, cached):
 def show_steps(rows, rates, args):
     """The tables of the section."""
     names = [variant_name(*v) for v in args.variants]
+    timed = [row for row in rows if row['B'] in args.batch_sizes]
     print('\nSeconds of a training step (forward, loss, backward, Adam); times: how many the plain reading takes longer')
     print(table([[row['B'], row['plain'].get('seconds'), *(e.get(k) for e in row['ours'] for k in ('seconds', 'ratio'))]
-                 for row in rows],
+                 for row in timed],
                 ['B', 'plain float32', *(head for name in names for head in (f'ours {name}', 'times'))], decimals=3))
     print('\nThe same step? Loss, gradient norm, passes of the vision encoder')
-    answers = [[row['B'], name, e.get('loss'), e.get('gradient'), e.get('vision_passes')] for row in rows
+    answers = [[row['B'], name, e.get('loss'), e.get('gradient'), e.get('vision_passes')] for row in timed
                for name, e in zip(['plain float32', *(f'ours {name}' for name in names)], [row['plain'], *row['ours']])]
     print(table(answers, ['B', 'step', 'loss', 'gradient', 'passes'], decimals=7))
     print(f'\nOur step term by term ({names[0]}): seconds, and 10^12 operations')
-    print(table([[row['terms'][t][k] / unit for k, unit in (('seconds', 1), ('operations', 1e12)) for row in rows]
-                 for t in rows[-1]['terms']],
-                [f'{k}, B = {row["B"]}' for k in ('s', 'op') for row in rows], list(rows[-1]['terms']), decimals=3))
+    print(table([[row['terms'][t][k] / unit for k, unit in (('seconds', 1), ('operations', 1e12)) for row in timed]
+                 for t in timed[-1]['terms']],
+                [f'{k}, B = {row["B"]}' for k in ('s', 'op') for row in timed], list(timed[-1]['terms']), decimals=3))
     print('\nOperations of a step counted from the shapes, in 10^12, against one large matrix product, which runs here at '
           + ', '.join(f'{rate / 1e12:.3g}e12/s in {p}' for p, rate in rates.items()))
     columns, decimals = ['B', 'ours', 'plain', 'ours, counted', 'times', '1e12/s', '% of product'], [0, 0, 4, 4, 2, 4, 1]
@@ -377,9 +385,11 @@ def measure_memory(args):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('sections', nargs='*', help='step, memory, evaluate, metrics (default: all)')
+    parser.add_argument('sections', nargs='*', help='step, memory, load, evaluate, metrics (default: all)')
     parser.add_argument('--preset', choices=list(PRESETS), default='miniature', help='paper: its sizes, random weights')
     parser.add_argument('--batch-sizes', type=int, nargs='+', help='(default: 2 4 8, and 16 for the paper)')
+    parser.add_argument('--only-count', type=int, nargs='*', metavar='B', help='and batch sizes whose operations are counted '
+                        'only (default: 64 for the paper)')
     parser.add_argument('--precision', choices=['float32', 'bf16'], help='of ours; the plain reading stays in float32')
     parser.add_argument('--cached-audio', action='store_true', help='ours finds the BEATs features of the batch ready')
     parser.add_argument('--repeats', type=int, default=3, help='timings of each, of which the median counts (default: 3)')
@@ -391,12 +401,13 @@ def parse_args(argv=None):
     parser.add_argument('--json', help='write everything here')
     parser.add_argument('--alone', choices=['plain', 'ours'], help=argparse.SUPPRESS)    # a subprocess of `memory`
     args = parser.parse_args(argv)
-    known = ('step', 'memory', 'evaluate', 'metrics')
+    known = ('step', 'memory', 'load', 'evaluate', 'metrics')
     if odd := [s for s in args.sections if s not in known]:
         parser.error(f'no section {odd[0]!r}: choose from {", ".join(known)}')
     args.sections = args.sections or list(known)
     args.batch_sizes = args.batch_sizes or list(BATCH_SIZES[args.preset])
-    if min(args.batch_sizes) < 2 or args.repeats < 1 or args.heatmaps < 1:
+    args.only_count = list(ONLY_COUNTED[args.preset]) if args.only_count is None else args.only_count
+    if min(args.batch_sizes + args.only_count) < 2 or args.repeats < 1 or args.heatmaps < 1:
         parser.error('--batch-sizes must be at least 2 (one pair has no negatives), --repeats and --heatmaps at least 1')
     narrowed = args.precision or args.cached_audio
     args.variants = [(args.precision or 'float32', args.cached_audio)] if narrowed else list(VARIANTS)
@@ -405,6 +416,8 @@ def parse_args(argv=None):
 
 def main(args):
     device, settings = torch.device(args.device), train.parse_args(['--preset', args.preset])
+    if device.type == 'cpu':
+        keep_freed_memory()             # for both readings
     if args.alone:
         return one_step_alone(args, settings, device)
     report = {'machine': {'device': name_of(device), 'threads': torch.get_num_threads(), 'torch': torch.__version__},
@@ -416,19 +429,24 @@ def main(args):
         if args.json:
             write_whole(args.json, json.dumps(report, indent=1))
 
-    if 'step' in args.sections:
-        rows, rates = measure_step(args, settings, device)
-        keep(step=rows, matrix_product=rates)
-        show_steps(rows, rates, args)
-    if 'memory' in args.sections:
+    if 'memory' in args.sections:       # first, while this process is small
         rows = measure_memory(args)
         keep(memory=rows)
         print('\nPeak memory of a step in GB, weights and libraries included, each in a process of its own')
         columns = [name for name in rows[0] if name != 'B']
         print(table([[row['B'], *(row.get(c) and row[c] / 1e9 for c in columns)] for row in rows], ['B', *columns],
                     decimals=2))
+    if 'step' in args.sections:
+        rows, rates = measure_step(args, settings, device)
+        keep(step=rows, matrix_product=rates)
+        show_steps(rows, rates, args)
+    config = PRESETS[args.preset]
+    if 'load' in args.sections:
+        found = measure_loading(config.image_size, config.seconds)
+        keep(load=found)
+        print('\nLoading training pairs, 640 x 360 JPEG and 16-bit sound, one process: milliseconds of three parts, pairs a second')
+        print(table([list(found.values())], list(found), decimals=2))
     if 'evaluate' in args.sections:
-        config = PRESETS[args.preset]
         make = lambda B: random_batch(B, config.image_size, config.seconds, device)[0]
         rows = measure_evaluation(build(args.preset, device), make, args.repeats)
         keep(evaluate=rows)

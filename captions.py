@@ -33,8 +33,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from data import SAMPLE_RATE, SampleError, read_audio, read_ids, read_image, sound_file
 from model import PRESETS
-from resumable import (as_bytes, file_hash, fill, json_lines, parts_of, rank_and_processes, read_audio_captions,
-                       refuse_missing, whole_lines, write_synced)
+from processes import lost_process, rank_and_processes
+from resumable import (as_bytes, file_hash, fill, json_lines, parts_of, read_audio_captions, refuse_missing, whole_lines,
+                       write_synced)
 
 ROOT = Path(__file__).resolve().parent
 
@@ -448,6 +449,10 @@ if __name__ == '__main__':
         elif getattr(problem, 'filename', None):
             problem = f'cannot use {problem.filename} ({problem.strerror}): name another place or mend it'
         sys.exit(f'captions.py: {problem}')
+    except RuntimeError as problem:
+        if lost := lost_process(problem):
+            sys.exit(f'captions.py: {lost}. If it was killed, the same command goes on from the last finished batch')
+        raise
     except KeyboardInterrupt:
         sys.exit('captions.py: interrupted; the same command goes on from the last finished batch')
     if wrong:

@@ -21,13 +21,14 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from evaluate import rank_and_processes, write_whole
+from evaluate import write_whole
 from model import load_trained, read_checkpoint, trained_state
+from processes import rank_and_processes
 
 LOG_EVERY = 10              # steps
 RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
 
-ADDED_LATER = {'negatives': 'local', 'accumulate': 1}     # what runs did whose checkpoints do not say
+ADDED_LATER = {'negatives': 'local', 'accumulate': 1, 'lr_schedule': 'constant'}     # what runs did whose checkpoints do not say
 
 
 # ------------------------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ def settings(args):
     """What must be the same for a run to be continued."""
     names = ('preset variant seed batch_size lr weight_decay tau lambda_i lambda_f lambda_reg lambda_c answers '
              'captions_from same_answers p_pos p_neg area acl_f image_mask feature_mask audio_tokens prompt precision '
-             'clipseg beats negatives accumulate').split()
+             'clipseg beats negatives accumulate lr_schedule').split()
     return {name: getattr(args, name) for name in names}
 
 
@@ -107,6 +108,38 @@ def resume(folder, model, optimiser, scaler, args):
     return {k: v for k, v in trainer.items() if k not in ('optimiser', 'scaler', 'random', 'settings')}
 
 
+class Alarm:
+    """Stops a training whose loss or gradients are not finite, by a ValueError.
+
+    A step is looked at when the next one is on its way, so that nobody has to wait for a GPU; and before anything is
+    saved or logged. The weights in memory are spoilt by then, those on the disk are not.
+    """
+
+    def __init__(self, args):
+        self.last, self.pending = args.out / 'last.pt', None
+
+    def set(self, values, ids, step):
+        """values (n,): the loss and whatever else must be finite after this step; ids: the pairs it was taken on."""
+        self.check()
+        copied = torch.cuda.Event() if values.is_cuda else None
+        values = values.to('cpu', non_blocking=True)        # a copy that the host does not wait for
+        if copied:
+            copied.record()
+        self.pending = values, ids, step, copied
+
+    def check(self):
+        """Look at the last step now. ValueError names it, its pairs and the last good checkpoint."""
+        if self.pending:
+            values, ids, step, copied = self.pending
+            self.pending = None
+            if copied:
+                copied.synchronize()
+            if not values.isfinite().all():
+                raise ValueError(f'the loss is {values[0].item()} or a gradient is not finite at step {step} on the pairs '
+                                 f'{", ".join(ids)}: lower --lr or look at these files; last good checkpoint: '
+                                 f'{self.last if self.last.exists() else "none yet"}')
+
+
 # ------------------------------------------------------------------------------------------------
 # SIGTERM
 # ------------------------------------------------------------------------------------------------
@@ -120,15 +153,6 @@ def asked_to_stop():
         yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def any_process(asked, device):
-    """Whether any process was asked to stop: one that left alone would leave the others waiting for its gradients."""
-    if not dist.is_initialized():
-        return bool(asked)
-    flag = torch.tensor(float(bool(asked)), device=device)
-    dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag)
 
 
 def leave(args, step):
@@ -190,8 +214,8 @@ def forget_old(folder):
 class Log:
     """log.jsonl: one object every LOG_EVERY steps. A resumed run first drops what lies beyond its checkpoint."""
 
-    def __init__(self, path, step, enabled):
-        self.path, self.enabled, self.since, self.steps = path, enabled, time.time(), 0
+    def __init__(self, path, step, alarm, enabled):
+        self.path, self.alarm, self.enabled, self.since, self.steps = path, alarm, enabled, time.time(), 0
         if enabled and path.exists():
             kept = [line for line in path.read_text(errors='replace').splitlines()
                     if self.is_before(line, step)]
@@ -211,10 +235,11 @@ class Log:
             with open(self.path, 'a') as file:
                 file.write(json.dumps(entry) + '\n')
 
-    def step(self, step, epoch, loss, terms, out, model, args, bar):
+    def step(self, step, epoch, loss, terms, out, model, args, bar, lr):
         self.steps += 1
         if not self.enabled or step % LOG_EVERY:
             return
+        self.alarm.check()                                  # only numbers are logged
         B, pairs = len(out.areas), out.areas.numel()        # of this process's images
         positive = out.areas.diagonal(out.first).mean().item()
         negative = (out.areas.sum().item() - positive * B) / (pairs - B)
@@ -223,5 +248,5 @@ class Log:
         now = time.time()
         speed = self.steps * args.batch_size * args.accumulate / (now - self.since)
         self.since, self.steps = now, 0
-        self.write({'step': step, 'epoch': epoch, **entry, 'lr': args.lr, 'pairs_per_second': speed})
+        self.write({'step': step, 'epoch': epoch, **entry, 'lr': lr, 'pairs_per_second': speed})
         bar.set_postfix({k: f'{entry[k]:.2f}' for k in entry if k not in ('w', 'b')})

@@ -22,7 +22,6 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,7 @@ from data import (BENCHMARKS, SAMPLE_RATE, Benchmark, displayable, evaluation_im
                   read_image)
 from heatmaps import PAIR_SIZE, localise, localise_sources, read_confidences, read_localised, save_heatmaps
 from model import PRESETS, ROOT, load_model, read_checkpoint
-from resumable import rank_and_processes
+from processes import gather_lists, lost_process, rank_and_processes, shard, start_processes
 
 TASKS = {   # which benchmarks a task is run on (section 4.1), in the order of the paper's tables
     'single': ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),
@@ -181,38 +180,6 @@ def iou_of(meter, batch, i):
         seen, place = meter.conditions[batch['condition'][i]], same.index(i) - len(same)
     iou = seen.iou[place]
     return iou[len(iou) // 2] if isinstance(iou, list) else iou
-
-
-# ------------------------------------------------------------------------------------------------
-# Several processes: each takes a run of whole batches, so every number is that of one process
-# ------------------------------------------------------------------------------------------------
-
-def start_processes():
-    """Join torchrun's process group where there is one. -> the device of this process"""
-    cuda = torch.cuda.is_available()
-    local_rank = int(os.environ.get('LOCAL_RANK', 0))
-    if cuda:
-        torch.cuda.set_device(local_rank)
-    if 'RANK' in os.environ:
-        # the others wait while the first one evaluates, which takes longer than the default of ten minutes
-        dist.init_process_group('nccl' if cuda else 'gloo', timeout=timedelta(hours=12))
-    return torch.device('cuda', local_rank) if cuda else torch.device('cpu')
-
-
-def shard(dataset, batch_size):
-    """This process's part of a benchmark, in order: consecutive whole batches, as one process would make them."""
-    rank, processes = rank_and_processes()
-    per_process = -(-len(dataset) // (batch_size * processes)) * batch_size
-    return dataset.part(range(rank * per_process, min((rank + 1) * per_process, len(dataset))))
-
-
-def gather_lists(mine):
-    """The lists of all processes, joined in the order of ranks."""
-    if not dist.is_initialized():
-        return mine
-    lists = [None] * dist.get_world_size()
-    dist.all_gather_object(lists, mine)
-    return [item for part in lists for item in part]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -512,3 +479,7 @@ if __name__ == '__main__':
         if os.environ.get('ACL_DEBUG'):     # ACL_DEBUG=1 shows where it happened
             raise
         sys.exit(f'evaluate.py: {problem}')
+    except RuntimeError as problem:
+        if lost := lost_process(problem):
+            sys.exit(f'evaluate.py: {lost}')
+        raise

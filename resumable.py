@@ -15,10 +15,7 @@ from pathlib import Path
 import torch.distributed as dist
 from tqdm import tqdm
 
-
-def rank_and_processes():
-    """(rank, number of processes); (0, 1) before torch.distributed is started."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+from processes import rank_and_processes
 
 
 def file_hash(paths):

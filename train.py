@@ -34,12 +34,13 @@ import figures
 import losses
 from cache import AudioFeatures, Prepared, build_features, complete
 from captions import captions_path, read_captions
-from checkpoints import Log, any_process, asked_to_stop, claim_folder, leave, resume, save_checkpoint, set_aside
+from checkpoints import Alarm, Log, asked_to_stop, claim_folder, leave, resume, save_checkpoint, set_aside
 from data import VGGSound, epoch_batches, evaluation_loader, training_loader
-from evaluate import rank_and_processes, start_processes, write_whole
+from evaluate import write_whole
 from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, ROOT, load_model
 from negatives import everyone
+from processes import largest, lost_process, rank_and_processes, smallest, start_processes
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,18 @@ class Recipe:
     epochs: int             # section 4.1: 20
     batch_size: int         # Paper: 16 (section 4.1), which was 8 on each of two GPUs, so with 7 negatives, not 15
     lr: float               # Adam; section 4.1: 1e-4
+    lr_schedule: str        # constant, as section 4.1 names no other, or linear, to 0
     weight_decay: float     # section 4.1: 1e-4
     save_seconds: float     # least time between two checkpoints within an epoch
 
 
 RECIPES = {
-    'paper': Recipe(epochs=20, batch_size=16, lr=1e-4, weight_decay=1e-4, save_seconds=600),
+    'paper': Recipe(epochs=20, batch_size=16, lr=1e-4, lr_schedule='constant', weight_decay=1e-4, save_seconds=600),
     # Paper: 180,000 steps at 1e-4. The miniature has 300, so twenty times the rate; 8 pairs are what one of the authors'
     # GPUs saw, and of twelve classes more pairs would often hold the same one twice. Many more steps only raise b / w:
-    # p+ = 0.4 asks for masks larger than these objects.
-    'miniature': Recipe(epochs=1, batch_size=8, lr=2e-3, weight_decay=1e-4, save_seconds=10),
+    # p+ = 0.4 asks for masks larger than these objects. At so high a rate the masks of a class or two are always wrong
+    # (a dog's head only), twenty steps later those of others, so the rate falls to 0.
+    'miniature': Recipe(epochs=1, batch_size=8, lr=2e-3, lr_schedule='linear', weight_decay=1e-4, save_seconds=10),
 }
 
 
@@ -97,6 +100,8 @@ def parse_args(argv=None):
     opt.add_argument('--steps', type=int, help='stop after this many steps instead')
     opt.add_argument('--batch-size', type=int, help=f'pairs over all processes ({by_preset("batch_size")})')
     opt.add_argument('--lr', type=float, help=f'Adam ({by_preset("lr")}); the release diverges at 1e-3 and 4e-4')
+    opt.add_argument('--lr-schedule', choices=['constant', 'linear'], help='linear: falls to 0 after the last step, '
+                     f'which --resume with other --steps moves ({by_preset("lr_schedule")})')
     opt.add_argument('--weight-decay', type=float, help=f'({by_preset("weight_decay")})')
     opt.add_argument('--tau', type=float, default=losses.TAU, help='temperature of Eq. 1 (default: %(default)s)')
 
@@ -129,7 +134,7 @@ def parse_args(argv=None):
     abl.add_argument('--prompt', default=PROMPT, help='<*> is the audio token (Table 12; default: "%(default)s")')
 
     args = parser.parse_args(argv)
-    for name in ('epochs', 'batch_size', 'lr', 'weight_decay', 'save_seconds'):
+    for name in ('epochs', 'batch_size', 'lr', 'lr_schedule', 'weight_decay', 'save_seconds'):
         if getattr(args, name) is None:
             setattr(args, name, getattr(RECIPES[args.preset], name))
     if args.workers is None:
@@ -156,7 +161,7 @@ def loss_terms(out, args, C=None, answers=None, gather=lambda rows: rows):
     """The terms of Eq. 5 and 7 whose weight is not 0, in float32. out: model.Alignment -> dict of scalars
 
     gather: negatives.everyone, where out.A holds the audios of all processes: each term is then of their whole batch.
-    answers (B,): which row of the caption embeddings C belongs to each pair, -1 for a pair without an answer.
+    answers (B,), on the CPU: which row of the caption embeddings C belongs to each pair, -1 without an answer.
     """
     terms, A = {}, out.A.float()
     if args.lambda_i:
@@ -170,12 +175,12 @@ def loss_terms(out, args, C=None, answers=None, gather=lambda rows: rows):
         terms['reg'] = losses.area_regulariser(gather(out.areas.float()), args.p_pos, args.p_neg, args.area)
     if args.lambda_c and C is not None:
         answers = gather(answers)
-        has = answers >= 0
+        has = (answers >= 0).nonzero()[:, 0]                # in main memory: no GPU has to say how many there are
         # Paper: silent on pairs to which the language model has no answer. They take no part in Eq. 6, neither as queries
         # nor as negatives; with fewer than two answers in a batch there is nothing to contrast.
-        same = answers[has] if args.same_answers == 'masked' else None
-        terms['acl_c'] = (losses.acl_c(C[answers[has]], A[has], args.tau, same) if has.sum() > 1
-                          else 0.0 * A.sum())                                                    # Eq. 6
+        rows, has = (index.to(A.device, non_blocking=True) for index in (answers[has], has))
+        same = rows if args.same_answers == 'masked' else None
+        terms['acl_c'] = losses.acl_c(C[rows], A[has], args.tau, same) if len(has) > 1 else 0.0 * A.sum()        # Eq. 6
     return terms
 
 
@@ -267,8 +272,12 @@ def train(args):
         torch.manual_seed(hash((args.seed, rank, state['step'] if state else 0)) % 2**63)
     if args.resume and rank == 0:
         print(f'resuming at step {state["step"]}' if state else f'nothing to resume in {args.out}: starting afresh')
-    if state is None:
-        state = {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': None}
+        if state and args.lr_schedule == 'linear' and state.get('last_step', last_step) != last_step:
+            print(f'the rate was to reach 0 after step {state["last_step"]}: now it does after step {last_step}')
+    if state:
+        state['last_step'] = last_step
+    else:
+        state = {'step': 0, 'last_step': last_step, 'seconds': 0.0, 'skipped': 0, 'untrained': None}
         if rank == 0:
             state['untrained'] = held_out(model, tokenizer, args.preset, args.data_root)[0].get('ours')
     # The wrapper reduces the gradients of the trainable part over the processes. Paper: the release calls the bare
@@ -279,7 +288,8 @@ def train(args):
     # ------------ steps ------------
     if rank == 0:
         set_aside(args)
-    log = Log(args.out / 'log.jsonl', state['step'], enabled=rank == 0)
+    alarm = Alarm(args)
+    log = Log(args.out / 'log.jsonl', state['step'], alarm, enabled=rank == 0)
     earlier, saved_at = state['seconds'], time.time()
     bar = tqdm(total=last_step, initial=state['step'], disable=rank > 0, unit=' steps', dynamic_ncols=True)
     with asked_to_stop() as asked, bar:
@@ -292,14 +302,14 @@ def train(args):
                 if k % N == 1 or N == 1:
                     optimiser.zero_grad()
                     loss, ids = 0.0, []
-                if count := usable(batch, state, args, device):
+                if count := usable(batch, state, args):
                     model.train()
                     image, wav = (batch[k][:count].to(device, non_blocking=True) for k in ('image', 'wav'))
                     known = complete(batch['features'][:count], wav, model.beats) if dataset.features else None
                     with torch.autocast(device.type, low, enabled=low is not None):
                         out = parallel(image, wav, args.image_mask, args.feature_mask, with_v_I=args.lambda_i > 0,
                                        features=known, pair_chunk=args.pair_chunk, negatives=args.negatives)
-                    answers = torch.tensor([answer_of.get(i, -1) for i in batch['id'][:count]], device=device)
+                    answers = torch.tensor([answer_of.get(i, -1) for i in batch['id'][:count]])
                     terms = loss_terms(out, args, C, answers, *[everyone] * (args.negatives == 'global'))
                     part = losses.total_loss(terms, weights_of(args)) / N
                     # processes share the gradients at each of the N, so that one whose last batch is unusable has them too
@@ -309,23 +319,27 @@ def train(args):
                     continue
                 if ids:
                     # fp16 gradients overflow now and then by design, and the scaler leaves such a step out
-                    gradients = torch.stack([p.grad.norm() for p in parameters if args.precision != 'fp16'] or [loss])
-                    if not (loss.isfinite() and gradients.isfinite().all()):
-                        raise not_finite(loss.item(), ids, state['step'], args)
+                    gradients = [p.grad.norm() for p in parameters if args.precision != 'fp16']
+                    alarm.set(torch.stack([loss, *gradients]), ids, state['step'])
+                    lr = args.lr * ((last_step - state['step']) / last_step if args.lr_schedule == 'linear' else 1.0)
+                    for group in optimiser.param_groups:
+                        group['lr'] = lr
                     scaler.step(optimiser)
                     scaler.update()
-                    log.step(state['step'], epoch, loss, terms, out, model, args, bar)
+                    log.step(state['step'], epoch, loss, terms, out, model, args, bar, lr)
                 state['step'] += 1
                 state['seconds'] = earlier + time.time() - began
                 bar.update()
                 # the checkpoint at an epoch's end comes after its validation, so that a resumed run repeats neither
                 within = state['step'] % per_epoch and state['step'] < last_step
-                stop = within and any_process(asked, device)
+                stop = within and largest(len(asked))
                 if rank == 0 and within and (stop or time.time() - saved_at > args.save_seconds):
+                    alarm.check()
                     save_checkpoint(args.out, model, optimiser, scaler, args, state)
                     saved_at = time.time()
                 if stop:
                     leave(args, state['step'])
+            alarm.check()
             if validation:
                 try:
                     scores = validate(model, validation, args, device)
@@ -336,7 +350,7 @@ def train(args):
             if rank == 0:
                 save_checkpoint(args.out, model, optimiser, scaler, args, state)
                 saved_at = time.time()
-            if any_process(asked, device):
+            if largest(len(asked)):
                 leave(args, state['step'])
     if state['skipped'] and not optimiser.state:
         raise ValueError(f'not one step was taken: all {state["skipped"]} pairs that were read are unusable')
@@ -411,25 +425,19 @@ def cached_embeddings(model, tokenizer, texts, path):
     return C
 
 
-def usable(batch, state, args, device):
+def usable(batch, state, args):
     """How many of a batch's pairs to use, 0 where some process has fewer than two; names and counts the unreadable."""
     if batch['errors'] and not args.skip_bad_samples:
         raise ValueError(f'{batch["errors"][0]}; or --skip-bad-samples leaves such pairs out')
     for error in batch['errors']:
         state['skipped'] += 1
         tqdm.write(f'skipped ({state["skipped"]} so far): {error}')
-    count = torch.tensor(len(batch['id']), device=device)
-    if dist.is_initialized() and args.skip_bad_samples:     # all or none: a process alone would wait for ever
-        dist.all_reduce(count, dist.ReduceOp.MIN)
+    mine = len(batch['id'])
+    fewest = smallest(mine) if args.skip_bad_samples else mine
+    if fewest < 2:                                          # none or all: a process alone would wait for ever
+        return 0
     # global negatives are gathered in equal parts: no process uses more pairs than the one that lost most
-    return (int(count) if args.negatives == 'global' else len(batch['id'])) if count >= 2 else 0
-
-
-def not_finite(loss, ids, step, args):
-    good = args.out / 'last.pt'
-    return ValueError(f'the loss is {loss} or a gradient is not finite at step {step} on the pairs {", ".join(ids)}: '
-                      f'lower --lr or look at these files; last good checkpoint: '
-                      f'{good if good.exists() else "none yet"}')
+    return fewest if args.negatives == 'global' else mine
 
 
 # ============ what a finished run leaves ============
@@ -469,6 +477,8 @@ if __name__ == '__main__':
             raise
         sys.exit(f'train.py: {problem}')
     except RuntimeError as problem:
+        if lost := lost_process(problem):
+            sys.exit(f'train.py: {lost}. If it was killed, the same command with --resume goes on from the last checkpoint')
         if 'DataLoader worker' not in str(problem):
             raise
         reason = str(problem).splitlines()[0].rstrip('. ')

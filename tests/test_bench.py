@@ -10,8 +10,9 @@ from transformers import CLIPSegConfig
 
 import bench
 import costs
+import data
 import train
-from bench_evaluation import measure_evaluation, measure_metrics
+from bench_parts import measure_evaluation, measure_loading, measure_metrics
 from beats import BEATsConfig
 from conftest import ROOT
 
@@ -119,6 +120,14 @@ def test_evaluation_sees_each_image_once(tiny):
     rows = measure_evaluation(tiny, lambda B: bench.random_batch(B, SIZE, SECONDS)[0], repeats=1)
     assert [row['vision_passes'] for row in rows] == [1] * 4 and [row['sounds'] for row in rows] == [1, 8, 8, 8]
     assert all(row['pairs_per_second'] == row['images'] * row['audios'] / row['seconds'] for row in rows)
+
+
+def test_prepared_pairs_load_without_decoding(monkeypatch):
+    reads = []
+    monkeypatch.setattr(data, 'read_image', lambda path, read=data.read_image: reads.append(path) or read(path))
+    found = measure_loading(96, 2.0, count=4)
+    assert len(reads) == 4                                          # from the files; the prepared ones need no decoding
+    assert all(found[k] > 0 for k in ('pairs/s, prepared', 'pairs/s, files', 'frame, ms', 'resize, ms', 'sound, ms'))
 
 
 def test_scores_are_those_of_the_loops_and_come_sooner():

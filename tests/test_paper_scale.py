@@ -19,7 +19,7 @@ def test_a_training_step_at_batch_2_with_full_size_backbones():
     model = SoundLocalizer(clipseg, BEATs(BEATsConfig()), ([49406, 320, 1125, 539, 320], [49407]))
     assert model.audio_proj.fc1.weight.shape == (2304, 2304) and model.audio_proj.fc2.weight.shape == (512, 2304)
     args = train.parse_args(['--preset', 'paper'])
-    assert (args.epochs, args.batch_size, args.lr, args.weight_decay, args.tau) == (20, 16, 1e-4, 1e-4, 0.07)
+    assert (args.epochs, args.batch_size, args.lr, args.lr_schedule, args.weight_decay, args.tau) == (20, 16, 1e-4, 'constant', 1e-4, 0.07)
     assert (args.lambda_i, args.lambda_f, args.lambda_reg, args.p_pos, args.p_neg) == (1, 1, 1, 0.4, 0.0)
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], args.lr,
                                  weight_decay=args.weight_decay)

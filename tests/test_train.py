@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import torch
 import checkpoints
 import data
 import losses
+import processes
 import train
 from conftest import ROOT, failed_in_one_sentence
 from miniature import world
@@ -162,7 +164,9 @@ def test_every_ablation_flag_takes_a_step(tmp_path, small_world, monkeypatch, fl
     assert all(value.isfinite().all() for value in saved['audio_proj'].values())
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_step_pairs_and_last_checkpoint(tmp_path, small_world, monkeypatch):
+@pytest.mark.parametrize('save_seconds, last', [('0', 'last.pt'), ('1000', 'none yet')])
+def test_a_loss_that_is_not_finite_stops_with_its_step_pairs_and_last_checkpoint(tmp_path, small_world, monkeypatch,
+                                                                                 save_seconds, last):
     monkeypatch.setattr(train, 'held_out', lambda *a, **k: ({}, {}))
     area, calls = losses.area_regulariser, []
 
@@ -171,10 +175,10 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_pairs_and_last_checkpoint
         return area(*arguments) * (float('nan') if len(calls) == 4 else 1)
 
     monkeypatch.setattr(losses, 'area_regulariser', breaks_at_the_fourth_step)
-    with pytest.raises(ValueError, match=r'the loss is nan .* at step 3 on the pairs train\d+_000000, .*last.pt'):
+    with pytest.raises(ValueError, match=r'the loss is nan .* at step 3 on the pairs train\d+_000000, .*' + last):
         train.train(train.parse_args(['--data-root', str(small_world), '--out', str(tmp_path), '--steps', '9',
-                                      '--batch-size', '4', '--save-seconds', '0']))
-    assert saved_step(tmp_path) == 3                    # what was learned before is there
+                                      '--batch-size', '4', '--save-seconds', save_seconds]))
+    assert not (tmp_path / 'last.pt').exists() if last == 'none yet' else saved_step(tmp_path) == 3     # never a spoilt one
 
 
 @pytest.mark.parametrize('flags', [['--lr', 'nan'], ['--tau', '0'], ['--lambda-i', '-1'], ['--p-pos', '5'],
@@ -260,6 +264,42 @@ def test_sigterm_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, 
         assert f'resuming at step {step}' in done.stdout and saved_step(out) == step + 1, done.stderr
 
 
+@pytest.mark.parametrize('lost', [0, 1])
+def test_when_one_process_is_killed_the_other_says_so_and_ends(tmp_path, small_world, lost):
+    out = tmp_path / 'run'
+    command = [sys.executable, str(ROOT / 'train.py'), '--data-root', str(small_world), '--batch-size', '4', '--steps', '100000',
+               '--out', str(out)]
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = server.getsockname()[1]                      # a free one
+    # torchrun itself would end the other process
+    alone = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'OMP_NUM_THREADS': '1',
+             'CUDA_VISIBLE_DEVICES': ''}
+    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+                             env={**os.environ, **alone, 'RANK': str(rank)}) for rank in (0, 1)]
+    try:
+        until = time.time() + 300
+        while not (out / 'log.jsonl').exists() or not (out / 'log.jsonl').read_text():      # training has begun
+            assert both[0].poll() is both[1].poll() is None and time.time() < until
+            time.sleep(0.05)
+        both[lost].kill()
+        _, said = both[1 - lost].communicate(timeout=60)
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+    assert both[1 - lost].returncode == 1 and 'Traceback' not in said
+    assert f'another of the 2 processes has ended, so process {1 - lost} stops too' in said and '--resume' in said
+
+
+def test_only_what_a_lost_process_causes_is_said_to_be_one(monkeypatch):
+    gone = RuntimeError('[pair.cc:547] Connection closed by peer [127.0.0.1]:38829')
+    assert processes.lost_process(gone) is None                     # alone, there is none to lose
+    monkeypatch.setattr(processes, 'rank_and_processes', lambda: (1, 2))
+    assert 'another of the 2 processes has ended, so process 1 stops too' in processes.lost_process(gone)
+    for other in ('', 'NCCL error: Duplicate GPU detected', 'gloo: op.preamble.length <= op.nbytes'):
+        assert processes.lost_process(RuntimeError(other)) is None
+
+
 def test_two_runs_never_write_one_folder(tmp_path, small_world, script):
     hold = subprocess.Popen([sys.executable, '-c', 'import checkpoints, types, pathlib, sys, time; lock = checkpoints.'
                              'claim_folder(types.SimpleNamespace(out=pathlib.Path(sys.argv[1]), overwrite=False, '
@@ -277,9 +317,10 @@ def test_accumulated_gradients_are_the_mean_of_their_batches_and_resume_to_the_b
     monkeypatch.setattr(train, 'held_out', lambda *a, **k: ({}, {}))
     monkeypatch.setattr(train, 'finish', lambda *a: None)
     monkeypatch.setattr(checkpoints, 'LOG_EVERY', 1)
-    seen, step = [], torch.optim.Adam.step
+    seen, rates, step = [], [], torch.optim.Adam.step
 
     def keep(self, closure=None):
+        rates.append(self.param_groups[0]['lr'] / 1e-12)
         seen.append(torch.cat([p.grad.flatten() for group in self.param_groups for p in group['params']]))
         return step(self, closure)
 
@@ -288,6 +329,9 @@ def test_accumulated_gradients_are_the_mean_of_their_batches_and_resume_to_the_b
     run = lambda name, *flags: train.train(train.parse_args([
         '--data-root', str(small_world), '--batch-size', '4', '--lr', '1e-12', '--out', str(tmp_path / name), *flags]))
     run('single', '--steps', '4')
+    logged = [json.loads(line) for line in (tmp_path / 'single/log.jsonl').read_text().splitlines()]
+    assert rates == pytest.approx([1, 0.75, 0.5, 0.25])             # --lr-schedule linear, the miniature's
+    assert [entry['lr'] / 1e-12 for entry in logged if 'lr' in entry] == pytest.approx(rates)
     run('double', '--steps', '1', '--accumulate', '2')
     run('double', '--steps', '2', '--accumulate', '2', '--resume')
     single, double = seen[:4], seen[4:]

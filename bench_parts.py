@@ -1,13 +1,77 @@
-"""bench.py's other half: heatmaps per second, and scoring beside loops written from the metrics' definitions (sections 4.1, 4.2)."""
+"""bench.py's other half (sections 4.1, 4.2): what does not belong to a step. Training pairs read per second, heatmaps per
+second, and scoring beside loops written from the metrics' definitions.
+"""
 
+import contextlib
+import io
 import statistics
+import tempfile
+from pathlib import Path
 
+import numpy as np
+import soundfile
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import metrics
+from cache import prepare
 from costs import clock, count_vision
+from data import SAMPLE_RATE, VGGSound, read_audio, read_image, training_loader
+from media import RESIZE_BEFORE_CROP
 from model import encode_image
+
+
+# ------------------------------------------------------------------------------------------------
+# Section `load`: training pairs per second
+# ------------------------------------------------------------------------------------------------
+
+def write_pairs(root, count, seconds):
+    """A training set of drawn noise in VGGSound's layout and sizes: 640 x 360 JPEGs, mono 16-bit sounds at 16 kHz."""
+    random, folder = np.random.default_rng(0), Path(root, 'vggsound')
+    for part in ('frames', 'audio'):
+        (folder / part).mkdir(parents=True)
+    for k in range(count):
+        coarse = Image.fromarray(random.integers(0, 256, (18, 32, 3), np.uint8)).resize((640, 360), Image.Resampling.BICUBIC)
+        grain = random.normal(0, 8, (360, 640, 3))                  # about 80 KB a file, as a detailed photograph has
+        Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(folder / f'frames/{k:04}.jpg', quality=90)
+        soundfile.write(folder / f'audio/{k:04}.wav', random.uniform(-0.5, 0.5, round(seconds * SAMPLE_RATE)), SAMPLE_RATE)
+    (folder / 'train.csv').write_text(''.join(f'{k:04}\n' for k in range(count)))
+
+
+def measure_loading(image_size, seconds, count=96):
+    """What one process reads in a second, from the files and from `data.py prepare`'s. -> dict
+
+    The files have just been written: this is the work of decoding, not the speed of a disk.
+    """
+    found, threads = {}, torch.get_num_threads()
+    torch.set_num_threads(1)                                        # as PyTorch's loading processes do
+    with tempfile.TemporaryDirectory() as root:
+        write_pairs(root, count, seconds)
+        dataset = VGGSound(root, 'train', image_size, seconds, augmented=True)
+        batches = [list(range(i, min(i + 16, count))) for i in range(0, count, 16)]
+        stage, spent = clock('cpu')
+        with stage('frame'):
+            frames = [read_image(dataset.frames / f'{i}.jpg') for i in dataset.ids]
+        side = int(RESIZE_BEFORE_CROP * image_size)
+        with stage('resize'):
+            for frame in frames:
+                frame.resize((side, side), Image.Resampling.BICUBIC)
+        with stage('sound'):
+            for i in dataset.ids:
+                read_audio(dataset.audio / f'{i}.wav', seconds)
+        with stage('files'):
+            list(training_loader(dataset, batches))
+        with contextlib.redirect_stdout(io.StringIO()):
+            dataset.prepared = prepare(Path(root, 'prepared'), dataset)
+        with stage('prepared'):
+            list(training_loader(dataset, batches))
+    torch.set_num_threads(threads)
+    for name in ('frame', 'resize', 'sound'):
+        found[f'{name}, ms'] = 1000 * spent[name] / count
+    for name in ('files', 'prepared'):
+        found[f'pairs/s, {name}'] = count / spent[name]
+    return found
 
 
 # ------------------------------------------------------------------------------------------------

@@ -1,0 +1,72 @@
+"""The processes of one torchrun (section 4.1): who is who, what they ask one another, what is said when one is lost.
+
+Sums and gathered tensors of the loss are negatives.py's and DistributedDataParallel's. What is asked here lies in main memory
+and goes over gloo, on GPUs too, so that no answer has to be waited for on a GPU.
+"""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+GONE = 'Connection closed by peer', 'Connection reset', 'Broken pipe', 'remote process exited'   # gloo's words and NCCL's
+
+
+def start_processes():
+    """Join torchrun's process group where there is one. -> the device of this process"""
+    cuda = torch.cuda.is_available()
+    local_rank = int(os.environ.get('LOCAL_RANK', 0))
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    if 'RANK' in os.environ:
+        # the others wait while the first one evaluates, which takes longer than the default of ten minutes
+        dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', timeout=timedelta(hours=12))
+    return torch.device('cuda', local_rank) if cuda else torch.device('cpu')
+
+
+def rank_and_processes():
+    """(rank, number of processes); (0, 1) before torch.distributed is started."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def shard(dataset, batch_size):
+    """This process's part of a benchmark, in order: consecutive whole batches, as one process would make them."""
+    rank, processes = rank_and_processes()
+    per_process = -(-len(dataset) // (batch_size * processes)) * batch_size
+    return dataset.part(range(rank * per_process, min((rank + 1) * per_process, len(dataset))))
+
+
+def gather_lists(mine):
+    """The lists of all processes, joined in the order of ranks."""
+    if not dist.is_initialized():
+        return mine
+    lists = [None] * dist.get_world_size()
+    dist.all_gather_object(lists, mine)
+    return [item for part in lists for item in part]
+
+
+def largest(number):
+    """The largest of the processes' numbers, for all of them."""
+    if not dist.is_initialized():
+        return number
+    number = torch.tensor(number)
+    dist.all_reduce(number, dist.ReduceOp.MAX)
+    return number.item()
+
+
+def smallest(number):
+    """The smallest of the processes' numbers, for all of them."""
+    return -largest(-number)
+
+
+def lost_process(problem):
+    """The sentence for a RuntimeError which says that another process has gone, or None for any other.
+
+    gloo notices a process that has ended at once, at the latest when it is asked after a step. One that waits for NCCL
+    itself is ended by torchrun, half a minute later.
+    """
+    (rank, processes), reason = rank_and_processes(), str(problem)
+    if processes > 1 and any(word in reason for word in GONE):
+        return (f'another of the {processes} processes has ended, so process {rank} stops too '
+                f'({reason.splitlines()[0]}); what it said stands above')
