@@ -47,7 +47,7 @@ from tqdm import tqdm
 
 from beats import FRAME, HOP, N_MELS
 from media import RESIZE_BEFORE_CROP, SAMPLE_RATE, SampleError, read_audio, read_image, sound_file
-from resumable import append, as_bytes, json_lines, write_synced
+from resumable import append, as_bytes, json_lines, synced, write_synced
 
 FORMAT = 1              # of the files, and of what beats.py computes: raise it when either changes
 CHECKED_AT_OPENING = 16     # rows whose checksum is compared, spread over the file
@@ -187,24 +187,14 @@ def fill(folder, dtype, settings, sources, work, share=1.0, batch_size=16, skip_
                     pieces.append((free * dtype.itemsize, raw))
                     written.append({'id': sample, 'row': free, **stamp, 'checksum': zlib.crc32(raw)})
                     free += 1
-                write_pieces(rows, pieces)
+                with synced(rows):
+                    for at, raw in pieces:
+                        rows.seek(at)
+                        rows.write(raw)
                 append(lines, b''.join(map(as_bytes, written)))     # from here on, these rows are there
                 bar.update(len(ids))
         if place == partial:
             os.replace(partial, folder)
-
-
-def write_pieces(file, pieces):
-    """Write [(place, bytes)] and wait until the disk has them. OSError, one sentence."""
-    try:
-        for place, raw in pieces:
-            file.seek(place)
-            file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(f'cannot write {file.name} ({error.strerror}): free some space; the same command then goes on from '
-                      'the last finished batch') from None
 
 
 def stamped(sources, ids):

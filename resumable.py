@@ -6,6 +6,7 @@ nor the number of processes changes what a model is given at once. Under torchru
 own, <file>.part<rank>, and the first one brings them together.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -93,15 +94,22 @@ def as_bytes(line):
     return json.dumps(line, ensure_ascii=False).encode('utf-8', 'replace') + b'\n'
 
 
-def append(file, content):
-    """Write to an open file and wait until the disk has it. OSError, one sentence."""
+@contextlib.contextmanager
+def synced(file):
+    """Wait until the disk has what is written to an open file within. OSError, one sentence."""
     try:
-        file.write(content)
+        yield
         file.flush()
         os.fsync(file.fileno())
     except OSError as error:
         raise OSError(f'cannot write {file.name} ({error.strerror}): free some space; the same command then goes on from '
                       'the last finished batch') from None
+
+
+def append(file, content):
+    """Write to an open file and wait until the disk has it. OSError as synced."""
+    with synced(file):
+        file.write(content)
 
 
 def write_synced(path, content):
