@@ -25,6 +25,7 @@ import os
 import statistics
 import subprocess
 import sys
+from functools import partial
 
 import torch
 import torch.nn as nn
@@ -63,19 +64,23 @@ def listen(model, batch):
 
 
 def plain_reading(model, batch, noise, stage):
-    """Section 3.2 as it stands on the page: everything anew for each audio. -> model.Alignment"""
-    image, clipseg, grid_of = batch['image'], model.clipseg, model.clipseg.config.vision_config.patch_size
+    """Section 3.2 as it stands on the page: whole passes of CLIPSeg, anew for each audio. -> model.Alignment"""
+    image, clipseg, patch = batch['image'], model.clipseg, model.clipseg.config.vision_config.patch_size
+    see = partial(clipseg.clip.vision_model, output_hidden_states=True)
     B, _, H, W = image.shape
     with stage('BEATs'), torch.no_grad():
         features = listen(model, batch)
     with stage('projection, text'):
         A = embed_prompt(clipseg, model.prompt_before, model.audio_proj(features), model.prompt_after)  # (B, D)
-    with stage('vision'):
-        v_D = encode_image(clipseg, image).v_D                      # (B, D, h, w)
+    with stage('vision'):                                           # v_D: the last layer by its values alone
+        x, last = see(image).hidden_states[-2], clipseg.clip.vision_model.encoder.layers[-1]
+        x = x + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(x)))
+        x = clipseg.clip.vision_model.post_layernorm(x + last.mlp(last.layer_norm2(x)))
+        v_D = clipseg.clip.visual_projection(x[:, 1:]).mT.reshape(B, -1, H // patch, W // patch)         # (B, D, h, w)
     M_G, M_I, M_F = [], [], []
     for j in range(B):                                              # every image under audio j
         with stage('vision'):
-            hidden = clipseg.clip.vision_model(image, output_hidden_states=True).hidden_states
+            hidden = see(image).hidden_states
         with stage('decoder'):
             activations = [hidden[i + 1] for i in clipseg.extract_layers]
             logits = clipseg.decoder(activations, A[j].expand(B, -1)).logits.unsqueeze(1)      # (B, 1, H', W')
@@ -84,13 +89,13 @@ def plain_reading(model, batch, noise, stage):
             M_G.append(logits.float())
         with stage('masks'):
             M_I.append(model.masker_i(M_G[j], noise[0][:, j:j + 1]))                            # (B, 1, H, W)
-            M_F.append(mask_gen_f(M_G[j], (H // grid_of, W // grid_of)))                        # (B, 1, h, w)
+            M_F.append(mask_gen_f(M_G[j], (H // patch, W // patch)))                            # (B, 1, h, w)
     with stage('masks'):
         M_G, M_I, M_F = (torch.cat(maps, 1) for maps in (M_G, M_I, M_F))
         positive = model.masker_i(M_G.diagonal().permute(2, 0, 1).unsqueeze(1), noise[1])       # (B, 1, H, W)
         areas = M_I.mean((2, 3))                                                                # (B, B)
     with stage('masked vision'):
-        v_I = embed_image(clipseg, image * positive)                # (B, D)
+        v_I = clipseg.clip.get_image_features(image * positive).pooler_output                   # (B, D)
     return Alignment(A, M_G, areas, positive, v_I, M_F, v_D)
 
 

@@ -31,17 +31,20 @@ CLASSES_AT_ONCE = 16        # masked images of a frame in one pass of the vision
 # ------------------------------------------------------------------------------------------------
 
 @torch.no_grad()
-def localise(model, batch, words=None, with_confidence=False):
+def localise(model, batch, words=None, with_confidence=False, sounds=None):
     """Heatmaps of a batch. -> {'ours': (B, 224, 224), 'oracle': the same, 'confidence': (B,)}
 
-    words: {class name: its text embedding (D,)}; without it, or where a sample has no name, there is no oracle. The
-    vision encoder runs once per image whatever is asked.
+    words: {class name: its text embedding (D,)}; without it, or where a sample has no name, there is no oracle. sounds:
+    {name: (B or 1, samples)}, under which the images are seen too: more maps of these names. The vision encoder runs
+    once per image whatever is asked.
     """
     device = next(model.parameters()).device
     vision, A = encode_image(model.clipseg, batch['image'].to(device)), model.embed_audio(batch['wav'].to(device))
     conditions = {'ours': A}
     if words is not None and all(batch['label']):
         conditions['oracle'] = torch.stack([words[word] for word in batch['label']])
+    for name, wav in (sounds or {}).items():
+        conditions[name] = model.embed_audio(wav.to(device)).expand_as(A)
     heat = model.heatmaps(vision, torch.stack(list(conditions.values()), 1), SIZE)      # (B, conditions, 224, 224)
     found = {who: maps.cpu() for who, maps in zip(conditions, heat.unbind(1))}
     if with_confidence:

@@ -38,12 +38,13 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
             continue
         words, waiting = embed_names(model, tokenizer, dataset), {}
         for batch, _ in read_batches(dataset, batch_size):
-            heat = localise(model, batch, words)
+            nothing_there = {}
             if name == 'vggss':
                 loud = torch.rand(batch['wav'].shape, generator=noise) * 2 - 1
-                for kind, wav in (('silence', torch.zeros_like(loud)), ('noise', loud)):
-                    negative = localise(model, {**batch, 'wav': wav})['ours']
-                    keep('ours', f'area_{kind}', (negative > 0.5).float().mean((1, 2)).tolist())
+                nothing_there = {'silence': torch.zeros_like(loud[:1]), 'noise': loud}
+            heat = localise(model, batch, words, sounds=nothing_there)
+            for kind in nothing_there:
+                keep('ours', f'area_{kind}', (heat.pop(kind) > 0.5).float().mean((1, 2)).tolist())
             with_mask = [i for i, mask in enumerate(batch['mask']) if mask is not None]
             masks = torch.stack([batch['mask'][i] for i in with_mask]) if with_mask else None
             if len(with_mask) == len(batch['id']):

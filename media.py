@@ -221,10 +221,10 @@ def read_mask(path, frame_size=None, threshold=1, ade_class=None, size=GROUND_TR
     if frame_size and picture.size not in (tuple(frame_size), (size, size)):
         raise SampleError(f'{path} is {picture.width} x {picture.height} pixels, its frame {frame_size[0]} x '
                           f'{frame_size[1]}: one of the two belongs to another sample, fetch both again')
-    pixels = np.array(picture.resize((size, size), Image.Resampling.NEAREST), np.int64)         # (size, size, 3)
+    pixels = torch.from_numpy(np.array(picture.resize((size, size), Image.Resampling.NEAREST)))     # (size, size, 3), 8 bit
     if ade_class is None:
-        return torch.from_numpy(pixels.max(2) >= threshold).float()
-    return torch.from_numpy(pixels[..., 0] // 10 * 256 + pixels[..., 1] == ade_class).float()
+        return (pixels.amax(2) >= threshold).float()
+    return (pixels[..., 0].int() // 10 * 256 + pixels[..., 1] == ade_class).float()
 
 
 def _array_type(text, *_):

@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +69,14 @@ def test_a_run_killed_three_times_ends_in_the_same_bits(tmp_path, small_world, s
     assert_equal(resumed['trainer']['random'], whole['trainer']['random'])
     one, other = (strip_times(f / 'log.jsonl') for f in (folder, tmp_path / 'whole'))
     assert one == other                                 # no step twice, none missing, every validation there
+
+
+def wait_for_steps(folder, *running):
+    """Until the log of a training that these processes run has its first line."""
+    until = time.time() + 300
+    while not (folder / 'log.jsonl').exists() or not (folder / 'log.jsonl').read_text():
+        assert all(process.poll() is None for process in running) and time.time() < until
+        time.sleep(0.05)
 
 
 def saved_step(folder):
@@ -137,14 +148,21 @@ print('agree', flush=True)
 
 
 @pytest.mark.parametrize('flags', [[], ['--lambda-i', '0', '--lambda-reg', '0'], ['--image-mask', 'soft'],
-                                   ['--negatives', 'global']])
+                                   ['--negatives', 'global', '--skip-bad-samples']])
 def test_two_processes_see_different_pairs_and_share_gradients_and_weights(tmp_path, small_world, flags):
+    root = small_world
+    if '--skip-bad-samples' in flags:                       # the processes then lose different numbers of pairs
+        root = shutil.copytree(small_world, tmp_path / 'world')
+        for frame in sorted((root / 'vggsound/frames').glob('train*'))[::6]:
+            frame.unlink()
+            frame.write_bytes(b'torn')
     (tmp_path / 'two.py').write_text(TWO_PROCESSES)
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', tmp_path / 'two.py',
-               '--data-root', small_world, '--steps', 3, '--batch-size', 8, '--out', tmp_path / 'run', *flags]
+               '--data-root', root, '--steps', 3, '--batch-size', 8, '--out', tmp_path / 'run', *flags]
     done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=400,
                           env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)})
     assert done.returncode == 0 and done.stdout.count('agree') == 2, done.stderr
+    assert ('skipped (1 so far)' in done.stdout + done.stderr) == ('--skip-bad-samples' in flags)
 
 
 @pytest.mark.parametrize('flags', [
@@ -248,12 +266,9 @@ def test_sigterm_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, 
     out, launcher = tmp_path / 'run', ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     command = [sys.executable, *(launcher if processes == 2 else []), str(ROOT / 'train.py'), '--data-root', str(small_world),
                '--batch-size', '4', '--out', str(out), '--save-seconds', '1000']
-    process = subprocess.Popen([*command, '--steps', '100000'], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    process = subprocess.Popen([*command, '--steps', '100000', '--workers', '1'], cwd=ROOT, stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.DEVNULL, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-    until = time.time() + 300
-    while not (out / 'log.jsonl').exists() or not (out / 'log.jsonl').read_text():      # training has begun
-        assert process.poll() is None and time.time() < until
-        time.sleep(0.05)
+    wait_for_steps(out, process)
     process.terminate()
     _, said = process.communicate(timeout=60)
     step = saved_step(out)
@@ -277,10 +292,7 @@ def test_when_one_process_is_killed_the_other_says_so_and_ends(tmp_path, small_w
     both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
                              env={**os.environ, **alone, 'RANK': str(rank)}) for rank in (0, 1)]
     try:
-        until = time.time() + 300
-        while not (out / 'log.jsonl').exists() or not (out / 'log.jsonl').read_text():      # training has begun
-            assert both[0].poll() is both[1].poll() is None and time.time() < until
-            time.sleep(0.05)
+        wait_for_steps(out, *both)
         both[lost].kill()
         _, said = both[1 - lost].communicate(timeout=60)
     finally:
@@ -289,6 +301,28 @@ def test_when_one_process_is_killed_the_other_says_so_and_ends(tmp_path, small_w
             process.wait()
     assert both[1 - lost].returncode == 1 and 'Traceback' not in said
     assert f'another of the 2 processes has ended, so process {1 - lost} stops too' in said and '--resume' in said
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='finds the process in /proc')
+def test_when_a_loading_process_is_killed_the_training_says_so_and_can_go_on(tmp_path, small_world, script):
+    options = ['--data-root', small_world, '--batch-size', 4, '--workers', 1, '--save-seconds', 0, '--out', tmp_path]
+    process = subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *map(str, options), '--steps', '100000'], cwd=ROOT,
+                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    wait_for_steps(tmp_path, process)
+    while saved_step(tmp_path) < 2:
+        time.sleep(0.05)
+    killed, until = None, time.time() + 60
+    while process.poll() is None and time.time() < until:       # each epoch has a loading process of its own
+        for child in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+            killed = child
+        time.sleep(0.05)
+    process.kill()
+    said = [line for line in process.communicate()[1].splitlines() if line.startswith('train.py: ')]
+    assert killed and process.returncode == 1 and len(said) == 1
+    assert 'a loading process died' in said[0] and '--resume goes on' in said[0]
+    step = saved_step(tmp_path)
+    assert script('train.py', *options, '--steps', step + 1, '--resume').returncode == 0 and saved_step(tmp_path) == step + 1
 
 
 def test_only_what_a_lost_process_causes_is_said_to_be_one(monkeypatch):
