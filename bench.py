@@ -15,7 +15,7 @@ its matrix products): multiplications and additions of matrix products and convo
 elementwise. They are set against what one large matrix product reaches on this machine.
 
 On a CPU the process keeps the memory of freed tensors, for both readings: handing 50 MB back to the system and getting it
-again at every operation would otherwise be a large part of what is timed.
+again at every operation would otherwise be a large part of what is timed (--free-memory shows it).
 """
 
 import argparse
@@ -280,11 +280,13 @@ def measure_step(args, settings, device):
             batch, noise = random_batch(B, config.image_size, config.seconds, device)
             found = time_steps(contenders, model, batch, noise, settings, optimiser, args.repeats,
                                lambda text: bar.set_postfix_str(f'B = {B}, {text}'))
-            (stage, seconds), (precision, cached) = clock(device), args.variants[0]
+            precision, cached = args.variants[0]
+            clocks = [clock(device) for _ in range(args.repeats)]
             with cached_audio(model, batch, cached) as heard:
-                take_step(our_terms, model, heard, noise, settings, optimiser, precision, stage)
-            terms = {name: {'seconds': s, 'operations': terms.get(name, {'operations': 0})['operations']}
-                     for name, s in seconds.items()}
+                for stage, _ in clocks:
+                    take_step(our_terms, model, heard, noise, settings, optimiser, precision, stage)
+            terms = {name: {'seconds': statistics.median(seconds[name] for _, seconds in clocks),
+                            'operations': terms.get(name, {'operations': 0})['operations']} for name in clocks[0][1]}
         plain.update(found.get((plain_reading, 'float32', False), {}))
         speed = plain['operations'] / plain['seconds'] if 'seconds' in plain else speed
         ours = []
@@ -374,7 +376,8 @@ def measure_memory(args):
         for who, precision, cached in variants:
             bar.set_postfix_str(f'B = {B}, {who} {precision}{" cached" * cached}')
             command = [sys.executable, __file__, '--alone', who, '--preset', args.preset, '--batch-sizes', str(B),
-                       '--precision', precision, '--device', args.device, *['--cached-audio'] * cached]
+                       '--precision', precision, '--device', args.device, *['--cached-audio'] * cached,
+                       *['--free-memory'] * args.free_memory]
             done = subprocess.run(command, capture_output=True, text=True)
             label = f'{who} {variant_name(precision, cached)}'
             row[label] = json.loads(done.stdout.splitlines()[-1])['peak'] if done.returncode == 0 else None
@@ -402,6 +405,8 @@ def parse_args(argv=None):
                         help='a plain step that would take longer is counted, not run (default: 150)')
     parser.add_argument('--plain-memory-up-to', type=int, default=8, metavar='B', help='largest batch (default: 8)')
     parser.add_argument('--heatmaps', type=int, default=1000, help='for the section metrics (default: 1000)')
+    parser.add_argument('--free-memory', action='store_true', help='on a CPU: hand the memory of freed tensors back to the '
+                        'system, as train.py does')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--json', help='write everything here')
     parser.add_argument('--alone', choices=['plain', 'ours'], help=argparse.SUPPRESS)    # a subprocess of `memory`
@@ -421,7 +426,7 @@ def parse_args(argv=None):
 
 def main(args):
     device, settings = torch.device(args.device), train.parse_args(['--preset', args.preset])
-    if device.type == 'cpu':
+    if device.type == 'cpu' and not args.free_memory:
         keep_freed_memory()             # for both readings
     if args.alone:
         return one_step_alone(args, settings, device)

@@ -60,6 +60,12 @@ def smallest(number):
     return -largest(-number)
 
 
+def agree(number, sentence):
+    """ValueError with this sentence, in every process, where their numbers differ: they would wait for one another for ever."""
+    if largest(number) != smallest(number):
+        raise ValueError(sentence)
+
+
 def lost_process(problem):
     """The sentence for a RuntimeError which says that another process has gone, or None for any other.
 

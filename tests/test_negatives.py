@@ -22,14 +22,14 @@ from model import load_model
 from negatives import everyone
 from processes import rank_and_processes
 
-out, flags = sys.argv[1], sys.argv[2:]
+out, B, flags = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 torch.set_num_threads(1)
 torch.manual_seed(0)
 model, _ = load_model('miniature')                                  # in eval mode: no dropout
-B, args = 4, train.parse_args(['--variant', 'av_llm', '--negatives', 'global', *flags])
+args = train.parse_args(['--variant', 'av_llm', '--negatives', 'global', *flags])
 image, wav = torch.randn(B, 3, 96, 96), torch.rand(B, 32000) - 0.5
 noise = torch.rand(B, B, 96, 96).clamp(1e-6), torch.rand(B, 1, 96, 96).clamp(1e-6)
-C, answers = torch.randn(3, 128), torch.tensor([0, 2, -1, 1])
+C, answers = torch.randn(3, 128), torch.tensor([0, 2, -1, 1] * (B // 4))
 if 'RANK' in __import__('os').environ:
     dist.init_process_group('gloo')
 rank, processes = rank_and_processes()
@@ -55,13 +55,13 @@ if processes > 1:
 """
 
 
-@pytest.mark.parametrize('flags', [[], ['--acl-f', 'release', '--area', 'mean']])
-def test_two_processes_with_global_negatives_give_one_process_s_gradients_and_loss_curve(tmp_path, flags):
+@pytest.mark.parametrize('B, flags', [(16, []), (4, ['--acl-f', 'release', '--area', 'mean'])])
+def test_two_processes_with_global_negatives_give_one_process_s_gradients_and_loss_curve(tmp_path, B, flags):
     (tmp_path / 'step.py').write_text(STEP)
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
     two = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     for launcher in ([], two):
-        done = subprocess.run([sys.executable, *launcher, str(tmp_path / 'step.py'), str(tmp_path / 'found'), *flags],
+        done = subprocess.run([sys.executable, *launcher, str(tmp_path / 'step.py'), str(tmp_path / 'found'), str(B), *flags],
                               capture_output=True, text=True, timeout=400, env=environment, cwd=ROOT)
         assert done.returncode == 0, done.stderr
     alone, *both = [torch.load(tmp_path / f'found.{name}', weights_only=True) for name in ('0of1', '0of2', '1of2')]

@@ -279,20 +279,23 @@ def test_sigterm_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, 
         assert f'resuming at step {step}' in done.stdout and saved_step(out) == step + 1, done.stderr
 
 
-@pytest.mark.parametrize('lost', [0, 1])
-def test_when_one_process_is_killed_the_other_says_so_and_ends(tmp_path, small_world, lost):
-    out = tmp_path / 'run'
-    command = [sys.executable, str(ROOT / 'train.py'), '--data-root', str(small_world), '--batch-size', '4', '--steps', '100000',
-               '--out', str(out)]
+def start_two(*arguments):
+    """Two processes of one training without torchrun, which would itself end the one when the other ends."""
     with socket.create_server(('127.0.0.1', 0)) as server:
         port = server.getsockname()[1]                      # a free one
-    # torchrun itself would end the other process
-    alone = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'OMP_NUM_THREADS': '1',
-             'CUDA_VISIBLE_DEVICES': ''}
-    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-                             env={**os.environ, **alone, 'RANK': str(rank)}) for rank in (0, 1)]
+    common = {**os.environ, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'OMP_NUM_THREADS': '1',
+              'CUDA_VISIBLE_DEVICES': ''}
+    return [subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *map(str, mine)], cwd=ROOT, stderr=subprocess.PIPE,
+                             stdout=subprocess.DEVNULL, text=True, env={**common, 'RANK': str(rank)})
+            for rank, mine in enumerate(arguments)]
+
+
+@pytest.mark.parametrize('lost', [0, 1])
+def test_when_one_process_is_killed_the_other_says_so_and_ends(tmp_path, small_world, lost):
+    arguments = ['--data-root', small_world, '--batch-size', 4, '--steps', 100000, '--out', tmp_path / 'run']
+    both = start_two(arguments, arguments)
     try:
-        wait_for_steps(out, *both)
+        wait_for_steps(tmp_path / 'run', *both)
         both[lost].kill()
         _, said = both[1 - lost].communicate(timeout=60)
     finally:
@@ -301,6 +304,18 @@ def test_when_one_process_is_killed_the_other_says_so_and_ends(tmp_path, small_w
             process.wait()
     assert both[1 - lost].returncode == 1 and 'Traceback' not in said
     assert f'another of the 2 processes has ended, so process {1 - lost} stops too' in said and '--resume' in said
+
+
+def test_processes_that_find_different_checkpoints_say_so_instead_of_waiting_for_one_another(tmp_path, small_world, monkeypatch):
+    monkeypatch.setattr(train, 'held_out', lambda *a, **k: ({}, {}))
+    monkeypatch.setattr(train, 'finish', lambda *a: None)
+    common = ['--data-root', str(small_world), '--batch-size', '4', '--out', str(tmp_path / '0')]
+    train.train(train.parse_args([*common, '--steps', '2']))
+    both = start_two(*([*common[:4], '--steps', 4, '--resume', '--out', tmp_path / str(rank)] for rank in (0, 1)))
+    said = [process.communicate(timeout=60)[1] for process in both]
+    for rank, found in enumerate(('step 2', 'no checkpoint')):
+        assert both[rank].returncode == 1 and 'Traceback' not in said[rank]
+        assert f'train.py: process {rank} finds {found} in {tmp_path / str(rank)}, another' in said[rank]
 
 
 @pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='finds the process in /proc')
