@@ -7,15 +7,16 @@
 
 The plain reading takes section 3.2 and Eq. 2 as they stand on the page: for each audio, images and audio go through the
 grounder, so the vision encoder runs once per audio over all B images, once for v_D and once on the masked images, B + 2
-times. The released code does so. Ours runs it twice, whatever B is. Both take the same weights, batch, noise and
-dropout, and must give the same loss and gradient.
+times, as in the released code. They are transformers' whole passes, all twelve layers, though the decoder reads no
+further than the tenth. Ours runs the encoder twice, whatever B is, and no layer further than it is read. Both take the
+same weights, batch, noise and dropout, and must give the same loss and gradient.
 
 Operations are counted from the shapes by torch.utils.flop_counter on tensors without data (device "meta", attention as
 its matrix products): multiplications and additions of matrix products and convolutions, forward and backward, nothing
 elementwise. They are set against what one large matrix product reaches on this machine.
 
 On a CPU the process keeps the memory of freed tensors, for both readings: handing 50 MB back to the system and getting it
-again at every operation would otherwise be a large part of what is timed (--free-memory shows it).
+again at every operation would otherwise be a large part of what is timed (--free-memory times it with that).
 """
 
 import argparse
@@ -64,7 +65,7 @@ def listen(model, batch):
 
 
 def plain_reading(model, batch, noise, stage):
-    """Section 3.2 as it stands on the page: whole passes of CLIPSeg, anew for each audio. -> model.Alignment"""
+    """Section 3.2 as it stands on the page: whole passes of CLIPSeg, its grounder anew for each audio. -> model.Alignment"""
     image, clipseg, patch = batch['image'], model.clipseg, model.clipseg.config.vision_config.patch_size
     see = partial(clipseg.clip.vision_model, output_hidden_states=True)
     B, _, H, W = image.shape
@@ -250,10 +251,10 @@ def time_steps(contenders, model, batch, noise, settings, optimiser, repeats, sa
             say(f'{reading.__name__} {precision}{" cached" * cached}, turn {turn} of {repeats}')
             (stage, seconds), answers = clock(batch['image'].device), []
             with cached_audio(model, batch, cached) as heard:
-                step = lambda: answers.extend(
-                    take_step(reading, model, heard, noise, settings, optimiser, precision, stage))
+                step = lambda: answers.extend(take_step(reading, model, heard, noise, settings, optimiser, precision))
                 try:
-                    passes = count_vision(model, step)
+                    with stage('step'):                     # one: on a GPU every stage waits for it
+                        passes = count_vision(model, step)
                 except torch.OutOfMemoryError:
                     continue
             entry = found.setdefault(contender, {'all': [], 'loss': answers[0], 'gradient': answers[1],
@@ -430,9 +431,11 @@ def main(args):
         keep_freed_memory()             # for both readings
     if args.alone:
         return one_step_alone(args, settings, device)
-    report = {'machine': {'device': name_of(device), 'threads': torch.get_num_threads(), 'torch': torch.__version__},
+    report = {'machine': {'device': name_of(device), 'threads': torch.get_num_threads(), 'torch': torch.__version__,
+                          'freed_memory': 'returned' if args.free_memory else 'kept'},
               'preset': args.preset}
-    print(f'{args.preset} on {name_of(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}')
+    print(f'{args.preset} on {name_of(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}'
+          + ', freed memory returned' * args.free_memory)
 
     def keep(**found):                                              # whatever comes later, this much is saved
         report.update(found)

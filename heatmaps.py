@@ -35,8 +35,8 @@ def localise(model, batch, words=None, with_confidence=False, sounds=None):
     """Heatmaps of a batch. -> {'ours': (B, 224, 224), 'oracle': the same, 'confidence': (B,)}
 
     words: {class name: its text embedding (D,)}; without it, or where a sample has no name, there is no oracle. sounds:
-    {name: (B or 1, samples)}, under which the images are seen too: more maps of these names. The vision encoder runs
-    once per image whatever is asked.
+    {name: (B or 1, samples)}, under which the images are seen too: more maps, of these names (not those above). The
+    vision encoder runs once per image whatever is asked.
     """
     device = next(model.parameters()).device
     vision, A = encode_image(model.clipseg, batch['image'].to(device)), model.embed_audio(batch['wav'].to(device))

@@ -38,12 +38,12 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
             continue
         words, waiting = embed_names(model, tokenizer, dataset), {}
         for batch, _ in read_batches(dataset, batch_size):
-            nothing_there = {}
+            unrelated = {}
             if name == 'vggss':
                 loud = torch.rand(batch['wav'].shape, generator=noise) * 2 - 1
-                nothing_there = {'silence': torch.zeros_like(loud[:1]), 'noise': loud}
-            heat = localise(model, batch, words, sounds=nothing_there)
-            for kind in nothing_there:
+                unrelated = {'silence': torch.zeros_like(loud[:1]), 'noise': loud}
+            heat = localise(model, batch, words, sounds=unrelated)
+            for kind in unrelated:
                 keep('ours', f'area_{kind}', (heat.pop(kind) > 0.5).float().mean((1, 2)).tolist())
             with_mask = [i for i, mask in enumerate(batch['mask']) if mask is not None]
             masks = torch.stack([batch['mask'][i] for i in with_mask]) if with_mask else None

@@ -61,7 +61,7 @@ def smallest(number):
 
 
 def agree(number, sentence):
-    """ValueError with this sentence, in every process, where their numbers differ: they would wait for one another for ever."""
+    """ValueError with this sentence, in every process, unless all have one number: they might wait for one another for ever."""
     if largest(number) != smallest(number):
         raise ValueError(sentence)
 

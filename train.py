@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -240,8 +241,8 @@ def train(args):
     dataset = make('train', augmented=True)
     has_val = Path(args.data_root, 'vggsound/val.csv').exists()
     validation = make('val') if has_val and rank == 0 else None
-    agree(len(dataset), f'{dataset.list}: process {rank} finds {len(dataset)} samples with files, another process another number: '
-                        'give every machine the same data')
+    agree(zlib.crc32(' '.join(dataset.ids).encode()), f'{dataset.list}: process {rank} finds {len(dataset)} samples with files, '
+          'and not all processes find the same: give every machine the same data')
     if dataset.absent and rank == 0:
         print(f'left out {len(dataset.absent)} samples of {dataset.list} without files, e.g. {dataset.absent[0]}')
     if rank == 0 and not has_val:
@@ -271,8 +272,8 @@ def train(args):
     low = {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(args.precision)
     state = resume(args.out, model, optimiser, scaler, args) if args.resume else None
     mine = f'step {state["step"]}' if state else 'no checkpoint'
-    agree(state['step'] if state else 0, f'process {rank} finds {mine} in {args.out}, another process another step: on several '
-                                         'machines --out must lie on a disk that they share')
+    agree(state['step'] if state else 0, f'process {rank} finds {mine} in {args.out}, and not all processes find the '
+                                                     'same: on several machines --out must lie on a disk that they share')
     if state is None or rank > 0:                           # processes differ in Gumbel noise and dropout
         torch.manual_seed(hash((args.seed, rank, state['step'] if state else 0)) % 2**63)
     if args.resume and rank == 0:

@@ -217,3 +217,13 @@ def test_the_oracle_is_left_out_where_a_name_is_missing(model, small_world):
     words = {name: model.embed_text(tokenizer, [name])[0] for name in batch['label']}
     assert set(localise(model, batch, words)) == {'ours', 'oracle'}
     assert set(localise(model, {**batch, 'label': [None, 'dog']}, words)) == {'ours'}
+
+
+def test_frames_under_other_sounds_too_are_the_maps_of_those_sounds(model, small_world):
+    model, _ = model
+    dataset = Benchmark('is4', small_world, 96, 2.0)
+    batch = collate([dataset[i] for i in range(3)])
+    loud = torch.rand(batch['wav'].shape) * 2 - 1
+    found = localise(model, batch, sounds={'silence': torch.zeros_like(loud[:1]), 'noise': loud})       # one for all; one each
+    for name, wav in (('silence', torch.zeros_like(loud)), ('noise', loud), ('ours', batch['wav'])):
+        assert torch.allclose(found[name], localise(model, {**batch, 'wav': wav})['ours'], atol=1e-4), name
