@@ -41,7 +41,7 @@ from evaluate import write_whole
 from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, ROOT, load_model
 from negatives import everyone
-from processes import agree, largest, lost_process, rank_and_processes, smallest, start_processes
+from processes import agree, end, largest, lost_process, rank_and_processes, smallest, start_processes
 
 
 @dataclass(frozen=True)
@@ -481,10 +481,10 @@ if __name__ == '__main__':
     except (OSError, ValueError) as problem:
         if os.environ.get('ACL_DEBUG'):     # ACL_DEBUG=1 shows where it happened
             raise
-        sys.exit(f'train.py: {problem}')
+        end(f'train.py: {problem}')
     except RuntimeError as problem:
         if lost := lost_process(problem):
-            sys.exit(f'train.py: {lost}. If it was killed, the same command with --resume goes on from the last checkpoint')
+            end(f'train.py: {lost}. If it was killed, the same command with --resume goes on from the last checkpoint')
         if 'DataLoader worker' not in str(problem):
             raise
         reason = str(problem).splitlines()[0].rstrip('. ')

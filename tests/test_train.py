@@ -267,7 +267,7 @@ def test_sigterm_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, 
     out, launcher = tmp_path / 'run', ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     command = [sys.executable, *(launcher if processes == 2 else []), str(ROOT / 'train.py'), '--data-root', str(small_world),
                '--batch-size', '4', '--out', str(out), '--save-seconds', '1000']
-    process = subprocess.Popen([*command, '--steps', '100000', '--workers', '1'], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    process = subprocess.Popen([*command, '--steps', '100000'], cwd=ROOT, stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.DEVNULL,
                                env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''})
     try:
@@ -277,7 +277,7 @@ def test_sigterm_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, 
     finally:
         process.kill()
     step = saved_step(out)
-    assert step > 0 and said.count(f'stopped by SIGTERM; step {step} is saved') == 1 and '--resume' in said
+    assert step > 0 and said.count(f'stopped by SIGTERM; step {step} is saved') == 1 and '--resume' in said, said
     if processes == 1:                                      # torchrun has a code and words of its own
         assert process.returncode == 143 and 'Traceback' not in said
         done = script('train.py', *command[2:], '--steps', step + 1, '--resume')
@@ -321,7 +321,7 @@ def test_processes_that_find_different_checkpoints_say_so(tmp_path, small_world,
     with start_two(*([*common[:4], '--steps', 4, '--resume', '--out', tmp_path / str(rank)] for rank in (0, 1))) as both:
         said = [process.communicate(timeout=300)[1] for process in both]
     for rank, found in enumerate(('step 2', 'no checkpoint')):
-        assert both[rank].returncode == 1 and 'Traceback' not in said[rank]
+        assert both[rank].returncode == 1 and 'Traceback' not in said[rank], said[rank]
         assert f'train.py: process {rank} finds {found} in {tmp_path / str(rank)}, and not all' in said[rank]
 
 
@@ -343,7 +343,7 @@ def test_when_a_loading_process_is_killed_the_training_says_so_and_can_go_on(tmp
     finally:
         process.kill()
     said = [line for line in process.communicate()[1].splitlines() if line.startswith('train.py: ')]
-    assert killed and process.returncode == 1 and len(said) == 1
+    assert killed and process.returncode == 1 and len(said) == 1, (process.returncode, said)
     assert 'a loading process died' in said[0] and '--resume goes on' in said[0]
     step = saved_step(tmp_path)
     assert script('train.py', *options, '--steps', step + 1, '--resume').returncode == 0 and saved_step(tmp_path) == step + 1
