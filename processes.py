@@ -71,6 +71,7 @@ def end(sentence):
     """Say it on stderr and end this process with code 1; one of several at once, as gloo's threads meet the others' ends too."""
     print(sentence, file=sys.stderr, flush=True)
     if dist.is_initialized():
+        sys.stdout.flush()                                  # which os._exit does not
         os._exit(1)
     sys.exit(1)
 

@@ -273,7 +273,7 @@ def train(args):
     state = resume(args.out, model, optimiser, scaler, args) if args.resume else None
     mine = f'step {state["step"]}' if state else 'no checkpoint'
     agree(state['step'] if state else 0, f'process {rank} finds {mine} in {args.out}, and not all processes find the '
-                                                     'same: on several machines --out must lie on a disk that they share')
+          'same: on several machines --out must lie on a disk that they share')
     if state is None or rank > 0:                           # processes differ in Gumbel noise and dropout
         torch.manual_seed(hash((args.seed, rank, state['step'] if state else 0)) % 2**63)
     if args.resume and rank == 0:
