@@ -402,8 +402,8 @@ def parse_args(argv=None):
     parser.add_argument('--precision', choices=['float32', 'bf16'], help='of ours; the plain reading stays in float32')
     parser.add_argument('--cached-audio', action='store_true', help='ours finds the BEATs features of the batch ready')
     parser.add_argument('--repeats', type=int, default=3, help='timings of each, of which the median counts (default: 3)')
-    parser.add_argument('--longest', type=float, default=150, metavar='SECONDS',
-                        help='a plain step that would take longer is counted, not run (default: 150)')
+    parser.add_argument('--longest', type=float, default=240, metavar='SECONDS',
+                        help='a plain step that would take longer is counted, not run (default: 240)')
     parser.add_argument('--plain-memory-up-to', type=int, default=8, metavar='B', help='largest batch (default: 8)')
     parser.add_argument('--heatmaps', type=int, default=1000, help='for the section metrics (default: 1000)')
     parser.add_argument('--free-memory', action='store_true', help='on a CPU: hand the memory of freed tensors back to the '

@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import os
 import re
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from data import SAMPLE_RATE, SampleError, read_audio, read_ids, read_image, sound_file
 from model import PRESETS
-from processes import lost_process, rank_and_processes
+from processes import end, lost_process, rank_and_processes
 from resumable import (as_bytes, file_hash, fill, json_lines, parts_of, read_audio_captions, refuse_missing, whole_lines,
                        write_synced)
 
@@ -448,13 +447,13 @@ if __name__ == '__main__':
             problem = 'the GPU has too little memory: lower --batch-size'
         elif getattr(problem, 'filename', None):
             problem = f'cannot use {problem.filename} ({problem.strerror}): name another place or mend it'
-        sys.exit(f'captions.py: {problem}')
+        end(f'captions.py: {problem}')
     except RuntimeError as problem:
         if lost := lost_process(problem):
-            sys.exit(f'captions.py: {lost}. If it was killed, the same command goes on from the last finished batch')
+            end(f'captions.py: {lost}. If it was killed, the same command goes on from the last finished batch')
         raise
     except KeyboardInterrupt:
-        sys.exit('captions.py: interrupted; the same command goes on from the last finished batch')
+        end('captions.py: interrupted; the same command goes on from the last finished batch')
     if wrong:
-        sys.exit(f'captions.py: {len(wrong)} pairs failed and are marked in the file, which is whole otherwise, the first '
-                 f'{next(iter(wrong))}: {next(iter(wrong.values()))}; mended ones are captioned by --retry-failed')
+        end(f'captions.py: {len(wrong)} pairs failed and are marked in the file, which is whole otherwise, the first '
+            f'{next(iter(wrong))}: {next(iter(wrong.values()))}; mended ones are captioned by --retry-failed')

@@ -141,29 +141,44 @@ class Alarm:
 
 
 # ------------------------------------------------------------------------------------------------
-# SIGTERM
+# SIGTERM and Ctrl-C
 # ------------------------------------------------------------------------------------------------
+
+NAMES = {signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
+
 
 @contextlib.contextmanager
 def asked_to_stop():
-    """A list that SIGTERM fills while the steps run, instead of ending the process in the middle of one."""
+    """A list that SIGTERM and Ctrl-C fill with their numbers while the steps run. A second Ctrl-C ends the step at hand.
+
+    The first must not: Python raises KeyboardInterrupt wherever it is, and in a callback from C++ that aborts the process, in
+    a destructor it goes unheard.
+    """
     asked = []
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+
+    def note(number, frame):
+        asked.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    # what nohup and the like have made the process deaf to stays so
+    before = {number: signal.signal(number, note) for number in NAMES if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def leave(args, step):
-    """End the process after a SIGTERM, with what a shell reports of a program that SIGTERM ended: 128 + 15."""
+def leave(args, step, number):
+    """End the process after signal `number`, with what a shell reports of a program that it ended: 128 + number."""
     if rank_and_processes()[0] == 0:
-        tqdm.write(f'train.py: stopped by SIGTERM; step {step} is saved in {args.out / "last.pt"}, and the same command with '
-                   '--resume goes on from there', file=sys.stderr)
+        tqdm.write(f'train.py: stopped by {NAMES[number]}; step {step} is saved in {args.out / "last.pt"}, and the same command '
+                   'with --resume goes on from there', file=sys.stderr)
     if dist.is_initialized():
         dist.barrier()                                      # the first one has saved by then
         dist.destroy_process_group()
-    sys.exit(128 + signal.SIGTERM)
+    sys.exit(128 + number)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import argparse
 import copy
 import csv
 import os
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -35,7 +36,7 @@ from media import (GROUND_TRUTH_SIZE, SAMPLE_RATE, SOUNDS, SampleError, box_from
 
 __all__ = ['BENCHMARKS', 'GROUND_TRUTH_SIZE', 'SAMPLE_RATE', 'Benchmark', 'SampleError', 'VGGSound', 'displayable',
            'epoch_batches', 'evaluation_image', 'evaluation_loader', 'normalise', 'read_audio', 'read_image',
-           'training_loader']           # the scripts read single files too, and find all of it here
+           'training_loader', 'undisturbed']    # the scripts read single files too, and find all of it here
 
 MIX_GAIN = 0.5                          # of either waveform of a mixture
 
@@ -228,17 +229,27 @@ def training_loader(dataset, batches, workers=0):
     """Loads the given batches (lists of indices), in their order."""
     # a generator of its own: the default one would draw from the global state, which has to survive a resume
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate,
-                      pin_memory=torch.cuda.is_available(), generator=torch.Generator(), worker_init_fn=own_session)
-
-
-def own_session(worker):
-    """A loading process outlives a SIGTERM or Ctrl-C to the whole group: the trainer still needs it to end its step."""
-    os.setsid()
+                      pin_memory=torch.cuda.is_available(), generator=torch.Generator())
 
 
 def evaluation_loader(dataset, batch_size, workers=0):
     """Batches in the dataset's order, the last one smaller."""
     return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate)
+
+
+def undisturbed(loader):
+    """A DataLoader's batches, from loading processes that no SIGTERM or Ctrl-C ends. A generator; close it when done.
+
+    Clusters and torchrun send SIGTERM to every process of a training at once, and the trainer still needs its loaders to
+    end the step, or the validation, before it saves. They start with both signals blocked, so there is no moment at which
+    one could hit, and end when the generator is closed (contextlib.closing) or the trainer is gone.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # what is started now inherits it
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield from batches
 
 
 # ------------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ import io
 import json
 import math
 import os
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -37,7 +36,7 @@ from data import (BENCHMARKS, SAMPLE_RATE, Benchmark, displayable, evaluation_im
                   read_image)
 from heatmaps import PAIR_SIZE, localise, localise_sources, read_confidences, read_localised, save_heatmaps
 from model import PRESETS, ROOT, load_model, read_checkpoint
-from processes import gather_lists, lost_process, rank_and_processes, shard, start_processes
+from processes import end, gather_lists, lost_process, rank_and_processes, shard, start_processes
 
 TASKS = {   # which benchmarks a task is run on (section 4.1), in the order of the paper's tables
     'single': ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),
@@ -478,8 +477,8 @@ if __name__ == '__main__':
     except (OSError, ValueError) as problem:
         if os.environ.get('ACL_DEBUG'):     # ACL_DEBUG=1 shows where it happened
             raise
-        sys.exit(f'evaluate.py: {problem}')
+        end(f'evaluate.py: {problem}')
     except RuntimeError as problem:
         if lost := lost_process(problem):
-            sys.exit(f'evaluate.py: {lost}')
+            end(f'evaluate.py: {lost}')
         raise

@@ -68,7 +68,11 @@ def agree(number, sentence):
 
 
 def end(sentence):
-    """Say it on stderr and end this process with code 1; one of several at once, as gloo's threads meet the others' ends too."""
+    """Say it on stderr and end this process with code 1.
+
+    One of several ends without taking Python down: a thread of gloo may yet hold the tensor of its last sum, and giving
+    a tensor back to Python while that is being taken down aborts the process (PyTorch's pull request 179291).
+    """
     print(sentence, file=sys.stderr, flush=True)
     if dist.is_initialized():
         sys.stdout.flush()                                  # which os._exit does not

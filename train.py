@@ -8,12 +8,13 @@
 
 Only the projection, the pooling and MaskGen_I's w and b are trained. A run leaves in its folder: last.pt (and
 previous.pt), log.jsonl, loss.png, before_after.png and summary.json, the scores on held-out scenes before and after.
-SIGTERM, which clusters send before they kill, ends it after the step at hand with exit code 143; --resume goes on.
+SIGTERM, which clusters send before they kill, and Ctrl-C end it after the step at hand and save; --resume goes on.
 Paper: silent on which epoch counts; the release keeps the best one on the VGG-SS test set. Here nothing is chosen by a
 test set: the result is the last step.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -36,7 +37,7 @@ import losses
 from cache import AudioFeatures, Prepared, build_features, complete
 from captions import captions_path, read_captions
 from checkpoints import Alarm, Log, asked_to_stop, claim_folder, leave, resume, save_checkpoint, set_aside
-from data import VGGSound, epoch_batches, evaluation_loader, training_loader
+from data import VGGSound, epoch_batches, evaluation_loader, training_loader, undisturbed
 from evaluate import write_whole
 from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, ROOT, load_model
@@ -198,9 +199,11 @@ def validate(model, dataset, args, device):
     model.eval()
     totals, count = {}, 0
     devices = [device] if device.type == 'cuda' else []
-    with torch.random.fork_rng(devices):                    # the Gumbel noise of validation leaves training's alone
+    loader = evaluation_loader(dataset, args.batch_size // rank_and_processes()[1], args.workers)
+    # the Gumbel noise of validation leaves training's alone
+    with torch.random.fork_rng(devices), contextlib.closing(undisturbed(loader)) as batches:
         torch.manual_seed(0)
-        for batch in evaluation_loader(dataset, args.batch_size // rank_and_processes()[1], args.workers):
+        for batch in batches:
             if batch['errors'] and not args.skip_bad_samples:
                 raise ValueError(f'{batch["errors"][0]}; or --skip-bad-samples leaves such pairs out')
             if len(batch['id']) < 2:                        # one pair has no negatives
@@ -298,13 +301,14 @@ def train(args):
     log = Log(args.out / 'log.jsonl', state['step'], alarm, enabled=rank == 0)
     earlier, saved_at = state['seconds'], time.time()
     bar = tqdm(total=last_step, initial=state['step'], disable=rank > 0, unit=' steps', dynamic_ncols=True)
-    with asked_to_stop() as asked, bar:
+    with asked_to_stop() as asked, bar, contextlib.ExitStack() as loaders:
         while state['step'] < last_step:
             epoch, first = divmod(state['step'], per_epoch)
             dataset.epoch = epoch
             batches = epoch_batches(len(dataset), args.batch_size, args.seed, epoch, rank, processes)
             batches = batches[first * N:min(per_epoch, first + last_step - state['step']) * N]
-            for k, batch in enumerate(training_loader(dataset, batches, args.workers), 1):
+            loaded = undisturbed(training_loader(dataset, batches, args.workers))
+            for k, batch in enumerate(loaders.enter_context(contextlib.closing(loaded)), 1):
                 if k % N == 1 or N == 1:
                     optimiser.zero_grad()
                     loss, ids = 0.0, []
@@ -338,26 +342,26 @@ def train(args):
                 bar.update()
                 # the checkpoint at an epoch's end comes after its validation, so that a resumed run repeats neither
                 within = state['step'] % per_epoch and state['step'] < last_step
-                stop = within and largest(len(asked))
+                stop = within and largest(max(asked, default=0))
                 if rank == 0 and within and (stop or time.time() - saved_at > args.save_seconds):
                     alarm.check()
                     save_checkpoint(args.out, model, optimiser, scaler, args, state)
                     saved_at = time.time()
                 if stop:
-                    leave(args, state['step'])
+                    leave(args, state['step'], stop)
             alarm.check()
             if validation:
                 try:
                     scores = validate(model, validation, args, device)
-                except ValueError:                          # an unreadable pair must not cost the epoch
+                except BaseException:                       # an unreadable pair, or Ctrl-C, must not cost the epoch
                     save_checkpoint(args.out, model, optimiser, scaler, args, state)
                     raise
                 log.write({'step': state['step'], 'epoch': epoch, **scores})
             if rank == 0:
                 save_checkpoint(args.out, model, optimiser, scaler, args, state)
                 saved_at = time.time()
-            if largest(len(asked)):
-                leave(args, state['step'])
+            if stop := largest(max(asked, default=0)):
+                leave(args, state['step'], stop)
     if state['skipped'] and not optimiser.state:
         raise ValueError(f'not one step was taken: all {state["skipped"]} pairs that were read are unusable')
     if rank == 0:
@@ -488,6 +492,6 @@ if __name__ == '__main__':
         if 'DataLoader worker' not in str(problem):
             raise
         reason = str(problem).splitlines()[0].rstrip('. ')
-        sys.exit(f'train.py: a loading process died ({reason}): free memory or lower --workers; --resume goes on')
+        end(f'train.py: a loading process died ({reason}): free memory or lower --workers; --resume goes on')
     except KeyboardInterrupt:
-        sys.exit('train.py: interrupted; the same command with --resume goes on from the last checkpoint')
+        end('train.py: interrupted; the same command with --resume goes on from the last checkpoint')

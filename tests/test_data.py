@@ -1,7 +1,10 @@
 """The loader on what one finds on real disks: odd audio, broken pictures, strange boxes, lists that lie."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import wave
 
 import numpy as np
@@ -116,6 +119,26 @@ def test_a_sample_s_augmentation_depends_on_seed_epoch_and_index_only(small_worl
     batches = data.epoch_batches(len(one), 8, 0, 0)[:2]
     plain, workers = (list(data.training_loader(one, batches, n)) for n in (0, 2))
     assert all(torch.equal(a['image'], b['image']) for a, b in zip(plain, workers))
+
+
+class Whoami(torch.utils.data.Dataset):
+    """Each sample is the number of the process that read it."""
+
+    def __getitem__(self, index):
+        return {'id': str(os.getpid())}
+
+
+def test_no_signal_to_the_whole_group_ends_a_loading_process_but_the_end_of_its_batches_does():
+    loader = data.training_loader(Whoami(), [[k] for k in range(40)], workers=1)
+    with contextlib.closing(data.undisturbed(loader)) as batches:
+        reader = int(next(batches)['id'][0])
+        assert reader != os.getpid()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(reader, number)
+        assert [int(next(batches)['id'][0]) for _ in range(20)] == 20 * [reader]        # far beyond what it had read ahead
+    with pytest.raises(ProcessLookupError):
+        os.kill(reader, 0)
+    assert not {signal.SIGTERM, signal.SIGINT} & signal.pthread_sigmask(signal.SIG_BLOCK, ())       # the trainer hears them
 
 
 def test_epoch_batches_split_a_global_batch_and_drop_the_rest():

@@ -267,12 +267,12 @@ def test_sigterm_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, 
     out, launcher = tmp_path / 'run', ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     command = [sys.executable, *(launcher if processes == 2 else []), str(ROOT / 'train.py'), '--data-root', str(small_world),
                '--batch-size', '4', '--out', str(out), '--save-seconds', '1000']
-    process = subprocess.Popen([*command, '--steps', '100000'], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                               stdout=subprocess.DEVNULL,
+    process = subprocess.Popen([*command, '--steps', '100000', '--workers', '1'], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                               stdout=subprocess.DEVNULL, start_new_session=True,
                                env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''})
     try:
         wait_for_steps(out, process)
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)              # loading processes too, as clusters do
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -282,6 +282,25 @@ def test_sigterm_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, 
         assert process.returncode == 143 and 'Traceback' not in said
         done = script('train.py', *command[2:], '--steps', step + 1, '--resume')
         assert f'resuming at step {step}' in done.stdout and saved_step(out) == step + 1, done.stderr
+
+
+def test_the_first_ctrl_c_waits_for_the_step_and_the_second_does_not():
+    with pytest.raises(KeyboardInterrupt), checkpoints.asked_to_stop() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked == [signal.SIGINT]
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+@pytest.mark.parametrize('problem', [RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '), KeyboardInterrupt()])
+def test_whatever_ends_a_validation_does_not_cost_the_epoch(tmp_path, small_world, monkeypatch, problem):
+    def stop(*_):
+        raise problem
+    monkeypatch.setattr(train, 'held_out', lambda *a, **k: ({}, {}))
+    monkeypatch.setattr(train, 'validate', stop)
+    with pytest.raises(type(problem)):
+        train.train(train.parse_args(['--data-root', str(small_world), '--batch-size', '32', '--out', str(tmp_path)]))
+    assert saved_step(tmp_path) == 3                        # of 3 in the epoch
 
 
 @contextlib.contextmanager
