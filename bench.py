@@ -39,10 +39,10 @@ import train
 from beats import FRAME, HOP, N_MELS, SAMPLE_RATE, BEATs, BEATsConfig
 from bench_parts import measure_evaluation, measure_loading, measure_metrics
 from costs import clock, count_vision, counter, keep_freed_memory, matrix_product_rate, name_of, peak_bytes
-from evaluate import write_whole
 from figures import table
 from masks import mask_gen_f
 from model import PRESETS, Alignment, SoundLocalizer, embed_image, embed_prompt, encode_image, load_model
+from resumable import write_whole
 
 EPOCHS, PAIRS = 20, 144_000     # section 4.1
 GPU, GPU_PEAK = 'H100 SXM', 989e12      # dense bf16 operations a second (data sheet), for the estimate

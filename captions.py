@@ -30,11 +30,11 @@ from transformers import (MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForC
                           Blip2ForConditionalGeneration, Blip2Processor, Qwen2AudioForConditionalGeneration)
 from transformers.utils.logging import disable_progress_bar
 
+from answers import captions_path
 from data import SAMPLE_RATE, SampleError, read_audio, read_ids, read_image, sound_file
 from model import PRESETS
 from processes import end, lost_process, rank_and_processes
-from resumable import (as_bytes, file_hash, fill, json_lines, parts_of, read_audio_captions, refuse_missing, whole_lines,
-                       write_synced)
+from resumable import as_bytes, file_hash, fill, json_lines, parts_of, read_audio_captions, refuse_missing, write_synced
 
 ROOT = Path(__file__).resolve().parent
 
@@ -310,30 +310,6 @@ def object_stage(args, ids, model_name):
     print(f'{args.out}: {len(lines)} pairs, {counts["plain"] + counts["mended"]} with an object ({counts["mended"]} of them '
           f'mended), {counts["refused"]} refused, {counts["empty"]} empty, {counts["failed"]} failed')
     return failed
-
-
-def captions_path(root, captions_from='both'):
-    """Where a data root's captions lie: captions.jsonl, or Table 10's captions-image.jsonl and captions-audio.jsonl."""
-    return Path(root) / ('captions.jsonl' if captions_from == 'both' else f'captions-{captions_from}.jsonl')
-
-
-def read_captions(path, ids):
-    """A finished captions file, for training. -> {id: line} for the given ids; a pair without an answer has object ''.
-
-    FileNotFoundError or ValueError, one sentence: absent, torn, not UTF-8, a pair twice, other pairs than ids.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'no captions at {path}: make them with captions.py all, or name others with --captions')
-    found = {}
-    for number, line in enumerate(whole_lines(path, 'rerun captions.py, which mends it'), 1):
-        if not isinstance(line.get('id'), str) or not isinstance(line.get('object'), str):
-            raise ValueError(f'{path}: line {number} needs an id and an object, both texts; captions.py writes such files')
-        if line['id'] in found:
-            raise ValueError(f'{path} names the pair {line["id"]} twice (line {number}): make it anew with captions.py')
-        found[line['id']] = line
-    refuse_missing(path, found, ids)
-    return {i: found[i] for i in ids}
 
 
 # ------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""The folder of a run: checkpoints that survive a crash, resuming from them, and never writing over another run.
+"""The folder of a run: checkpoints that survive a crash, resuming from them, and never writing over another run;
+and what SIGTERM and Ctrl-C do to it.
 
     last.pt, previous.pt    {'audio_proj', 'masker_i'} as in the released checkpoint, and what resuming needs
     log.jsonl, loss.png, before_after.png, summary.json      see train.py; summary.json marks a finished run
@@ -21,9 +22,9 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from evaluate import write_whole
 from model import load_trained, read_checkpoint, trained_state
-from processes import rank_and_processes
+from processes import exit_now, gather_lists, rank_and_processes
+from resumable import write_whole
 
 LOG_EVERY = 10              # steps
 RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
@@ -35,14 +36,21 @@ ADDED_LATER = {'negatives': 'local', 'accumulate': 1, 'lr_schedule': 'constant'}
 # Saving and resuming
 # ------------------------------------------------------------------------------------------------
 
-def save_checkpoint(folder, model, optimiser, scaler, args, state):
+def random_states():
+    """Where the random numbers of every process stand, by rank: its CPU's and, where there is one, its GPU's.
+
+    A collective call: one process that does not make it leaves the others waiting.
+    """
+    return gather_lists([[torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]])
+
+
+def save_checkpoint(folder, model, optimiser, scaler, args, state, random):
     """last.pt, written whole or not at all; the one before it stays as previous.pt. OSError names the good one left."""
     last, previous = folder / 'last.pt', folder / 'previous.pt'
-    devices = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
     content = {**trained_state(model), 'prompt': args.prompt, 'audio_tokens': args.audio_tokens, 'preset': args.preset,
                'variant': args.variant, 'trainer': {**state, 'optimiser': optimiser.state_dict(),
                                                     'scaler': scaler.state_dict(), 'settings': settings(args),
-                                                    'random': [torch.get_rng_state(), *devices]}}
+                                                    'random': random}}
     memory = io.BytesIO()
     torch.save(content, memory)
     partial = folder / 'last.pt.partial'
@@ -72,7 +80,10 @@ def settings(args):
 
 
 def resume(folder, model, optimiser, scaler, args):
-    """Load last.pt, or previous.pt where last.pt is torn. -> the trainer's state, or None when there is nothing."""
+    """Load last.pt, or previous.pt where last.pt is torn. -> the trainer's state, or None when there is nothing.
+
+    Each process goes on with its own random numbers, and one that the run did not have begins some.
+    """
     path = folder / 'last.pt'
     try:
         if not path.exists() and not (folder / 'previous.pt').exists():
@@ -100,9 +111,14 @@ def resume(folder, model, optimiser, scaler, args):
     try:
         optimiser.load_state_dict(trainer['optimiser'])
         scaler.load_state_dict(trainer['scaler'])
-        torch.set_rng_state(trainer['random'][0])
-        if torch.cuda.is_available() and len(trainer['random']) > 1:
-            torch.cuda.set_rng_state(trainer['random'][1])
+        rank, random = rank_and_processes()[0], trainer['random']
+        random = [random] if isinstance(random[0], torch.Tensor) else random    # earlier runs kept the first process's alone
+        torch.manual_seed(hash((args.seed, rank, trainer['step'])) % 2**63)
+        if rank < len(random):
+            cpu, *gpu = random[rank]
+            torch.set_rng_state(cpu)
+            if torch.cuda.is_available() and gpu:
+                torch.cuda.set_rng_state(gpu[0])
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError):
         raise ValueError(f'{path} holds no usable state of a training: delete it to fall back on previous.pt') from None
     return {k: v for k, v in trainer.items() if k not in ('optimiser', 'scaler', 'random', 'settings')}
@@ -149,7 +165,7 @@ NAMES = {signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
 
 @contextlib.contextmanager
 def asked_to_stop():
-    """A list that SIGTERM and Ctrl-C fill with their numbers while the steps run. A second Ctrl-C ends the step at hand.
+    """A list that SIGTERM and Ctrl-C fill with their numbers while the steps run. A second Ctrl-C breaks off, unsaved.
 
     The first must not: Python raises KeyboardInterrupt wherever it is, and in a callback from C++ that aborts the process, in
     a destructor it goes unheard.
@@ -160,8 +176,10 @@ def asked_to_stop():
         asked.append(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            if rank_and_processes()[0] == 0:                # print may be in the middle of a line
+                os.write(2, b'\ntrain.py: stopping after this step; Ctrl-C once more breaks it off\n')
 
-    # what nohup and the like have made the process deaf to stays so
+    # a script's & starts programs deaf to Ctrl-C, and so they stay
     before = {number: signal.signal(number, note) for number in NAMES if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield asked
@@ -177,8 +195,7 @@ def leave(args, step, number):
                    'with --resume goes on from there', file=sys.stderr)
     if dist.is_initialized():
         dist.barrier()                                      # the first one has saved by then
-        dist.destroy_process_group()
-    sys.exit(128 + number)
+    exit_now(128 + number)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -227,21 +244,22 @@ def forget_old(folder):
 # ------------------------------------------------------------------------------------------------
 
 class Log:
-    """log.jsonl: one object every LOG_EVERY steps. A resumed run first drops what lies beyond its checkpoint."""
+    """log.jsonl: one object every LOG_EVERY steps. A resumed run first drops what lies beyond its checkpoint: step, and
+    whether a validation there is still to come."""
 
-    def __init__(self, path, step, alarm, enabled):
+    def __init__(self, path, step, unvalidated, alarm, enabled):
         self.path, self.alarm, self.enabled, self.since, self.steps = path, alarm, enabled, time.time(), 0
         if enabled and path.exists():
             kept = [line for line in path.read_text(errors='replace').splitlines()
-                    if self.is_before(line, step)]
+                    if self.is_before(line, step, unvalidated)]
             write_whole(path, ''.join(line + '\n' for line in kept))
 
     @staticmethod
-    def is_before(line, step):
+    def is_before(line, step, unvalidated):
         """Whether a line was written before `step` was saved. The torn last line of a killed run was not."""
         try:
             entry = json.loads(line)
-            return entry['step'] < step or (entry['step'] == step and 'val_loss' in entry)
+            return entry['step'] < step or (entry['step'] == step and 'val_loss' in entry and not unvalidated)
         except (ValueError, TypeError, KeyError):
             return False
 

@@ -22,6 +22,7 @@ import csv
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -229,20 +230,20 @@ def training_loader(dataset, batches, workers=0):
     """Loads the given batches (lists of indices), in their order."""
     # a generator of its own: the default one would draw from the global state, which has to survive a resume
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate,
-                      pin_memory=torch.cuda.is_available(), generator=torch.Generator())
+                      pin_memory=torch.cuda.is_available(), generator=torch.Generator(), worker_init_fn=obey_the_trainer_alone)
 
 
 def evaluation_loader(dataset, batch_size, workers=0):
     """Batches in the dataset's order, the last one smaller."""
-    return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate)
+    return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate, worker_init_fn=obey_the_trainer_alone)
 
 
 def undisturbed(loader):
-    """A DataLoader's batches, from loading processes that no SIGTERM or Ctrl-C ends. A generator; close it when done.
+    """The batches of one of these loaders, from loading processes that only their trainer can end.
 
-    Clusters and torchrun send SIGTERM to every process of a training at once, and the trainer still needs its loaders to
-    end the step, or the validation, before it saves. They start with both signals blocked, so there is no moment at which
-    one could hit, and end when the generator is closed (contextlib.closing) or the trainer is gone.
+    Clusters and torchrun send SIGTERM to every process of a training at once, and a terminal Ctrl-C; the trainer still
+    needs its loaders to end the step, or the validation, before it saves. They start with both signals blocked, so there
+    is no moment at which one could hit (on Linux; macOS starts processes in another way).
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # what is started now inherits it
     try:
@@ -250,6 +251,20 @@ def undisturbed(loader):
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     yield from batches
+
+
+def obey_the_trainer_alone(worker):
+    """In a loading process: SIGTERM ends it when it comes from the trainer, which so ends its loaders when it fails."""
+    if not hasattr(signal, 'sigwaitinfo'):                  # macOS does not tell who sent a signal
+        os.setsid()                                         # at least it is not sent to this one with the others
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        return
+
+    def wait():
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 # ------------------------------------------------------------------------------------------------

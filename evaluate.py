@@ -13,7 +13,6 @@ Baselines), under the same shift b/w.
 """
 
 import argparse
-import contextlib
 import csv
 import io
 import json
@@ -37,6 +36,7 @@ from data import (BENCHMARKS, SAMPLE_RATE, Benchmark, displayable, evaluation_im
 from heatmaps import PAIR_SIZE, localise, localise_sources, read_confidences, read_localised, save_heatmaps
 from model import PRESETS, ROOT, load_model, read_checkpoint
 from processes import end, gather_lists, lost_process, rank_and_processes, shard, start_processes
+from resumable import write_whole
 
 TASKS = {   # which benchmarks a task is run on (section 4.1), in the order of the paper's tables
     'single': ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),
@@ -432,22 +432,6 @@ def writable_folder(folder):
             pass
     except OSError as error:
         raise OSError(f'cannot write into {folder} ({error.strerror}): name another place') from None
-
-
-def write_whole(path, content):
-    """Write a file, text or bytes, whole or not at all. OSError names the file and the mend."""
-    path = Path(path)
-    partial = path.with_name(f'{path.name}.partial')
-    if path.exists() and not path.is_file():
-        raise OSError(f'cannot write {path}: it is no file; name another place')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise OSError(f'cannot write {path} ({error.strerror or error}): free some space or name another place') from None
 
 
 def without_nan(value):

@@ -23,6 +23,7 @@ def start_processes():
     if 'RANK' in os.environ:
         # the others wait while the first one evaluates, which takes longer than the default of ten minutes
         dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', timeout=timedelta(hours=12))
+        sys.excepthook = show_and_exit
     return torch.device('cuda', local_rank) if cuda else torch.device('cpu')
 
 
@@ -68,16 +69,29 @@ def agree(number, sentence):
 
 
 def end(sentence):
-    """Say it on stderr and end this process with code 1.
-
-    One of several ends without taking Python down: a thread of gloo may yet hold the tensor of its last sum, and giving
-    a tensor back to Python while that is being taken down aborts the process (PyTorch's pull request 179291).
-    """
+    """Say it on stderr and end this process with code 1."""
     print(sentence, file=sys.stderr, flush=True)
+    exit_now(1)
+
+
+def exit_now(code):
+    """End this process; one of several at once, without taking Python down.
+
+    A thread of gloo may yet hold a tensor of its last sum or barrier, and gives it back to Python. While that is being taken
+    down it aborts the process (told in PyTorch's pull request 179291); while the main thread takes DistributedDataParallel
+    down, and so waits for that thread, neither gets any further, and the other processes wait with them.
+    """
     if dist.is_initialized():
         sys.stdout.flush()                                  # which os._exit does not
-        os._exit(1)
-    sys.exit(1)
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def show_and_exit(kind, problem, trace):
+    """What becomes of an exception that nothing caught, in one of several processes."""
+    sys.__excepthook__(kind, problem, trace)
+    exit_now(1)
 
 
 def lost_process(problem):

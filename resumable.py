@@ -1,4 +1,4 @@
-"""Files of JSON lines that a killed run leaves whole: how captions.py works through 200,000 pairs (section 3.6).
+"""Files that a killed run leaves whole, and how captions.py works through 200,000 pairs with them (section 3.6).
 
 A stage's file begins with a line {"settings": ...}; a line per pair follows, in the list's order. Work goes by whole
 batches of the list, ids[k B : (k + 1) B], whoever does them and however often the run was killed, so neither a restart
@@ -73,8 +73,8 @@ def read_audio_captions(path, ids):
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f'{path} is not a UTF-8 text of comma-separated lines ({error}): write it again') from None
         if odd := [row for row in rows if len(row) != 2]:
-            raise ValueError(f'{path}: the line {",".join(odd[0])[:80]!r} has {len(odd[0])} fields, not 2: put captions that hold '
-                             'commas in quotes')
+            raise ValueError(f'{path}: the line {",".join(odd[0])[:80]!r} has {len(odd[0])} fields, not 2: put captions that '
+                             'hold commas in quotes')
         rows = [{'id': row[0], 'audio_caption': row[1]} for row in rows if row[0] != 'id']      # without the heading
     else:
         rows = whole_lines(path, 'write it again')
@@ -118,6 +118,22 @@ def write_synced(path, content):
     with open(partial, 'wb') as file:
         append(file, content)
     os.replace(partial, path)
+
+
+def write_whole(path, content):
+    """Write a file, text or bytes, whole or not at all. OSError names the file and the mend."""
+    path = Path(path)
+    partial = path.with_name(f'{path.name}.partial')
+    if path.exists() and not path.is_file():
+        raise OSError(f'cannot write {path}: it is no file; name another place')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(f'cannot write {path} ({error.strerror or error}): free some space or name another place') from None
 
 
 def parts_of(path):

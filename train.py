@@ -14,12 +14,8 @@ test set: the result is the last step.
 """
 
 import argparse
-import contextlib
-import hashlib
 import json
 import os
-import subprocess
-import sys
 import time
 import zlib
 from dataclasses import dataclass
@@ -27,22 +23,20 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import figures
 import losses
+from answers import captions_path, load_answers, make_captions
 from cache import AudioFeatures, Prepared, build_features, complete
-from captions import captions_path, read_captions
-from checkpoints import Alarm, Log, asked_to_stop, claim_folder, leave, resume, save_checkpoint, set_aside
+from checkpoints import Alarm, Log, asked_to_stop, claim_folder, leave, random_states, resume, save_checkpoint, set_aside
 from data import VGGSound, epoch_batches, evaluation_loader, training_loader, undisturbed
-from evaluate import write_whole
 from heldout import before_after_sheet, held_out
-from model import PRESETS, PROMPT, ROOT, load_model
+from model import PRESETS, PROMPT, load_model
 from negatives import everyone
 from processes import agree, end, largest, lost_process, rank_and_processes, smallest, start_processes
+from resumable import write_whole
 
 
 @dataclass(frozen=True)
@@ -146,7 +140,8 @@ def parse_args(argv=None):
     args.data_root_given, args.data_root = bool(args.data_root), args.data_root or PRESETS[args.preset].data_root
     limits = {'epochs': (1, 1e9), 'steps': (1, 1e12), 'batch_size': (2, 1e6), 'workers': (0, 1e3), 'seed': (0, 2**63 - 1),
               'lr': (1e-12, 10), 'tau': (1e-6, 1e6), 'weight_decay': (0, 10), 'save_seconds': (0, 1e9), 'p_pos': (0, 1),
-              'p_neg': (0, 1), 'cache_share': (1e-6, 1), 'pair_chunk': (1, 1e9), 'accumulate': (1, 1e6), **dict.fromkeys(('lambda_i', 'lambda_f', 'lambda_reg', 'lambda_c'), (0, 1e6))}
+              'p_neg': (0, 1), 'cache_share': (1e-6, 1), 'pair_chunk': (1, 1e9), 'accumulate': (1, 1e6),
+              **dict.fromkeys(('lambda_i', 'lambda_f', 'lambda_reg', 'lambda_c'), (0, 1e6))}
     for name, (least, most) in limits.items():
         if getattr(args, name) is not None and not least <= getattr(args, name) <= most:
             parser.error(f'--{name.replace("_", "-")} must lie between {least:g} and {most:g}, not {getattr(args, name)}')
@@ -200,10 +195,9 @@ def validate(model, dataset, args, device):
     totals, count = {}, 0
     devices = [device] if device.type == 'cuda' else []
     loader = evaluation_loader(dataset, args.batch_size // rank_and_processes()[1], args.workers)
-    # the Gumbel noise of validation leaves training's alone
-    with torch.random.fork_rng(devices), contextlib.closing(undisturbed(loader)) as batches:
+    with torch.random.fork_rng(devices):                    # the Gumbel noise of validation leaves training's alone
         torch.manual_seed(0)
-        for batch in batches:
+        for batch in undisturbed(loader):
             if batch['errors'] and not args.skip_bad_samples:
                 raise ValueError(f'{batch["errors"][0]}; or --skip-bad-samples leaves such pairs out')
             if len(batch['id']) < 2:                        # one pair has no negatives
@@ -244,6 +238,7 @@ def train(args):
     dataset = make('train', augmented=True)
     has_val = Path(args.data_root, 'vggsound/val.csv').exists()
     validation = make('val') if has_val and rank == 0 else None
+    validated = largest(int(validation is not None))        # by the first process, for all
     agree(zlib.crc32(' '.join(dataset.ids).encode()), f'{dataset.list}: process {rank} finds {len(dataset)} samples with files, '
           'and not all processes find the same: give every machine the same data')
     if dataset.absent and rank == 0:
@@ -273,12 +268,11 @@ def train(args):
                                  fused=True if device.type == 'cuda' else None)     # one kernel instead of hundreds
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == 'fp16')
     low = {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(args.precision)
+    torch.manual_seed(hash((args.seed, rank, 0)) % 2**63)   # processes differ in Gumbel noise and dropout
     state = resume(args.out, model, optimiser, scaler, args) if args.resume else None
     mine = f'step {state["step"]}' if state else 'no checkpoint'
     agree(state['step'] if state else 0, f'process {rank} finds {mine} in {args.out}, and not all processes find the '
           'same: on several machines --out must lie on a disk that they share')
-    if state is None or rank > 0:                           # processes differ in Gumbel noise and dropout
-        torch.manual_seed(hash((args.seed, rank, state['step'] if state else 0)) % 2**63)
     if args.resume and rank == 0:
         print(f'resuming at step {state["step"]}' if state else f'nothing to resume in {args.out}: starting afresh')
         if state and args.lr_schedule == 'linear' and state.get('last_step', last_step) != last_step:
@@ -286,7 +280,7 @@ def train(args):
     if state:
         state['last_step'] = last_step
     else:
-        state = {'step': 0, 'last_step': last_step, 'seconds': 0.0, 'skipped': 0, 'untrained': None}
+        state = {'step': 0, 'last_step': last_step, 'seconds': 0.0, 'skipped': 0, 'untrained': None, 'unvalidated': False}
         if rank == 0:
             state['untrained'] = held_out(model, tokenizer, args.preset, args.data_root)[0].get('ours')
     # The wrapper reduces the gradients of the trainable part over the processes. Paper: the release calls the bare
@@ -298,17 +292,28 @@ def train(args):
     if rank == 0:
         set_aside(args)
     alarm = Alarm(args)
-    log = Log(args.out / 'log.jsonl', state['step'], alarm, enabled=rank == 0)
-    earlier, saved_at = state['seconds'], time.time()
+    log = Log(args.out / 'log.jsonl', state['step'], state.get('unvalidated'), alarm, enabled=rank == 0)
+    earlier, random = state['seconds'], random_states()
     bar = tqdm(total=last_step, initial=state['step'], disable=rank > 0, unit=' steps', dynamic_ncols=True)
-    with asked_to_stop() as asked, bar, contextlib.ExitStack() as loaders:
-        while state['step'] < last_step:
+    with asked_to_stop() as asked, bar:
+        while True:
+            if stop := largest(max(asked, default=0)):
+                leave(args, state['step'], stop)
+            if validated and state.get('unvalidated'):      # the weights are saved already: this may take long
+                state['unvalidated'] = False
+                if rank == 0:
+                    scores = validate(model, validation, args, device)
+                    log.write({'step': state['step'], 'epoch': (state['step'] - 1) // per_epoch, **scores})
+                    save_checkpoint(args.out, model, optimiser, scaler, args, state, random)
+                continue
+            if state['step'] >= last_step:
+                break
+            saved_at = time.time()
             epoch, first = divmod(state['step'], per_epoch)
             dataset.epoch = epoch
             batches = epoch_batches(len(dataset), args.batch_size, args.seed, epoch, rank, processes)
             batches = batches[first * N:min(per_epoch, first + last_step - state['step']) * N]
-            loaded = undisturbed(training_loader(dataset, batches, args.workers))
-            for k, batch in enumerate(loaders.enter_context(contextlib.closing(loaded)), 1):
+            for k, batch in enumerate(undisturbed(training_loader(dataset, batches, args.workers)), 1):
                 if k % N == 1 or N == 1:
                     optimiser.zero_grad()
                     loss, ids = 0.0, []
@@ -340,32 +345,25 @@ def train(args):
                 state['step'] += 1
                 state['seconds'] = earlier + time.time() - began
                 bar.update()
-                # the checkpoint at an epoch's end comes after its validation, so that a resumed run repeats neither
                 within = state['step'] % per_epoch and state['step'] < last_step
-                stop = within and largest(max(asked, default=0))
-                if rank == 0 and within and (stop or time.time() - saved_at > args.save_seconds):
-                    alarm.check()
-                    save_checkpoint(args.out, model, optimiser, scaler, args, state)
-                    saved_at = time.time()
-                if stop:
-                    leave(args, state['step'], stop)
+                due = rank == 0 and time.time() - saved_at > args.save_seconds
+                if wish := within and largest(max([*asked, int(due)])):         # a signal's number, or 1: a checkpoint
+                    random = random_states()
+                    if rank == 0:
+                        alarm.check()
+                        save_checkpoint(args.out, model, optimiser, scaler, args, state, random)
+                        saved_at = time.time()
+                    if wish > 1:
+                        leave(args, state['step'], wish)
             alarm.check()
-            if validation:
-                try:
-                    scores = validate(model, validation, args, device)
-                except BaseException:                       # an unreadable pair, or Ctrl-C, must not cost the epoch
-                    save_checkpoint(args.out, model, optimiser, scaler, args, state)
-                    raise
-                log.write({'step': state['step'], 'epoch': epoch, **scores})
+            random, state['unvalidated'] = random_states(), bool(validated)
             if rank == 0:
-                save_checkpoint(args.out, model, optimiser, scaler, args, state)
-                saved_at = time.time()
-            if stop := largest(max(asked, default=0)):
-                leave(args, state['step'], stop)
+                save_checkpoint(args.out, model, optimiser, scaler, args, state, random)
     if state['skipped'] and not optimiser.state:
         raise ValueError(f'not one step was taken: all {state["skipped"]} pairs that were read are unusable')
     if rank == 0:
         finish(model.eval(), tokenizer, args, state, len(dataset.absent), began - earlier)
+    del parallel                                            # before its processes: see processes.exit_now
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -385,54 +383,6 @@ def open_caches(args, dataset, beats):
         if dist.is_initialized():
             dist.barrier()
         dataset.features = dataset.features or AudioFeatures(folder, dataset, beats)
-
-
-def make_captions(captions_from):
-    """The miniature captions its own pairs when they are first asked for: captions.py with its defaults."""
-    environment = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')}
-    command = [sys.executable, str(ROOT / 'captions.py'), 'all', '--captions-from', captions_from]
-    if subprocess.run(command, env=environment).returncode:
-        raise ValueError('captions.py failed, see above: mend that, then train again')
-
-
-def load_answers(args, model, tokenizer, ids, device):
-    """The language model's answers, encoded once. -> C (different answers, D), {id: row of C}
-
-    Paper: c_i goes through CLIP's text encoder as it is, without the prompt "A photo of a" around it.
-    """
-    path = Path(args.captions or captions_path(args.data_root, args.captions_from))
-    if not path.is_file():
-        raise FileNotFoundError(f'no captions at {path}: make them with python captions.py all --data-root {args.data_root} '
-                                f'--captions-from {args.captions_from}, or name others with --captions')
-    object_of = {i: line['object'] for i, line in read_captions(path, ids).items() if line['object']}
-    args.answers = hashlib.sha256(json.dumps(sorted(object_of.items())).encode()).hexdigest()[:12]      # for --resume
-    texts = sorted(set(object_of.values()))
-    if len(texts) < 2:
-        raise ValueError(f'{path} holds {len(texts)} different answers: L_ACL_C needs two; run captions.py again')
-    C = cached_embeddings(model, tokenizer, texts, path.with_name(f'{path.name}.embeddings'))
-    if rank_and_processes()[0] == 0:
-        print(f'{path}: {len(object_of)} of {len(ids)} pairs have an answer, {len(texts)} different ones')
-    row_of = {text: row for row, text in enumerate(texts)}
-    return C.float().to(device), {i: row_of[text] for i, text in object_of.items()}
-
-
-def cached_embeddings(model, tokenizer, texts, path):
-    """CLIP text embeddings (texts, D) of the raw texts, kept in a file under a key of the texts and the encoder's weights."""
-    key = hashlib.sha256(json.dumps(texts).encode())
-    for name, weight in model.clipseg.clip.state_dict().items():
-        if name.startswith('text'):
-            key.update(weight.cpu().numpy().tobytes())
-    key = key.hexdigest()
-    try:
-        with safe_open(path, 'pt') as file:
-            if (file.metadata() or {}).get('key') == key:
-                return file.get_tensor('C')
-    except (OSError, SafetensorError):                      # not there yet, or torn: made anew
-        pass
-    C = torch.cat([model.embed_text(tokenizer, texts[i:i + 256], template='<*>') for i in range(0, len(texts), 256)]).cpu()
-    if rank_and_processes()[0] == 0:
-        write_whole(path, save({'C': C.contiguous()}, {'key': key}))
-    return C
 
 
 def usable(batch, state, args):

@@ -14,7 +14,6 @@ sounds of the world drawn for them alone, and on what miniature/language.py woul
 import itertools
 import multiprocessing
 import shutil
-from pathlib import Path
 
 import numpy as np
 import torch

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import answers
 import losses
 import train
 from conftest import failed_in_one_sentence
@@ -45,15 +46,15 @@ def test_one_answer_in_a_batch_has_nothing_to_be_held_against():
 def test_raw_answers_are_encoded_without_a_template_and_kept(tmp_path):
     model, tokenizer = load_model('miniature')
     path = tmp_path / 'kept.embeddings'
-    C = train.cached_embeddings(model, tokenizer, ['bell', 'dog'], path)
+    C = answers.cached_embeddings(model, tokenizer, ['bell', 'dog'], path)
     ids = tokenizer(['bell', 'dog'], padding=True, return_tensors='pt')
     assert torch.allclose(C, model.clipseg.clip.get_text_features(**ids).pooler_output, atol=1e-6)
     written = path.stat().st_mtime_ns
-    assert torch.equal(train.cached_embeddings(model, tokenizer, ['bell', 'dog'], path), C)
+    assert torch.equal(answers.cached_embeddings(model, tokenizer, ['bell', 'dog'], path), C)
     assert path.stat().st_mtime_ns == written           # read, not made again
-    assert not torch.equal(train.cached_embeddings(model, tokenizer, ['bell', 'cat'], path), C)
+    assert not torch.equal(answers.cached_embeddings(model, tokenizer, ['bell', 'cat'], path), C)
     path.write_bytes(b'torn')
-    assert torch.equal(train.cached_embeddings(model, tokenizer, ['bell', 'dog'], path), C)
+    assert torch.equal(answers.cached_embeddings(model, tokenizer, ['bell', 'dog'], path), C)
 
 
 def test_av_llm_trains_with_given_captions_and_names_wrong_ones(small_world, script, tmp_path):

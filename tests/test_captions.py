@@ -9,11 +9,12 @@ import time
 import pytest
 import torch
 from conftest import ROOT
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (AutoTokenizer, Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor,
                           MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast, Qwen2AudioConfig,
                           Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor, WhisperFeatureExtractor)
 
+import answers
 import captions
 from data import SAMPLE_RATE, read_audio, read_ids, read_image
 
@@ -246,7 +247,7 @@ def test_three_stages_lead_from_pixels_and_waveforms_to_answers(undisturbed, pai
         assert set(line['models']) == {'image', 'audio', 'llm'}
         assert line['models']['llm'] == captions.check_model('object', str(tiny / 'mistral'))
     assert len({line['audio_caption'] for line in lines}) > 3 and len({line['image_caption'] for line in lines}) > 3
-    assert captions.read_captions(undisturbed / 'captions.jsonl', read_ids(pairs)[3:5]) == {
+    assert answers.read_captions(undisturbed / 'captions.jsonl', read_ids(pairs)[3:5]) == {
         line['id']: line for line in lines[3:5]}
 
 
@@ -410,7 +411,7 @@ def test_a_model_that_is_absent_or_does_not_fit_is_named_with_its_option(small_w
 def test_read_captions_names_what_is_wrong_with_a_file(undisturbed, pairs, tmp_path):
     text, ids, bad = (undisturbed / 'captions.jsonl').read_text(), read_ids(pairs), tmp_path / 'captions.jsonl'
     with pytest.raises(FileNotFoundError, match='captions.py all'):
-        captions.read_captions(bad, ids)
+        answers.read_captions(bad, ids)
     for content, words in ((text + text.splitlines()[2] + '\n', f'{ids[2]} twice'), (text[:-9], 'middle of a line'),
                            (text.replace('train', 'other'), 'another dataset'),
                            ('[1]\n' + text, 'line 1 is not a JSON object'),
@@ -419,4 +420,4 @@ def test_read_captions_names_what_is_wrong_with_a_file(undisturbed, pairs, tmp_p
                            ('{"id": "x_1", "object": null}\n', 'both texts')):
         bad.write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(ValueError, match=words):
-            captions.read_captions(bad, ids)
+            answers.read_captions(bad, ids)

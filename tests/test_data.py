@@ -1,10 +1,11 @@
 """The loader on what one finds on real disks: odd audio, broken pictures, strange boxes, lists that lie."""
 
-import contextlib
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import wave
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 import benchmarks
 import data
 import media
+from conftest import ROOT
 
 
 def write(path, samples, rate=16000, **more):
@@ -122,23 +124,31 @@ def test_a_sample_s_augmentation_depends_on_seed_epoch_and_index_only(small_worl
 
 
 class Whoami(torch.utils.data.Dataset):
-    """Each sample is the number of the process that read it."""
+    """Each sample is the number of the process that read it; the one at 30 cannot be read."""
 
     def __getitem__(self, index):
+        if index == 30:
+            raise PermissionError(13, 'Permission denied', '30.wav')
         return {'id': str(os.getpid())}
 
 
-def test_no_signal_to_the_whole_group_ends_a_loading_process_but_the_end_of_its_batches_does():
-    loader = data.training_loader(Whoami(), [[k] for k in range(40)], workers=1)
-    with contextlib.closing(data.undisturbed(loader)) as batches:
-        reader = int(next(batches)['id'][0])
-        assert reader != os.getpid()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            os.kill(reader, number)
-        assert [int(next(batches)['id'][0]) for _ in range(20)] == 20 * [reader]        # far beyond what it had read ahead
-    with pytest.raises(ProcessLookupError):
-        os.kill(reader, 0)
+def test_no_signal_to_the_whole_group_ends_a_loading_process():
+    batches = data.undisturbed(data.training_loader(Whoami(), [[k] for k in range(30)], workers=1))
+    reader = int(next(batches)['id'][0])
+    assert reader != os.getpid()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # from a third process: the trainer's own SIGTERM does end it
+        subprocess.run([sys.executable, '-c', f'import os; os.kill({reader}, {int(number)})'], check=True)
+    assert [int(batch['id'][0]) for batch in batches] == 29 * [reader]                  # far beyond what it had read ahead
     assert not {signal.SIGTERM, signal.SIGINT} & signal.pthread_sigmask(signal.SIG_BLOCK, ())       # the trainer hears them
+
+
+def test_a_trainer_that_fails_on_what_its_loader_says_ends_with_it():
+    code = ('import data, test_data\n'
+            'for batch in data.undisturbed(data.training_loader(test_data.Whoami(), [[0], [30]], workers=1)): pass')
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, timeout=60, capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'})
+    assert done.returncode == 1 and 'PermissionError' in done.stderr
 
 
 def test_epoch_batches_split_a_global_batch_and_drop_the_rest():

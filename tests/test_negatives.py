@@ -49,6 +49,7 @@ for step in range(6):
     optimiser.step()
     curve.append(loss.item())
 torch.save({'curve': torch.tensor(curve), **first}, f'{out}.{rank}of{processes}')
+del parallel                    # see processes.exit_now
 if processes > 1:
     dist.barrier()
     dist.destroy_process_group()
@@ -72,7 +73,9 @@ def test_two_processes_with_global_negatives_give_one_process_s_gradients_and_lo
                 continue
             assert (found[name] - value).norm() <= 1e-3 * value.norm(), name
         assert found['curve'][0] == pytest.approx(alone['curve'][0].item(), rel=1e-5)
-        assert (found['curve'] - alone['curve']).abs().max() < 1e-3 and alone['curve'][-1] < alone['curve'][0] - 0.1
+        # a thousandth: Adam makes as large a step of a gradient that is all rounding as of any other
+        assert ((found['curve'] - alone['curve']).abs() < 1e-3 * alone['curve']).all()
+        assert alone['curve'][-1] < alone['curve'][0] - 0.1
 
 
 def test_a_run_is_resumed_with_the_negatives_it_began_with():

@@ -145,6 +145,8 @@ data = [None, None]
 dist.all_gather_object(data, seen['ids'])
 assert not set(data[0]) & set(data[1]), 'both processes saw the same pairs'
 print('agree', flush=True)
+sys.stdout.flush()
+__import__('os')._exit(0)       # see processes.exit_now
 """
 
 
@@ -262,8 +264,8 @@ def test_an_unfinished_or_foreign_cache_is_named(tmp_path, small_world, script):
     failed_in_one_sentence(script('data.py', 'prepare', '--data-root', tmp_path / 'nowhere'), 'nowhere')
 
 
-@pytest.mark.parametrize('processes', [1, 2])
-def test_sigterm_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, script, processes):
+@pytest.mark.parametrize('processes, number', [(1, signal.SIGTERM), (2, signal.SIGTERM), (1, signal.SIGINT)])
+def test_a_signal_to_all_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, script, processes, number):
     out, launcher = tmp_path / 'run', ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     command = [sys.executable, *(launcher if processes == 2 else []), str(ROOT / 'train.py'), '--data-root', str(small_world),
                '--batch-size', '4', '--out', str(out), '--save-seconds', '1000']
@@ -272,45 +274,82 @@ def test_sigterm_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, 
                                env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''})
     try:
         wait_for_steps(out, process)
-        os.killpg(process.pid, signal.SIGTERM)              # loading processes too, as clusters do
+        os.killpg(process.pid, number)                      # loading processes too, as clusters and terminals do
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
-    step = saved_step(out)
-    assert step > 0 and said.count(f'stopped by SIGTERM; step {step} is saved') == 1 and '--resume' in said, said
+    step, name = saved_step(out), checkpoints.NAMES[number]
+    assert step > 0 and said.count(f'stopped by {name}; step {step} is saved') == 1 and '--resume' in said, said
     if processes == 1:                                      # torchrun has a code and words of its own
-        assert process.returncode == 143 and 'Traceback' not in said
+        assert process.returncode == 128 + number and 'Traceback' not in said
+    if (processes, number) == (1, signal.SIGTERM):
         done = script('train.py', *command[2:], '--steps', step + 1, '--resume')
         assert f'resuming at step {step}' in done.stdout and saved_step(out) == step + 1, done.stderr
 
 
-def test_the_first_ctrl_c_waits_for_the_step_and_the_second_does_not():
-    with pytest.raises(KeyboardInterrupt), checkpoints.asked_to_stop() as asked:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert asked == [signal.SIGINT]
-        os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+def test_the_first_ctrl_c_waits_for_the_step_and_the_second_does_not(capfd):
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in before}
+    try:
+        with pytest.raises(KeyboardInterrupt), checkpoints.asked_to_stop() as asked:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert asked == [signal.SIGINT] and 'Ctrl-C once more' in capfd.readouterr().err
+            os.kill(os.getpid(), signal.SIGINT)
+        assert {number: signal.getsignal(number) for number in before} == handlers
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-@pytest.mark.parametrize('problem', [RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '), KeyboardInterrupt()])
-def test_whatever_ends_a_validation_does_not_cost_the_epoch(tmp_path, small_world, monkeypatch, problem):
-    def stop(*_):
-        raise problem
+class Struck(torch.utils.data.Dataset):
+    """A dataset whose loading process is sent SIGTERM at every sample, by itself and so not by its trainer."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return self.dataset[index]
+
+
+def test_a_validation_that_is_broken_off_costs_neither_the_epoch_nor_itself(tmp_path, small_world, monkeypatch):
+    validate, arguments = train.validate, ['--data-root', str(small_world), '--batch-size', '32', '--out', str(tmp_path)]
+
+    def break_off(*_):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(train, 'held_out', lambda *a, **k: ({}, {}))
-    monkeypatch.setattr(train, 'validate', stop)
-    with pytest.raises(type(problem)):
-        train.train(train.parse_args(['--data-root', str(small_world), '--batch-size', '32', '--out', str(tmp_path)]))
+    monkeypatch.setattr(train, 'finish', lambda *a: None)
+    monkeypatch.setattr(train, 'validate', break_off)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(train.parse_args(arguments))
     assert saved_step(tmp_path) == 3                        # of 3 in the epoch
+    saved = torch.load(tmp_path / 'last.pt', weights_only=True)
+    saved['trainer']['random'] = saved['trainer']['random'][0]      # as earlier runs kept it
+    torch.save(saved, tmp_path / 'last.pt')
+    monkeypatch.setattr(train, 'validate', lambda model, dataset, *more: validate(model, Struck(dataset), *more))
+    for _ in range(2):                                      # the second time it has been made
+        train.train(train.parse_args([*arguments, '--resume', '--workers', '1']))
+    log = [json.loads(line) for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
+    assert [(line['step'], line['epoch'], line['val_n']) for line in log if 'val_loss' in line] == [(3, 0, 16)]
+    assert torch.equal(torch.load(tmp_path / 'last.pt', weights_only=True)['trainer']['random'][0][0],
+                       saved['trainer']['random'][0])       # a validation leaves no trace in the random numbers
+
+
+def free_port():
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        return str(server.getsockname()[1])
 
 
 @contextlib.contextmanager
-def start_two(*arguments):
+def start_two(*arguments, program='train.py'):
     """Two processes of one training without torchrun, which would itself end the one when the other ends."""
-    with socket.create_server(('127.0.0.1', 0)) as server:
-        port = server.getsockname()[1]                      # a free one
-    common = {**os.environ, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'OMP_NUM_THREADS': '1',
-              'CUDA_VISIBLE_DEVICES': ''}
-    both = [subprocess.Popen([sys.executable, str(ROOT / 'train.py'), *map(str, mine)], cwd=ROOT, stderr=subprocess.PIPE,
+    common = {**os.environ, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': free_port(), 'OMP_NUM_THREADS': '1',
+              'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH': str(ROOT)}
+    both = [subprocess.Popen([sys.executable, str(ROOT / program), *map(str, mine)], cwd=ROOT, stderr=subprocess.PIPE,
                              stdout=subprocess.DEVNULL, text=True, env={**common, 'RANK': str(rank)})
             for rank, mine in enumerate(arguments)]
     try:
@@ -330,6 +369,28 @@ def test_when_one_process_is_killed_the_other_says_so_and_ends(tmp_path, small_w
         _, said = both[1 - lost].communicate(timeout=60)
     assert both[1 - lost].returncode == 1 and 'Traceback' not in said
     assert f'another of the 2 processes has ended, so process {1 - lost} stops too' in said and '--resume' in said
+
+
+def test_two_processes_resume_to_the_bit_each_with_its_own_random_numbers(tmp_path, small_world):
+    # one start for three trainings: 4 steps at once, and 2 and then 2
+    (tmp_path / 'three.py').write_text("""
+import os, sys, train
+train.held_out, train.finish = lambda *a: ({}, {}), lambda *a: None
+for port, name, *more in [part.split(',') for part in sys.argv[2:]]:
+    os.environ['MASTER_PORT'] = port
+    train.train(train.parse_args(['--data-root', sys.argv[1], '--batch-size', '4', '--lr-schedule', 'constant', '--out', name,
+                                  *more]))
+""")
+    runs = [f'{free_port()},{tmp_path / name},--steps,{more}'
+            for name, more in (('whole', 4), ('parts', 2), ('parts', '4,--resume'))]
+    with start_two([small_world, *runs], [small_world, *runs], program=tmp_path / 'three.py') as both:
+        said = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    whole, parts = (torch.load(tmp_path / name / 'last.pt', weights_only=True) for name in ('whole', 'parts'))
+    assert_equal(parts['audio_proj'], whole['audio_proj'])
+    first, second = whole['trainer']['random']
+    assert not torch.equal(first[0], second[0])
+    assert_equal(parts['trainer']['random'], whole['trainer']['random'])
 
 
 def test_processes_that_find_different_checkpoints_say_so(tmp_path, small_world, monkeypatch):
