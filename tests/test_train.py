@@ -269,9 +269,11 @@ def test_a_signal_to_all_ends_the_step_saves_and_the_run_goes_on(tmp_path, small
     out, launcher = tmp_path / 'run', ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     command = [sys.executable, *(launcher if processes == 2 else []), str(ROOT / 'train.py'), '--data-root', str(small_world),
                '--batch-size', '4', '--out', str(out), '--save-seconds', '1000']
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)       # tests may run deaf to it, by a script's &
     process = subprocess.Popen([*command, '--steps', '100000', '--workers', '1'], cwd=ROOT, stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.DEVNULL, start_new_session=True,
                                env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''})
+    signal.signal(signal.SIGINT, before)
     try:
         wait_for_steps(out, process)
         os.killpg(process.pid, number)                      # loading processes too, as clusters and terminals do
