@@ -84,18 +84,21 @@ def resume(folder, model, optimiser, scaler, args):
 
     Each process goes on with its own random numbers, and one that the run did not have begins some.
     """
-    path = folder / 'last.pt'
+    path, previous, rank = folder / 'last.pt', folder / 'previous.pt', rank_and_processes()[0]
+    if not path.exists() and not previous.exists():
+        return None
     try:
-        if not path.exists() and not (folder / 'previous.pt').exists():
-            return None
         saved = read_checkpoint(path)
-    except (FileNotFoundError, ValueError) as error:
-        if not (folder / 'previous.pt').exists():
-            raise
-        print(f'{error}; trying the one before it')
-        path = folder / 'previous.pt'
-        saved = read_checkpoint(path)
-        (folder / 'last.pt').unlink(missing_ok=True)        # lest it should take the good one's place at the next save
+    except (FileNotFoundError, ValueError):
+        if rank == 0:
+            print(f'{path} is missing or damaged; trying the one before it')
+        try:
+            saved = read_checkpoint(previous)
+        except (FileNotFoundError, ValueError):
+            raise ValueError(f'{path} is damaged and there is no good {previous}: put a copy of one in its place, or '
+                             '--overwrite the run') from None
+        path.unlink(missing_ok=True)                        # lest it should take the good one's place at the next save
+        path = previous
     if 'settings' not in saved.get('trainer', {}):
         raise ValueError(f'{path} holds weights but no state of a training: it can be evaluated, not resumed')
     trainer = saved['trainer']
@@ -111,7 +114,7 @@ def resume(folder, model, optimiser, scaler, args):
     try:
         optimiser.load_state_dict(trainer['optimiser'])
         scaler.load_state_dict(trainer['scaler'])
-        rank, random = rank_and_processes()[0], trainer['random']
+        random = trainer['random']
         random = [random] if isinstance(random[0], torch.Tensor) else random    # earlier runs kept the first process's alone
         torch.manual_seed(hash((args.seed, rank, trainer['step'])) % 2**63)
         if rank < len(random):
@@ -218,7 +221,10 @@ def claim_folder(args):
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f'cannot make the folder {args.out} ({error.strerror}): choose another --out') from None
-    lock = open(args.out / 'lock', 'w')
+    try:
+        lock = open(args.out / 'lock', 'w')
+    except OSError as error:
+        raise OSError(f'cannot write {args.out / "lock"} ({error.strerror}): choose another --out') from None
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -265,8 +271,12 @@ class Log:
 
     def write(self, entry):
         if self.enabled:
-            with open(self.path, 'a') as file:
-                file.write(json.dumps(entry) + '\n')
+            try:
+                with open(self.path, 'a') as file:
+                    file.write(json.dumps(entry) + '\n')
+            except OSError as error:
+                raise OSError(f'cannot write {self.path} ({error.strerror}): free some space; --resume goes on from the last '
+                              'checkpoint') from None
 
     def step(self, step, epoch, loss, terms, out, model, args, bar, lr):
         self.steps += 1

@@ -4,13 +4,16 @@ Sums and gathered tensors of the loss are negatives.py's and DistributedDataPara
 and goes over gloo, on GPUs too, so that no answer has to be waited for on a GPU.
 """
 
+import ctypes
 import os
+import signal
 import sys
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+PR_SET_PDEATHSIG = 1    # prctl.h
 GONE = 'Connection closed by peer', 'Connection reset', 'Broken pipe', 'remote process exited'   # gloo's words and NCCL's
 
 
@@ -24,6 +27,9 @@ def start_processes():
         # the others wait while the first one evaluates, which takes longer than the default of ten minutes
         dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', timeout=timedelta(hours=12))
         sys.excepthook = show_and_exit
+        if sys.platform == 'linux' and 'TORCHELASTIC_RUN_ID' in os.environ:
+            # torchrun ends its processes, but not when it is itself killed: then Linux sends the SIGTERM
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
     return torch.device('cuda', local_rank) if cuda else torch.device('cpu')
 
 
@@ -68,10 +74,10 @@ def agree(number, sentence):
         raise ValueError(sentence)
 
 
-def end(sentence):
-    """Say it on stderr and end this process with code 1."""
+def end(sentence, code=1):
+    """Say it on stderr and end this process."""
     print(sentence, file=sys.stderr, flush=True)
-    exit_now(1)
+    exit_now(code)
 
 
 def exit_now(code):

@@ -16,6 +16,7 @@ test set: the result is the last step.
 import argparse
 import json
 import os
+import signal
 import time
 import zlib
 from dataclasses import dataclass
@@ -58,6 +59,9 @@ RECIPES = {
     # (a dog's head only), twenty steps later those of others, so the rate falls to 0.
     'miniature': Recipe(epochs=1, batch_size=8, lr=2e-3, lr_schedule='linear', weight_decay=1e-4, save_seconds=10),
 }
+
+
+LOST_BATCHES = 10       # in a row without a pair of readable pairs: not some bad files, but a disk that has gone
 
 
 # ============ the command line ============
@@ -394,6 +398,10 @@ def usable(batch, state, args):
         tqdm.write(f'skipped ({state["skipped"]} so far): {error}')
     mine = len(batch['id'])
     fewest = smallest(mine) if args.skip_bad_samples else mine
+    state['lost'] = state.get('lost', 0) + 1 if fewest < 2 else 0
+    if state['lost'] == LOST_BATCHES:
+        raise ValueError(f'{LOST_BATCHES} batches in a row have no two readable pairs, {state["skipped"]} pairs are skipped so far: '
+                         'mend the files or their disk; --resume goes on')
     if fewest < 2:                                          # none or all: a process alone would wait for ever
         return 0
     # global negatives are gathered in equal parts: no process uses more pairs than the one that lost most
@@ -444,4 +452,4 @@ if __name__ == '__main__':
         reason = str(problem).splitlines()[0].rstrip('. ')
         end(f'train.py: a loading process died ({reason}): free memory or lower --workers; --resume goes on')
     except KeyboardInterrupt:
-        end('train.py: interrupted; the same command with --resume goes on from the last checkpoint')
+        end('train.py: interrupted; the same command with --resume goes on from the last checkpoint', 128 + signal.SIGINT)

@@ -114,6 +114,26 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, small_world, s
     done = script('train.py', *common, '--steps', 6)
     assert done.returncode == 0 and 'trying the one before it' in done.stdout
     assert torch.load(tmp_path / 'last.pt', weights_only=True)['trainer']['step'] == 6
+    for name in ('last.pt', 'previous.pt'):
+        (tmp_path / name).write_bytes(b'garbage')
+    (tmp_path / 'summary.json').unlink()
+    failed_in_one_sentence(script('train.py', *common, '--steps', 6), tmp_path / 'last.pt', 'no good', '--overwrite')
+
+
+def test_a_disk_that_has_gone_ends_the_run_before_it_uses_up_its_steps():
+    args, state = train.parse_args(['--skip-bad-samples']), {'skipped': 0}
+    gone, fine = {'errors': ['x.jpg cannot be read'], 'id': []}, {'errors': [], 'id': ['a', 'b']}
+    assert [train.usable(batch, state, args) for batch in [*9 * [gone], fine, *9 * [gone]]] == [*9 * [0], 2, *9 * [0]]
+    with pytest.raises(ValueError, match='10 batches in a row .* 19 pairs are skipped'):
+        train.usable(gone, state, args)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / 'log.jsonl').mkdir()
+    log = checkpoints.Log(tmp_path / 'other.jsonl', 0, False, None, enabled=True)
+    log.path = tmp_path / 'log.jsonl'
+    with pytest.raises(OSError, match=f'cannot write {tmp_path}/log.jsonl .*--resume'):
+        log.write({'step': 0})
 
 
 TWO_PROCESSES = """
@@ -264,7 +284,10 @@ def test_an_unfinished_or_foreign_cache_is_named(tmp_path, small_world, script):
     failed_in_one_sentence(script('data.py', 'prepare', '--data-root', tmp_path / 'nowhere'), 'nowhere')
 
 
-@pytest.mark.parametrize('processes, number', [(1, signal.SIGTERM), (2, signal.SIGTERM), (1, signal.SIGINT)])
+@pytest.mark.parametrize('processes, number', [
+    (1, signal.SIGTERM), (2, signal.SIGTERM), (1, signal.SIGINT),
+    # of torchrun alone: its processes have groups of their own, and hear of it by SIGTERM
+    pytest.param(2, signal.SIGKILL, marks=pytest.mark.skipif(sys.platform != 'linux', reason='Linux tells of a dead parent'))])
 def test_a_signal_to_all_ends_the_step_saves_and_the_run_goes_on(tmp_path, small_world, script, processes, number):
     out, launcher = tmp_path / 'run', ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     command = [sys.executable, *(launcher if processes == 2 else []), str(ROOT / 'train.py'), '--data-root', str(small_world),
@@ -280,7 +303,7 @@ def test_a_signal_to_all_ends_the_step_saves_and_the_run_goes_on(tmp_path, small
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
-    step, name = saved_step(out), checkpoints.NAMES[number]
+    step, name = saved_step(out), checkpoints.NAMES.get(number, 'SIGTERM')
     assert step > 0 and said.count(f'stopped by {name}; step {step} is saved') == 1 and '--resume' in said, said
     if processes == 1:                                      # torchrun has a code and words of its own
         assert process.returncode == 128 + number and 'Traceback' not in said
