@@ -400,8 +400,8 @@ def usable(batch, state, args):
     fewest = smallest(mine) if args.skip_bad_samples else mine
     state['lost'] = state.get('lost', 0) + 1 if fewest < 2 else 0
     if state['lost'] == LOST_BATCHES:
-        raise ValueError(f'{LOST_BATCHES} batches in a row have no two readable pairs, {state["skipped"]} pairs are skipped so far: '
-                         'mend the files or their disk; --resume goes on')
+        raise ValueError(f'{LOST_BATCHES} batches in a row have no two readable pairs, {state["skipped"]} pairs are skipped '
+                         'so far: mend the files or their disk; --resume goes on')
     if fewest < 2:                                          # none or all: a process alone would wait for ever
         return 0
     # global negatives are gathered in equal parts: no process uses more pairs than the one that lost most
