@@ -1,4 +1,4 @@
-"""The processes of one torchrun (section 4.1): who is who, what they ask one another, what is said when one is lost.
+"""The processes of one torchrun (section 4.1): who is who, what they ask one another, how one ends and is missed.
 
 Sums and gathered tensors of the loss are negatives.py's and DistributedDataParallel's. What is asked here lies in main memory
 and goes over gloo, on GPUs too, so that no answer has to be waited for on a GPU.
