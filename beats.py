@@ -16,6 +16,7 @@ Weights carry the names of the official files. Shapes: B clips, T frames, n toke
 """
 import argparse
 import dataclasses
+import functools
 import math
 import os
 from pathlib import Path
@@ -31,14 +32,18 @@ FBANK_STD = 6.55582
 N_MELS = 128                # mel bins (released code)
 FRAME, HOP, FFT = 400, 160, 512     # samples: 25 ms, 10 ms, and the next power of two (Kaldi)
 
-# The mel triangles from 20 Hz to 8 kHz; Kaldi leaves the Nyquist bin out, hence the row of zeros.
-_MEL = F.pad(get_mel_banks(N_MELS, FFT, SAMPLE_RATE, 20.0, 0.0, 100.0, -500.0, 1.0)[0], (0, 1)).T    # (257, 128)
-_POVEY = torch.hann_window(FRAME, periodic=False).pow(0.85)                                         # (400,)
-
 HOW_TO_GET = "download BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt from the unilm/beats repository"
 
 
 # ----------------------------------------------- filterbank -----------------------------------------------
+
+@functools.cache
+def kaldi_window_and_mels(device):
+    """Kaldi's Povey window (400,), and the mel triangles from 20 Hz to 8 kHz (257, 128)."""
+    mels = get_mel_banks(N_MELS, FFT, SAMPLE_RATE, 20.0, 0.0, 100.0, -500.0, 1.0)[0]
+    mels = F.pad(mels, (0, 1)).T                                # Kaldi leaves the Nyquist bin out, hence a row of zeros
+    return torch.hann_window(FRAME, periodic=False).pow(0.85).to(device), mels.to(device)
+
 
 def fbank(wav):
     """wav: (B, samples), floats in -1 .. 1 at 16 kHz -> (B, T, 128), normalised log mel energies.
@@ -54,8 +59,9 @@ def fbank(wav):
         x = x.unfold(1, FRAME, HOP)                             # (B, T, 400), whole frames only
         x = x - x.mean(-1, keepdim=True)
         x = x - 0.97 * F.pad(x, (1, 0), mode="replicate")[..., :-1]         # pre-emphasis, inside each frame
-        power = torch.fft.rfft(x * _POVEY.to(x.device), n=FFT).abs().square_()   # (B, T, 257)
-        x = (power @ _MEL.to(x.device)).clamp_(min=torch.finfo(torch.float32).eps).log_()   # (B, T, 128)
+        window, mels = kaldi_window_and_mels(x.device)
+        power = torch.fft.rfft(x * window, n=FFT).abs().square_()           # (B, T, 257)
+        x = (power @ mels).clamp_(min=torch.finfo(torch.float32).eps).log_()   # (B, T, 128)
         return x.sub_(FBANK_MEAN).div_(2 * FBANK_STD)           # by two deviations, not one (released code)
 
 

@@ -33,7 +33,7 @@ from transformers.utils.logging import disable_progress_bar
 from answers import captions_path
 from data import SAMPLE_RATE, SampleError, read_audio, read_ids, read_image, sound_file
 from model import PRESETS
-from processes import end, lost_process, rank_and_processes
+from processes import end, lost_process, rank_and_processes, survive_signals
 from resumable import as_bytes, file_hash, fill, json_lines, parts_of, read_audio_captions, refuse_missing, write_synced
 
 ROOT = Path(__file__).resolve().parent
@@ -379,6 +379,7 @@ def pairs_to_caption(args):
 
 def main(args):
     """-> {id: sentence} of the pairs that failed"""
+    survive_signals()
     disable_progress_bar()                                              # of loading; ours stays
     if 'RANK' in os.environ:
         dist.init_process_group('gloo', timeout=timedelta(hours=24))    # nothing but waiting: gloo does it on GPUs too

@@ -170,8 +170,7 @@ NAMES = {signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
 def asked_to_stop():
     """A list that SIGTERM and Ctrl-C fill with their numbers while the steps run. A second Ctrl-C breaks off, unsaved.
 
-    The first must not: Python raises KeyboardInterrupt wherever it is, and in a callback from C++ that aborts the process, in
-    a destructor it goes unheard.
+    The first must not: Python raises KeyboardInterrupt wherever it is, and in a destructor it goes unheard.
     """
     asked = []
 

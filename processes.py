@@ -1,10 +1,11 @@
-"""The processes of one torchrun (section 4.1): who is who, what they ask one another, how one ends and is missed.
+"""The processes of one torchrun (section 4.1): who is who, what they ask one another, how one bears a signal, ends and is missed.
 
 Sums and gathered tensors of the loss are negatives.py's and DistributedDataParallel's. What is asked here lies in main memory
 and goes over gloo, on GPUs too, so that no answer has to be waited for on a GPU.
 """
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ GONE = 'Connection closed by peer', 'Connection reset', 'Broken pipe', 'remote p
 
 def start_processes():
     """Join torchrun's process group where there is one. -> the device of this process"""
+    survive_signals()
     cuda = torch.cuda.is_available()
     local_rank = int(os.environ.get('LOCAL_RANK', 0))
     if cuda:
@@ -31,6 +33,21 @@ def start_processes():
             # torchrun ends its processes, but not when it is itself killed: then Linux sends the SIGTERM
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
     return torch.device('cuda', local_rank) if cuda else torch.device('cpu')
+
+
+def survive_signals():
+    """Keep SIGTERM, Ctrl-C and the SIGCHLD of a loading process from spoiling memory. Call it before anything is computed.
+
+    A handler runs on the stack of the thread that it interrupts. While oneDNN computes BEATs's position convolution on an x86
+    processor, that thread's stack pointer points into the heap, and the handler overwrites what lies there (oneDNN's issue
+    4845, mended in its 3.11.2; PyTorch 2.11 has 3.10.2). So the main thread gets a stack for handlers, which comes with
+    faulthandler, and the threads that compute beside it never take these signals.
+    """
+    if not faulthandler.is_enabled():
+        faulthandler.enable()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+    torch.ones(2**20).sum()                                 # starts those threads, and they inherit what is blocked
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def rank_and_processes():
