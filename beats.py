@@ -38,6 +38,7 @@ HOW_TO_GET = "download BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt from the 
 # ----------------------------------------------- filterbank -----------------------------------------------
 
 @functools.cache
+@torch.inference_mode(False)                                    # what is kept may be wanted for a gradient later
 def kaldi_window_and_mels(device):
     """Kaldi's Povey window (400,), and the mel triangles from 20 Hz to 8 kHz (257, 128)."""
     mels = get_mel_banks(N_MELS, FFT, SAMPLE_RATE, 20.0, 0.0, 100.0, -500.0, 1.0)[0]

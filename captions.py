@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import os
 import re
+import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -430,7 +431,7 @@ if __name__ == '__main__':
             end(f'captions.py: {lost}. If it was killed, the same command goes on from the last finished batch')
         raise
     except KeyboardInterrupt:
-        end('captions.py: interrupted; the same command goes on from the last finished batch')
+        end('captions.py: interrupted; the same command goes on from the last finished batch', 128 + signal.SIGINT)
     if wrong:
         end(f'captions.py: {len(wrong)} pairs failed and are marked in the file, which is whole otherwise, the first '
             f'{next(iter(wrong))}: {next(iter(wrong.values()))}; mended ones are captioned by --retry-failed')

@@ -18,6 +18,7 @@ import io
 import json
 import math
 import os
+import signal
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -466,3 +467,5 @@ if __name__ == '__main__':
         if lost := lost_process(problem):
             end(f'evaluate.py: {lost}')
         raise
+    except KeyboardInterrupt:
+        end('evaluate.py: interrupted; --json and --csv, where given, hold the benchmarks that were finished', 128 + signal.SIGINT)

@@ -5,7 +5,6 @@ and goes over gloo, on GPUs too, so that no answer has to be waited for on a GPU
 """
 
 import ctypes
-import faulthandler
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 PR_SET_PDEATHSIG = 1    # prctl.h
+HANDLERS_STACK = ctypes.create_string_buffer(2**18)     # bytes; one handler takes up to 11,000, as the registers lie there too
 GONE = 'Connection closed by peer', 'Connection reset', 'Broken pipe', 'remote process exited'   # gloo's words and NCCL's
 
 
@@ -35,16 +35,23 @@ def start_processes():
     return torch.device('cuda', local_rank) if cuda else torch.device('cpu')
 
 
+class SignalStack(ctypes.Structure):
+    """stack_t of signal.h on Linux: where signal handlers run."""
+    _fields_ = [('start', ctypes.c_void_p), ('flags', ctypes.c_int), ('size', ctypes.c_size_t)]
+
+
 def survive_signals():
-    """Keep SIGTERM, Ctrl-C and the SIGCHLD of a loading process from spoiling memory. Call it before anything is computed.
+    """Keep SIGTERM, Ctrl-C and the SIGCHLD of a loading process from spoiling memory. Call it in the main thread, before
+    anything is computed.
 
     A handler runs on the stack of the thread that it interrupts. While oneDNN computes BEATs's position convolution on an x86
     processor, that thread's stack pointer points into the heap, and the handler overwrites what lies there (oneDNN's issue
-    4845, mended in its 3.11.2; PyTorch 2.11 has 3.10.2). So the main thread gets a stack for handlers, which comes with
-    faulthandler, and the threads that compute beside it never take these signals.
+    4845, mended in its 3.11.2; PyTorch 2.11 has 3.10.2). So Python's handlers get a stack of their own in the main thread,
+    and the OpenMP threads that compute beside it never take these signals.
     """
-    if not faulthandler.is_enabled():
-        faulthandler.enable()
+    if sys.platform == 'linux':
+        stack = SignalStack(ctypes.addressof(HANDLERS_STACK), 0, len(HANDLERS_STACK))
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(stack), None)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
     torch.ones(2**20).sum()                                 # starts those threads, and they inherit what is blocked
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
