@@ -47,7 +47,7 @@ from tqdm import tqdm
 
 from beats import FRAME, HOP, N_MELS
 from media import RESIZE_BEFORE_CROP, SAMPLE_RATE, SampleError, read_audio, read_image, sound_file
-from resumable import append, as_bytes, json_lines, synced, write_synced
+from resumable import GO_ON, append, as_bytes, json_lines, synced, write_whole
 
 FORMAT = 1              # of the files, and of what beats.py computes: raise it when either changes
 CHECKED_AT_OPENING = 16     # rows whose checksum is compared, spread over the file
@@ -162,14 +162,15 @@ def fill(folder, dtype, settings, sources, work, share=1.0, batch_size=16, skip_
     make_folder(place)
     with only_writer(place):
         if not (place / 'index.jsonl').exists():
-            write_synced(place / 'index.jsonl', as_bytes({'settings': settings}))
+            write_whole(place / 'index.jsonl', as_bytes({'settings': settings}), GO_ON)
         index = read_index(place, settings)
         check_rows(place, index, dtype.itemsize)
         chosen = list(sources)[:round(share * len(sources))]
         todo = [i for i in chosen if i not in index or not is_current(index[i], sources[i])]
         refuse_small_disk(place, dtype.itemsize, len(chosen), len(todo), label)
         # a killed build may have left half a line
-        write_synced(place / 'index.jsonl', as_bytes({'settings': settings}) + b''.join(map(as_bytes, index.values())))
+        lines = [{'settings': settings}, *index.values()]
+        write_whole(place / 'index.jsonl', b''.join(map(as_bytes, lines)), GO_ON)
         free = max((line['row'] for line in index.values()), default=-1) + 1
         (place / 'rows').touch()
         bar = tqdm(total=len(chosen), initial=len(chosen) - len(todo), desc=label, unit=' rows', dynamic_ncols=True)

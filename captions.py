@@ -35,7 +35,7 @@ from answers import captions_path
 from data import SAMPLE_RATE, SampleError, read_audio, read_ids, read_image, sound_file
 from model import PRESETS
 from processes import end, lost_process, rank_and_processes, survive_signals
-from resumable import as_bytes, file_hash, fill, json_lines, parts_of, read_audio_captions, refuse_missing, write_synced
+from resumable import GO_ON, as_bytes, file_hash, fill, json_lines, parts_of, read_audio_captions, refuse_missing, write_whole
 
 ROOT = Path(__file__).resolve().parent
 
@@ -307,7 +307,7 @@ def object_stage(args, ids, model_name):
         counts[how] += 1
         written.append({'id': line['id'], **captions[line['id']], 'object': answer,
                         'models': {**models, 'llm': model_name}, 'error': failed.get(line['id'])})
-    write_synced(args.out, b''.join(map(as_bytes, written)))
+    write_whole(args.out, b''.join(map(as_bytes, written)), GO_ON)
     print(f'{args.out}: {len(lines)} pairs, {counts["plain"] + counts["mended"]} with an object ({counts["mended"]} of them '
           f'mended), {counts["refused"]} refused, {counts["empty"]} empty, {counts["failed"]} failed')
     return failed

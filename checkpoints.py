@@ -13,7 +13,6 @@ import fcntl
 import io
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -53,22 +52,12 @@ def save_checkpoint(folder, model, optimiser, scaler, args, state, random):
                                                     'random': random}}
     memory = io.BytesIO()
     torch.save(content, memory)
-    partial = folder / 'last.pt.partial'
-    try:
-        with open(partial, 'wb') as file:
-            file.write(memory.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        if last.exists():
-            shutil.copyfile(last, folder / 'previous.pt.partial')
-            os.replace(folder / 'previous.pt.partial', previous)
-        os.replace(partial, last)
-        forget_old(folder)
-    except OSError as error:
-        for rest in (partial, folder / 'previous.pt.partial'):
-            rest.unlink(missing_ok=True)
-        kept = f'{last} is the last good checkpoint' if last.exists() else 'there is no earlier checkpoint'
-        raise OSError(f'cannot save {last} ({error.strerror or error}): free some space and --resume; {kept}') from None
+    kept = f'{last} is the last good checkpoint' if last.exists() else 'there is no earlier checkpoint'
+    mend = f'free some space and --resume; {kept}'
+    if last.is_file():
+        write_whole(previous, last.read_bytes(), mend)
+    write_whole(last, memory.getvalue(), mend)
+    forget_old(folder)
 
 
 def settings(args):

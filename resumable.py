@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 from processes import rank_and_processes
 
+GO_ON = 'free some space; the same command then goes on from the last finished batch'
+
 
 def file_hash(paths):
     """Twelve hexadecimal digits that change with the names or the content of files."""
@@ -102,8 +104,7 @@ def synced(file):
         file.flush()
         os.fsync(file.fileno())
     except OSError as error:
-        raise OSError(f'cannot write {file.name} ({error.strerror}): free some space; the same command then goes on from '
-                      'the last finished batch') from None
+        raise OSError(f'cannot write {file.name} ({error.strerror}): {GO_ON}') from None
 
 
 def append(file, content):
@@ -112,28 +113,23 @@ def append(file, content):
         file.write(content)
 
 
-def write_synced(path, content):
-    """Replace a file whole, or leave it as it was."""
-    partial = path.with_name(f'{path.name}.partial')
-    with open(partial, 'wb') as file:
-        append(file, content)
-    os.replace(partial, path)
-
-
-def write_whole(path, content):
-    """Write a file, text or bytes, whole or not at all. OSError names the file and the mend."""
+def write_whole(path, content, mend='free some space or name another place'):
+    """Write a file, text or bytes, whole and to the disk, or leave what was there. OSError names the file and the mend."""
     path = Path(path)
     partial = path.with_name(f'{path.name}.partial')
     if path.exists() and not path.is_file():
         raise OSError(f'cannot write {path}: it is no file; name another place')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with open(partial, 'wb') as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise OSError(f'cannot write {path} ({error.strerror or error}): free some space or name another place') from None
+        raise OSError(f'cannot write {path} ({error.strerror or error}): {mend}') from None
 
 
 def parts_of(path):
@@ -167,7 +163,7 @@ def gather(path, settings, batches, keep):
     finished = [k for k, batch in enumerate(batches) if all(i in found and keep(found[i]) for i in batch)]
     content = as_bytes({'settings': settings}) + b''.join(as_bytes(found[i]) for k in finished for i in batches[k])
     if not path.exists() or path.read_bytes() != content:
-        write_synced(path, content)
+        write_whole(path, content, GO_ON)
     for part in parts_of(path):
         part.unlink()
     return finished
