@@ -1,8 +1,9 @@
-"""Shared by the tests: the repository on the path, two threads, a small world, the golden folder."""
+"""Shared by the tests: the repository on the path, two threads, a small world, the golden folder, what a run has saved."""
 
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,32 @@ def failed_in_one_sentence(process, *words):
     assert 'Traceback' not in process.stderr and len(said) == 1, process.stderr
     for word in words:
         assert str(word) in said[0], said[0]
+
+
+def wait_for_steps(folder, *running):
+    """Until the log of a training that these processes run has its first line."""
+    until = time.time() + 300
+    while not (folder / 'log.jsonl').exists() or not (folder / 'log.jsonl').read_text():
+        assert all(process.poll() is None for process in running) and time.time() < until
+        time.sleep(0.05)
+
+
+def saved_step(folder):
+    for name in ('last.pt', 'previous.pt'):
+        if (folder / name).exists():
+            return torch.load(folder / name, weights_only=True)['trainer']['step']
+    return 0
+
+
+def assert_equal(one, other):
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list):
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other
