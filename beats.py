@@ -140,9 +140,15 @@ class PositionConv(nn.Module):
 
     def forward(self, x):                                                   # (B, D, n)
         kernel = self.weight_v.shape[2]
-        weight = self.weight_g * self.weight_v / self.weight_v.norm(dim=(0, 1), keepdim=True)
-        x = F.conv1d(x, weight, self.bias, padding=kernel // 2, groups=self.groups)
-        return x[..., :-1] if kernel % 2 == 0 else x        # an even kernel yields n + 1 positions: drop the last
+        # Never in bf16: on processors with AMX, oneDNN's grouped convolution with an even kernel then has a
+        # relative error of 1 at widths below 256 (torch 2.11 to 2.14).
+        exact = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            v, g, bias = (p.to(exact) for p in (self.weight_v, self.weight_g, self.bias))
+            weight = g * v / v.norm(dim=(0, 1), keepdim=True)
+            y = F.conv1d(x.to(exact), weight, bias, padding=kernel // 2, groups=self.groups)
+        y = y.to(x.dtype)
+        return y[..., :-1] if kernel % 2 == 0 else y        # an even kernel yields n + 1 positions: drop the last
 
 
 def relative_bucket(offset, num_buckets=320, max_distance=800):

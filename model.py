@@ -326,7 +326,8 @@ class SoundLocalizer(nn.Module):
         A, first = (everyone(A), first_of_mine(B)) if negatives == 'global' else (A, 0)         # (N, D)
         with torch.no_grad():
             vision = encode_image(self.clipseg, image)
-        M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk).float()    # (B, N, H, W): image i, audio j
+        M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)            # (B, N, H, W): image i, audio j
+        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # masks and losses in float32, or in float64
         grid = vision.v_D.shape[-2:]
 
         every_M_I = self.image_masks(M_G, image_mask, grid, noise[0])
