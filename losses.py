@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 TAU = 0.07                 # temperature of Eq. 1 (section 4.1)
 P_POS, P_NEG = 0.4, 0.0    # area priors p+ and p- of Eq. 4 (section 3.4)
+EMPTY = 1e-6               # a mask of a smaller sum, or its v_F of a smaller norm, counts as empty
 
 
 # ------------------------------------------------------------------------------------------------
@@ -46,7 +47,8 @@ def masked_features(M_F, v_D, divisor='paper'):
     pooled = torch.einsum('bnhw,bdhw->bnd', M_F, v_D)          # (B, N, D)
     if divisor == 'release':
         return pooled / (M_F.sum() + 1e-6)
-    return pooled / M_F.sum((2, 3)).unsqueeze(-1).clamp(min=1e-6)  # an empty mask (Table 13's M_I here) gives 0
+    total = M_F.sum((2, 3)).unsqueeze(-1)                           # (B, N, 1)
+    return pooled / torch.where(total < EMPTY, 1.0, total)          # v_F = 0 of an empty mask, not 0/0
 
 
 def feature_similarities(v_F, A, first=0, reading='paper'):
@@ -55,9 +57,14 @@ def feature_similarities(v_F, A, first=0, reading='paper'):
     first: the row of A at which the images' own audios begin, where A holds those of other processes too.
     Paper: S^F_ij = v^F_ij . A_j, the audio that made the mask. The release compares the mask of pair (i, j) with
     A_i, the image's own audio (reading='release'): it asks that other sounds' masks hold nothing of this sound.
+    An empty mask (Table 13, M_I in the place of M_F) has nothing to compare: its S is 0 and passes no gradient back,
+    where the cosine's own would be divided by the norm of v_F = 0.
     """
     own = A[first:first + len(v_F)].unsqueeze(1)                    # (B, 1, D)
-    return F.cosine_similarity(v_F, A.unsqueeze(0) if reading == 'paper' else own, dim=-1)
+    empty = v_F.detach().norm(dim=-1) < EMPTY                       # (B, N)
+    v_F = torch.where(empty.unsqueeze(-1), 1.0, v_F)                # any vector but 0, for a finite gradient
+    S = F.cosine_similarity(v_F, A.unsqueeze(0) if reading == 'paper' else own, dim=-1)
+    return S.masked_fill(empty, 0.0)
 
 
 def acl_f(v_F, A, tau=TAU, reading='paper'):

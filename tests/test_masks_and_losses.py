@@ -41,9 +41,13 @@ def test_feature_mask_by_hand():
     assert torch.allclose(mask_gen_f(M_G, (2, 2))[0, 0], torch.tensor(expected), atol=1e-5)
 
 
-def test_feature_mask_of_a_constant_map_is_finite_and_never_empty_elsewhere():
-    assert mask_gen_f(torch.full((1, 1, 4, 4), -3.0), (2, 2)).isfinite().all()
+def test_feature_mask_is_never_all_zeros_though_its_brightest_pixel_may_lie_off_the_grid():
+    least = 1 / (1 + math.exp(0.5 / 0.07))                              # 7.9e-4
+    assert mask_gen_f(torch.full((1, 1, 4, 4), -3.0), (2, 2)).flatten().tolist() == pytest.approx([least] * 4)
     assert mask_gen_f(torch.randn(2, 2, 8, 8) - 9, (8, 8)).amax((2, 3)).min() > 0.99
+    off_the_grid = torch.full((1, 1, 4, 4), -9.0)
+    off_the_grid[..., 1, 1] = 5.0                                       # the grid of 2 x 2 samples pixels 0 and 2
+    assert mask_gen_f(off_the_grid, (2, 2)).flatten().tolist() == pytest.approx([least] * 4, rel=1e-4)
 
 
 def test_grid_takes_the_top_left_pixel_of_each_patch():
@@ -80,6 +84,34 @@ def test_eq2_pools_under_each_pair_s_own_mask():
 
 def test_eq2_of_an_empty_mask_is_zero_not_nan():
     assert losses.masked_features(torch.zeros(1, 1, 2, 2), torch.randn(1, 3, 2, 2)).abs().sum() == 0
+
+
+@pytest.mark.parametrize('reading', ['paper', 'release'])
+@pytest.mark.parametrize('divisor', ['paper', 'release'])
+def test_an_empty_mask_leaves_eq3_and_its_gradients_bounded(reading, divisor):
+    generator = torch.Generator().manual_seed(0)
+    M_F, v_D = (torch.rand(3, 3, 4, 4, generator=generator) > 0.5).float(), torch.randn(3, 8, 4, 4, generator=generator)
+    A = torch.randn(3, 8, generator=generator)
+    M_F[1, 1] = M_F[0, 2] = 0                                           # of a positive pair and of a negative one
+    M_F.requires_grad_(), A.requires_grad_()
+    S = losses.feature_similarities(losses.masked_features(M_F, v_D, divisor), A, reading=reading)
+    losses.info_nce(S).backward()
+    for gradient in (M_F.grad, A.grad):
+        assert gradient.isfinite().all() and 0 < gradient.abs().max() < 100
+    # the masks that are not empty: S by the formula of Eq. 2 and 3, one pair at a time
+    for i in range(3):
+        for j in range(3):
+            v = (M_F[i, j] * v_D[i]).sum((1, 2))
+            other = A[j] if reading == 'paper' else A[i]
+            right = 0.0 if v.norm() == 0 else float(v @ other / (v.norm() * other.norm()))
+            assert S[i, j].item() == pytest.approx(right, abs=1e-6), (i, j)
+
+
+def test_a_faint_soft_mask_is_not_taken_for_an_empty_one():
+    torch.manual_seed(0)
+    v_D, A, faint = torch.randn(1, 8, 4, 4), torch.randn(1, 8), torch.rand(1, 1, 4, 4)
+    S = [losses.feature_similarities(losses.masked_features(scale * faint, v_D), A) for scale in (1, 1e-5)]
+    assert S[1].item() == pytest.approx(S[0].item(), abs=1e-5)
 
 
 def test_eq3_readings_compare_with_different_audios():
