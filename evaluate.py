@@ -55,14 +55,14 @@ SHIPPED = {variant: ROOT / f'miniature/weights/{variant}.pt' for variant in ('av
 # Scores
 # ------------------------------------------------------------------------------------------------
 
-def meter_for(task, dataset, threshold):
-    """The metrics of Tables 1 to 8 for one task on one benchmark."""
-    if task == 'robustness':
-        return metrics.Extended(threshold) if dataset.name.startswith('ext_') else metrics.Robustness(threshold)
+def meter_for(task, dataset, threshold, reading='release'):
+    """The metrics of Tables 1 to 8 for one task on one benchmark. reading: 'release' or 'paper', see metrics.py"""
     if task == 'interactive':
-        return metrics.Interactive(threshold, sizes=dataset.group_sizes)
-    return {'single': metrics.SingleSource, 'segmentation': metrics.Segmentation,
-            'multisource': metrics.MultiSource}[task](threshold)
+        return metrics.Interactive(threshold, sizes=dataset.group_sizes, reading=reading)
+    robustness = metrics.Extended if dataset.name.startswith('ext_') else metrics.Robustness
+    kind = {'single': metrics.SingleSource, 'segmentation': metrics.Segmentation, 'robustness': robustness,
+            'multisource': metrics.MultiSource}[task]
+    return kind(threshold, reading=reading)
 
 
 def feed(meter, batch, heat, confidence=None):
@@ -86,7 +86,7 @@ def score(dataset, tasks, find, args):
     None}}, the same in every process, the meters, and the examples for pictures.
     """
     with_oracle = not args.heatmaps and all(sample.label for sample in dataset.samples)
-    meters = {task: {who: meter_for(task, dataset, args.threshold)
+    meters = {task: {who: meter_for(task, dataset, args.threshold, args.reading)
                      for who in ('ours', *(['oracle'] if with_oracle and task in WITH_ORACLE else []))} for task in tasks}
     part, shown, examples, confidences = shard(dataset, args.batch_size), for_pictures(dataset, args), [], {}
     for number, (batch, bar) in enumerate(read_batches(part, args.batch_size)):
@@ -225,6 +225,9 @@ def parse_args(argv=None):
     # Paper: the threshold behind its tables is nowhere named; metrics.py says why 0.5, for every task
     parser.add_argument('--threshold', default='fixed:0.5',
                         help='fixed:T, top50, adaptive or sweep (metrics.py; default: fixed:0.5 for every task)')
+    parser.add_argument('--reading', choices=['release', 'paper'], default='release',
+                        help='paper: four metrics by the paper\'s letter, not by the evaluators that its tables are made '
+                             'by, and textbook AP beside AP (metrics.py; default: release)')
     parser.add_argument('--batch-size', type=int, default=16)
     parser.add_argument('--limit', type=int, help='only the first N samples of each benchmark, or of each of its conditions')
     parser.add_argument('--json', help='write the scores here')
@@ -363,7 +366,12 @@ def finder(model, tokenizer, dataset, tasks, args):
 
 
 def embed_names(model, tokenizer, dataset):
-    """The oracle's conditions: {class name: text embedding (D,)} of every name in a benchmark."""
+    """The oracle's conditions: {class name: text embedding (D,)} of every name in a benchmark.
+
+    Paper: "CLIPSeg with ground-truth text" (4.1), without a template or a threshold. Here the name stands in "A photo of
+    a {name}", whatever the audio's --prompt, and its heatmap is sigmoid(M_G + b/w) with the b/w of the trained model, so
+    that the two rows differ by what is asked for and by nothing else. An untrained model's b/w is the initial 1.4.
+    """
     names = sorted({sample.label for sample in dataset.samples if sample.label})
     return {name: model.embed_text(tokenizer, [name])[0] for name in names}
 
@@ -397,7 +405,8 @@ def finish_pictures(results, examples, curves, args):
         figures.precision_recall_picture(curves, folder / 'precision_recall.png')
     tables = {task: (results[task], results['clipseg_gt_text'][task], paper_row(args)) for task in args.wanted}
     source = args.heatmaps or ('none, untrained' if args.untrained else os.path.relpath(args.checkpoint or SHIPPED[args.variant or 'av']))
-    facts = {'heatmaps' if args.heatmaps else 'checkpoint': source, 'preset': args.preset, 'threshold': args.threshold}
+    facts = {'heatmaps' if args.heatmaps else 'checkpoint': source, 'preset': args.preset, 'threshold': args.threshold,
+             'metrics': f'reading of the {args.reading}'}
     report.report(folder / 'report.html', 'Hearing and seeing', tables, examples, facts)
     print(f'{folder / "report.html"}: open it in a browser')
 

@@ -521,6 +521,8 @@ def grids(task, ours, oracle, paper):
     if strange := set(ours) - {benchmark for _, benchmarks, _ in TABLES[task] for benchmark in benchmarks}:
         raise ValueError(f'{TASK_NAMES[task]} has no table with {", ".join(sorted(strange))}.')
     for number, benchmarks, headings in TABLES[task]:
+        if any('AP_textbook' in ours.get(benchmark, {}) for benchmark in benchmarks):       # --reading paper
+            headings = {**headings, 'AP_textbook': 'textbook AP'}
         rows = []
         for benchmark in (b for b in benchmarks if b in ours):
             printed = lambda row: paper_scores().get((task, benchmark, row)) if paper else None

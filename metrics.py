@@ -51,6 +51,13 @@ AUC_POINTS = torch.tensor([0.05 * i for i in range(21)], dtype=torch.float64)   
 # upper half, and this method less, so it is cut at a fixed value.
 # Paper: the VGG-SS, extended-set, SLAVC and AVGN evaluators take >= the threshold, the interactive and the
 # AVSBench ones > it (strict=True). It matters where many pixels share one value.
+#
+# Paper: an explicit paper does not win in four places, as its tables are made by the released evaluators. Each class
+# follows these (reading='release'), or the paper's letter (reading='paper', evaluate.py --reading paper):
+#   cIoU and IIoU count a sample with IoU "greater than 0.5"; the evaluators take >= 0.5.
+#   LocAcc is "identical to cIoU", yet its evaluator takes > 0.5; under the letter both do.
+#   "w/ Adap." keeps "the top K pixels"; the evaluators keep K - 1, and fewer among ties.
+#   AP and max-F1 vary the confidence "over all samples"; the evaluator leaves most of them out (class Extended).
 
 def thresholds_for(heatmaps, policy='fixed:0.5', n_gt=None, first_of_batch=False):
     """Where each heatmap is cut. heatmaps (B, H, W), n_gt (B,) pixels in the ground truth, for 'adaptive' only.
@@ -84,6 +91,15 @@ def binarise(heatmaps, policy='fixed:0.5', n_gt=None, strict=False):
     maps = heatmaps[:, None]                                                        # (B, 1, H, W)
     above = maps > cut if strict or policy == 'adaptive' else maps >= cut           # (B, T, H, W)
     return above if policy == 'sweep' else above[:, 0]
+
+
+def highest_pixels(heatmaps, k):
+    """The paper's letter of 'adaptive': exactly the k (B,) highest pixels of each map, among ties the first in reading
+    order. (B, H, W) -> (B, H, W) of 0 and 1
+    """
+    order = heatmaps.flatten(1).sort(dim=1, descending=True, stable=True).indices   # (B, P)
+    chosen = torch.arange(order.shape[1], device=order.device) < k.to(order.device)[:, None]
+    return torch.zeros_like(heatmaps).flatten(1).scatter_(1, order, chosen.to(heatmaps.dtype)).view_as(heatmaps)
 
 
 def kth_smallest(heatmaps, k):
@@ -146,6 +162,15 @@ def pass_counts(x, g, empty, thresholds, strict):
     histogram = x.new_zeros(len(x), 2 * (T + 1)).scatter_add_(1, place, g + empty)
     # A pixel that passed n thresholds counts for the first n: sum from the far end, drop "passed none".
     return histogram.view(-1, 2, T + 1).flip(-1).cumsum(-1).flip(-1)[..., 1:]       # (B, 2, T)
+
+
+def overlap_by(policy, heatmaps, ground_truth, n_gt, strict=False, reading='release', first_of_batch=False):
+    """overlap() with each heatmap cut by a policy, see above: inside, outside (B, T), total (B, 1)."""
+    if policy == 'adaptive' and reading == 'paper':
+        region = highest_pixels(heatmaps, n_gt)
+        return overlap(region, ground_truth, torch.full((len(region), 1), 0.5, device=region.device))
+    cut = thresholds_for(heatmaps, policy, n_gt, first_of_batch)                    # (B, 1) or (19,)
+    return overlap(heatmaps, ground_truth, cut, strict or policy == 'adaptive')
 
 
 def mask_iou(prediction, ground_truth, empty=0.0):
@@ -243,15 +268,17 @@ class SingleSource(Streaming):
 
     Under 'sweep', `.iou` holds a list of 19 floats per sample, and cIoU and AUC are lists of 19.
     strict: > instead of >= (see above). normalise: each map stretched to 0..1 first, as the alignment code does.
+    reading: 'release' or 'paper', see above.
     Paper: where ground truth and prediction are both empty, the VGG-SS evaluator divides 0 by 0 and gets NaN,
     which fails even the AUC's level of 0 (empty=math.nan); the extended-set evaluator gets 0, the default here.
     """
 
     kept = ('iou', 'iou_adaptive')
 
-    def __init__(self, threshold='fixed:0.5', strict=False, normalise=False, empty=0.0, first_of_batch=False):
+    def __init__(self, threshold='fixed:0.5', strict=False, normalise=False, empty=0.0, first_of_batch=False,
+                 reading='release'):
         self.threshold, self.strict, self.normalise = threshold, strict, normalise
-        self.empty, self.first_of_batch = empty, first_of_batch
+        self.empty, self.first_of_batch, self.reading = empty, first_of_batch, reading
         self.iou, self.iou_adaptive = [], []
 
     def update(self, heatmaps, ground_truth):
@@ -259,16 +286,19 @@ class SingleSource(Streaming):
         heatmaps, ground_truth = checked(heatmaps, ground_truth, len(self.iou))
         heatmaps = min_max(heatmaps) if self.normalise else heatmaps
         n_gt = (ground_truth > 0).sum((1, 2))                                       # (B,)
-        cut = thresholds_for(heatmaps, self.threshold, n_gt, self.first_of_batch)   # (B, 1) or (19,)
-        strict = self.strict or self.threshold == 'adaptive'
-        iou = ratio(*overlap(heatmaps, ground_truth, cut, strict), self.empty)      # (B, T)
+        counts = overlap_by(self.threshold, heatmaps, ground_truth, n_gt, self.strict, self.reading,
+                            self.first_of_batch)
+        iou = ratio(*counts, self.empty)                                            # (B, T)
         self.iou += iou.tolist() if self.threshold == 'sweep' else iou[:, 0].tolist()
-        cut = thresholds_for(heatmaps, 'adaptive', n_gt)                            # (B, 1)
-        self.iou_adaptive += ratio(*overlap(heatmaps, ground_truth, cut, True), self.empty)[:, 0].tolist()
+        counts = overlap_by('adaptive', heatmaps, ground_truth, n_gt, reading=self.reading)
+        self.iou_adaptive += ratio(*counts, self.empty)[:, 0].tolist()
+
+    def success(self, iou):
+        return success_share(iou, strict=self.reading == 'paper')
 
     def compute(self):
-        return {'cIoU': success_share(self.iou), 'AUC': area_under_success(self.iou),
-                'cIoU_adap': success_share(self.iou_adaptive), 'AUC_adap': area_under_success(self.iou_adaptive)}
+        return {'cIoU': self.success(self.iou), 'AUC': area_under_success(self.iou),
+                'cIoU_adap': self.success(self.iou_adaptive), 'AUC_adap': area_under_success(self.iou_adaptive)}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -289,8 +319,8 @@ class Segmentation(Streaming):
 
     F is, at each of 255 thresholds, the mean over the samples that have any ground truth, then the maximum over
     the thresholds; the threshold policy does not enter.
-    Paper: "w/ Adap." has no public code for segmentation; here it is the same top-K mask as above. Were exactly K
-    pixels taken, precision, recall and F would coincide.
+    Paper: "w/ Adap." has no public code for segmentation; here it is the same top-K mask as above. Where exactly K
+    pixels are taken (reading='paper'), precision, recall and F coincide.
 
     Paper: an empty mask (MS3 has some) counts its background in the release: IoU = share of pixels not predicted
     (empty='background'; 'skip' leaves such samples out of mIoU, as they are out of F).
@@ -301,8 +331,9 @@ class Segmentation(Streaming):
 
     kept = ('iou', 'iou_adaptive', 'area', 'f_sum', 'f_count', 'f_adaptive', 'batch_iou', 'batch_f')
 
-    def __init__(self, threshold='fixed:0.5', strict=True, empty='background', batch_means=False, f_max='dataset'):
-        self.threshold, self.strict, self.empty = threshold, strict or threshold == 'adaptive', empty
+    def __init__(self, threshold='fixed:0.5', strict=True, empty='background', batch_means=False, f_max='dataset',
+                 reading='release'):
+        self.threshold, self.strict, self.empty, self.reading = threshold, strict, empty, reading
         self.batch_means, self.f_max = batch_means, f_max
         self.iou, self.iou_adaptive, self.area, self.f_adaptive = [], [], [], []
         self.batch_iou, self.batch_f = [], []
@@ -316,13 +347,13 @@ class Segmentation(Streaming):
         n_gt, pixels = masks.sum((1, 2)).long(), masks[0].numel()                   # (B,)
         with_object = n_gt.cpu() > 0                                                # (B,)
 
-        counts = overlap(heatmaps, masks, thresholds_for(heatmaps, self.threshold, n_gt), self.strict)
+        counts = overlap_by(self.threshold, heatmaps, masks, n_gt, self.strict, self.reading)
         iou, area = self.mask_iou_from(*counts, pixels), (counts[0] + counts[1]) / pixels            # (B, T) each
         self.iou += iou.tolist() if self.threshold == 'sweep' else iou[:, 0].tolist()
         self.area += area.tolist() if self.threshold == 'sweep' else area[:, 0].tolist()
         self.batch_iou.append(mean(iou.tolist()))
 
-        counts = overlap(heatmaps, masks, thresholds_for(heatmaps, 'adaptive', n_gt), strict=True)
+        counts = overlap_by('adaptive', heatmaps, masks, n_gt, reading=self.reading)
         self.iou_adaptive += self.mask_iou_from(*counts, pixels)[:, 0].tolist()
         self.f_adaptive += f_score(*counts)[with_object, 0].tolist()
 
@@ -371,19 +402,23 @@ class Extended(Streaming):
     the frame and IoU >= 0.5, and else wrong; a sounding sample below c is a miss. LocAcc looks at sounding samples
     only. Paper: a sounding sample detected in the wrong place is a false positive, but not a miss as well.
 
+    (Table 4's recall of 86.04 above its LocAcc of 80.80 proves it: where misplaced ones were misses, recall could not
+    exceed the share of sounding samples that are found.)
+
     Paper: the evaluator behind Tables 3 and 4 leaves out the highest confidence, takes only every (N // 200)-th of
     the others, omits the curve's first rectangle (ten perfect samples score 80), looks for max-F1 at every
     (N // 10)-th confidence only, and rounds it to 0.1. All of that is kept, as the tables are made of it;
-    curve='exact' uses every confidence and the whole area.
+    reading='paper' uses every confidence, the whole area, and IoU > 0.5 ("exceeds 0.5"). It adds AP_textbook, object
+    detection's own AP, in which a sounding object detected in the wrong place is a miss too.
     """
 
     kept = ('iou', 'confidence', 'sounding')
 
-    def __init__(self, threshold='fixed:0.5', strict=False, empty=0.0, first_of_batch=False, curve='release'):
+    def __init__(self, threshold='fixed:0.5', strict=False, empty=0.0, first_of_batch=False, reading='release'):
         if threshold == 'sweep':
             raise ValueError('the extended sets sweep the confidence: they need one heatmap threshold, not sweep')
-        self.threshold, self.strict, self.empty = threshold, strict or threshold == 'adaptive', empty
-        self.first_of_batch, self.curve = first_of_batch, curve
+        self.threshold, self.strict, self.empty = threshold, strict, empty
+        self.first_of_batch, self.reading = first_of_batch, reading
         self.iou, self.confidence, self.sounding = [], [], []
 
     def update(self, heatmaps, ground_truth, confidence, sounding=None):
@@ -392,56 +427,67 @@ class Extended(Streaming):
         Without `sounding`, a sample sounds if its ground truth has any pixel. (A clipped box may leave none.)
         """
         heatmaps, ground_truth = checked(heatmaps, ground_truth, len(self.iou))
+        confidence = torch.as_tensor(confidence)                                    # (B,)
+        if not confidence.isfinite().all():
+            number = len(self.iou) + int((~confidence.isfinite()).nonzero()[0])
+            raise ValueError(f'confidence number {number} (in order of update, from 0) is NaN or infinity')
         n_gt = (ground_truth > 0).sum((1, 2))                                       # (B,)
-        cut = thresholds_for(heatmaps, self.threshold, n_gt, self.first_of_batch)   # (B, 1)
-        self.iou += ratio(*overlap(heatmaps, ground_truth, cut, self.strict), self.empty)[:, 0].tolist()
-        self.confidence += torch.as_tensor(confidence).tolist()
+        counts = overlap_by(self.threshold, heatmaps, ground_truth, n_gt, self.strict, self.reading,
+                            self.first_of_batch)
+        self.iou += ratio(*counts, self.empty)[:, 0].tolist()
+        self.confidence += confidence.tolist()
         self.sounding += torch.as_tensor(n_gt > 0 if sounding is None else sounding).bool().tolist()
 
-    def precision_recall(self, thresholds):
-        """Confidence thresholds (T,) float64 -> precision (T,), recall (T,), the points of Figure 7."""
+    def precision_recall(self, thresholds, textbook=False):
+        """Confidence thresholds (T,) float64 -> precision (T,), recall (T,), the points of Figure 7.
+
+        textbook: every sounding sample that is not found is a miss, also one that is detected in the wrong place.
+        """
         confidence, order = torch.tensor(self.confidence, dtype=torch.float64).sort(stable=True)     # (N,) each
         sounding = torch.tensor(self.sounding)[order]                                                # (N,)
-        right = sounding & (torch.tensor(self.iou, dtype=torch.float64)[order] >= 0.5)               # (N,)
+        iou = torch.tensor(self.iou, dtype=torch.float64)[order]                    # (N,)
+        right = sounding & (iou > 0.5 if self.reading == 'paper' else iou >= 0.5)   # (N,)
         # `first` is the lowest detection: everything from it on is a detection, everything before is not.
         first = torch.searchsorted(confidence, thresholds.contiguous())             # (T,) 0 .. N
         below = torch.nn.functional.pad(torch.stack([sounding, right]).cumsum(1), (1, 0))   # (2, N + 1)
-        detected, misses = len(order) - first, below[0, first]                      # (T,) each
+        detected = len(order) - first                                               # (T,)
         hits = below[1, -1] - below[1, first]                                       # (T,)
+        misses = below[0, -1] - hits if textbook else below[0, first]               # (T,)
         precision = torch.where(detected > 0, hits / detected, 1.0)
         recall = torch.where(hits + misses > 0, hits / (hits + misses), 1.0)
         return precision.double(), recall.double()
 
-    def average_precision(self):
-        """The area under the interpolated precision-recall curve, 0..1."""
+    def average_precision(self, textbook=False):
+        """The area under the interpolated precision-recall curve, 0..1. textbook: see precision_recall."""
         levels = torch.tensor(self.confidence, dtype=torch.float64).sort(descending=True).values     # (N,)
-        if self.curve == 'release':
+        if self.reading == 'release':
             levels = levels[1:][::max(1, len(levels) // 200)]
-        precision, recall = self.precision_recall(levels)                           # recall grows along the curve
+        precision, recall = self.precision_recall(levels, textbook)                 # recall grows along the curve
         highest_ahead = precision.flip(0).cummax(0).values.flip(0) if len(precision) else precision
-        if self.curve == 'release':
+        if self.reading == 'release':
             return float((highest_ahead[:-1] * recall.diff()).sum())
         return float((highest_ahead * recall.diff(prepend=recall.new_zeros(1))).sum())
 
     def f1_curve(self):
         """F1, precision, recall (T,) at the confidences among which max-F1 is sought, from the lowest on."""
         levels = torch.tensor(self.confidence, dtype=torch.float64).sort().values                    # (N,)
-        if self.curve == 'release':
+        if self.reading == 'release':
             levels = levels[::max(1, len(levels) // 10)]
         precision, recall = self.precision_recall(levels)
         both = precision + recall
         return torch.where(both > 0, 2 * precision * recall / both, 0.0), precision, recall
 
     def compute(self):
+        textbook = {'AP_textbook': 100 * self.average_precision(textbook=True)} if self.reading == 'paper' else {}
         if not self.iou:
-            return dict.fromkeys(('AP', 'max_F1', 'precision', 'recall', 'LocAcc'), math.nan)
+            return dict.fromkeys(('AP', 'max_F1', 'precision', 'recall', 'LocAcc', *textbook), math.nan)
         f1, precision, recall = self.f1_curve()
         best = int(f1.argmax())
         max_f1 = 100 * float(f1[best])
         visible = [iou for iou, sounding in zip(self.iou, self.sounding) if sounding]
         # Paper: LocAcc is said to be cIoU, but its evaluator asks for IoU > 0.5 where cIoU's asks for >= 0.5.
-        return {'AP': 100 * self.average_precision(),
-                'max_F1': round(max_f1, 1) if self.curve == 'release' else max_f1,
+        return {'AP': 100 * self.average_precision(), **textbook,
+                'max_F1': round(max_f1, 1) if self.reading == 'release' else max_f1,
                 'precision': 100 * float(precision[best]), 'recall': 100 * float(recall[best]),
                 'LocAcc': success_share(visible, strict=True)}
 
@@ -558,7 +604,7 @@ class Interactive(SingleSource):
         result = {}
         for suffix, iou in (('', self.iou), ('_adap', self.iou_adaptive)):
             spoilt = self.nan_spreads and any(np.isnan(value).any() for value in iou)
-            result['IIoU' + suffix] = math.nan if spoilt else success_share(self.worst(iou))
+            result['IIoU' + suffix] = math.nan if spoilt else self.success(self.worst(iou))
             result['IAUC' + suffix] = math.nan if spoilt else area_under_success(self.worst(iou))
         return result
 
@@ -600,8 +646,8 @@ class MultiSource(Streaming):
 
     kept = ('cap', 'piap', 'iou', 'scene_iou')
 
-    def __init__(self, threshold='fixed:0.5', strict=False, average='objects', piap='heatmap'):
-        self.threshold, self.strict = threshold, strict or threshold == 'adaptive'
+    def __init__(self, threshold='fixed:0.5', strict=False, average='objects', piap='heatmap', reading='release'):
+        self.threshold, self.strict, self.reading = threshold, strict, reading
         self.average, self.piap_reading = average, piap
         self.cap, self.piap, self.iou, self.scene_iou = [], [], [], []
 
@@ -630,8 +676,7 @@ class MultiSource(Streaming):
 
         self.pairing = pairings[way]                                                # (B, k) of the latest batch
         own = maps[torch.arange(B)[:, None], self.pairing].flatten(0, 1)            # (B * k, H, W)
-        cut = thresholds_for(own, self.threshold, each.sum((1, 2)).long())          # (B * k, 1) or (19,)
-        counts = overlap(own, each, cut, self.strict)
+        counts = overlap_by(self.threshold, own, each, each.sum((1, 2)).long(), self.strict, self.reading)
         iou = torch.where(counts[2] > 0, ratio(*counts, 0.0), math.nan).view(B, k, -1)               # (B, k, T)
         for scene in iou:
             found = [row if self.threshold == 'sweep' else row[0] for row in scene.tolist()

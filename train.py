@@ -262,7 +262,9 @@ def train(args):
                                   clipseg=args.clipseg, beats=args.beats)
     model.to(device)
     open_caches(args, dataset, model.beats)
-    # w and b have no part in some ablations; DistributedDataParallel wants to know
+    # Some ablations never use w and b; DistributedDataParallel would wait for their gradients.
+    # Paper: silent on what such a model (Table 13, rows 2 and 3) shows in the end. As everywhere, it is sigmoid(M_G + b/w),
+    # here with the initial b/w = 1.4.
     model.masker_i.requires_grad_(args.image_mask == 'hard' and bool(
         args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'))
     parameters = [p for p in model.parameters() if p.requires_grad]

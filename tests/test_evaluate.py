@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import evaluate
 import metrics
 from conftest import ROOT, failed_in_one_sentence
 from data import Benchmark, SampleError, collate
@@ -70,6 +71,24 @@ def test_every_cell_of_every_table_is_filled(everything):
         assert title in said
     lines = list(csv.reader((out / 'a.csv').read_text().splitlines()))
     assert lines[0] == ['row', 'task', 'benchmark', 'metric', 'value'] and len(lines) > 200
+
+
+@pytest.mark.parametrize('flags, reading', [([], 'release'), (['--reading', 'paper'], 'paper')])
+def test_the_reading_asked_for_reaches_every_meter_and_the_table(flags, reading, everything, small_world, monkeypatch, capsys):
+    made, meter_for = [], evaluate.meter_for
+
+    def remember(task, dataset, *settings):
+        meter = meter_for(task, dataset, *settings)
+        made.extend(meter.conditions.values() if isinstance(meter, metrics.Robustness) else [meter])
+        return meter
+
+    monkeypatch.setattr(evaluate, 'meter_for', remember)
+    results = evaluate.evaluate(evaluate.parse_args([
+        '--heatmaps', str(everything[0] / 'maps'), '--data-root', str(small_world), '--benchmarks', 'vggss', 'is4',
+        'ext_flickr', 'robust_ms3', 'vgg_instruments', *flags]))
+    assert len(made) == 6 + 4 and {meter.reading for meter in made} == {reading}    # robust_ms3 has four conditions
+    assert ('AP_textbook' in results['robustness']['ext_flickr']) == (reading == 'paper')
+    assert ('textbook AP' in capsys.readouterr().out) == (reading == 'paper')
 
 
 def test_pictures_and_a_report_come_with_every_task(everything):

@@ -115,6 +115,42 @@ def test_single_source_by_hand():
     assert scores['AUC_adap'] == pytest.approx(100 * .05 * (.5 * 1 + 15 / 3))
 
 
+def test_exactly_the_k_highest_pixels_by_the_papers_letter():
+    flat = torch.full((1, 2, 4), .5)
+    both = torch.cat([HEAT, flat])
+    assert M.highest_pixels(both, torch.tensor([4, 3])).tolist() == [[[1, 1, 1, 0], [1, 0, 0, 0]],
+                                                                      [[1, 1, 1, 0], [0, 0, 0, 0]]]
+    assert M.highest_pixels(both, torch.tensor([0, 8])).sum((1, 2)).tolist() == [0, 8]
+    letter, release = M.SingleSource(reading='paper'), M.SingleSource()
+    for metric in (letter, release):
+        metric.update(both, torch.cat([LEFT, LEFT]))
+    # four pixels, three of them inside; the flat map's first row, two inside; the release takes three and none
+    assert letter.iou_adaptive == pytest.approx([3 / 5, 2 / 6]) and release.iou_adaptive == pytest.approx([3 / 4, 0])
+    for metric in (M.SingleSource('adaptive', reading='paper'), M.MultiSource('adaptive', reading='paper'),
+                   M.Extended('adaptive', reading='paper'), M.Segmentation('adaptive', reading='paper')):
+        one_source = isinstance(metric, M.MultiSource)
+        confidence = [[.5]] if isinstance(metric, M.Extended) else []
+        metric.update(*((m[:, None] if one_source else m) for m in (HEAT, LEFT)), *confidence)
+        assert metric.iou == pytest.approx([3 / 5])
+
+
+def test_precision_recall_and_f_coincide_on_exactly_k_pixels():
+    metric = M.Segmentation(reading='paper')
+    metric.update(HEAT, LEFT)
+    assert metric.f_adaptive == pytest.approx([3 / 4]) and metric.iou_adaptive == pytest.approx([3 / 5])
+
+
+def test_iou_of_exactly_one_half_is_not_greater_than_one_half():
+    single, both = M.SingleSource(reading='paper'), M.Interactive(reading='paper')
+    single.update(torch.ones(1, 2, 4), LEFT)                                        # full prediction
+    both.update(torch.ones(2, 2, 4), torch.cat([LEFT, LEFT]), ['a', 'a'])
+    assert single.iou == both.iou[:1] == [0.5]
+    assert single.compute()['cIoU'] == 0 and both.compute()['IIoU'] == 0
+    both = M.Interactive()
+    both.update(torch.ones(2, 2, 4), torch.cat([LEFT, LEFT]), ['a', 'a'])
+    assert both.compute()['IIoU'] == 100
+
+
 def test_iou_of_exactly_one_half_counts():
     metric = M.SingleSource()
     metric.update(torch.ones(1, 2, 4), LEFT)                                        # full prediction
@@ -220,9 +256,9 @@ def test_batch_readings_differ_only_on_request():
 # Robustness
 # ------------------------------------------------------------------------------------------------
 
-def extended(curve):
+def extended(reading):
     """Confidences .9 (found), .8 (silent), .7 (found in the wrong place), .6 (found)."""
-    metric = M.Extended(curve=curve)
+    metric = M.Extended(reading=reading)
     metric.iou, metric.confidence = [.6, 0., .2, .9], [.9, .8, .7, .6]
     metric.sounding = [True, False, True, True]
     return metric
@@ -230,7 +266,7 @@ def extended(curve):
 
 def test_extended_by_hand():
     # Along falling confidence: precision 1, 1/2, 1/3, 1/2 (interpolated 1, 1/2, 1/2, 1/2); recall 1/3, 1/3, 1/2, 1
-    exact, released = extended('exact').compute(), extended('release').compute()
+    exact, released = extended('paper').compute(), extended('release').compute()
     assert exact['AP'] == pytest.approx(100 * (1 / 3 + .5 / 6 + .5 / 2))
     assert released['AP'] == pytest.approx(100 * (.5 / 6 + .5 / 2))     # neither .9 nor the first rectangle
     assert exact['max_F1'] == pytest.approx(200 / 3) and released['max_F1'] == 66.7
@@ -238,21 +274,43 @@ def test_extended_by_hand():
     assert released['LocAcc'] == pytest.approx(200 / 3)
 
 
+def metric_as(reading, metric):
+    """What an Extended has seen, read in another way."""
+    other = M.Extended(reading=reading)
+    return other.merge(metric)
+
+
+def test_textbook_ap_counts_a_misplaced_object_as_a_miss_too():
+    # recall of the three that sound: 1/3, 1/3, 1/3, 2/3; precision as above
+    assert extended('paper').compute()['AP_textbook'] == pytest.approx(100 * (1 / 3 + .5 / 3))
+    assert 'AP_textbook' not in extended('release').compute()
+
+
+@pytest.mark.parametrize('odd', [math.nan, math.inf])
+def test_a_confidence_that_is_no_number_is_named(odd):
+    metric = M.Extended()
+    metric.update(HEAT, LEFT, [.5])
+    with pytest.raises(ValueError, match='confidence number 2 .* NaN or infinity'):
+        metric.update(torch.cat([HEAT, HEAT]), torch.cat([LEFT, LEFT]), torch.tensor([.5, odd]))
+
+
 def test_ten_perfect_samples_score_80():
-    for curve, score in (('release', 80), ('exact', 100)):
-        metric = M.Extended(curve=curve)
+    for reading, score in (('release', 80), ('paper', 100)):
+        metric = M.Extended(reading=reading)
         metric.iou, metric.confidence, metric.sounding = [1.] * 10, [i / 10 for i in range(10)], [True] * 10
         assert metric.compute()['AP'] == pytest.approx(score)
 
 
 def test_extended_from_maps_and_ties():
-    metric = M.Extended(curve='exact')
+    metric = M.Extended(reading='paper')
     heat, truth = torch.cat([HEAT, HEAT, torch.ones_like(HEAT)]), torch.cat([LEFT, 0 * LEFT, LEFT])
     metric.update(heat, truth, torch.tensor([.5, .5, .5]))
     assert metric.sounding == [True, False, True] and metric.iou == pytest.approx([.6, 0, .5])
     scores = metric.compute()
-    assert scores['AP'] == pytest.approx(200 / 3)                                   # one point: precision 2/3
-    assert scores['LocAcc'] == pytest.approx(50)                                    # > 0.5, where cIoU has >=
+    # one point; of the three detections one has IoU > 0.5, and by the release's >= two have
+    assert scores['AP'] == pytest.approx(100 / 3) and scores['precision'] == pytest.approx(100 / 3)
+    assert float(metric_as('release', metric).precision_recall(torch.tensor([.5]).double())[0]) == pytest.approx(2 / 3)
+    assert scores['LocAcc'] == pytest.approx(50)                                    # > 0.5 in both readings
     lost = M.Extended()                                                # a box clipped away still sounds
     lost.update(heat[:1], 0 * LEFT, [.5], sounding=[True])
     assert lost.sounding == [True] and lost.compute()['LocAcc'] == 0
