@@ -57,8 +57,8 @@ def feature_similarities(v_F, A, first=0, reading='paper'):
     first: the row of A at which the images' own audios begin, where A holds those of other processes too.
     Paper: S^F_ij = v^F_ij . A_j, the audio that made the mask. The release compares the mask of pair (i, j) with
     A_i, the image's own audio (reading='release'): it asks that other sounds' masks hold nothing of this sound.
-    An empty mask (Table 13, M_I in the place of M_F) has nothing to compare: its S is 0 and passes no gradient back,
-    where the cosine's own would be divided by the norm of v_F = 0.
+    Paper: silent on an empty mask, which M_I in the place of M_F can be (Table 13). It has nothing to compare: its S is
+    0 and passes no gradient back, where the cosine's own would be divided by the norm of v_F = 0.
     """
     own = A[first:first + len(v_F)].unsqueeze(1)                    # (B, 1, D)
     empty = v_F.detach().norm(dim=-1) < EMPTY                       # (B, N)

@@ -11,7 +11,7 @@ from transformers.models.clipseg.modeling_clipseg import CLIPSegDecoder, CLIPSeg
 
 from beats import BEATs, BEATsConfig, PositionConv
 from conftest import ROOT
-from model import AttentivePooling, SelfPotential, UnaryPotential
+from model import AttentivePooling, SelfPotential, UnaryPotential, encode_image, load_model
 
 PAPER = CLIPSegConfig(vision_config={'patch_size': 16}, extract_layers=[3, 6, 9], reduce_dim=64,
                       use_complex_transposed_convolution=True)
@@ -87,3 +87,15 @@ def test_the_position_convolution_is_never_computed_in_16_bits(monkeypatch, low,
         found = module.to(low)(x.to(low))
     assert seen == 2 * [(torch.float32,) * 3 + (False,)] and found.dtype == low
     assert (found.float() - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+def test_the_shipped_encoders_give_in_bf16_what_they_give_in_float32():
+    model, _ = load_model('miniature', ROOT / 'miniature/weights/av.pt')
+    generator = torch.Generator().manual_seed(0)
+    image, wav = torch.randn(2, 3, 96, 96, generator=generator), torch.randn(2, 32000, generator=generator) / 10
+    with torch.no_grad():
+        exact = encode_image(model.clipseg, image).pooled, model.embed_audio(wav)
+        with torch.autocast('cpu', torch.bfloat16):
+            rounded = encode_image(model.clipseg, image).pooled, model.embed_audio(wav)
+    for one, other in zip(rounded, exact):
+        assert F.cosine_similarity(one.float(), other).min() > 0.995
