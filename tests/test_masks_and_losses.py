@@ -99,6 +99,7 @@ def test_an_empty_mask_leaves_eq3_and_its_gradients_bounded(reading, divisor):
     for gradient in (M_F.grad, A.grad):
         assert gradient.isfinite().all() and 0 < gradient.abs().max() < 100
     # the masks that are not empty: S by the formula of Eq. 2 and 3, one pair at a time
+    M_F, A = M_F.detach(), A.detach()
     for i in range(3):
         for j in range(3):
             v = (M_F[i, j] * v_D[i]).sum((1, 2))
