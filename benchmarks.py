@@ -137,7 +137,7 @@ class BenchmarkSample:
     condition: str = 'positive'
     unit: float = 1             # the frame's side in the boxes' numbers: 1, shares
     agreement: int = 1          # boxes that make a pixel count whole (Flickr: 2)
-    threshold: int = 1          # least grey of the mask that is object
+    threshold: int = 1          # least grey of the mask that is object; of a JPEG 128 (media.py)
     ade_class: int | None = None        # the mask is an ADE20K annotation, this class the object
     stereo: bool = False        # left and right channel one after the other (AVSBench)
     number: int = 0             # in its list, for noise

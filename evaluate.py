@@ -26,15 +26,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 import figures
 import metrics
 import report
-from data import (BENCHMARKS, SAMPLE_RATE, Benchmark, displayable, evaluation_image, evaluation_loader, read_audio,
-                  read_image)
+from data import (BENCHMARKS, SAMPLE_RATE, Benchmark, displayable, evaluation_image,
+                  evaluation_loader, read_audio)
 from heatmaps import PAIR_SIZE, localise, localise_sources, read_confidences, read_localised, save_heatmaps
+from media import part_heard, read_own_image
 from model import PRESETS, ROOT, load_model, read_checkpoint
 from processes import end, gather_lists, lost_process, rank_and_processes, shard, start_processes
 from resumable import write_whole
@@ -48,6 +49,7 @@ TASKS = {   # which benchmarks a task is run on (section 4.1), in the order of t
 }
 WITH_ORACLE = ('single', 'segmentation', 'interactive')         # Tables 1, 2, 6 and 7
 HEADLINE = {'single': 'cIoU', 'segmentation': 'mIoU', 'robustness': 'AP', 'interactive': 'IIoU', 'multisource': 'CAP'}
+SILENT = 2**-14                         # a sound whose peak is below two steps of 16 bits is silent
 SHIPPED = {variant: ROOT / f'miniature/weights/{variant}.pt' for variant in ('av', 'av_llm')}
 
 
@@ -187,20 +189,29 @@ def iou_of(meter, batch, i):
 # ------------------------------------------------------------------------------------------------
 
 def one_pair(model, preset, image_file, audio_file, out):
-    """Localise one sound in one picture and save frame | heatmap | overlay at the picture's own size."""
+    """Localise one sound in one picture and save frame | heatmap | overlay, each of its size.
+
+    A large picture is brought down before, as the heatmap has as many pixels as the picture.
+    """
     config, device = PRESETS[preset], next(model.parameters()).device
-    picture = ImageOps.exif_transpose(read_image(image_file))       # phones turn the tag, not the pixels
+    picture, reduced = read_own_image(image_file)
+    wav = read_audio(audio_file, config.seconds)
+    heard = part_heard(audio_file, config.seconds)
+    silent = bool(wav.abs().max() < SILENT)
+    if heard or silent:
+        print(f'hears {heard or Path(audio_file).name}{", all of it silent" if silent else ""}')
     image = evaluation_image(picture, config.image_size)[None].to(device)
-    wav = read_audio(audio_file, config.seconds)[None].to(device)
-    heat = model.heatmap(image, wav, (picture.height, picture.width))[0].cpu().numpy()
+    size = picture.height, picture.width
+    heat = model.heatmap(image, wav[None].to(device), size)[0].cpu().numpy()
     frame = np.asarray(picture)
     tiles = [frame, figures.heat_colours(heat), figures.overlay(frame, heat)]
     try:
         Image.fromarray(np.concatenate(tiles, 1)).save(out)
     except (OSError, ValueError) as error:
         raise OSError(f'cannot write {out} ({error}): name a .png or .jpg file in a folder that is there') from None
-    print(f'{out}: frame | heatmap | overlay; {(heat > 0.5).mean():.1%} of the frame is over 0.5, the peak is '
-          f'{heat.max():.2f}')
+    told = f', brought down to {picture.width} x {picture.height} pixels' if reduced else ''
+    print(f'{out}: frame | heatmap | overlay{told}; {(heat > 0.5).mean():.1%} of the frame is over '
+          f'0.5, the peak is {heat.max():.2f}')
 
 
 # ------------------------------------------------------------------------------------------------

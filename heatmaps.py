@@ -111,7 +111,7 @@ def read_heatmap(folder, name, size):
         if path.is_file():
             heat = np.load(path, allow_pickle=False)
         elif (path := path.with_suffix('.png')).is_file():
-            with Image.open(path) as image:
+            with Image.open(path, formats=['PNG']) as image:
                 if image.mode not in ('L', '1'):
                     raise SampleError(f'{path} is a picture of mode {image.mode}: a heatmap is grey, 8 bits a pixel')
                 heat = np.asarray(image.convert('L'), np.float32) / 255
@@ -136,6 +136,8 @@ def read_confidences(folder):
     path, found = folder / 'confidence.csv', {}
     if not path.exists():
         return found
+    if not path.is_file():
+        raise ValueError(f'{path} is a folder or a pipe: put a file of lines id,confidence there')
     try:
         lines = list(csv.reader(path.read_text(encoding='utf-8-sig').splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -4,33 +4,66 @@
     image = evaluation_image(read_image('a.jpg'), 352)           # (3, 352, 352), CLIP-normalised
     boxes = box_map([[0.1, 0.2, 0.5, 0.9]])                      # (224, 224) of 0 and 1
 
-Audio may be wav, flac, ogg or mp3, mono or stereo, at any rate; pictures are whatever Pillow reads at 8 bits a channel.
-A file that cannot be used is a SampleError, one sentence that names it and the mend. Nothing read here is executed:
-pickled masks pass an unpickler that knows NumPy's arrays and nothing else. Which files make a sample: data.py.
+Audio may be wav, flac, ogg or mp3, mono or stereo, at any rate; pictures those of FORMATS with 8
+bits a channel. A file that cannot be used is a SampleError, one sentence that names it and the
+remedy. Nothing read here is executed: pickled masks pass an unpickler that knows NumPy's arrays and
+nothing else. Which files make a sample: data.py.
 """
 
+import contextlib
+import io
 import math
+import mmap
 import os
 import pickle
+import re
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 import torchaudio
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
+from tqdm import tqdm
 
 SAMPLE_RATE = 16_000
 SOUNDS = ('.wav', '.flac', '.ogg', '.mp3')     # looked for in this order; the released lists mean wav
 PICTURES = ('.jpg', '.png', '.jpeg')
+# What Pillow may open, a phone's MPO as JPEG. It knows more and hands some (EPS) to other programs.
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
+# Pillow warns of pictures over 89 megapixels; from 179 on it raises an error, which is kept.
+warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)   # raised by Pillow
+LOUDEST = 10        # times full scale: float samples may exceed it a little, unscaled integers far
+# Channels are opposed where their mean has less than this share of the energy that the mean of
+# independent channels would have; for stereo of equal loudness, where they correlate below -0.8.
+OPPOSED = 0.2
+TOLD_LONGER = 0.05              # seconds by which a sound may exceed what is heard, unmentioned
+PLACEHOLDER = 0x7FFFF000        # a WAV's size from here on may mean "unknown" (sox, ffmpeg)
+UNKNOWN_FRAMES = 2**63 - 1      # libsndfile's count where a file does not state its length
+MP3_FRAME = 1152                # samples that an MP3 frame has at most
 GROUND_TRUTH_SIZE = 224                 # everything is scored at 224 x 224 (released code)
+LONGEST_SIDE = 1600                     # pixels to which a picture of one's own is brought down
+JPEG_THRESHOLD = 128                    # least grey of a JPEG mask that is object
 RESIZE_BEFORE_CROP = 1.1                # times the model's size, for training frames (released code)
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+_told_of_opposed = []                   # the first such file, which alone is named
 
 
 class SampleError(ValueError):
     """A file of one sample that cannot be used; its text names the file and the mend."""
+
+
+def check_file(path):
+    """SampleError where there is no ordinary file: reading a pipe would wait for its writer."""
+    if not os.path.exists(path):
+        raise SampleError(f'{path} is missing: put the file there or remove the sample from its '
+                          'list')
+    if not os.path.isfile(path):
+        raise SampleError(f'{path} is a folder or a pipe: put an ordinary file there')
 
 
 def file_of(folder, name, suffixes):
@@ -49,7 +82,7 @@ def read_audio(path, seconds, rate=SAMPLE_RATE):
     -> (round(seconds * rate),) float32 in -1..1. SampleError when it is missing, cut short, empty or not a sound.
     """
     sound, native = _decode(path, seconds, rate)
-    return _at_rate(sound.mean(0, keepdim=True), native, rate, round(seconds * rate))[0]
+    return _at_rate(_mono(sound, path)[None], native, rate, round(seconds * rate))[0]
 
 
 def read_channels(path, seconds, rate=SAMPLE_RATE):
@@ -74,28 +107,53 @@ def noise(index, length):
     return torch.from_numpy(np.random.default_rng((42, index)).uniform(-1, 1, length).astype(np.float32))
 
 
+def part_heard(path, seconds):
+    """How much of a sound read_audio hears, e.g. 'the first 2.0 of 5.0 s of a.wav'; None if all."""
+    with _open_sound(path) as (sound, frames):
+        limit = math.ceil((seconds + TOLD_LONGER) * sound.samplerate)
+        total = '' if frames is None else f' of {frames / sound.samplerate:.1f}'
+        length = len(_samples(sound, limit)) if frames is None else frames
+    return f'the first {seconds:.1f}{total} s of {Path(path).name}' if length >= limit else None
+
+
 def _decode(path, seconds, rate):
-    """-> the file's first seconds as (channels, samples) at its own rate, and that rate. SampleError as read_audio."""
-    if not os.path.isfile(path):
-        raise SampleError(f'{path} is missing: put the file there or remove the sample from its list')
-    if missing := _missing_wav_bytes(path):
-        raise SampleError(f'{path} is cut short by {missing} bytes: fetch it again')
-    try:
-        with soundfile.SoundFile(path) as file:
-            native, wanted = file.samplerate, math.ceil(seconds * file.samplerate)
-            sound = file.read(wanted, dtype='float32', always_2d=True)                      # (samples, channels)
-            lost = min(wanted, file.frames) - len(sound)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise SampleError(f'{path} is not a readable sound ({str(error).splitlines()[0]}): replace it') from None
-    if lost > 0:
-        raise SampleError(f'{path} is cut short by {lost} samples: fetch it again')
-    if not len(sound):
+    """-> the first seconds as (channels, samples) at the file's own rate, and that rate."""
+    with _open_sound(path) as (sound, frames):
+        native, length = sound.samplerate, math.ceil(seconds * sound.samplerate)
+        wanted = length if frames is None else min(length, frames)
+        samples = _samples(sound, wanted)                                   # (samples, channels)
+    if len(samples) < length and sound.format == 'OGG' and _is_chain(path):
+        raise SampleError(f'{path} is a chain of several sounds, of which only the first can be '
+                          'read: save it as wav')
+    if frames is not None and len(samples) < wanted:
+        raise SampleError(f'{path} is cut short by {wanted - len(samples)} samples: fetch it again')
+    if not len(samples):
         raise SampleError(f'{path} holds no sound (zero samples): replace it')
-    if not np.isfinite(sound).all():
+    if not np.isfinite(samples).all():
         raise SampleError(f'{path} holds samples that are not numbers: replace it')
+    if (peak := np.abs(samples).max()) > LOUDEST:
+        raise SampleError(f'{path} holds samples up to {peak:.4g}, where full scale is 1: divide '
+                          'them by the full scale of their integers (32768 for 16 bits)')
     if native // math.gcd(native, rate) > 2000:                             # the resampler's kernels would never end
         raise SampleError(f'{path} has the odd rate of {native} Hz: resample it to {rate}')
-    return torch.from_numpy(np.ascontiguousarray(sound.T)), native
+    return torch.from_numpy(np.ascontiguousarray(samples.T)), native
+
+
+def _mono(sound, path):
+    """(channels, samples) -> (samples,): their mean, or the loudest where they cancel each other.
+
+    Paper: section 4.1 says nothing of stereo, and the released code takes mono files. Channels of
+    opposite sign, which wrongly wired microphones give, would average to silence.
+    """
+    mean = sound.mean(0)
+    energy = sound.var(1, correction=0)             # (channels,); a constant offset is no sound
+    if mean.var(correction=0) >= OPPOSED * energy.mean() / len(sound):
+        return mean
+    if not _told_of_opposed:
+        _told_of_opposed.append(path)
+        tqdm.write(f'{path}: its channels cancel each other, so the loudest of them is taken; '
+                   'further files of this kind are not named', file=sys.stderr)
+    return sound[energy.argmax()]
 
 
 def _at_rate(sound, native, rate, length):
@@ -110,16 +168,142 @@ def sound_file(folder, name):
     return file_of(folder, name, SOUNDS)
 
 
-def _missing_wav_bytes(path):
-    """How many bytes a RIFF wav is shorter than its header says; decoders would pad or cut without a word."""
+# The length of a sound. A program that writes into a pipe cannot go back to note it, and an MP3
+# need not state it: such a sound ends where its file ends. A file that is shorter than it states
+# is cut short, which decoders would not tell.
+
+class _Sound(soundfile.SoundFile):
+    """A sound that is read once, from its start.
+
+    soundfile would seek after reading, which fails at the end of a FLAC of unknown length.
+    """
+
+    def seekable(self):
+        return False
+
+
+class _Stream(io.FileIO):
+    """An MP3 that does not state its length, as libsndfile has to see it.
+
+    libsndfile estimates the number of frames from the size of the file and decodes no more, which
+    loses any number of seconds. The size told here is a gigabyte too large, so that decoding ends
+    with the data. It starts at the first frame's header: the first bytes may be a tag, or of a
+    stream the rest of a frame. states_length: whether a Xing or Info frame counts the others.
+    """
+
+    def __init__(self, path):
+        super().__init__(path)
+        head = self.read(10)
+        tag = 0
+        if head.startswith(b'ID3'):                         # its size: 7 bits in each of 4 bytes
+            tag = 10 + sum(byte << 7 * k for k, byte in enumerate(reversed(head[6:])))
+        super().seek(tag)
+        head = self.read(4096)
+        header = re.search(rb'\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]', head)
+        count = re.search(rb'(?:Xing|Info)\0\0\0(.)', head, re.DOTALL)
+        self.states_length = bool(count and count[1][0] & 1)
+        self.start = tag + (header.start() if header else 0)
+        self.size = os.path.getsize(path) - self.start
+        self.seek(0)
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        if whence == os.SEEK_CUR:
+            offset += self.tell()
+        elif whence == os.SEEK_END:                         # an offset: libmpg123 looks for a tag
+            offset += self.size if offset else self.size + 2**30
+        return super().seek(self.start + max(0, offset)) - self.start
+
+    def tell(self):
+        return super().tell() - self.start
+
+
+@contextlib.contextmanager
+def _open_sound(path):
+    """Yields a _Sound and its stated samples per channel, or None. SampleError as read_audio."""
+    check_file(path)
+    if Path(path).suffix.lower() == '.raw':
+        raise SampleError(f'{path} has no header with its rate and channels: save it as wav')
+    try:
+        with contextlib.ExitStack() as files:
+            source = _source(path)
+            if source is not path:
+                files.enter_context(source)
+            sound = files.enter_context(_Sound(source))
+            frames = None if sound.frames == UNKNOWN_FRAMES else sound.frames
+            if sound.format == 'MP3':
+                stream = files.enter_context(_Stream(path))
+                if not stream.states_length:
+                    sound, frames = files.enter_context(_Sound(stream)), None
+            yield sound, frames
+    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        reason = getattr(error, 'error_string', None) or str(error) or 'the decoder fails'
+        reason = reason.splitlines()[0]
+        raise SampleError(f'{path} is not a readable sound ({reason}): replace it') from None
+
+
+def _samples(sound, wanted):
+    """-> (up to `wanted` samples, channels) float32; of a _Stream without a cut last frame."""
+    if not isinstance(sound.name, _Stream):
+        return sound.read(wanted, dtype='float32', always_2d=True)
+    blocks = []
+    try:
+        while len(blocks) * MP3_FRAME < wanted:
+            blocks.append(sound.read(MP3_FRAME, dtype='float32', always_2d=True))
+            if len(blocks[-1]) < MP3_FRAME:
+                break
+    except soundfile.LibsndfileError:
+        if not blocks or sound.name.tell() < sound.name.size:
+            raise
+    return np.concatenate(blocks)[:wanted]
+
+
+def _is_chain(path):
+    """Whether an OGG file, as internet radio gives it, holds sounds one after the other."""
+    flags = b''.join(re.findall(rb'OggS\0(.)', Path(path).read_bytes(), re.DOTALL))
+    return any(not page & 2 and following & 2 for page, following in zip(flags, flags[1:]))
+
+
+def _source(path):
+    """What soundfile opens: the path, or of a WAV of unknown length a copy in which it is known.
+
+    SampleError where a WAV's samples are fewer than it states. The size of the RIFF chunk around
+    them is not looked at: recorders get it wrong.
+    """
     with open(path, 'rb') as file:
-        header = file.read(12)
-    if header[:4] != b'RIFF' or header[8:] != b'WAVE':
-        return 0
-    promised = int.from_bytes(header[4:8], 'little')
-    if promised in (0, 0xFFFFFFFF):                 # written by a stream that never knew its length
-        return 0
-    return max(0, promised + 8 - os.path.getsize(path))
+        order = {b'RIFF': 'little', b'RIFX': 'big'}.get(file.read(4))
+        end = file.seek(0, os.SEEK_END)
+        chunks = _chunks(file, 12, end, order) if order else ()
+        stated, start = next((chunk[1:] for chunk in chunks if chunk[0] == b'data'), (None, 0))
+        if stated is None:
+            return path
+        there = end - start
+        if stated == 0:                                     # unknown, or else only chunks follow
+            ends = [begin + size for _, size, begin in _chunks(file, start, end, order)]
+            known = there == 0 or bool(ends) and ends[-1] in (end, end - 1)
+        else:
+            known = stated <= there or stated < PLACEHOLDER
+        if known and stated > there:
+            raise SampleError(f'{path} is cut short by {stated - there} bytes: fetch it again')
+        if known:
+            return path
+        # copy-on-write: the file is read as it is needed, and never written
+        wav = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    there = min(there, 2**32 - start)                       # both sizes have 32 bits
+    there -= there % 2                                      # an odd one would be padded
+    wav[4:8] = (start - 8 + there).to_bytes(4, order)
+    wav[start - 4:start] = there.to_bytes(4, order)
+    return wav
+
+
+def _chunks(file, place, end, order):
+    """Yields a RIFF file's chunks, (name, size, where the content begins), while names are text."""
+    while place + 8 <= end:
+        file.seek(place)
+        name, size = file.read(4), int.from_bytes(file.read(4), order)
+        if not (name.isascii() and name.decode().isprintable()):
+            return
+        yield name, size, place + 8
+        place += 8 + size + size % 2                        # padded to an even length
 
 
 # ------------------------------------------------------------------------------------------------
@@ -127,18 +311,54 @@ def _missing_wav_bytes(path):
 # ------------------------------------------------------------------------------------------------
 
 def read_image(path):
-    """-> PIL image, RGB. SampleError when it is missing or not a readable picture."""
+    """-> PIL image, RGB, on white where it is transparent.
+
+    SampleError when it is missing or not a readable picture.
+    """
+    with _open_picture(path) as picture:
+        return _opaque(picture, 'white')
+
+
+def read_own_image(path):
+    """As read_image, for a picture of any size, upright and at most LONGEST_SIDE wide and high.
+
+    -> PIL image, whether it was larger
+    """
+    with _open_picture(path) as picture:
+        large = max(picture.size) > LONGEST_SIDE
+        picture.draft(None, (LONGEST_SIDE, LONGEST_SIDE))   # a JPEG is decoded at 1/2, 1/4 or 1/8
+        ImageOps.exif_transpose(picture, in_place=True)     # phones turn the tag, not the pixels
+        image = _opaque(picture, 'white')
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return image, large
+
+
+@contextlib.contextmanager
+def _open_picture(path):
+    """Yields a PIL image of 8 bits a channel. SampleError, also for what goes wrong in its use."""
+    check_file(path)
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith('I') or image.mode == 'F':         # Pillow would clip these to white or black
-                raise SampleError(f'{path} is a picture of 16 bits or more a channel: save it with 8')
-            return image.convert('RGB')
-    except FileNotFoundError:
-        raise SampleError(f'{path} is missing: put the file there or remove the sample from its list') from None
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.mode.startswith('I') or picture.mode == 'F':     # Pillow would clip these
+                raise SampleError(f'{path} is a picture of 16 bits or more a channel: save it with '
+                                  '8')
+            yield picture
     except SampleError:
         raise
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SampleError(f'{path} is not a readable picture ({str(error).splitlines()[0]}): replace it') from None
+    except UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SampleError(f'{path} is not a readable picture ({reason}): replace it by one of the '
+                          f'formats {", ".join(FORMATS)}') from None
+
+
+def _opaque(picture, background):
+    """-> RGB, the background where it is transparent: any colours may be hidden there."""
+    if not picture.has_transparency_data:
+        return picture.convert('RGB')
+    picture = picture.convert('RGBA')
+    image = Image.new('RGB', picture.size, background)
+    image.paste(picture, mask=picture)
+    return image
 
 
 def normalise(image):
@@ -212,12 +432,17 @@ def box_from_mask(mask):
 def read_mask(path, frame_size=None, threshold=1, ade_class=None, size=GROUND_TRUTH_SIZE):
     """A mask picture -> (size, size) float32 of 0 and 1. SampleError as read_image.
 
-    threshold: the least grey that is object; 1: any non-zero pixel, 128: JPEG masks, whose edges ring. ade_class: read
-    as an ADE20K annotation, in which red // 10 * 256 + green is a pixel's class. frame_size: (width, height) of the
-    frame, which the mask must share unless it is size x size already.
+    threshold: the least grey that is object; 1: any non-zero pixel. It is at least JPEG_THRESHOLD
+    for a JPEG, whatever its name, because a JPEG's edges ring. A transparent pixel is no object.
+    ade_class: read as an ADE20K annotation, in which red // 10 * 256 + green is a pixel's class.
+    frame_size: (width, height) of the frame, which the mask must share unless it is size x size
+    already.
     Paper: the AVSBench release binarises through PIL's dithering convert('1'), which speckles grey edges; not here.
     """
-    picture = read_image(path)
+    with _open_picture(path) as opened:
+        picture = _opaque(opened, 'black')
+        if opened.format in ('JPEG', 'MPO'):
+            threshold = max(threshold, JPEG_THRESHOLD)
     if frame_size and picture.size not in (tuple(frame_size), (size, size)):
         raise SampleError(f'{path} is {picture.width} x {picture.height} pixels, its frame {frame_size[0]} x '
                           f'{frame_size[1]}: one of the two belongs to another sample, fetch both again')
@@ -258,11 +483,10 @@ def read_pickled_mask(path, size=GROUND_TRUTH_SIZE):
 
     A pickle can call whatever it names, so one that names anything but an array's parts is refused unread.
     """
+    check_file(path)
     try:
         with open(path, 'rb') as file:
             array = _ArraysOnly(file, encoding='latin1').load()
-    except FileNotFoundError:
-        raise SampleError(f'{path} is missing: put the file there or remove the sample from its list') from None
     except Exception as error:                              # a torn pickle can fail in any way
         raise SampleError(f'{path} is not a pickled NumPy array ({type(error).__name__}: '
                           f'{(str(error).splitlines() or [""])[0]}): fetch it again') from None
