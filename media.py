@@ -129,9 +129,10 @@ def _decode(path, seconds, rate):
         raise SampleError(f'{path} is cut short by {wanted - len(samples)} samples: fetch it again')
     if not len(samples):
         raise SampleError(f'{path} holds no sound (zero samples): replace it')
-    if not np.isfinite(samples).all():
+    peak = np.abs(samples).max()
+    if not np.isfinite(peak):
         raise SampleError(f'{path} holds samples that are not numbers: replace it')
-    if (peak := np.abs(samples).max()) > LOUDEST:
+    if peak > LOUDEST:
         raise SampleError(f'{path} holds samples up to {peak:.4g}, where full scale is 1: divide '
                           'them by the full scale of their integers (32768 for 16 bits)')
     if native // math.gcd(native, rate) > 2000:                             # the resampler's kernels would never end
@@ -145,6 +146,8 @@ def _mono(sound, path):
     Paper: section 4.1 says nothing of stereo, and the released code takes mono files. Channels of
     opposite sign, which wrongly wired microphones give, would average to silence.
     """
+    if len(sound) == 1:
+        return sound[0]
     mean = sound.mean(0)
     energy = sound.var(1, correction=0)             # (channels,); a constant offset is no sound
     if mean.var(correction=0) >= OPPOSED * energy.mean() / len(sound):
