@@ -76,7 +76,7 @@ def test_a_wav_is_judged_by_its_samples_and_not_by_the_size_around_them(tmp_path
 
 
 def test_placeholders_of_other_sample_formats(tmp_path, monkeypatch):
-    problems = []                           # of libsndfile's calls back, which cannot raise anything
+    problems = []                           # in calls back from libsndfile, which cannot raise
     monkeypatch.setattr(sys, 'unraisablehook', problems.append)
     u8 = (TONE * 127 + 128).astype(np.uint8).tobytes()[:-1]                         # an odd number
     i24 = b''.join(int(v * 8388607).to_bytes(3, 'little', signed=True) for v in TONE)
@@ -253,7 +253,7 @@ def noise_picture(size=(60, 40)):
 
 
 def half_clear(mode):
-    """A picture whose left half is clear, with noise beneath, and whose right half has one colour."""
+    """A picture: its left half is clear, with noise beneath, its right half of one colour."""
     picture = noise_picture()
     picture.paste((200, 30, 30), (30, 0, 60, 40))
     alpha = Image.new('L', picture.size, 0)
