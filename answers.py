@@ -39,11 +39,13 @@ def read_captions(path, ids):
         raise FileNotFoundError(f'no captions at {path}: make them with python captions.py all (--data-root, --captions-from as '
                                 'here), or name others with --captions')
     found = {}
-    for number, line in enumerate(whole_lines(path, 'rerun captions.py, which mends it'), 1):
+    for line in whole_lines(path, 'rerun captions.py, which completes it'):
         if not isinstance(line.get('id'), str) or not isinstance(line.get('object'), str):
-            raise ValueError(f'{path}: line {number} needs an id and an object, both texts; captions.py writes such files')
+            raise ValueError(f'{path}: the entry {str(line)[:80]} needs an id and an object, both '
+                             'texts; captions.py writes such files')
         if line['id'] in found:
-            raise ValueError(f'{path} names the pair {line["id"]} twice (line {number}): make it anew with captions.py')
+            raise ValueError(f'{path} names the pair {line["id"]} twice: make it anew with '
+                             'captions.py')
         found[line['id']] = line
     refuse_missing(path, found, ids)
     return {i: found[i] for i in ids}

@@ -23,6 +23,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,10 +43,44 @@ def _annotation(path):
     """The text of an annotation file. FileNotFoundError or ValueError, one sentence."""
     if not path.is_file():
         raise FileNotFoundError(f'no annotation file {path}, which lists samples or their boxes: {WHERE}')
+    return utf8_text(path, 'fetch it again')
+
+
+def utf8_text(path, remedy):
+    """What a text file holds, its ends of line as \\n. ValueError, one sentence."""
     try:
-        return path.read_text(encoding='utf-8-sig')                     # -sig: some editors put a mark first
+        text = path.read_text(encoding='utf-8-sig')         # -sig: some editors put a mark first
+        if '\0' not in text:
+            return text
+        problem = 'it holds zero bytes, as UTF-16 does'
     except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is not a UTF-8 text ({error}): fetch it again') from None
+        problem = error
+    raise ValueError(f'{path} is not a UTF-8 text ({problem}): {remedy}')
+
+
+def csv_lines(path, text, remedy='fetch it again'):
+    """The lines of a csv text that are not blank. -> [(number, fields without spaces around them)]
+
+    Each line is read by itself, so that a stray quote is a ValueError that names its line; read
+    together, the lines up to the next quote would silently become one field.
+    """
+    found = []
+    for number, line in enumerate(text.split('\n'), 1):
+        try:
+            fields = [field.strip() for field in next(csv.reader([line], strict=True), [])]
+        except csv.Error as error:
+            raise ValueError(f'{path}, line {number}: not comma-separated ({error}), perhaps by a '
+                             f'stray quote: {remedy}') from None
+        if any(fields):
+            found.append((number, fields))
+    return found
+
+
+def unique(pairs, path):
+    """dict(pairs); ValueError where the file names something twice."""
+    if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
+        raise ValueError(f'{path} names {twice[0]} twice: keep one entry, or fetch it again')
+    return dict(pairs)
 
 
 def read_rows(path, columns, header=False, blank=None):
@@ -54,11 +89,7 @@ def read_rows(path, columns, header=False, blank=None):
     header: the first line names the columns, in any order and among others. Without it a line holds just `columns`.
     blank: the column that may be empty.
     """
-    lines = csv.reader(_annotation(path).split('\n'), strict=True)
-    try:
-        rows = [(lines.line_num, [text.strip() for text in line]) for line in lines if any(line)]
-    except csv.Error as error:
-        raise ValueError(f'{path}, line {lines.line_num}: not comma-separated ({error}): fetch it again') from None
+    rows = csv_lines(path, _annotation(path))
     first = rows.pop(0)[1] if header and rows else list(columns)
     if absent := [name for name in columns if name not in first]:
         raise ValueError(f'{path} has no column {absent[0]!r}: its first line must name {", ".join(columns)}')
@@ -89,7 +120,7 @@ def _read_boxes(path, name, box):
             boxes = np.asarray([entry[box]] if box == 'gt_box' else entry[box], np.float64)
             good = not any(isinstance(v, (str, bool)) for v in np.ravel(np.asarray(entry[box], object)))
             good = good and boxes.ndim == 2 and boxes.shape[1] == 4 and len(boxes) and np.isfinite(boxes).all()
-            good = good and isinstance(entry[name], str) and isinstance(entry.get('class', ''), str)
+            good = good and isinstance(entry[name], str) and isinstance(entry.get('class') or '', str)
         except (TypeError, ValueError, KeyError, OverflowError, AttributeError):
             good = False
         if not good:
@@ -152,7 +183,8 @@ def list_vggss(root):
     for entry in _read_boxes(folder / 'vggss.json', 'file', 'bbox'):
         name, mask = entry['file'], folder / f'gt_masks/{entry["file"]}.png'        # masks: in the miniature only
         samples.append(BenchmarkSample(name, [file_of(folder / 'frames', name, PICTURES)],
-                                       [sound_file(folder / 'audio', name)], entry.get('class'), entry['bbox'],
+                                       [sound_file(folder / 'audio', name)],
+                                       (entry.get('class') or '').strip() or None, entry['bbox'],
                                        [mask] if mask.exists() else []))
     return samples
 
@@ -228,7 +260,7 @@ def _list_vpo(folder):
     labels.csv (id,label) is made from COCO's instance annotations: the release names no class, which the oracle needs.
     """
     path = folder / 'labels.csv'
-    labels = dict(read_rows(path, ('id', 'label'))) if path.exists() else {}
+    labels = unique(read_rows(path, ('id', 'label')), path) if path.exists() else {}
     return _list_boxed(folder, f'{folder.name}_bbox.json', 'gray_masks', ('.jpg', '.png'), labels.get, threshold=128)
 
 
@@ -257,10 +289,13 @@ def _list_avsbench(folder, annotation, boxes):
 def list_avs_s4(root):
     """AVSBench S4, single source; boxes, s4_box.json in 224 pixels, by Senocak et al. (2025)."""
     folder = Path(root) / 'avsbench/s4'
-    boxes = {Path(entry['image']).stem: entry['gt_box'] for entry in _read_boxes(folder / 's4_box.json', 'image', 'gt_box')}
+    path = folder / 's4_box.json'
+    entries = _read_boxes(path, 'image', 'gt_box')
+    boxes = unique([(Path(entry['image']).stem, entry['gt_box']) for entry in entries], path)
     samples = _list_avsbench(folder, 'avs1_s4_test.csv', boxes)
     if bare := [s.id for s in samples if s.boxes is None]:
-        raise ValueError(f'{folder / "s4_box.json"} has no box for {bare[0]} and {len(bare) - 1} others: fetch it again')
+        raise ValueError(f'{path} has no box for {bare[0]} and {len(bare) - 1} others: fetch it '
+                         'again')
     return samples
 
 
@@ -359,10 +394,12 @@ def list_vgg_instruments(root):
 def list_vgg_duet(root):
     """VGGSound-Duet (Mo & Tian, 2023), lines id1,label1,id2,label2; frames, sounds and boxes are VGG-SS's."""
     path, samples = Path(root) / 'vgg_duet/vggsound_duet_test.csv', []
-    rows, single = read_rows(path, ('id1', 'label1', 'id2', 'label2')), {s.id: s for s in list_vggss(root)}
+    rows = read_rows(path, ('id1', 'label1', 'id2', 'label2'))
+    boxes = Path(root) / 'vggss/vggss.json'
+    single = unique([(s.id, s) for s in list_vggss(root)], boxes)
     for a, label_a, b, label_b in rows:
         if absent := [name for name in (a, b) if name not in single]:
-            raise ValueError(f'{path} names {absent[0]}, for which {Path(root) / "vggss/vggss.json"} has no boxes: fetch '
+            raise ValueError(f'{path} names {absent[0]}, for which {boxes} has no boxes: fetch '
                              'both again')
         pair = single[a], single[b]
         samples.append(BenchmarkSample(f'{a}_{b}', [s.images[0] for s in pair], [s.sounds[0] for s in pair],

@@ -32,10 +32,12 @@ from transformers import (MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForC
 from transformers.utils.logging import disable_progress_bar
 
 from answers import captions_path
-from data import SAMPLE_RATE, SampleError, read_audio, read_ids, read_image, sound_file
+from data import (FORMS, SAMPLE_RATE, SampleError, read_audio, read_ids, read_image, sound_file,
+                  tell_other_splits)
 from model import PRESETS
 from processes import end, lost_process, rank_and_processes, survive_signals
-from resumable import GO_ON, as_bytes, file_hash, fill, json_lines, parts_of, read_audio_captions, refuse_missing, write_whole
+from resumable import (GO_ON, as_bytes, file_hash, fill, json_lines, overwritten, parts_of,
+                       read_audio_captions, refuse_missing, some_path, write_whole)
 
 ROOT = Path(__file__).resolve().parent
 
@@ -322,15 +324,15 @@ def parse_args(argv=None):
     add = parser.add_argument
     add('stage', choices=[*STAGES, 'all'], help='all: the stages one after the other, one model at a time')
     add('--preset', choices=list(PRESETS), default='miniature', help='models and data (default: miniature)')
-    add('--data-root', help="folder of the datasets (default: the preset's)")
-    add('--out', help='result (default: <data root>/captions.jsonl, or by --captions-from captions-<kind>.jsonl)')
-    add('--ids', help='list of pairs, any subset (default: <data root>/vggsound/train.csv)')
-    add('--captions-from', choices=list(OBJECT_PROMPTS), default='both', help='what the language model is told (Table '
-        '10); with image or audio, "all" leaves out the other captioner')
-    add('--audio-captions', type=Path, help='jsonl or csv of id and audio_caption made elsewhere, for the audio stage')
+    add('--data-root', type=some_path, help="folder of the datasets (default: the preset's)")
+    add('--out', type=some_path, help='result (default: <data root>/captions.jsonl, or by --captions-from captions-<kind>.jsonl)')
+    add('--ids', type=some_path, help='list of pairs, any subset (default: <data root>/vggsound/train.csv)')
+    add('--captions-from', choices=list(OBJECT_PROMPTS), help='what the language model is told (Table '
+        '10; default: both); with image or audio, "all" leaves out the other captioner')
+    add('--audio-captions', type=some_path, help='jsonl or csv of id and audio_caption made elsewhere, for the audio stage')
     for option, stage in (('--image-model', 'image'), ('--audio-model', 'audio'), ('--llm', 'object')):
         models = ', '.join(f'{preset}: {Path(getattr(c, stage)).name}' for preset, c in CAPTIONERS.items())
-        add(option, help=f'hub name or folder ({models})')
+        add(option, type=some_path, help=f'hub name or folder ({models})')
     add('--device', help='default: cuda where there is one, else cpu')
     add('--dtype', choices=['float32', 'bfloat16', 'float16'], help='default: bfloat16 on a GPU, else float32')
     sizes = ', '.join(f'{preset}: {c.batch_sizes}' for preset, c in CAPTIONERS.items())
@@ -341,10 +343,29 @@ def parse_args(argv=None):
     add('--retry-failed', action='store_true', help='caption the batches of failed pairs once more')
     add('--overwrite', action='store_true', help='start over with the stages that run')
     args = parser.parse_args(argv)
+    told = args.captions_from
+    args.captions_from = told or 'both'
     args.stages = [s for s in STAGES if s == args.stage or args.stage == 'all' and (
         s == 'object' or args.captions_from in ('both', s))]
     args.data_root_given, args.data_root = bool(args.data_root), Path(args.data_root or PRESETS[args.preset].data_root)
     args.out = Path(args.out or captions_path(args.data_root, args.captions_from))
+    # options of the models are for whichever stages run; these would be ignored
+    for option, value, stages in (('--captions-from', told, ('object',)),
+                                  ('--audio-captions', args.audio_captions, ('audio',)),
+                                  ('--retry-failed', args.retry_failed, ('image', 'audio'))):
+        if value and not set(stages) & set(args.stages):
+            parser.error(f'{option} is for the stage {" or ".join(stages)}, which does not run: '
+                         'leave it out')
+    if args.retry_failed and args.overwrite:
+        parser.error('--overwrite captions every pair anew: leave out --retry-failed')
+    args.audio_captions = args.audio_captions and Path(args.audio_captions)
+    outputs = [(f'the file of the {stage} stage', stage_file(stage, args)) for stage in args.stages]
+    outputs += [('--out', args.out)] if 'object' in args.stages else []
+    inputs = [('--ids', args.ids or args.data_root / 'vggsound/train.csv'),
+              ('--audio-captions', args.audio_captions), ('--image-model', args.image_model),
+              ('--audio-model', args.audio_model), ('--llm', args.llm)]
+    if sentence := overwritten(outputs, inputs):
+        parser.error(sentence)
     captioners, given = CAPTIONERS[args.preset], (args.image_model, args.audio_model, args.llm)
     args.models = {stage: name or getattr(captioners, stage) for stage, name in zip(STAGES, given)}
     args.batch_sizes = {s: args.batch_size or n for s, n in zip(STAGES, captioners.batch_sizes)}
@@ -366,15 +387,16 @@ def parse_args(argv=None):
 
 def pairs_to_caption(args):
     """The ids of the list. ValueError when it names one twice or is another dataset's."""
-    ids = read_ids(path := Path(args.ids or args.data_root / 'vggsound/train.csv'))
-    if twice := [i for i, n in Counter(ids).items() if n > 1]:
-        raise ValueError(f'{path} names {len(twice)} pairs more than once, the first {twice[0]}: keep one line of each')
+    path = Path(args.ids or args.data_root / 'vggsound/train.csv')
+    ids = read_ids(path, training=True)
+    tell_other_splits(path)
     folder = args.data_root / 'vggsound'
     for stage, has in (('image', lambda i: (folder / f'frames/{i}.jpg').is_file()),
                        ('audio', lambda i: bool(args.audio_captions) or sound_file(folder / 'audio', i).is_file())):
         if stage in args.stages and not any(map(has, ids)):
-            raise ValueError(f'none of the {len(ids)} pairs of {path} has its {stage} below {folder}: README.md, "Real '
-                             'data", says what goes where; --data-root and --ids name others')
+            raise ValueError(f'none of the {len(ids)} pairs of {path} has its {stage} below '
+                             f'{folder}: a line is {FORMS}; README.md, "Real data", says what goes where; '
+                             '--data-root and --ids name others')
     return ids
 
 
@@ -400,7 +422,8 @@ def main(args):
         args.out.parent.mkdir(parents=True, exist_ok=True)
         for file in [stage_file(stage, args) for stage in args.stages if args.overwrite]:
             for old in (file, *parts_of(file), *[args.out] * ('object' in args.stages)):
-                old.unlink(missing_ok=True)
+                # a link stays, and will lead to the new file
+                Path(os.path.realpath(old)).unlink(missing_ok=True)
         prepared = [ids, names]
     if processes > 1:
         dist.broadcast_object_list(prepared)

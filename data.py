@@ -1,6 +1,6 @@
 """Datasets of section 4.1 as PyTorch reads them: training pairs, test sets, batches.
 
-    <root>/vggsound/{frames/<id>.jpg, audio/<id>.wav, train.csv, val.csv}     training pairs, lines "id,label" or "id"
+    <root>/vggsound/{frames/<id>.jpg, audio/<id>.wav, train.csv, val.csv}     pairs; lines: FORMS
     <root>/{vggss, flickr, is4, vpo_ss, vpo_ms, avsbench, ade20k, vgg_instruments, vgg_duet}      benchmarks.py
 
     train = VGGSound('data', 'train', 352, 10.0, augmented=True)
@@ -18,8 +18,8 @@ under 'error', so that the reader of the batch decides what it means.
 
 import argparse
 import copy
-import csv
 import os
+import re
 import signal
 import sys
 import threading
@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks import BENCHMARKS, WHERE
+from benchmarks import BENCHMARKS, WHERE, csv_lines, utf8_text
 from media import (GROUND_TRUTH_SIZE, SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map, box_pixels,
                    displayable, evaluation_image, noise, normalise, read_audio, read_channels, read_image, read_mask,
                    read_pickled_mask, side_by_side, sound_file, training_image)
@@ -46,19 +46,52 @@ MIX_GAIN = 0.5                          # of either waveform of a mixture
 # Training pairs
 # ------------------------------------------------------------------------------------------------
 
-def read_ids(path):
-    """The ids of a split file, lines "id" or "id,label" (labels may hold quoted commas). ValueError when empty."""
+FORMS = ('"<youtubeid>_<start second in six digits>", alone, with ".mp4" or with ",label", or '
+         '"youtubeid,second,label,split"')
+HEADINGS = ('id', 'file', 'video', 'youtube_id', 'ytid')
+
+
+def read_list(path):
+    """The lines of a list of pairs, in any of FORMS. -> [(id, split, or None where it names none)]
+
+    VGGSound's authors have published the last two forms. Labels are not read, so their commas need
+    no quotes.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no split file {path}: {WHERE}')
-    try:
-        with open(path, newline='', encoding='utf-8-sig') as file:      # -sig: some editors put a mark first
-            ids = [line[0].strip() for line in csv.reader(file) if line and line[0].strip()]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f'{path} is not a UTF-8 text of comma-separated lines ({error}): write it again') from None
-    if not ids:
+    listed = []
+    remedy = 'write that line again'
+    for number, fields in csv_lines(path, utf8_text(path, 'write it again'), remedy):
+        if not listed and (fields[0].lower() in HEADINGS or fields[0].startswith('#')):
+            continue
+        if not fields[0]:
+            raise ValueError(f'{path}, line {number} names no id: {remedy}')
+        if len(fields) == 4 and re.fullmatch(r'\d{1,9}(\.0*)?', fields[1], re.ASCII):
+            listed.append((f'{fields[0]}_{int(float(fields[1])):06d}', fields[3].lower()))
+        else:
+            listed.append((re.sub(r'\.(mp4|mkv|webm|wav|flac|jpe?g|png)$', '', fields[0]), None))
+    if not listed:
         raise ValueError(f'{path} lists no sample: write one id per line')
+    if twice := [i for i, times in Counter(i for i, _ in listed).items() if times > 1]:
+        raise ValueError(f'{path} names {len(twice)} pairs more than once, the first {twice[0]}: '
+                         'keep one line of each')
+    return listed
+
+
+def read_ids(path, training=False):
+    """The ids of a list; for training those of the split "train" only, where its lines name one."""
+    ids = [i for i, split in read_list(path) if not training or split in (None, 'train')]
+    if not ids:
+        raise ValueError(f'{path} has no line of the split "train": take VGGSound\'s own list, or '
+                         'one without a split')
     return ids
+
+
+def tell_other_splits(path):
+    """Say how many lines of a list are not for training."""
+    if others := sum(split not in (None, 'train') for _, split in read_list(path)):
+        print(f'{path}: left out {others} lines of other splits than "train"')
 
 
 def _names_in(folder):
@@ -85,15 +118,16 @@ class VGGSound(Dataset):
         self.seed, self.epoch, self.prepared, self.features = seed, 0, prepared, features
         frames = _names_in(self.frames)
         sounds = {name[:-len(suffix)] for name in _names_in(self.audio) for suffix in SOUNDS if name.endswith(suffix)}
-        ids = read_ids(self.list)
+        ids = read_ids(self.list, split == 'train')
         self.ids = [i for i in ids if f'{i}.jpg' in frames and i in sounds]
         self.absent = [i for i in ids if not (f'{i}.jpg' in frames and i in sounds)]
+        if not self.ids:
+            raise ValueError(f'none of the {len(ids)} samples of {self.list} has frames/<id>.jpg '
+                             f'and audio/<id>.wav, the first being {ids[0][:60]!r}: a line is {FORMS}')
         if self.absent and not skip_bad:
             raise ValueError(f'{self.list} names {len(self.absent)} of {len(ids)} samples without frames/<id>.jpg or '
                              f'audio/<id>.wav, the first {self.absent[0]}: fetch them, or train without them by '
                              '--skip-bad-samples')
-        if not self.ids:
-            raise ValueError(f'none of the {len(ids)} samples of {self.list} has frames/<id>.jpg and audio/<id>.wav')
 
     def __len__(self):
         return len(self.ids)
@@ -142,6 +176,7 @@ class Benchmark(Dataset):
         if limit is not None:
             listed = [s for condition in dict.fromkeys(s.condition for s in listed)
                       for s in [s for s in listed if s.condition == condition][:limit]]
+        self.listed_groups = Counter(s.group for s in listed)       # limit may cut a frame's sounds
         names = Counter(s.id for s in listed)
         if odd := [i for i, times in names.items() if times > 1 or set(i) & set('/\\')]:
             raise ValueError(f'{name} below {root} lists {odd[0]} twice, or it is no file name: fetch its list again')
@@ -272,14 +307,15 @@ def obey_the_trainer_alone(worker):
 # ------------------------------------------------------------------------------------------------
 
 def main(argv=None):
-    import cache                        # here, not above: neither is needed to read data
+    import cache                        # here, not above: none is needed to read data
     from model import PRESETS
+    from resumable import some_path
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command = parser.add_subparsers(dest='command', required=True).add_parser(
         'prepare', help='decode and resize the training pairs once, for train.py --prepared; goes on after a kill')
     command.add_argument('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
-    command.add_argument('--data-root', help='folder of the datasets (default: the preset\'s)')
-    command.add_argument('--out', help='folder to write (default: cache/pairs in the data root)')
+    command.add_argument('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
+    command.add_argument('--out', type=some_path, help='folder to write (default: cache/pairs in the data root)')
     command.add_argument('--share', type=float, default=1.0, help='the first part of train.csv only (default: all)')
     command.add_argument('--skip-bad-samples', action='store_true', help='name and leave out unusable pairs')
     args = parser.parse_args(argv)
@@ -288,6 +324,7 @@ def main(argv=None):
     config = PRESETS[args.preset]
     root = args.data_root or config.data_root
     dataset = VGGSound(root, 'train', config.image_size, config.seconds, augmented=True, skip_bad=args.skip_bad_samples)
+    tell_other_splits(dataset.list)
     folder = args.out or Path(root, 'cache/pairs')
     prepared = cache.prepare(folder, dataset, args.share, skip_bad=args.skip_bad_samples)
     print(f'{folder}: {len(prepared.rows)} of {len(dataset)} pairs; train.py --prepared {folder} reads them')

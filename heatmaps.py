@@ -9,14 +9,13 @@ batch: what data.py's evaluation_loader yields. Everything is scored at 224 x 22
 side; maps lie in 0..1.
 """
 
-import csv
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
 import losses
+from benchmarks import csv_lines, utf8_text
 from data import GROUND_TRUTH_SIZE, SampleError
 from masks import mask_gen_f
 from model import embed_image, encode_image
@@ -49,6 +48,20 @@ def localise(model, batch, words=None, with_confidence=False, sounds=None):
     found = {who: maps.cpu() for who, maps in zip(conditions, heat.unbind(1))}
     if with_confidence:
         found['confidence'] = confidence(model, vision, A, batch['image'].shape[-2:]).cpu()
+    return found
+
+
+def oracle_of_named(found, batch, find):
+    """found of a batch, with the oracle's maps although some samples have no class name.
+
+    localise leaves the oracle out of such a batch. find(batch) is localise of the named ones alone;
+    the maps of the others are NaN, which no metric takes.
+    """
+    named = [i for i, label in enumerate(batch['label']) if label]
+    if 0 < len(named) < len(batch['id']):
+        maps = find(only(batch, named))['oracle']
+        found['oracle'] = torch.full_like(found['ours'], torch.nan)
+        found['oracle'][named] = maps
     return found
 
 
@@ -138,12 +151,8 @@ def read_confidences(folder):
         return found
     if not path.is_file():
         raise ValueError(f'{path} is a folder or a pipe: put a file of lines id,confidence there')
-    try:
-        lines = list(csv.reader(path.read_text(encoding='utf-8-sig').splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f'{path} is not a UTF-8 text of lines id,confidence ({error}): write it again') from None
-    for number, line in enumerate(lines, 1):
-        if not line or (number == 1 and line == ['id', 'confidence']):
+    for number, line in csv_lines(path, utf8_text(path, 'write it again'), 'write it again'):
+        if number == 1 and line == ['id', 'confidence']:
             continue
         try:
             name, value = line[0], float(line[1])
@@ -157,6 +166,13 @@ def read_confidences(folder):
     return found
 
 
+def only(batch, indices):
+    """A batch of only these of its samples."""
+    return {key: values if key == 'errors' else
+            values[indices] if isinstance(values, torch.Tensor) else [values[i] for i in indices]
+            for key, values in batch.items()}
+
+
 def read_localised(folder, batch, confidences, two_sources):
     """What localise gives, from files; leaves samples without a usable map out of the batch and names them."""
     names, good, maps = batch['id'], [], []
@@ -167,9 +183,7 @@ def read_localised(folder, batch, confidences, two_sources):
             good.append(i)
         except SampleError as error:
             batch['errors'].append(error)
-    for key, values in batch.items():
-        if key != 'errors':
-            batch[key] = values[good] if isinstance(values, torch.Tensor) else [values[i] for i in good]
+    batch.update(only(batch, good))
     found = {'ours': torch.stack(maps)} if maps else {}
     if maps and confidences:
         if absent := [name for name in batch['id'] if name not in confidences]:

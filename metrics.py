@@ -218,9 +218,15 @@ def percent(value):
 
 
 class Streaming:
-    """What all metrics share: the fields named in `kept` are all they remember. Lists append, numbers add."""
+    """What all metrics share: the fields in `kept` are all they remember. Lists append, numbers add.
+
+    len(metric): how many samples it has seen.
+    """
 
     kept = ()
+
+    def __len__(self):
+        return len(self.iou)
 
     def merge(self, other):
         """Take in what another accumulator of the same kind has seen."""
@@ -514,6 +520,9 @@ class Robustness:
         """options: those of Segmentation."""
         self.conditions = {name: Segmentation(threshold, **options) for name in ('positive', *NEGATIVES)}
 
+    def __len__(self):
+        return sum(map(len, self.conditions.values()))
+
     def update(self, heatmaps, masks, condition):
         """heatmaps, masks (B, H, W); condition: one name for the batch, or a list of B names."""
         names = [condition] * len(heatmaps) if isinstance(condition, str) else list(condition)
@@ -650,6 +659,9 @@ class MultiSource(Streaming):
         self.threshold, self.strict, self.reading = threshold, strict, reading
         self.average, self.piap_reading = average, piap
         self.cap, self.piap, self.iou, self.scene_iou = [], [], [], []
+
+    def __len__(self):
+        return len(self.cap)                                # scenes; .iou is of sources
 
     def update(self, heatmaps, ground_truth):
         """heatmaps, ground_truth (B, k, H, W); non-zero is source. A source without any pixel is left out."""

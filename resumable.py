@@ -6,8 +6,9 @@ nor the number of processes changes what a model is given at once. Under torchru
 own, <file>.part<rank>, and the first one brings them together.
 """
 
+import argparse
+import codecs
 import contextlib
-import csv
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch.distributed as dist
 from tqdm import tqdm
 
+from benchmarks import csv_lines, utf8_text
 from processes import rank_and_processes
 
 GO_ON = 'free some space; the same command then goes on from the last finished batch'
@@ -33,25 +35,34 @@ def file_hash(paths):
 
 
 def json_lines(path):
-    """The JSON objects of a file and whether its last line is torn. ValueError names a damaged line."""
-    *whole, torn = Path(path).read_bytes().split(b'\n')
-    lines = []
-    for number, line in enumerate(whole, 1):
+    """The JSON objects of a file and what follows its last newline. ValueError names a line."""
+    *lines, rest = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).split(b'\n')
+    numbered = enumerate(lines, 1)
+    return [json_object(path, k, line) for k, line in numbered if line.strip()], rest.strip()
+
+
+def json_object(path, number, line):
+    try:
+        found = json.loads(line.decode('utf-8'))
+    except UnicodeDecodeError:
+        raise ValueError(f'{path}: line {number} is not UTF-8: restore the file or delete '
+                         'it') from None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f'{path}: line {number} is not a JSON object: restore the file or delete '
+                         'it')
+    return found
+
+
+def whole_lines(path, remedy):
+    """json_lines of a finished file, whose last newline may be missing. ValueError when truncated."""
+    lines, rest = json_lines(path)
+    if rest:
         try:
-            lines.append(json.loads(line.decode('utf-8')))
-            assert isinstance(lines[-1], dict)
-        except UnicodeDecodeError:
-            raise ValueError(f'{path}: line {number} is not UTF-8: restore the file or delete it') from None
-        except (ValueError, RecursionError, AssertionError):
-            raise ValueError(f'{path}: line {number} is not a JSON object: restore the file or delete it') from None
-    return lines, bool(torn)
-
-
-def whole_lines(path, mend):
-    """json_lines of a file that nobody should have left torn. ValueError, with the mend, when it is."""
-    lines, torn = json_lines(path)
-    if torn:
-        raise ValueError(f'{path} ends in the middle of a line: {mend}')
+            lines.append(json_object(path, len(lines) + 1, rest))
+        except ValueError:
+            raise ValueError(f'{path} ends in the middle of a line: {remedy}') from None
     return lines
 
 
@@ -69,15 +80,14 @@ def read_audio_captions(path, ids):
     if not path.is_file():
         raise FileNotFoundError(f'no file of audio captions at {path}: correct --audio-captions')
     if path.suffix == '.csv':
-        try:
-            with open(path, newline='', encoding='utf-8-sig') as file:
-                rows = [row for row in csv.reader(file) if row]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f'{path} is not a UTF-8 text of comma-separated lines ({error}): write it again') from None
-        if odd := [row for row in rows if len(row) != 2]:
-            raise ValueError(f'{path}: the line {",".join(odd[0])[:80]!r} has {len(odd[0])} fields, not 2: put captions that '
-                             'hold commas in quotes')
-        rows = [{'id': row[0], 'audio_caption': row[1]} for row in rows if row[0] != 'id']      # without the heading
+        remedy = 'write each caption on one line, in quotes if it holds commas'
+        rows = csv_lines(path, utf8_text(path, 'write it again'), remedy)
+        if odd := [row for row in rows if len(row[1]) != 2]:
+            number, fields = odd[0]
+            raise ValueError(f'{path}, line {number}: {",".join(fields)[:80]!r} has {len(fields)} '
+                             f'fields, not 2: {remedy}')
+        rows = [{'id': name, 'audio_caption': caption} for _, (name, caption) in rows
+                if name != 'id']                            # without the heading
     else:
         rows = whole_lines(path, 'write it again')
     captions = {}
@@ -115,21 +125,44 @@ def append(file, content):
 
 def write_whole(path, content, mend='free some space or name another place'):
     """Write a file, text or bytes, whole and to the disk, or leave what was there. OSError names the file and the mend."""
-    path = Path(path)
-    partial = path.with_name(f'{path.name}.partial')
-    if path.exists() and not path.is_file():
+    target = Path(os.path.realpath(path))           # renaming would replace a link, not its file
+    partial = target.with_name(f'{target.name}.partial')
+    if target.exists() and not target.is_file():
         raise OSError(f'cannot write {path}: it is no file; name another place')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, 'wb') as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        os.replace(partial, target)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise OSError(f'cannot write {path} ({error.strerror or error}): {mend}') from None
+
+
+def some_path(text):
+    """argparse's type of a path: an empty one, as an unset shell variable gives, is an error."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError('the path is empty: name one, or leave the option out')
+    return text
+
+
+def overwritten(outputs, inputs):
+    """The sentence for an output that is an input, lies in an input folder, or is another output.
+
+    outputs, inputs: [(option, path or None)]; links are followed. None where nothing is lost.
+    """
+    real = lambda named: [(what, os.path.realpath(path)) for what, path in named if path]
+    outputs = real(outputs)
+    for k, (option, path) in enumerate(outputs):
+        for other, taken in real(inputs) + outputs[:k]:
+            both = os.path.exists(path) and os.path.exists(taken)
+            same = os.path.samefile(path, taken) if both else path == taken
+            if same or path.startswith(os.path.join(taken, '')):
+                return f'{option} would overwrite {other}, {taken}: name another file'
+    return None
 
 
 def parts_of(path):
