@@ -34,11 +34,12 @@ import metrics
 import report
 from data import (BENCHMARKS, SAMPLE_RATE, Benchmark, displayable, evaluation_image,
                   evaluation_loader, read_audio)
-from heatmaps import PAIR_SIZE, localise, localise_sources, read_confidences, read_localised, save_heatmaps
+from heatmaps import (PAIR_SIZE, localise, localise_sources, only, oracle_of_named,
+                      read_confidences, read_localised, save_heatmaps)
 from media import part_heard, read_own_image
 from model import PRESETS, ROOT, load_model, read_checkpoint
 from processes import end, gather_lists, lost_process, rank_and_processes, shard, start_processes
-from resumable import write_whole
+from resumable import overwritten, some_path, write_whole
 
 TASKS = {   # which benchmarks a task is run on (section 4.1), in the order of the paper's tables
     'single': ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),
@@ -87,7 +88,7 @@ def score(dataset, tasks, find, args):
     find(batch) -> {'ours': heatmaps, ...} as localise gives them. Returns {task: {'ours': scores, 'oracle': scores or
     None}}, the same in every process, the meters, and the examples for pictures.
     """
-    with_oracle = not args.heatmaps and all(sample.label for sample in dataset.samples)
+    with_oracle = not args.heatmaps and any(sample.label for sample in dataset.samples)
     meters = {task: {who: meter_for(task, dataset, args.threshold, args.reading)
                      for who in ('ours', *(['oracle'] if with_oracle and task in WITH_ORACLE else []))} for task in tasks}
     part, shown, examples, confidences = shard(dataset, args.batch_size), for_pictures(dataset, args), [], {}
@@ -102,9 +103,11 @@ def score(dataset, tasks, find, args):
         sure = found.get('confidence')
         if dataset.name.startswith('ext_') and sure is None:
             sure = metrics.top_quarter_mean(found['ours'])
+        named = [i for i, label in enumerate(batch['label']) if label]
         for task in tasks:
-            for who, meter in meters[task].items():
-                feed(meter, batch, found[who], sure)
+            feed(meters[task]['ours'], batch, found['ours'], sure)
+            if 'oracle' in meters[task] and named:
+                feed(meters[task]['oracle'], only(batch, named), found['oracle'][named])
         if sure is not None:
             confidences.update(zip(batch['id'], sure.tolist()))
         if args.save_heatmaps:
@@ -125,10 +128,14 @@ def score(dataset, tasks, find, args):
             write_whole(Path(args.save_heatmaps) / dataset.name / 'confidence.csv', '\n'.join(lines) + '\n')
     if len(dataset.unreadable) == len(dataset):
         raise ValueError(f'no sample of {dataset.name} could be scored, the first because {dataset.unreadable[0]}')
-    counts = {'n': len(dataset) - len(dataset.unreadable), 'n_expected': dataset.expected}
-    results = {task: {who: {**by_row[who].compute(), **counts} if who in by_row else None
-                      for who in ('ours', 'oracle')} for task, by_row in meters.items()}
+    results = {task: {who: scores_of(by_row.get(who), dataset) for who in ('ours', 'oracle')}
+               for task, by_row in meters.items()}
     return results, meters, gather_lists(examples)
+
+
+def scores_of(meter, dataset):
+    """What a meter says, and of how many samples; None of one that is not there or saw nothing."""
+    return {**meter.compute(), 'n': len(meter), 'n_expected': dataset.expected} if meter else None
 
 
 def read_batches(dataset, batch_size, label=None):
@@ -165,11 +172,12 @@ def example(batch, found, sure, i, benchmark, task, meter):
     else:
         truth = batch['boxes' if task in ('single', 'interactive') or benchmark.startswith('ext_') else 'mask'][i]
     iou = None if pair else iou_of(meter, batch, i)
+    with_oracle = task in WITH_ORACLE and 'oracle' in found and batch['label'][i]
     as_arrays = lambda maps: [one.numpy() for one in maps] if pair else maps.numpy()
     return {'task': task, 'benchmark': benchmark, 'id': batch['id'][i], 'group': batch['group'][i],
             'condition': batch['condition'][i], 'label': batch['label'][i], 'frame': frame,
             'truth': as_arrays(truth), 'heat': as_arrays(heat),
-            'oracle': found['oracle'][i].numpy() if 'oracle' in found and task in WITH_ORACLE else None,
+            'oracle': found['oracle'][i].numpy() if with_oracle else None,
             'wav': batch['wav'][i].numpy(), 'rate': SAMPLE_RATE, 'score': iou,
             'confidence': None if sure is None else float(sure[i])}
 
@@ -218,45 +226,89 @@ def one_pair(model, preset, image_file, audio_file, out):
 # The script
 # ------------------------------------------------------------------------------------------------
 
+# what has a default, to tell apart whether it was given
+DEFAULTS = {'task': 'all', 'threshold': 'fixed:0.5', 'reading': 'release', 'batch_size': 16,
+            'examples': 3, 'out': 'heat.png'}
+NEEDS = {'image': 'audio', 'audio': 'image', 'out': 'image', 'examples': 'figures'}
+EXCLUDES = {     # what would be ignored beside these
+    'image': ('task', 'benchmarks', 'data_root', 'threshold', 'reading', 'batch_size', 'limit', 'json', 'csv',
+              'figures', 'examples', 'save_heatmaps', 'heatmaps'),
+    'heatmaps': ('checkpoint', 'untrained', 'prompt', 'clipseg', 'beats', 'save_heatmaps'),
+    'untrained': ('checkpoint', 'variant')}
+DATA_FOLDERS = ('vggsound', 'vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avsbench', 'ade20k',
+                'vgg_instruments', 'vgg_duet')
+
+
+def refuse_ignored(parser, args):
+    """An option that another one makes useless, or that needs one which is absent, is an error."""
+    given = {name for name, value in vars(args).items() if value is not None and value is not False}
+    option = lambda name: '--' + name.replace('_', '-')
+    for one, others in EXCLUDES.items():
+        if one in given and (odd := [other for other in others if other in given]):
+            parser.error(f'{option(one)} and {option(odd[0])} do not go together: leave one out')
+    for one, other in NEEDS.items():
+        if one in given and other not in given:
+            parser.error(f'{option(one)} goes with {option(other)}: name both, or neither')
+
+
+def inputs_of(args):
+    """The files and folders that a result may not overwrite. -> [(what it is, path or None)]"""
+    names = ('image', 'audio', 'checkpoint', 'beats', 'clipseg')
+    inputs = [(f'--{name}', getattr(args, name)) for name in names]
+    inputs += [('the weights that ship', ROOT / 'miniature/weights')]
+    roots = [args.data_root] if args.data_root else [p.data_root for p in PRESETS.values()]
+    inputs += [('a file of the data', Path(root, name)) for root in roots for name in DATA_FOLDERS]
+    if args.heatmaps:
+        inputs += [('--heatmaps', file) for file in Path(args.heatmaps).glob('*/confidence.csv')]
+    return inputs
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--task', choices=[*TASKS, 'all'], default='all',
+    parser.add_argument('--task', choices=[*TASKS, 'all'],
                         help='of section 4.1; single: Tables 1 and 2, segmentation: 6, robustness: 3 to 5, interactive: '
                              '7, multisource: 8 (default: all)')
     parser.add_argument('--benchmarks', nargs='+', choices=list(BENCHMARKS), help='only these of the task')
     parser.add_argument('--preset', choices=list(PRESETS), help='scale (default: the one in the checkpoint, paper if it names none)')
     parser.add_argument('--variant', choices=list(SHIPPED),
                         help='which shipped checkpoint, and which of the paper\'s rows beside ours (default: the checkpoint\'s, or av)')
-    parser.add_argument('--checkpoint', help='of train.py, or the authors\' released file (default: the shipped one)')
+    parser.add_argument('--checkpoint', type=some_path,
+                        help='of train.py, or the authors\' released file (default: the shipped one)')
     parser.add_argument('--untrained', action='store_true', help='a projection as training begins with (seed 0), to compare with')
     parser.add_argument('--prompt', help='default: the one the checkpoint was trained with')
-    parser.add_argument('--data-root', help='default: the preset\'s')
-    parser.add_argument('--clipseg', help='hub name or folder instead of the preset\'s')
-    parser.add_argument('--beats', help='BEATs file instead of the preset\'s')
+    parser.add_argument('--data-root', type=some_path, help='default: the preset\'s')
+    parser.add_argument('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
+    parser.add_argument('--beats', type=some_path, help='BEATs file instead of the preset\'s')
     # Paper: the threshold behind its tables is nowhere named; metrics.py says why 0.5, for every task
-    parser.add_argument('--threshold', default='fixed:0.5',
+    parser.add_argument('--threshold',
                         help='fixed:T, top50, adaptive or sweep (metrics.py; default: fixed:0.5 for every task)')
-    parser.add_argument('--reading', choices=['release', 'paper'], default='release',
+    parser.add_argument('--reading', choices=['release', 'paper'],
                         help='paper: four metrics by the paper\'s letter, not by the evaluators that its tables are made '
                              'by, and textbook AP beside AP (metrics.py; default: release)')
-    parser.add_argument('--batch-size', type=int, default=16)
+    parser.add_argument('--batch-size', type=int, help='samples at once (default: 16)')
     parser.add_argument('--limit', type=int, help='only the first N samples of each benchmark, or of each of its conditions')
-    parser.add_argument('--json', help='write the scores here')
-    parser.add_argument('--csv', help='write the scores here, a line per task, benchmark, row and metric')
-    parser.add_argument('--figures', help='folder for contact sheets, precision-recall curves and report.html')
-    parser.add_argument('--examples', type=int, default=3, help='frames of each benchmark in the pictures (default: 3)')
-    parser.add_argument('--save-heatmaps', metavar='DIR', help='write every heatmap to DIR/<benchmark>/<id>.npy')
-    parser.add_argument('--heatmaps', metavar='DIR', help='score these maps (.npy or 8-bit .png) instead of a model\'s')
-    parser.add_argument('--image', help='a picture of your own')
-    parser.add_argument('--audio', help='and its sound')
-    parser.add_argument('--out', default='heat.png', help='where frame | heatmap | overlay go (default: heat.png)')
+    parser.add_argument('--json', type=some_path, help='write the scores here')
+    parser.add_argument('--csv', type=some_path,
+                        help='write the scores here, a line per task, benchmark, row and metric')
+    parser.add_argument('--figures', type=some_path,
+                        help='folder for contact sheets, precision-recall curves and report.html; '
+                             'what cannot be drawn is named, and costs nothing else')
+    parser.add_argument('--examples', type=int, help='frames of each benchmark in the pictures (default: 3)')
+    parser.add_argument('--save-heatmaps', type=some_path, metavar='DIR',
+                        help='write every heatmap to DIR/<benchmark>/<id>.npy')
+    parser.add_argument('--heatmaps', type=some_path, metavar='DIR',
+                        help='score these maps (.npy or 8-bit .png) instead of a model\'s')
+    parser.add_argument('--image', type=some_path, help='a picture of your own')
+    parser.add_argument('--audio', type=some_path, help='and its sound')
+    parser.add_argument('--out', type=some_path, help='where frame | heatmap | overlay go (default: heat.png)')
     args = parser.parse_args(argv)
-    if bool(args.image) != bool(args.audio):
-        parser.error('--image and --audio go together')
-    if args.heatmaps and (args.image or args.checkpoint or args.untrained):
-        parser.error('--heatmaps scores maps that are there: leave out --image, --checkpoint and --untrained')
-    if args.untrained and args.checkpoint:
-        parser.error('--untrained and --checkpoint exclude each other')
+    refuse_ignored(parser, args)
+    for name, default in DEFAULTS.items():
+        setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
+    outputs = [('--json', args.json), ('--csv', args.csv)]
+    outputs += [('--out', args.out)] if args.image else []
+    if sentence := overwritten(outputs, inputs_of(args)):
+        parser.error(sentence)
     if args.task != 'all' and (other := set(args.benchmarks or ()) - set(TASKS[args.task])):
         parser.error(f'--task {args.task} has the benchmarks {", ".join(TASKS[args.task])}, not {", ".join(sorted(other))}')
     level = args.threshold.removeprefix('fixed:')
@@ -338,7 +390,7 @@ def evaluate(args):
                               if b in rows[task] or b == name}              # the order of the paper's tables
         if not first:
             continue
-        tell_counts(dataset, scored[tasks[0]]['ours'])
+        tell_counts(dataset, scored, meters)
         if args.json:
             write_whole(args.json, json.dumps(without_nan(results), indent=1))
         if args.csv:
@@ -346,10 +398,11 @@ def evaluate(args):
         if args.figures:
             examples += pictures
             for task in tasks:
-                report.example_sheet(task, name, [e for e in pictures if e['task'] == task],
-                                     Path(args.figures, f'{task}_{name}.png'))
+                sheet = Path(args.figures, f'{task}_{name}.png')
+                shown = [e for e in pictures if e['task'] == task]
+                figures.attempt(sheet, report.example_sheet, task, name, shown, sheet)
             if name.startswith('ext_'):
-                curves[name] = curve_of(meters['robustness']['ours'])
+                curves[name] = meters['robustness']['ours']
         for task in tasks:
             if set(args.wanted[task]) <= set(results[task]):
                 print_task(task, results, args)
@@ -372,8 +425,11 @@ def finder(model, tokenizer, dataset, tasks, args):
     if two_sources:
         classes = model.embed_text(tokenizer, dataset.classes)                                  # (N, D)
         return lambda batch: localise_sources(model, batch, classes)
-    words = embed_names(model, tokenizer, dataset) if set(tasks) & set(WITH_ORACLE) else None
-    return lambda batch: localise(model, batch, words, dataset.name.startswith('ext_'))
+    if not set(tasks) & set(WITH_ORACLE):
+        return lambda batch: localise(model, batch, None, dataset.name.startswith('ext_'))
+    words = embed_names(model, tokenizer, dataset)
+    find = lambda batch: localise(model, batch, words)
+    return lambda batch: oracle_of_named(find(batch), batch, find)
 
 
 def embed_names(model, tokenizer, dataset):
@@ -387,16 +443,24 @@ def embed_names(model, tokenizer, dataset):
     return {name: model.embed_text(tokenizer, [name])[0] for name in names}
 
 
-def tell_counts(dataset, scores):
+def tell_counts(dataset, scored, meters):
     """Say what was not scored, and what was odd about the annotations."""
-    if scores['n'] < scores['n_expected']:
-        print(f'{dataset.name}: scored {scores["n"]} of {scores["n_expected"]} samples, not e.g. '
-              f'{(dataset.missing + dataset.unreadable)[0]}')
-    here = Counter(sample.group for sample in dataset.samples)
-    if short := sum(here[group] < size for group, size in dataset.group_sizes.items()):
-        print(f'{dataset.name}: {short} of {len(dataset.group_sizes)} frames lack a sound; the interactive task leaves them out')
+    name, n = dataset.name, next(iter(scored.values()))['ours']['n']
+    if n < dataset.expected:
+        first = (dataset.missing + dataset.unreadable)[:1]
+        print(f'{name}: scored {n} of {dataset.expected} samples'
+              + ''.join(f', not e.g. {one}' for one in first))
+    nameless = [sample.id for sample in dataset.samples if not sample.label]
+    if nameless and any('oracle' in by_row for by_row in meters.values()):
+        print(f'{name}: {len(nameless)} of {len(dataset)} samples have no class name, the first '
+              f'{nameless[0]}; the oracle is scored on the others')
+    if 'interactive' in meters:
+        seen = Counter(meters['interactive']['ours'].groups)
+        if short := sum(seen[group] < size for group, size in dataset.listed_groups.items()):
+            print(f'{name}: {short} of {len(dataset.listed_groups)} frames lack a sound; the '
+                  'interactive task leaves them out')
     if dataset.clipped:
-        print(f'{dataset.name}: {dataset.clipped} boxes reach beyond the frame and were clipped, {dataset.empty} samples '
+        print(f'{name}: {dataset.clipped} boxes reach beyond the frame and were clipped, {dataset.empty} samples '
               'are left without any area and are kept')
 
 
@@ -410,16 +474,22 @@ def paper_row(args):
 
 
 def finish_pictures(results, examples, curves, args):
-    """Figure 7's curves of the extended sets, and the report in which one hears what the model looks at."""
+    """Figure 7's curves of the extended sets, and the report with the examples' sounds.
+
+    The scores are there by then: a picture that fails is named, and the exit code stays 0.
+    """
     folder = Path(args.figures)
     if curves:
-        figures.precision_recall_picture(curves, folder / 'precision_recall.png')
+        picture = folder / 'precision_recall.png'
+        figures.attempt(picture, lambda: figures.precision_recall_picture(
+            {name: curve_of(meter) for name, meter in curves.items()}, picture))
     tables = {task: (results[task], results['clipseg_gt_text'][task], paper_row(args)) for task in args.wanted}
     source = args.heatmaps or ('none, untrained' if args.untrained else os.path.relpath(args.checkpoint or SHIPPED[args.variant or 'av']))
     facts = {'heatmaps' if args.heatmaps else 'checkpoint': source, 'preset': args.preset, 'threshold': args.threshold,
              'metrics': f'reading of the {args.reading}'}
-    report.report(folder / 'report.html', 'Hearing and seeing', tables, examples, facts)
-    print(f'{folder / "report.html"}: open it in a browser')
+    page = folder / 'report.html'
+    if figures.attempt(page, report.report, page, 'Hearing and seeing', tables, examples, facts):
+        print(f'{page}: open it in a browser')
 
 
 def curve_of(meter):

@@ -222,7 +222,8 @@ def contact_sheet(rows, path, columns=None, row_labels=None, tile=128, title=Non
 
 
 def write_file(path, save):
-    """Call save(file) on a temporary file beside path, then put it in path's place in one step."""
+    """Call save(file) on a temporary file, then put it in the place of path, or of its target."""
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
@@ -231,6 +232,17 @@ def write_file(path, save):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def attempt(picture, draw, *arguments):
+    """draw(*arguments), which makes `picture`. -> whether it did; a failure costs nothing else."""
+    try:
+        draw(*arguments)
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        print(f'{picture} was not drawn: {reason.splitlines()[0]}')
+        return False
+    return True
 
 
 # ------------------------------------------------------------------------------------------------
@@ -384,8 +396,14 @@ def precision_recall_picture(curves, path):
 
 def _axes(size, columns, titles):
     """A figure of `size` inches with one plain pair of axes per title. Returns figure, list of axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg    # here: a second to import, needed by no other
-    from matplotlib.figure import Figure                           # figure; without pyplot, no global state
+    # matplotlib reads MPLBACKEND when it is imported, and refuses one that only a notebook knows
+    inherited = os.environ.pop('MPLBACKEND', None)
+    try:            # imported here, as it takes a second and no other figure needs it
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure                # without pyplot, no global state
+    finally:
+        if inherited is not None:
+            os.environ['MPLBACKEND'] = inherited
     figure = Figure(figsize=size, dpi=130, layout='constrained')
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)          # inches

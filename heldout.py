@@ -13,7 +13,7 @@ import figures
 import metrics
 from data import Benchmark, displayable
 from evaluate import embed_names, read_batches
-from heatmaps import localise
+from heatmaps import localise, oracle_of_named
 from model import PRESETS
 
 
@@ -43,25 +43,32 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
                 loud = torch.rand(batch['wav'].shape, generator=noise) * 2 - 1
                 unrelated = {'silence': torch.zeros_like(loud[:1]), 'noise': loud}
             heat = localise(model, batch, words, sounds=unrelated)
+            heat = oracle_of_named(heat, batch, lambda part: localise(model, part, words))
             for kind in unrelated:
                 keep('ours', f'area_{kind}', (heat.pop(kind) > 0.5).float().mean((1, 2)).tolist())
             with_mask = [i for i, mask in enumerate(batch['mask']) if mask is not None]
             masks = torch.stack([batch['mask'][i] for i in with_mask]) if with_mask else None
             if len(with_mask) == len(batch['id']):
                 heat['ceiling'] = masks
+            # the oracle has no map of a sample without a class name
+            named = [i for i, label in enumerate(batch['label']) if label]
+            has = {who: named if who == 'oracle' else list(range(len(batch['id']))) for who in heat}
             for who, h in heat.items():
                 if name == 'vggss':
-                    iou = metrics.overlap(h, batch['boxes'], metrics.thresholds_for(h))
+                    maps, boxes = h[has[who]], batch['boxes'][has[who]]
+                    iou = metrics.overlap(maps, boxes, metrics.thresholds_for(maps))
                     keep(who, 'box_iou', metrics.ratio(*iou, 0.0)[:, 0].tolist())
-                if with_mask:
-                    iou = (metrics.mask_iou(h[with_mask] > 0.5, masks > 0.5) * 100).tolist()
+                if rows := [k for k, i in enumerate(with_mask) if i in has[who]]:
+                    found = metrics.mask_iou(h[with_mask][rows] > 0.5, masks[rows] > 0.5)
+                    iou = (found * 100).tolist()
                     keep(who, 'mIoU', iou)
                     keep(who, 'mIoU_multi', iou if name == 'is4' else [])
             for i in with_mask if name == 'is4' else ():
                 # the two samples of a frame need not lie in one batch: the first waits for the second
-                mine = {who: h[i] for who, h in heat.items()}, masks[with_mask.index(i)] > 0.5
+                maps = {who: h[i] for who, h in heat.items() if i in has[who]}
+                mine = maps, masks[with_mask.index(i)] > 0.5
                 if other := waiting.pop(batch['group'][i], None):
-                    for who in heat:
+                    for who in other[0].keys() & mine[0].keys():
                         keep(who, 'both_right', [both_right(other, mine, who)])
                 else:
                     waiting[batch['group'][i]] = mine

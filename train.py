@@ -31,13 +31,15 @@ import figures
 import losses
 from answers import captions_path, load_answers, make_captions
 from cache import AudioFeatures, Prepared, build_features, complete
-from checkpoints import Alarm, Log, asked_to_stop, claim_folder, leave, random_states, resume, save_checkpoint, set_aside
-from data import VGGSound, epoch_batches, evaluation_loader, training_loader, undisturbed
+from checkpoints import (RUN_FILES, Alarm, Log, asked_to_stop, claim_folder, leave, random_states,
+                         resume, save_checkpoint, set_aside)
+from data import (VGGSound, epoch_batches, evaluation_loader, tell_other_splits, training_loader,
+                  undisturbed)
 from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, load_model
 from negatives import everyone
 from processes import agree, end, largest, lost_process, rank_and_processes, smallest, start_processes
-from resumable import write_whole
+from resumable import overwritten, some_path, write_whole
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,19 @@ LOST_BATCHES = 10       # in a row without a pair of readable pairs: not some ba
 
 # ============ the command line ============
 
+def refuse_ignored(parser, args):
+    """An option that would be ignored is an error. A weight of 0 excludes none: sweeps have it."""
+    option = lambda name: '--' + name.replace('_', '-')
+    for name in ('lambda_c', 'captions', 'captions_from', 'same_answers'):
+        if getattr(args, name) is not None and args.variant == 'av':
+            parser.error(f'{option(name)} is for --variant av_llm: name that, or leave it out')
+    for one, other in (('epochs', 'steps'), ('captions', 'captions_from')):
+        if getattr(args, one) is not None and getattr(args, other) is not None:
+            parser.error(f'{option(one)} and {option(other)} do not go together: leave one out')
+    if args.cache_share is not None and args.cache_audio is None:
+        parser.error('--cache-share is for --cache-audio: name that, or leave it out')
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     by_preset = lambda name: ', '.join(f'{preset}: {getattr(r, name)}' for preset, r in RECIPES.items())
@@ -74,12 +89,12 @@ def parse_args(argv=None):
     run.add_argument('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
     run.add_argument('--variant', choices=['av', 'av_llm'], default='av', help='av: Eq. 5 (default); av_llm: Eq. 7')
     run.add_argument('--seed', type=int, default=0)
-    run.add_argument('--out', help='folder of the run (default: runs/<preset>-<variant>-seed<seed>)')
+    run.add_argument('--out', type=some_path, help='folder of the run (default: runs/<preset>-<variant>-seed<seed>)')
     run.add_argument('--resume', action='store_true', help='go on from last.pt; starts afresh where there is none')
     run.add_argument('--overwrite', action='store_true', help='start over in a folder that already holds a run')
-    run.add_argument('--data-root', help='folder of the datasets (default: the preset\'s)')
-    run.add_argument('--clipseg', help='hub name or folder of the CLIPSeg weights (default: the preset\'s)')
-    run.add_argument('--beats', help='BEATs checkpoint (default: the preset\'s)')
+    run.add_argument('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
+    run.add_argument('--clipseg', type=some_path, help='hub name or folder of the CLIPSeg weights (default: the preset\'s)')
+    run.add_argument('--beats', type=some_path, help='BEATs checkpoint (default: the preset\'s)')
     run.add_argument('--workers', type=int, help='loading processes (default: miniature 0, paper 8)')
     run.add_argument('--precision', choices=['float32', 'bf16', 'fp16'], default='float32',
                      help='of the networks; masks and losses stay in float32')
@@ -87,11 +102,12 @@ def parse_args(argv=None):
     run.add_argument('--skip-bad-samples', action='store_true', help='name, count and leave out unusable pairs')
 
     fast = parser.add_argument_group('speed and memory (the numbers stay the same; section 4.1)')
-    fast.add_argument('--cache-audio', nargs='?', const='', metavar='DIR', help='compute the frozen BEATs features once, '
-                      'keep them there (default: cache/beats in the data root); the size is printed first (cache.py)')
-    fast.add_argument('--cache-share', type=float, default=1.0, metavar='SHARE',
+    fast.add_argument('--cache-audio', nargs='?', const=True, type=some_path, metavar='DIR',
+                      help='compute the frozen BEATs features once, keep them there (default: '
+                           'cache/beats in the data root); the size is printed first (cache.py)')
+    fast.add_argument('--cache-share', type=float, metavar='SHARE',
                       help='keep the first part of train.csv only and compute the others each time (default: all)')
-    fast.add_argument('--prepared', metavar='DIR', help='decoded pairs of "data.py prepare"')
+    fast.add_argument('--prepared', type=some_path, metavar='DIR', help='decoded pairs of "data.py prepare"')
     fast.add_argument('--pair-chunk', type=int, metavar='N', help='decode N of the image and audio pairs at a time, and '
                       'again in the backward pass: less memory, more time')
 
@@ -114,12 +130,12 @@ def parse_args(argv=None):
     abl.add_argument('--lambda-i', type=float, default=1.0, help='weight of L_ACL_I, 0 leaves it out (Table 9)')
     abl.add_argument('--lambda-f', type=float, default=1.0, help='weight of L_ACL_F (Table 9)')
     abl.add_argument('--lambda-reg', type=float, default=1.0, help='weight of L_Reg (Table 9)')
-    abl.add_argument('--lambda-c', type=float, default=1.0, help='weight of L_ACL_C, with --variant av_llm (Table 15)')
-    abl.add_argument('--captions', help='captions.py\'s file (default: captions.jsonl in the data root)')
-    abl.add_argument('--captions-from', choices=['both', 'image', 'audio'], default='both',
-                     help='which captions the answers were made from (Table 10)')
-    abl.add_argument('--same-answers', choices=['negatives', 'masked'], default='negatives',
-                     help='equal answers within a batch in L_ACL_C (losses.py)')
+    abl.add_argument('--lambda-c', type=float, help='weight of L_ACL_C, with --variant av_llm (Table 15; default: 1)')
+    abl.add_argument('--captions', type=some_path, help='captions.py\'s file (default: captions.jsonl in the data root)')
+    abl.add_argument('--captions-from', choices=['both', 'image', 'audio'],
+                     help='which captions the answers were made from (Table 10; default: both)')
+    abl.add_argument('--same-answers', choices=['negatives', 'masked'],
+                     help='equal answers within a batch in L_ACL_C (losses.py; default: negatives)')
     abl.add_argument('--p-pos', type=float, default=losses.P_POS, help='area prior p+ (Table 14; default: %(default)s)')
     abl.add_argument('--p-neg', type=float, default=losses.P_NEG, help='area prior p- (Table 14; default: %(default)s)')
     abl.add_argument('--area', choices=['release', 'mean', 'sum'], default='release',
@@ -134,6 +150,12 @@ def parse_args(argv=None):
     abl.add_argument('--prompt', default=PROMPT, help='<*> is the audio token (Table 12; default: "%(default)s")')
 
     args = parser.parse_args(argv)
+    refuse_ignored(parser, args)
+    defaults = {'cache_share': 1.0, 'lambda_c': 1.0, 'captions_from': 'both',
+                'same_answers': 'negatives'}
+    for name, default in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
     for name in ('epochs', 'batch_size', 'lr', 'lr_schedule', 'weight_decay', 'save_seconds'):
         if getattr(args, name) is None:
             setattr(args, name, getattr(RECIPES[args.preset], name))
@@ -142,6 +164,13 @@ def parse_args(argv=None):
     args.answers = None                                     # set by load_answers
     args.out = Path(args.out or f'runs/{args.preset}-{args.variant}-seed{args.seed}')
     args.data_root_given, args.data_root = bool(args.data_root), args.data_root or PRESETS[args.preset].data_root
+    if args.cache_audio is True:
+        args.cache_audio = ''                               # in the data root
+    outputs = [('--out', args.out / name) for name in RUN_FILES]
+    names = ('captions', 'beats', 'clipseg', 'prepared')
+    inputs = [(f'--{name}', getattr(args, name)) for name in names]
+    if sentence := overwritten(outputs, inputs):
+        parser.error(sentence)
     limits = {'epochs': (1, 1e9), 'steps': (1, 1e12), 'batch_size': (2, 1e6), 'workers': (0, 1e3), 'seed': (0, 2**63 - 1),
               'lr': (1e-12, 10), 'tau': (1e-6, 1e6), 'weight_decay': (0, 10), 'save_seconds': (0, 1e9), 'p_pos': (0, 1),
               'p_neg': (0, 1), 'cache_share': (1e-6, 1), 'pair_chunk': (1, 1e9), 'accumulate': (1, 1e6),
@@ -245,6 +274,8 @@ def train(args):
     validated = largest(int(validation is not None))        # by the first process, for all
     agree(zlib.crc32(' '.join(dataset.ids).encode()), f'{dataset.list}: process {rank} finds {len(dataset)} samples with files, '
           'and not all processes find the same: give every machine the same data')
+    if rank == 0:
+        tell_other_splits(dataset.list)
     if dataset.absent and rank == 0:
         print(f'left out {len(dataset.absent)} samples of {dataset.list} without files, e.g. {dataset.absent[0]}')
     if rank == 0 and not has_val:
@@ -426,17 +457,21 @@ def finish(model, tokenizer, args, state, absent, began):
     rows = [[None if value(c, k) is None else value(c, k) * factor for c in columns] for k, factor in shown]
     print(figures.table(rows, columns, [f'{k}, %' for k, _ in shown]))
     print(f'{args.out}: seed {args.seed}, {state["step"]} steps, {summary["seconds"]:.0f} s in all, n = {counts}')
-    try:
-        figures.loss_curve(args.out / 'log.jsonl', args.out / 'loss.png', args.p_pos, args.p_neg)
-        torch.manual_seed(args.seed)                        # the weights this run began with
-        untrained, _ = load_model(args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens,
-                                  clipseg=args.clipseg, beats=args.beats)
-        before_after_sheet(untrained.to(next(model.parameters()).device), model, tokenizer, args.preset,
-                           args.data_root, args.out / 'before_after.png')
-    except (OSError, ValueError) as error:                  # a picture must not cost the scores
-        print(f'not every picture was drawn: {error}')
+    log = args.out / 'log.jsonl'
+    curve = args.out / 'loss.png'
+    figures.attempt(curve, figures.loss_curve, log, curve, args.p_pos, args.p_neg)
+    sheet = args.out / 'before_after.png'
+    figures.attempt(sheet, draw_before_and_after, model, tokenizer, args, sheet)
     summary['seconds'] = round(time.time() - began, 1)
     write_whole(args.out / 'summary.json', json.dumps(summary, indent=1))
+
+
+def draw_before_and_after(model, tokenizer, args, path):
+    torch.manual_seed(args.seed)                            # the weights this run began with
+    untrained, _ = load_model(args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens,
+                              clipseg=args.clipseg, beats=args.beats)
+    untrained.to(next(model.parameters()).device)
+    before_after_sheet(untrained, model, tokenizer, args.preset, args.data_root, path)
 
 
 if __name__ == '__main__':

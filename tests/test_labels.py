@@ -1,0 +1,137 @@
+"""Class names that a set lacks, frames that lack a sound, and how many samples each row is made of."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import evaluate
+import metrics
+from conftest import ROOT
+from data import Benchmark, collate
+from heatmaps import localise, oracle_of_named
+from heldout import held_out
+from model import load_model
+
+
+@pytest.fixture(scope='module')
+def model():
+    return load_model('miniature', ROOT / 'miniature/weights/av.pt')
+
+
+@pytest.fixture(scope='module')
+def nameless(small_world, tmp_path_factory):
+    """The small world, in whose vggss.json three of sixteen entries have no class. -> root, their files"""
+    root = shutil.copytree(small_world, tmp_path_factory.mktemp('nameless') / 'world')
+    entries = json.loads((root / 'vggss/vggss.json').read_text())
+    del entries[1]['class']
+    entries[4]['class'] = None
+    entries[9]['class'] = ' '
+    (root / 'vggss/vggss.json').write_text(json.dumps(entries))
+    return root, [entries[k]['file'] for k in (1, 4, 9)]
+
+
+@pytest.fixture(scope='module')
+def by_hand(model, nameless, small_world):
+    """What the sixteen score with our maps, and the thirteen with the oracle's. -> {'ours': meter, 'oracle': meter}"""
+    model, tokenizer = model
+    dataset = Benchmark('vggss', small_world, 96, 2.0)
+    batch = collate([dataset[i] for i in range(16)])
+    words = {name: model.embed_text(tokenizer, [name])[0] for name in batch['label']}
+    found = localise(model, batch, words)
+    kept = [i for i, name in enumerate(batch['id']) if name not in nameless[1]]
+    meters = {'ours': metrics.SingleSource(), 'oracle': metrics.SingleSource()}
+    meters['ours'].update(found['ours'], batch['boxes'])
+    meters['oracle'].update(found['oracle'][kept], batch['boxes'][kept])
+    return {who: meter.compute() for who, meter in meters.items()}
+
+
+def run(capsys, root, out, *arguments):
+    evaluate.evaluate(evaluate.parse_args(['--data-root', str(root), '--json', str(out), *map(str, arguments)]))
+    return json.loads(out.read_text()), capsys.readouterr().out
+
+
+def test_an_entry_without_a_class_costs_the_oracle_that_entry_alone(nameless, by_hand, tmp_path, capsys):
+    root, files = nameless
+    scores, said = run(capsys, root, tmp_path / 'a.json', '--benchmarks', 'vggss', '--task', 'single', '--batch-size', 5)
+    ours, oracle = scores['single']['vggss'], scores['clipseg_gt_text']['single']['vggss']
+    assert ours == pytest.approx({**by_hand['ours'], 'n': 16, 'n_expected': 16}, abs=0.1)
+    assert oracle == pytest.approx({**by_hand['oracle'], 'n': 13, 'n_expected': 16}, abs=0.1)
+    assert f'vggss: 3 of 16 samples have no class name, the first {files[0]}' in said and '13 of 16' in said
+
+
+def test_held_out_scores_too_lose_the_nameless_from_the_oracle_alone(model, nameless, by_hand):
+    shutil.rmtree(nameless[0] / 'is4')
+    scores, counts = held_out(*model, 'miniature', nameless[0])
+    assert counts['boxes'] == 16
+    for who in ('ours', 'oracle'):
+        assert scores[who]['cIoU'] == pytest.approx(by_hand[who]['cIoU'], abs=0.1)
+        assert scores[who]['AUC'] == pytest.approx(by_hand[who]['AUC'], abs=0.1)
+
+
+def test_a_map_without_a_class_name_is_never_scored_as_the_oracle_s(model, small_world):
+    model, tokenizer = model
+    dataset = Benchmark('is4', small_world, 96, 2.0)
+    batch = collate([dataset[i] for i in range(3)])
+    words = {name: model.embed_text(tokenizer, [name])[0] for name in batch['label']}
+    full = localise(model, batch, words)['oracle']
+    find = lambda batch: localise(model, batch, words)
+    partly = {**batch, 'label': [batch['label'][0], None, batch['label'][2]]}
+    found = oracle_of_named(find(partly), partly, find)['oracle']
+    assert torch.allclose(found[[0, 2]], full[[0, 2]], atol=1e-5) and found[1].isnan().all()
+    with pytest.raises(ValueError, match='number 1 .* holds NaN'):
+        metrics.SingleSource().update(found, batch['boxes'])
+    none = {**batch, 'label': 3 * [None]}
+    assert set(oracle_of_named(find(none), none, find)) == {'ours'}
+
+
+def test_interactive_frames_of_which_a_sound_lacks_its_class_are_not_the_oracle_s(small_world, tmp_path, capsys):
+    root = shutil.copytree(small_world, tmp_path / 'world')
+    labels = (root / 'vpo_ms/labels.csv').read_text().splitlines()
+    dropped = labels[0].split(',')[0]
+    (root / 'vpo_ms/labels.csv').write_text('\n'.join(labels[1:]))
+    scores, said = run(capsys, root, tmp_path / 'a.json', '--task', 'interactive', '--benchmarks', 'vpo_ms')
+    ours, oracle = scores['interactive']['vpo_ms'], scores['clipseg_gt_text']['interactive']['vpo_ms']
+    groups = [s.group for s in Benchmark('vpo_ms', root, 96, 2.0).samples]
+    frames = len(set(groups)) - 1                           # of the oracle
+    assert oracle['n'] == ours['n'] - 1 == len(groups) - 1 and f'the first {dropped}' in said
+    assert oracle['IIoU'] * frames / 100 == pytest.approx(round(oracle['IIoU'] * frames / 100))
+    assert 'lack a sound' not in said                       # the frames have their sounds, it is names that are absent
+
+
+def test_frames_that_lack_a_sound_are_told_of_in_the_interactive_task_only(small_world, tmp_path, capsys):
+    _, said = run(capsys, small_world, tmp_path / 'a.json', '--task', 'interactive', '--benchmarks', 'is4', '--limit', 3)
+    assert 'lack a sound' not in said                       # --limit cut the second frame's other sound off
+    root = shutil.copytree(small_world, tmp_path / 'world')
+    sounds = sorted((root / 'is4/audio_wav').iterdir())
+    sounds[0].unlink()
+    sounds[-1].write_bytes(b'')                             # one that is found out only when it is read
+    _, said = run(capsys, root, tmp_path / 'b.json', '--task', 'interactive', '--benchmarks', 'is4')
+    assert 'is4: 2 of 8 frames lack a sound; the interactive task leaves them out' in said
+    _, said = run(capsys, root, tmp_path / 'c.json', '--task', 'single', '--benchmarks', 'is4')
+    assert 'scored 14 of 16' in said and 'lack a sound' not in said
+
+
+def test_every_meter_counts_the_samples_that_it_has_seen():
+    heat = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    truth, two = (heat > 0.4).float(), torch.stack([heat, 1 - heat], 1)
+    single, segmentation, extended = metrics.SingleSource(), metrics.Segmentation(), metrics.Extended()
+    robust, interactive, mixture = metrics.Robustness(), metrics.Interactive(), metrics.MultiSource('sweep')
+    for _ in range(2):
+        single.update(heat, truth)
+        segmentation.update(heat, torch.zeros_like(truth))              # empty masks count too
+        extended.update(heat, truth, torch.rand(3))
+        robust.update(heat, truth, ['positive', 'noise', 'noise'])
+        interactive.update(heat, truth, ['a', 'a', 'b'])
+        mixture.update(two, (two > 0.5).float())
+    for meter in (single, segmentation, extended, robust, interactive, mixture):
+        assert len(meter) == 6, type(meter)
+    assert len(robust.merge(robust)) == 12
+
+
+def test_n_is_what_was_scored_not_what_was_listed(small_world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, 'shard', lambda dataset, batch_size: dataset.part(range(len(dataset) - 1)))
+    scores, said = run(capsys, small_world, tmp_path / 'a.json', '--benchmarks', 'vggss', '--task', 'single')
+    assert scores['single']['vggss']['n'] == scores['clipseg_gt_text']['single']['vggss']['n'] == 15
+    assert 'vggss: scored 15 of 16 samples\n' in said
