@@ -42,7 +42,7 @@ from costs import clock, count_vision, counter, keep_freed_memory, matrix_produc
 from figures import table
 from masks import mask_gen_f
 from model import PRESETS, Alignment, SoundLocalizer, embed_image, embed_prompt, encode_image, load_model
-from resumable import write_whole
+from resumable import overwritten, some_path, write_whole
 
 EPOCHS, PAIRS = 20, 144_000     # section 4.1
 GPU, GPU_PEAK = 'H100 SXM', 989e12      # dense bf16 operations a second (data sheet), for the estimate
@@ -392,6 +392,12 @@ def measure_memory(args):
 # The script
 # ------------------------------------------------------------------------------------------------
 
+SECTIONS_OF = {     # the options that only some sections read
+    'batch_sizes': ('step', 'memory'), 'only_count': ('step',), 'precision': ('step', 'memory'),
+    'cached_audio': ('step', 'memory'), 'repeats': ('step', 'evaluate'), 'longest': ('step',),
+    'plain_memory_up_to': ('memory',), 'heatmaps': ('metrics',)}
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('sections', nargs='*', help='step, memory, load, evaluate, metrics (default: all)')
@@ -401,21 +407,33 @@ def parse_args(argv=None):
                         'only (default: 64 for the paper)')
     parser.add_argument('--precision', choices=['float32', 'bf16'], help='of ours; the plain reading stays in float32')
     parser.add_argument('--cached-audio', action='store_true', help='ours finds the BEATs features of the batch ready')
-    parser.add_argument('--repeats', type=int, default=3, help='timings of each, of which the median counts (default: 3)')
-    parser.add_argument('--longest', type=float, default=240, metavar='SECONDS',
+    parser.add_argument('--repeats', type=int, help='timings of each, of which the median counts (default: 3)')
+    parser.add_argument('--longest', type=float, metavar='SECONDS',
                         help='a plain step that would take longer is counted, not run (default: 240)')
-    parser.add_argument('--plain-memory-up-to', type=int, default=8, metavar='B', help='largest batch (default: 8)')
-    parser.add_argument('--heatmaps', type=int, default=1000, help='for the section metrics (default: 1000)')
+    parser.add_argument('--plain-memory-up-to', type=int, metavar='B', help='largest batch (default: 8)')
+    parser.add_argument('--heatmaps', type=int, help='for the section metrics (default: 1000)')
     parser.add_argument('--free-memory', action='store_true', help='on a CPU: hand the memory of freed tensors back to the '
                         'system, as train.py does')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--json', help='write everything here')
+    parser.add_argument('--json', type=some_path, help='write everything here')
     parser.add_argument('--alone', choices=['plain', 'ours'], help=argparse.SUPPRESS)    # a subprocess of `memory`
     args = parser.parse_args(argv)
     known = ('step', 'memory', 'load', 'evaluate', 'metrics')
     if odd := [s for s in args.sections if s not in known]:
         parser.error(f'no section {odd[0]!r}: choose from {", ".join(known)}')
     args.sections = args.sections or list(known)
+    for name, sections in SECTIONS_OF.items():
+        given = getattr(args, name) is not None and getattr(args, name) is not False
+        if given and not set(sections) & set(args.sections):
+            parser.error(f'--{name.replace("_", "-")} is for the section {" or ".join(sections)}: '
+                         'name that too, or leave it out')
+    defaults = {'repeats': 3, 'longest': 240.0, 'plain_memory_up_to': 8, 'heatmaps': 1000}
+    for name, default in defaults.items():
+        setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
+    preset = PRESETS[args.preset]
+    weights = [('the weights', path) for path in (preset.beats, preset.clipseg)]
+    if sentence := overwritten([('--json', args.json)], weights):
+        parser.error(sentence)
     args.batch_sizes = args.batch_sizes or list(BATCH_SIZES[args.preset])
     args.only_count = list(ONLY_COUNTED[args.preset]) if args.only_count is None else args.only_count
     if min(args.batch_sizes + args.only_count) < 2 or args.repeats < 1 or args.heatmaps < 1:

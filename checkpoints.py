@@ -3,6 +3,7 @@ and what SIGTERM and Ctrl-C do to it.
 
     last.pt, previous.pt    {'audio_proj', 'masker_i'} as in the released checkpoint, and what resuming needs
     log.jsonl, loss.png, before_after.png, summary.json      see train.py; summary.json marks a finished run
+    last.damaged.pt         a last.pt that --resume could not use; the run went on from previous.pt
     lock                    held by the process that trains
 
 A file is written beside its place, flushed, and renamed, so that whatever stops the program leaves a whole one.
@@ -69,13 +70,15 @@ def settings(args):
 
 
 def resume(folder, model, optimiser, scaler, args):
-    """Load last.pt, or previous.pt where last.pt is torn. -> the trainer's state, or None when there is nothing.
+    """Load last.pt, or previous.pt where last.pt is damaged. -> the trainer's state, None without.
 
-    Each process goes on with its own random numbers, and one that the run did not have begins some.
+    A last.pt that cannot be read now may be intact: OSError. A damaged one is kept under another
+    name. Each process goes on with its own random numbers; one that the run did not have draws new.
     """
-    path, previous, rank = folder / 'last.pt', folder / 'previous.pt', rank_and_processes()[0]
-    if not path.exists() and not previous.exists():
+    last, previous, rank = folder / 'last.pt', folder / 'previous.pt', rank_and_processes()[0]
+    if not last.exists() and not previous.exists():
         return None
+    path = last
     try:
         saved = read_checkpoint(path)
     except (FileNotFoundError, ValueError):
@@ -86,7 +89,6 @@ def resume(folder, model, optimiser, scaler, args):
         except (FileNotFoundError, ValueError):
             raise ValueError(f'{path} is damaged and there is no good {previous}: put a copy of one in its place, or '
                              '--overwrite the run') from None
-        path.unlink(missing_ok=True)                        # lest it should take the good one's place at the next save
         path = previous
     if 'settings' not in saved.get('trainer', {}):
         raise ValueError(f'{path} holds weights but no state of a training: it can be evaluated, not resumed')
@@ -112,8 +114,23 @@ def resume(folder, model, optimiser, scaler, args):
             if torch.cuda.is_available() and gpu:
                 torch.cuda.set_rng_state(gpu[0])
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError):
-        raise ValueError(f'{path} holds no usable state of a training: delete it to fall back on previous.pt') from None
+        raise ValueError(f'{path} holds no usable state of a training: rename it to fall back on '
+                         'previous.pt') from None
+    if path == previous and rank == 0:
+        keep_damaged(last)
     return {k: v for k, v in trainer.items() if k not in ('optimiser', 'scaler', 'random', 'settings')}
+
+
+def keep_damaged(last):
+    """Rename a damaged last.pt, which the next save would copy over the good previous.pt."""
+    number = 1
+    kept = last.with_name('last.damaged.pt')
+    while kept.exists():
+        number += 1
+        kept = last.with_name(f'last.damaged{number}.pt')
+    if last.exists():
+        os.replace(last, kept)
+        print(f'the damaged {last.name} is kept as {kept}')
 
 
 class Alarm:
@@ -199,7 +216,8 @@ def claim_folder(args):
     Returns an open file: while it is open, no other process may claim the folder. The lock goes with this process,
     however it ends, and unlike flock's is not inherited by its loading processes, which outlive a kill by seconds.
     """
-    finished, begun = (args.out / 'summary.json').exists(), (args.out / 'last.pt').exists()
+    finished = (args.out / 'summary.json').exists()
+    begun = any((args.out / name).exists() for name in ('last.pt', 'previous.pt'))
     if finished and not args.overwrite:
         raise FileExistsError(f'{args.out} holds a finished run: choose another --out, --overwrite it, or train it '
                               'longer by --resume --overwrite and more --epochs')
@@ -223,8 +241,10 @@ def claim_folder(args):
 
 def set_aside(args):
     """--overwrite: rename the old run's files to *.old; they go when the new run has saved something of its own."""
+    saved = any((args.out / name).exists() for name in ('last.pt', 'previous.pt'))
     for name in RUN_FILES if args.overwrite and not args.resume else ():
-        if (args.out / name).exists():
+        # an attempt that failed before it had saved anything is not worth the older run's files
+        if (args.out / name).exists() and (saved or not (args.out / f'{name}.old').exists()):
             os.replace(args.out / name, args.out / f'{name}.old')
 
 

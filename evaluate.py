@@ -230,8 +230,8 @@ def one_pair(model, preset, image_file, audio_file, out):
 DEFAULTS = {'task': 'all', 'threshold': 'fixed:0.5', 'reading': 'release', 'batch_size': 16,
             'examples': 3, 'out': 'heat.png'}
 NEEDS = {'image': 'audio', 'audio': 'image', 'out': 'image', 'examples': 'figures'}
-EXCLUDES = {     # what would be ignored beside these
-    'image': ('task', 'benchmarks', 'data_root', 'threshold', 'reading', 'batch_size', 'limit', 'json', 'csv',
+EXCLUDES = {     # what would be ignored beside these (--data-root may always be given)
+    'image': ('task', 'benchmarks', 'threshold', 'reading', 'batch_size', 'limit', 'json', 'csv',
               'figures', 'examples', 'save_heatmaps', 'heatmaps'),
     'heatmaps': ('checkpoint', 'untrained', 'prompt', 'clipseg', 'beats', 'save_heatmaps'),
     'untrained': ('checkpoint', 'variant')}

@@ -15,6 +15,7 @@ Shapes: B images, N audios, H W pixels, h w feature cells, D embedding, T audio 
 the prompt.
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -427,11 +428,20 @@ def load_model(preset='miniature', checkpoint=None, prompt=None, audio_tokens=No
 
 
 def read_checkpoint(path):
-    """The dict in a checkpoint file, {'audio_proj', 'masker_i', ...}. FileNotFoundError, ValueError: one sentence."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'no checkpoint at {path}: train one with train.py or correct --checkpoint')
+    """The dict in a checkpoint file, {'audio_proj', 'masker_i', ...}.
+
+    FileNotFoundError; ValueError where it is damaged; OSError where it cannot be read now.
+    """
     try:
-        saved = torch.load(path, map_location='cpu', weights_only=True)
+        content = Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise FileNotFoundError(f'no checkpoint at {path}: train one with train.py or correct '
+                                '--checkpoint') from None
+    except OSError as error:
+        raise OSError(f'cannot read {path} ({error.strerror}): it may be intact, so make it '
+                      'readable and try again') from None
+    try:
+        saved = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
         values = [torch.as_tensor(v) for part in ('audio_proj', 'masker_i') for v in saved[part].values()]
         named = (saved.get('preset', 'paper') in PRESETS and isinstance(saved.get('prompt', ''), str)
                  and saved.get('audio_tokens', 1) in (1, 2, 4, 8))

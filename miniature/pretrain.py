@@ -35,6 +35,7 @@ from miniature.language import NAMELESS, build_tokenizer, in_template, phrase, w
 from miniature.sounds import AMBIENT, mixture, sound
 from miniature.world import draw_scene, sample_generator, usable_cores
 from model import PROMPT, decode, embed_image, embed_prompt, encode_image, load_clipseg, prompt_ids
+from resumable import some_path
 
 WEIGHTS = Path(__file__).resolve().parent / 'weights'
 BOUNDARY = -14 / 10      # where MaskGen_I's w = 10 and b = 14 put the edge of a mask: M_G = -b / w
@@ -414,8 +415,9 @@ def main():
     parser.add_argument('--check', action='store_true', help='measure, do not train')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--steps', type=int, default=STEPS, help=f'of the CLIPSeg (default: {STEPS})')
-    parser.add_argument('--out', type=Path, default=WEIGHTS, help='folder to write (default: miniature/weights)')
+    parser.add_argument('--out', type=some_path, default=WEIGHTS, help='folder to write (default: miniature/weights)')
     args = parser.parse_args()
+    args.out = Path(args.out)
     args.out.mkdir(parents=True, exist_ok=True)
     beats_file, clipseg_folder = args.out / 'beats.pt', args.out / 'clipseg'
     stages = (args.only,) if args.only else STAGES

@@ -300,7 +300,8 @@ def build(root, seed=0, splits=None, processes=None, force=False):
             what = f'{min(foreign)}, which' if foreign else f'the world of seed {manifest["seed"]}, and it'
             raise ValueError(f'{root} is not the whole world of seed {seed} and holds {what} would be lost: name another '
                              'folder, move it away, or draw anew with python -m miniature.world --force')
-    partial = root.with_name(f'{root.name}.partial-{os.getpid()}')
+    place = Path(os.path.realpath(root))                            # where a link leads
+    partial = place.with_name(f'{place.name}.partial-{os.getpid()}')
     shutil.rmtree(partial, ignore_errors=True)
     for folder in (folder for split in splits for folder in (FOLDERS | benchmarks.FOLDERS)[split]):
         (partial / folder).mkdir(parents=True, exist_ok=True)
@@ -313,9 +314,9 @@ def build(root, seed=0, splits=None, processes=None, force=False):
         _write_annotations(partial, splits, seed, records)
         manifest = {'version': VERSION, 'seed': seed, 'splits': splits, 'files': _sizes(partial)}
         (partial / 'world.json').write_text(json.dumps(manifest))
-        if root.exists():
-            shutil.rmtree(root)
-        os.replace(partial, root)
+        if place.exists():
+            shutil.rmtree(place)
+        os.replace(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return root
@@ -327,8 +328,9 @@ def usable_cores():
 
 
 def main():
+    from resumable import some_path     # here: whoever draws needs no torch
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', default='data/miniature', help='folder to write (default: data/miniature)')
+    parser.add_argument('--out', type=some_path, default='data/miniature', help='folder to write (default: data/miniature)')
     parser.add_argument('--seed', type=int, default=0, help='another seed is another world (default: 0)')
     parser.add_argument('--force', action='store_true', help='draw it again even if it is there and whole')
     args = parser.parse_args()

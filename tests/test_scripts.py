@@ -9,7 +9,12 @@ import soundfile
 import torch
 from PIL import Image
 
-from conftest import failed_in_one_sentence
+import bench
+import captions
+import data
+import evaluate
+import train
+from conftest import ROOT, failed_in_one_sentence
 from model import load_model, trained_state
 
 
@@ -105,3 +110,111 @@ def test_evaluate_s_wrong_inputs(small_world, script, tmp_path):
         failed_in_one_sentence(script('evaluate.py', *root, *arguments), *words)
 
 
+# ------------------------------------------------------------------------------------------------
+# Options that would be ignored, empty paths, and results that would overwrite something
+# ------------------------------------------------------------------------------------------------
+
+def refused(parse_args, arguments, capsys):
+    """What the command line says of options that it refuses."""
+    with pytest.raises(SystemExit) as end:
+        parse_args(list(map(str, arguments)))
+    assert end.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+PAIR = ['--image', 'a.jpg', '--audio', 'a.wav']
+
+
+@pytest.mark.parametrize('parse_args, arguments, words', [
+    *[(evaluate.parse_args, [*PAIR, *more], f'--image and {more[0]} do not go together') for more in (
+        ['--task', 'all'], ['--benchmarks', 'is4'], ['--threshold', 'fixed:0.5'], ['--batch-size', 16],
+        ['--limit', 3], ['--json', 'x'], ['--csv', 'x'], ['--figures', 'x'], ['--save-heatmaps', 'x'], ['--heatmaps', 'x'])],
+    *[(evaluate.parse_args, ['--heatmaps', 'x', *more], f'--heatmaps and {more[0]} do not go together') for more in (
+        ['--checkpoint', 'y'], ['--untrained'], ['--prompt', 'a <*>'], ['--clipseg', 'y'], ['--beats', 'y'],
+        ['--save-heatmaps', 'x'])],
+    (evaluate.parse_args, ['--untrained', '--checkpoint', 'y'], '--untrained and --checkpoint do not go together'),
+    (evaluate.parse_args, ['--untrained', '--variant', 'av'], '--untrained and --variant do not go together'),
+    (evaluate.parse_args, ['--out', 'heat.png'], '--out goes with --image'),
+    (evaluate.parse_args, ['--image', 'a.jpg'], '--image goes with --audio'),
+    (evaluate.parse_args, ['--audio', 'a.wav'], '--audio goes with --image'),
+    (evaluate.parse_args, ['--examples', 3], '--examples goes with --figures'),
+    *[(train.parse_args, more, f'{more[0]} is for --variant av_llm') for more in (
+        ['--lambda-c', 1], ['--captions', 'x'], ['--captions-from', 'both'], ['--same-answers', 'negatives'])],
+    (train.parse_args, ['--cache-share', 1], '--cache-share is for --cache-audio'),
+    (train.parse_args, ['--epochs', 1, '--steps', 2], '--epochs and --steps do not go together'),
+    (train.parse_args, ['--variant', 'av_llm', '--captions', 'x', '--captions-from', 'image'],
+     '--captions and --captions-from do not go together'),
+    (captions.parse_args, ['image', '--captions-from', 'both'], '--captions-from is for the stage object'),
+    (captions.parse_args, ['image', '--audio-captions', 'x'], '--audio-captions is for the stage audio'),
+    (captions.parse_args, ['all', '--captions-from', 'image', '--audio-captions', 'x'], '--audio-captions is for the stage audio'),
+    (captions.parse_args, ['object', '--retry-failed'], '--retry-failed is for the stage image or audio'),
+    (captions.parse_args, ['all', '--retry-failed', '--overwrite'], 'leave out --retry-failed'),
+    (bench.parse_args, ['load', '--repeats', 3], '--repeats is for the section step or evaluate'),
+    (bench.parse_args, ['step', '--heatmaps', 1000], '--heatmaps is for the section metrics'),
+    (bench.parse_args, ['metrics', '--cached-audio'], '--cached-audio is for the section step or memory')])
+def test_an_option_that_would_be_ignored_is_an_error(parse_args, arguments, words, capsys):
+    assert words in refused(parse_args, arguments, capsys)
+
+
+def test_what_goes_together_still_does_and_defaults_are_the_same():
+    args = train.parse_args([])
+    assert (args.lambda_c, args.captions_from, args.same_answers, args.cache_share) == (0.0, 'both', 'negatives', 1.0)
+    args = train.parse_args(['--variant', 'av_llm', '--lambda-c', '0', '--captions', 'x'])     # a sweep of Table 15
+    assert (args.lambda_c, args.captions) == (0.0, 'x') and train.parse_args(['--variant', 'av_llm']).lambda_c == 1.0
+    args = train.parse_args(['--cache-audio', '--cache-share', '0.5', '--data-root', 'x'])
+    assert args.cache_audio == '' and train.parse_args(['--cache-audio', 'y']).cache_audio == 'y'
+    args = evaluate.parse_args([])
+    assert (args.task, args.threshold, args.batch_size, args.examples) == ('all', 'fixed:0.5', 16, 3)
+    args = evaluate.parse_args([*PAIR, '--data-root', 'x', '--variant', 'av_llm', '--prompt', 'a <*>', '--preset', 'paper'])
+    assert args.out == 'heat.png'
+    assert captions.parse_args(['image', '--device', 'cpu', '--llm', 'x', '--object-tokens', '5']).captions_from == 'both'
+    args = bench.parse_args(['metrics', '--heatmaps', '9'])
+    assert (args.repeats, args.longest, args.plain_memory_up_to, args.heatmaps) == (3, 240, 8, 9)
+
+
+@pytest.mark.parametrize('parse_args, options', [
+    (evaluate.parse_args, ['--checkpoint', '--data-root', '--clipseg', '--beats', '--json', '--csv', '--figures',
+                           '--save-heatmaps', '--heatmaps', '--image', '--audio', '--out']),
+    (train.parse_args, ['--out', '--data-root', '--clipseg', '--beats', '--cache-audio', '--prepared', '--captions']),
+    (lambda given: captions.parse_args(['all', *given]), ['--data-root', '--out', '--ids', '--audio-captions', '--image-model',
+                                                          '--audio-model', '--llm']),
+    (bench.parse_args, ['--json']), (lambda given: data.main(['prepare', *given]), ['--data-root', '--out'])])
+def test_an_empty_path_is_an_error(parse_args, options, capsys):
+    for option in options:
+        for empty in ('', ' '):
+            assert f'argument {option}: the path is empty' in refused(parse_args, [option, empty], capsys)
+
+
+def test_a_result_never_overwrites_an_input_or_another_result(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('heat.png', 'a.wav', 'last.pt', 'beats.pt', 'gama.jsonl', 'audio_captions.jsonl', 'maps/is4/confidence.csv',
+                 'world/vggss/vggss.json', 'clipseg/config.json'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('mine')
+    (tmp_path / 'link').symlink_to('last.pt')
+    (tmp_path / 'hard.png').hardlink_to('heat.png')
+    pair = ['--image', 'heat.png', '--audio', 'a.wav']
+    for parse_args, arguments, words in (
+            (evaluate.parse_args, pair, '--out would overwrite --image'),                  # the default of --out
+            (evaluate.parse_args, [*pair, '--out', tmp_path / 'heat.png'], '--out would overwrite --image'),
+            (evaluate.parse_args, [*pair, '--out', 'hard.png'], '--out would overwrite --image'),
+            (evaluate.parse_args, [*pair, '--out', 'maps/../a.wav'], '--out would overwrite --audio'),
+            (evaluate.parse_args, [*pair, '--out', 'link', '--checkpoint', 'last.pt'], '--out would overwrite --checkpoint'),
+            (evaluate.parse_args, ['--json', 'new', '--csv', './new'], '--csv would overwrite --json'),
+            (evaluate.parse_args, ['--json', 'last.pt', '--checkpoint', 'link'], '--json would overwrite --checkpoint'),
+            (evaluate.parse_args, ['--csv', 'beats.pt', '--beats', 'beats.pt'], '--csv would overwrite --beats'),
+            (evaluate.parse_args, ['--json', 'clipseg/config.json', '--clipseg', 'clipseg'], '--json would overwrite --clipseg'),
+            (evaluate.parse_args, ['--csv', 'maps/is4/confidence.csv', '--heatmaps', 'maps'], '--csv would overwrite --heatmaps'),
+            (evaluate.parse_args, ['--json', 'world/vggss/vggss.json', '--data-root', 'world'], 'a file of the data'),
+            (evaluate.parse_args, ['--json', ROOT / 'miniature/weights/av.pt'], 'the weights that ship'),
+            (captions.parse_args, ['all', '--out', 'gama.jsonl', '--audio-captions', 'gama.jsonl'],
+             '--out would overwrite --audio-captions'),
+            (captions.parse_args, ['audio', '--out', 'captions.jsonl', '--audio-captions', 'audio_captions.jsonl'],
+             'the file of the audio stage would overwrite --audio-captions'),
+            (captions.parse_args, ['all', '--ids', 'a.wav', '--out', 'a.wav'], '--out would overwrite --ids'),
+            (bench.parse_args, ['--json', ROOT / 'miniature/weights/beats.pt'], '--json would overwrite the weights'),
+            (train.parse_args, ['--beats', 'last.pt', '--out', '.', '--overwrite'], '--out would overwrite --beats')):
+        assert words in refused(parse_args, arguments, capsys), arguments
+    for arguments in ([*pair, '--out', 'new.png'], ['--json', 'a.json', '--csv', 'a.csv', '--data-root', '.'],
+                      ['--heatmaps', 'maps', '--json', 'maps/scores.json']):
+        evaluate.parse_args(arguments)
