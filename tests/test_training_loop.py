@@ -85,7 +85,7 @@ def test_steps_epochs_and_what_is_left_of_an_epoch(training):
 
 def test_the_mean_over_accumulated_batches_is_logged(training):
     seen = training('--accumulate', '3', '--lambda-f', '2')
-    by_batch = [float(t['acl_i'] + 2 * t['acl_f'] + t['reg']) for t in seen.terms]
+    by_batch = [(t['acl_i'] + 2 * t['acl_f'] + t['reg']).item() for t in seen.terms]
     assert len(by_batch) == 3 and seen.log[0]['loss'] == pytest.approx(sum(by_batch) / 3, rel=1e-5)
 
 

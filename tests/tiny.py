@@ -110,12 +110,15 @@ def tiny_root(tmp_path_factory):
 @pytest.fixture
 def tiny(monkeypatch):
     """The miniature preset at toy size. -> lists of the names under which its backbones are asked for"""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)                                # for so small tensors a second one only costs time
     asked = SimpleNamespace(clipseg=[], beats=[])
     monkeypatch.setattr(model_file, 'load_clipseg', lambda path: asked.clipseg.append(path) or tiny_clipseg())
     monkeypatch.setattr(model_file, 'load_beats', lambda path: asked.beats.append(path) or tiny_beats())
     small = dataclasses.replace(model_file.PRESETS['miniature'], image_size=SIZE, seconds=SECONDS)
     monkeypatch.setitem(model_file.PRESETS, 'miniature', small)
-    return asked
+    yield asked
+    torch.set_num_threads(threads)
 
 
 def watch(monkeypatch, owner, name, note):
@@ -136,14 +139,14 @@ def training(tmp_path, monkeypatch, tiny, tiny_root):
     """training(*flags): train.py in this process, one step of 4 pairs unless flags say more. -> what its parts were given
 
     forwards: of training, {argument: value, 'out': Alignment, 'random': the generator's state before}
-    validations: the same, of validation; terms: what loss_terms gave; weights: {term: gradient of the loss by it}
+    validations: the same, of validation; terms: what loss_terms gave; answers: its C, rows and gather; weights: {term: gradient of the loss by it}
     steps: {'lr', 'before', 'gradient', 'after'}, by parameter; optimisers: Adam's arguments; loaded: models; tiny's lists
     held_out, sheets, curves: arguments of held_out, before_after_sheet and loss_curve; log, saved, summary: the files.
     """
     forward = inspect.signature(model_file.SoundLocalizer.forward)
 
     def run(*flags, folder='run', root=tiny_root, hook=None):
-        seen = SimpleNamespace(forwards=[], validations=[], terms=[], weights=[], steps=[], optimisers=[], loaded=[],
+        seen = SimpleNamespace(forwards=[], validations=[], terms=[], answers=[], weights=[], steps=[], optimisers=[], loaded=[],
                                held_out=[], sheets=[], curves=[], backbones=tiny)
         with monkeypatch.context() as patch:
             def note_forward(out, *arguments, **options):
@@ -154,9 +157,10 @@ def training(tmp_path, monkeypatch, tiny, tiny_root):
                 if hook:
                     hook(seen, one)
 
-            def note_terms(terms, *arguments, **options):
+            def note_terms(terms, out, args, *arguments, **options):
                 if torch.is_grad_enabled():
                     seen.terms.append(terms)
+                    seen.answers.append(arguments)
                     seen.weights.append({})
                     for key, term in terms.items():
                         if term.requires_grad:
@@ -198,9 +202,10 @@ def training(tmp_path, monkeypatch, tiny, tiny_root):
                                      *([] if '--epochs' in flags else ['--steps', '1']), *flags])
             train.train(args)
         seen.args = args
-        seen.log = [json.loads(line) for line in (args.out / 'log.jsonl').read_text().splitlines()]
-        seen.saved = torch.load(args.out / 'last.pt', weights_only=True)
-        seen.summary = json.loads((args.out / 'summary.json').read_text())
+        if (args.out / 'summary.json').exists():            # not of a second process
+            seen.log = [json.loads(line) for line in (args.out / 'log.jsonl').read_text().splitlines()]
+            seen.saved = torch.load(args.out / 'last.pt', weights_only=True)
+            seen.summary = json.loads((args.out / 'summary.json').read_text())
         return seen
 
     return run
