@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 
-import train
 from conftest import ROOT
 
 # One file for both sides: alone it takes all pairs; under torchrun each process takes its half, and its rows of the noise.
@@ -76,8 +75,3 @@ def test_two_processes_with_global_negatives_give_one_process_s_gradients_and_lo
         # a thousandth: Adam makes as large a step of a gradient that is all rounding as of any other
         assert ((found['curve'] - alone['curve']).abs() < 1e-3 * alone['curve']).all()
         assert alone['curve'][-1] < alone['curve'][0] - 0.1
-
-
-def test_a_run_is_resumed_with_the_negatives_it_began_with():
-    from checkpoints import settings
-    assert settings(train.parse_args(['--negatives', 'global']))['negatives'] == 'global'
