@@ -353,7 +353,7 @@ def train(args):
             for k, batch in enumerate(undisturbed(training_loader(dataset, batches, args.workers)), 1):
                 if k % N == 1 or N == 1:
                     optimiser.zero_grad()
-                    loss, ids = 0.0, []
+                    loss, mean_terms, ids = 0.0, {}, []
                 if count := usable(batch, state, args):
                     model.train()
                     image, wav = (batch[k][:count].to(device, non_blocking=True) for k in ('image', 'wav'))
@@ -367,6 +367,8 @@ def train(args):
                     # processes share the gradients at each of the N, so that one whose last batch is unusable has them too
                     scaler.scale(part).backward()
                     loss, ids = loss + part.detach(), ids + batch['id'][:count]
+                    for name, value in terms.items():
+                        mean_terms[name] = mean_terms.get(name, 0.0) + value.detach() / N
                 if k % N:
                     continue
                 if ids:
@@ -378,7 +380,7 @@ def train(args):
                         group['lr'] = lr
                     scaler.step(optimiser)
                     scaler.update()
-                    log.step(state['step'], epoch, loss, terms, out, model, args, bar, lr)
+                    log.step(state['step'], epoch, loss, mean_terms, out, model, args, bar, lr)
                 state['step'] += 1
                 state['seconds'] = earlier + time.time() - began
                 bar.update()

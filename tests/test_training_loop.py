@@ -1,5 +1,6 @@
 """From a batch to a step, a line of the log, a validation and summary.json: values by hand."""
 
+import dataclasses
 import json
 import math
 import time
@@ -15,7 +16,7 @@ import model as model_file
 import train
 from conftest import assert_equal
 from tiny import (SECONDS, SIZE, TRAIN, VAL, name, pair_of_image, pair_of_sound, tiny,  # noqa: F401
-                  tiny_root, training, watch, write_root)
+                  tiny_root, training, watch, write_captions, write_root)
 
 CPU = torch.device('cpu')
 
@@ -89,10 +90,12 @@ def test_steps_epochs_and_what_is_left_of_an_epoch(training):
         training('--accumulate', '4', folder='d')
 
 
-def test_the_mean_over_accumulated_batches_is_logged(training):
-    seen = training('--accumulate', '3', '--lambda-f', '2')
-    losses_ = [(t['acl_i'] + 2 * t['acl_f'] + t['reg']).item() for t in seen.terms]
-    assert len(losses_) == 3 and seen.log[0]['loss'] == pytest.approx(sum(losses_) / 3, rel=1e-5)
+def test_loss_and_terms_of_accumulated_batches_are_logged_as_their_means(training):
+    seen = training('--accumulate', '3', '--lambda-f', '2', '--lambda-reg', '0')
+    mean = {key: sum(terms[key].item() for terms in seen.terms) / 3 for key in ('acl_i', 'acl_f')}
+    assert len(seen.terms) == 3
+    for key, value in {**mean, 'loss': mean['acl_i'] + 2 * mean['acl_f']}.items():
+        assert seen.log[0][key] == pytest.approx(value, rel=1e-5)
 
 
 def test_the_time_between_checkpoints_is_the_one_asked_for(training, monkeypatch):
@@ -218,6 +221,46 @@ def test_unreadable_pairs_are_left_out_only_when_told_and_counted(tiny, training
     used = [pair_of_image(one) for step in seen.forwards for one in step['image']]
     assert not {3, 7} & set(used) and len(used) in (7, 8)
     assert seen.summary['skipped'] == {'without_files': 1, 'unreadable': 8 - len(used)}
+
+
+def test_where_processes_keep_unequal_numbers_global_negatives_use_the_fewest(monkeypatch):
+    batch = {'errors': [], 'id': ['a', 'b', 'c']}
+    usable = lambda *flags: train.usable(batch, {'skipped': 0}, train.parse_args(flags))
+    for fewest, local, everyone in ((3, 3, 3), (2, 3, 2), (1, 0, 0)):
+        monkeypatch.setattr(train, 'smallest', lambda number: fewest)
+        assert usable('--skip-bad-samples') == local
+        assert usable('--skip-bad-samples', '--negatives', 'global') == everyone
+    assert usable('--negatives', 'global') == 3             # then nothing was left out
+
+
+# ---- the data root
+
+def test_the_miniature_makes_its_world_and_captions_where_none_are_named(
+        training, monkeypatch, tmp_path):
+    made = []
+    root = tmp_path / 'root'
+
+    def make_captions(kind):
+        made.append(kind)
+        write_captions(root / f'captions-{kind}.jsonl', lambda n: ['dog', 'bell'][n % 2])
+
+    here = dataclasses.replace(model_file.PRESETS['miniature'], data_root=str(root))
+    monkeypatch.setitem(model_file.PRESETS, 'miniature', here)
+    build = lambda path: path == str(root) and write_root(root)
+    monkeypatch.setattr('miniature.world.build', build)
+    monkeypatch.setattr(train, 'make_captions', make_captions)
+    seen = training('--variant', 'av_llm', '--captions-from', 'audio', root=None)
+    assert made == ['audio'] and seen.held_out[0][3] == str(root)
+    training('--variant', 'av_llm', '--captions-from', 'audio', root=root, folder='named')
+    assert made == ['audio']
+
+
+def test_without_a_list_of_validation_pairs_there_is_no_validation(training, tmp_path, capsys):
+    root = write_root(tmp_path / 'root')
+    (root / 'vggsound/val.csv').unlink()
+    seen = training(root=root)
+    assert not seen.validations and len(seen.log) == 1
+    assert f'no {root}/vggsound/val.csv' in capsys.readouterr().out
 
 
 # ---- what a finished run leaves

@@ -231,8 +231,9 @@ def training(tmp_path, monkeypatch, tiny, tiny_root):
     def run(*flags, folder='run', root=tiny_root, hook=None):
         seen = Seen(tiny)
         length = [] if '--epochs' in flags else ['--steps', '1']
-        seen.args = train.parse_args(['--data-root', str(root), '--out', str(tmp_path / folder),
-                                      '--batch-size', '4', *length, *flags])
+        where = ['--data-root', str(root)] if root else []
+        seen.args = train.parse_args(['--out', str(tmp_path / folder), '--batch-size', '4', *where,
+                                      *length, *flags])
         with monkeypatch.context() as patch:
             seen.watch(patch, hook)
             train.train(seen.args)
