@@ -1,5 +1,7 @@
 """Scores on held-out scenes, each column by hand: what is heard, what it is compared with."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -87,6 +89,22 @@ def test_every_column_by_hand(heard, capsys):
     assert scores.keys() == {'ours', 'oracle', 'ceiling'}
     assert counts == {'boxes': 3, 'masks': 6, 'multi': 4, 'pairs': 2, 'silence': 3}
     assert not capsys.readouterr().out                      # nothing was left out
+
+
+def test_benchmarks_are_read_at_the_preset_s_sizes(heard, monkeypatch):
+    read = []
+    scenes = lambda name, *more: read.append((name, *more)) or Scenes(name, SCENES[name])
+    monkeypatch.setattr(heldout, 'Benchmark', scenes)
+    heldout.held_out(None, None, 'paper', 'some/root')
+    assert read == [('vggss', 'some/root', 352, 10.0), ('is4', 'some/root', 352, 10.0)]
+
+
+def test_every_class_name_gets_its_own_embedding():
+    samples = [SimpleNamespace(label=label) for label in ('owl', 'dog', None, 'owl', 'cat')]
+    embed_text = lambda tokenizer, words: [f'{tokenizer} {word}' for word in words]
+    model = SimpleNamespace(embed_text=embed_text)
+    found = heldout.embed_names(model, 'a', SimpleNamespace(samples=samples))
+    assert found == {'cat': 'a cat', 'dog': 'a dog', 'owl': 'a owl'}
 
 
 def test_perfect_masks_are_scored_against_the_boxes(heard, monkeypatch):

@@ -93,6 +93,29 @@ def test_a_changed_setting_is_refused_by_name(began, setting):
         assert str(first) in str(error.value) and str(other) in str(error.value)
 
 
+def rewrite(path, change):
+    saved = torch.load(path, weights_only=True)
+    change(saved['trainer'])
+    torch.save(saved, path)
+
+
+def test_a_checkpoint_from_before_an_option_counts_as_made_without_it(began):
+    def forget(trainer):
+        for setting in ('negatives', 'accumulate', 'lr_schedule'):
+            del trainer['settings'][setting]
+        trainer['random'] = trainer['random'][0]            # of the first process alone
+
+    rewrite(began.args.out / 'last.pt', forget)
+    torch.manual_seed(11)
+    expected = torch.rand(1)
+    checkpoints.resume(began.args.out, *parts(0, 0), began.args)
+    assert torch.equal(torch.rand(1), expected)
+    for setting in ('negatives', 'accumulate', 'lr_schedule'):
+        args = SimpleNamespace(**{**vars(began.args), setting: KEPT[setting][1]})
+        with pytest.raises(ValueError, match=f'--{setting.replace("_", "-")} '):
+            checkpoints.resume(args.out, *parts(0, 0), args)
+
+
 def test_every_option_either_must_stay_or_may_change():
     assert set(vars(train.parse_args([]))) == KEPT.keys() | FREE
     assert checkpoints.settings(train.parse_args([])).keys() == KEPT.keys()
@@ -114,8 +137,10 @@ def test_a_resumed_run_goes_on_as_an_undisturbed_one(training):
     assert len(rest.held_out) == 1 and rest.summary['untrained']['cIoU'] == 11.0
 
 
-def test_a_resumed_linear_schedule_falls_to_0_at_the_new_last_step(training, capsys):
-    training('--steps', '2', folder='run')
+def test_a_resumed_run_s_rate_reaches_0_at_its_new_end_and_its_seconds_add_up(training, capsys):
+    first = training('--steps', '2', folder='run')
+    rewrite(first.args.out / 'last.pt', lambda trainer: trainer.update(seconds=1000.0))
     rest = training('--steps', '4', '--resume', '--overwrite', folder='run')
     assert [step['lr'] for step in rest.steps] == pytest.approx([0.001, 0.0005])
+    assert 1000 <= rest.summary['seconds'] < 1100 and rest.saved['trainer']['seconds'] > 1000
     assert 'reach 0 after step 2: now it does after step 4' in capsys.readouterr().out
