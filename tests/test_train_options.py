@@ -63,6 +63,23 @@ def test_every_switch_sets_its_own_setting_and_no_other():
     assert changed(['--cache-audio'], []) == {'cache_audio': ''}        # in the data root
 
 
+OUT_OF_RANGE = {
+    '--epochs': '0', '--steps': '0', '--batch-size': '1', '--workers': '-1', '--seed': '-1',
+    '--lr': '0', '--tau': '0', '--weight-decay': '-0.1', '--save-seconds': '-1', '--p-pos': '1.1',
+    '--p-neg': '-0.1', '--pair-chunk': '0', '--accumulate': '0', '--lambda-i': '-1',
+    '--lambda-f': '-1', '--lambda-reg': '-1', '--audio-tokens': '3'}
+
+
+def test_values_out_of_range_are_refused_by_name(capsys):
+    for option, value in OUT_OF_RANGE.items():
+        with pytest.raises(SystemExit):
+            train.parse_args([option, value])
+        assert option in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train.parse_args(['--lambda-i', '0', '--lambda-f', '0', '--lambda-reg', '0'])
+    assert 'at least one of' in capsys.readouterr().err
+
+
 DEFAULTS = {    # section 4.1 where it says; the release where it is silent
     'variant': 'av', 'seed': 0, 'resume': False, 'overwrite': False, 'clipseg': None, 'beats': None,
     'precision': 'float32', 'skip_bad_samples': False, 'cache_audio': None, 'cache_share': 1.0,
@@ -254,6 +271,22 @@ def test_a_given_prompt_goes_before_the_checkpoint_s_and_that_before_the_default
         model, _ = load_model('miniature', path, prompt)
         assert model.prompt_before.tolist() == words(expected)
         assert model.audio_tokens(torch.rand(1, 8000)).shape[1] == tokens
+
+
+def test_each_audio_token_has_its_own_row_and_mixture(tiny):
+    """Table 11: a softmax over time of what the token's own mixture makes of both potentials."""
+    torch.manual_seed(0)
+    pooling = model_file.AttentivePooling(6, tokens=3).eval()
+    x = torch.randn(2, 5, 6)                                # (B, T, D)
+    unary = pooling.un_models[0](x.transpose(1, 2))         # (B, k, T)
+    X = F.normalize(pooling.pp_models[0].embed_X(x.transpose(1, 2)), dim=1)
+    Y = F.normalize(pooling.pp_models[0].embed_Y(x.transpose(1, 2)), dim=1)
+    agreement = (X.transpose(1, 2) @ Y).mean(2)             # (B, T), over Y's time
+    found = pooling(x)
+    for k, mixture in enumerate(pooling.reduce_potentials):
+        of_unary, of_agreement = mixture.weight.flatten()
+        attention = (of_unary * unary[:, k] + of_agreement * agreement).softmax(1)
+        assert torch.allclose(found[:, k], (attention[..., None] * x).sum(1), atol=1e-5)
 
 
 def test_backbones_preset_and_data_root_reach_the_loading(training):

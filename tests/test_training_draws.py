@@ -1,6 +1,7 @@
 """Training's random draws, and whether what it joins belongs together: pairs, features, answers."""
 
 import itertools
+import json
 from collections import Counter
 
 import numpy as np
@@ -223,6 +224,21 @@ def test_prepared_pairs_are_used_and_are_the_same_pairs(training, tiny_root, tmp
     assert sorted(n for n in read if n < TRAIN) == [9, 9, 10, 10, 11, 11]   # not prepared
     for one, other in zip(seen.forwards, plain.forwards, strict=True):
         assert torch.equal(one['image'], other['image']) and torch.equal(one['wav'], other['wav'])
+
+
+def test_caches_lie_in_the_data_root_unless_a_folder_is_named(training, tmp_path):
+    root = write_root(tmp_path / 'root')
+    training('--cache-audio', root=root)
+    assert (root / 'cache/beats/index.jsonl').is_file()
+    (root / f'vggsound/frames/{name(3)}.jpg').write_bytes(b'no picture')
+    common = ['prepare', '--preset', 'paper', '--data-root', str(root)]
+    with pytest.raises(media.SampleError, match=name(3)):
+        data.main(common)
+    data.main([*common, '--skip-bad-samples'])
+    settings, *rows = (root / 'cache/pairs/index.jsonl').read_text().splitlines()
+    settings = json.loads(settings)['settings']
+    assert len(rows) == TRAIN - 1
+    assert (settings['side'], settings['samples']) == (387, 160_000)    # 1.1 * 352, and 10 s
 
 
 # ---- joins: answers

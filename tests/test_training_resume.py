@@ -93,6 +93,16 @@ def test_a_changed_setting_is_refused_by_name(began, setting):
         assert str(first) in str(error.value) and str(other) in str(error.value)
 
 
+def test_the_checkpoint_before_the_last_stays(began):
+    out = began.args.out
+    scaler = torch.amp.GradScaler('cpu')
+    checkpoints.save_checkpoint(out, began.model, began.optimiser, scaler, began.args,
+                                {**began.state, 'step': 6}, checkpoints.random_states())
+    steps = [torch.load(out / file, weights_only=True)['trainer']['step']
+             for file in ('last.pt', 'previous.pt')]
+    assert steps == [6, 5]
+
+
 def rewrite(path, change):
     saved = torch.load(path, weights_only=True)
     change(saved['trainer'])
@@ -121,11 +131,13 @@ def test_every_option_either_must_stay_or_may_change():
     assert checkpoints.settings(train.parse_args([])).keys() == KEPT.keys()
 
 
-def test_a_resumed_run_goes_on_as_an_undisturbed_one(training):
+def test_a_resumed_run_goes_on_as_an_undisturbed_one(training, capsys):
     undisturbed = training('--steps', '5', '--lr-schedule', 'constant', folder='undisturbed')
-    training('--steps', '2', '--lr-schedule', 'constant', folder='parts')
+    training('--steps', '2', '--lr-schedule', 'constant', '--resume', folder='parts')
+    assert 'nothing to resume' in capsys.readouterr().out
     rest = training('--steps', '5', '--lr-schedule', 'constant', '--resume', '--overwrite',
                     folder='parts')
+    assert 'resuming at step 2' in capsys.readouterr().out
     for one, other in zip(rest.forwards, undisturbed.forwards[2:], strict=True):
         for given in ('image', 'wav', 'random'):
             assert torch.equal(one[given], other[given]), given
