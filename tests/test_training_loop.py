@@ -147,7 +147,7 @@ def test_steps_epochs_areas_and_masks_are_logged_as_they_were(training):
 # ---- validation
 
 class Sure(torch.nn.Module):
-    """Stands for the model: image and sound of a pair are one-hot, and image 13 looks like 12."""
+    """Stands for the model: pairs are one-hot, but image 13 looks twice as much like 12."""
 
     def __init__(self):
         super().__init__()
@@ -159,7 +159,9 @@ class Sure(torch.nn.Module):
         self.given.append((self.training, image_mask, feature_mask))
         self.drawn = torch.rand(1)
         one_hot = lambda n: torch.eye(VAL)[torch.tensor(n) - TRAIN]
-        v_I = one_hot([12 if n == 13 else n for n in numbers])
+        v_I = one_hot(numbers)
+        if 13 in numbers:
+            v_I[numbers.index(13)] = torch.tensor([2.0, 1, 0, 0, 0])
         areas = torch.full((len(image), len(image)), numbers[0] / 100)
         return model_file.Alignment(A=one_hot(numbers), M_G=None, areas=areas, M_I=None, v_I=v_I,
                                     M_F=None, v_D=None)
@@ -173,12 +175,13 @@ def validate(root, *flags, model=None):
 def test_validation_is_the_mean_over_pairs(tiny, tiny_root):
     scores = validate(tiny_root, '--batch-size', '3', '--tau', '1', '--area', 'mean',
                       '--lambda-i', '0.5')
-    # the first batch, S = [1 0 0], [1 0 0], [0 0 1]: -log of the share of the right one
-    right = math.log((math.e + 2) / math.e)
-    rows = (right + math.log(math.e + 2) + right) / 3
-    columns = (math.log((2 * math.e + 1) / math.e) + math.log(3) + right) / 3
+    # the first batch, S = [1 0 0], [a b 0], [0 0 1]: -log of the share of the right one
+    a, b = 2 / 5**0.5, 1 / 5**0.5
+    nce = lambda right, *others: math.log(sum(map(math.exp, (right, *others)))) - right
+    rows = (nce(1, 0, 0) + nce(b, a, 0) + nce(1, 0, 0)) / 3
+    columns = (nce(1, a, 0) + nce(b, 0, 0) + nce(1, 0, 0)) / 3
     of_three = (rows + columns) / 2
-    of_two = math.log((math.e + 1) / math.e)
+    of_two = nce(1, 0)
     acl_i = (3 * of_three + 2 * of_two) / 5
     # areas of 0.12 in the first batch and 0.15 in the second, against 0.4 and 0
     reg = (3 * (0.28 + 0.12) + 2 * (0.25 + 0.15)) / 5
@@ -246,7 +249,12 @@ def test_the_miniature_makes_its_world_and_captions_where_none_are_named(
 
     here = dataclasses.replace(model_file.PRESETS['miniature'], data_root=str(root))
     monkeypatch.setitem(model_file.PRESETS, 'miniature', here)
-    build = lambda path: path == str(root) and write_root(root)
+
+    def build(path):
+        assert path == str(root)
+        write_root(root)
+        write_captions(root / 'captions.jsonl', lambda n: ['cat', 'bell'][n % 2])   # another kind
+
     monkeypatch.setattr('miniature.world.build', build)
     monkeypatch.setattr(train, 'make_captions', make_captions)
     seen = training('--variant', 'av_llm', '--captions-from', 'audio', root=None)
