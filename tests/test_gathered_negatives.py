@@ -49,7 +49,8 @@ def test_every_image_is_grounded_under_all_sounds_and_masked_by_its_own(tiny, mo
 def test_gathered_terms_are_those_of_one_process_with_all_pairs(acl_f):
     torch.manual_seed(0)
     A, v_I, v_D, C = (torch.randn(*shape) for shape in ((4, 8), (4, 8), (4, 8, 2, 2), (3, 8)))
-    M_F, areas = torch.rand(4, 4, 2, 2), torch.rand(4, 4)
+    M_F = torch.rand(4, 4, 2, 2)
+    areas = torch.rand(4, 4)
     rows = torch.tensor([0, 2, -1, 1])
     args = train.parse_args(['--variant', 'av_llm', '--negatives', 'global', '--acl-f', acl_f])
 

@@ -25,7 +25,9 @@ class Scenes(list):
     def __init__(self, name, samples):
         rest = {'image': torch.zeros(3, 2, 2), 'wav': torch.zeros(50)}
         super().__init__({'id': f'{name}{k}', **rest, **one} for k, one in enumerate(samples))
-        self.name, self.unreadable, self.expected = name, [], len(samples)
+        self.name = name
+        self.unreadable = []
+        self.expected = len(samples)
 
 
 def scene(label, group, boxes, mask):
@@ -33,7 +35,8 @@ def scene(label, group, boxes, mask):
 
 
 BOX = area(0, 100)
-LEFT, RIGHT = area(0, 224, 0, 50), area(0, 224, 150, 200)       # the two objects of a frame
+LEFT = area(0, 224, 0, 50)              # the two objects of a frame
+RIGHT = area(0, 224, 150, 200)
 SCENES = {
     'vggss': [scene('dog', 'a', BOX, area(0, 50)), scene('cat', 'b', BOX, area(0, 100)),
               scene('owl', 'c', BOX, None)],

@@ -176,7 +176,8 @@ def test_validation_is_the_mean_over_pairs(tiny, tiny_root):
     scores = validate(tiny_root, '--batch-size', '3', '--tau', '1', '--area', 'mean',
                       '--lambda-i', '0.5')
     # the first batch, S = [1 0 0], [a b 0], [0 0 1]: -log of the share of the right one
-    a, b = 2 / 5**0.5, 1 / 5**0.5
+    a = 2 / 5**0.5
+    b = 1 / 5**0.5
     nce = lambda right, *others: math.log(sum(map(math.exp, (right, *others)))) - right
     rows = (nce(1, 0, 0) + nce(b, a, 0) + nce(1, 0, 0)) / 3
     columns = (nce(1, a, 0) + nce(b, 0, 0) + nce(1, 0, 0)) / 3
