@@ -131,6 +131,17 @@ def test_every_option_either_must_stay_or_may_change():
     assert checkpoints.settings(train.parse_args([])).keys() == KEPT.keys()
 
 
+@pytest.mark.parametrize('line, unvalidated, kept', [
+    ('{"step": 4}', False, True), ('{"step": 5}', False, False), ('{"step": 6}', False, False),
+    ('{"step": 5, "val_loss": 1}', False, True), ('{"step": 5, "val_loss": 1}', True, False),
+    ('{"step": 4, "los', False, False), ('4', False, False)])
+def test_a_log_loses_what_was_written_after_its_checkpoint(tmp_path, line, unvalidated, kept):
+    (tmp_path / 'log.jsonl').write_text('{"step": 0}\n' + line)
+    checkpoints.Log(tmp_path / 'log.jsonl', 5, unvalidated, None, enabled=True)
+    expected = ['{"step": 0}', line] if kept else ['{"step": 0}']
+    assert (tmp_path / 'log.jsonl').read_text().splitlines() == expected
+
+
 def test_a_resumed_run_goes_on_as_an_undisturbed_one(training, capsys):
     undisturbed = training('--steps', '5', '--lr-schedule', 'constant', folder='undisturbed')
     training('--steps', '2', '--lr-schedule', 'constant', '--resume', folder='parts')
