@@ -125,6 +125,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(model_file, 'load_clipseg', load_clipseg)
     monkeypatch.setattr(model_file, 'load_beats', load_beats)
     monkeypatch.setitem(model_file.PRESETS, 'miniature', small)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)      # values are the CPU's
     threads = torch.get_num_threads()
     torch.set_num_threads(1)            # tensors so small only wait for a second thread
     yield asked
