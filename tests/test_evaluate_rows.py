@@ -1,0 +1,371 @@
+"""From known maps to every cell of evaluate.py: each task, row, threshold and file, by hand.
+
+known_world.py says which maps, and how many units of each lie inside the ground truth.
+"""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+import evaluate
+import figures
+import metrics
+from known_world import (EXTENDED, MIXED, SHIFTS, SILENT, Run, build, known_kind, known_map,
+                         known_truth, one_thread)  # noqa: F401
+from processes import shard
+
+F_GOOD = 1.3 * .75 / (.3 + .75)             # of 3 of the 4 mask units and nothing else
+F_FULL = 1.3 * .25 / (.3 * .25 + 1)         # of the whole frame
+# IoU with the box: good 7/11, faint 0, bad 3/15; adaptive 5/10, 5/10, 2/13. An AUC is 5 times the
+# levels 0, 0.05 .. that an IoU reaches, less a half.
+FIRST = {       # good, faint (in one frame), bad, good
+    'single': {'cIoU': 50, 'AUC': 5 * (2 * 12.5 + .5 + 4.5) / 4,
+               'cIoU_adap': 75, 'AUC_adap': 5 * (3 * 10.5 + 3.5) / 4},
+    'segmentation': {'mIoU': 20, 'mIoU_adap': 75 * 3 / 4, 'F': 50 * F_GOOD, 'F_adap': 75 * F_GOOD},
+    'interactive': {'IIoU': 100 / 3, 'IAUC': 5 * (.5 + 4.5 + 12.5) / 3,
+                    'IIoU_adap': 200 / 3, 'IAUC_adap': 5 * (2 * 10.5 + 3.5) / 3}}
+SECOND = {      # good, good (in one frame), good, faint
+    'single': {'cIoU': 75, 'AUC': 5 * (3 * 12.5 + .5) / 4, 'cIoU_adap': 100, 'AUC_adap': 52.5},
+    'segmentation': {'mIoU': 30, 'mIoU_adap': 75, 'F': 75 * F_GOOD, 'F_adap': 100 * F_GOOD},
+    'interactive': {'IIoU': 200 / 3, 'IAUC': 5 * (2 * 12.5 + .5) / 3,
+                    'IIoU_adap': 100, 'IAUC_adap': 52.5}}
+# full covers its box by exactly 1/2: a hit, but not for LocAcc
+EXTENDED_SCORES = {'AP': 100 / 6, 'max_F1': 80, 'precision': 100, 'recall': 200 / 3,
+                   'LocAcc': 100 / 3}
+NEGATIVE_F = 100 * (.75 * F_GOOD + F_FULL + F_GOOD) / 3
+ROBUST_SCORES = {
+    'mIoU_positive': 40, 'F_positive': 100 * F_GOOD,
+    'mIoU_silence': 20, 'F_silence': 75 * F_GOOD, 'FPR_silence': 5 / 16,
+    'mIoU_noise': 12.5, 'F_noise': 100 * F_FULL, 'FPR_noise': 13 / 16,
+    'mIoU_offscreen': 0, 'F_offscreen': 100 * F_GOOD, 'FPR_offscreen': 0,
+    'G_mIoU': 2 * 40 * (100 - 32.5 / 3) / (140 - 32.5 / 3), 'G_FPR': 3 / 8,
+    'G_F': 2 * 100 * F_GOOD * (100 - NEGATIVE_F) / (100 * F_GOOD + 100 - NEGATIVE_F)}
+# IoUs of exactly 1/2, 1, 1/10 and 3/10: CIoU asks for more than its level, AUC does not (but in
+# doubles 0.3 falls short of 6 * 0.05).
+MIXED_SCORES = {'CAP': 60, 'PIAP': (100 * (4 / 9 + 1 / 4) + 70) / 2, 'CIoU@10': 75, 'CIoU@30': 50,
+                'CIoU@50': 25, 'AUC': 5 * (10.5 + 20 + 2.5 + 5.5) / 4}
+
+
+def assert_scores(found, wanted, n=None):
+    counts = {} if n is None else {'n': n, 'n_expected': n}
+    assert found == pytest.approx({**wanted, **counts}, abs=2e-5)
+
+
+@pytest.fixture(scope='module')
+def everything(tmp_path_factory):
+    """`evaluate.py --task all` once, with every file it can write. -> (Run, results, folder)"""
+    out = tmp_path_factory.mktemp('rows')
+    with pytest.MonkeyPatch.context() as patch:
+        run = Run(patch, tmp_path_factory.mktemp('files'))
+        run.curves = []
+        patch.setattr(figures, 'precision_recall_picture', lambda *given: run.curves.append(given))
+        results = run('--task', 'all', '--batch-size', 3, '--json', out / 'a.json',
+                      '--csv', out / 'a.csv', '--figures', out / 'pictures', '--examples', 5,
+                      '--save-heatmaps', out / 'maps')
+    return run, results, out
+
+
+def test_every_cell_is_the_one_computed_by_hand(everything):
+    _, results, _ = everything
+    assert list(results) == [*evaluate.TASKS, 'clipseg_gt_text']
+    for task, names in evaluate.TASKS.items():
+        ours, oracle = results[task], results['clipseg_gt_text'][task]
+        assert list(ours) == list(oracle) == list(names)
+        for name in names:
+            if task == 'multisource':
+                assert_scores(ours[name], MIXED_SCORES, 2)
+            elif name.startswith('ext_'):
+                assert_scores(ours[name], EXTENDED_SCORES, 5)
+            elif name.startswith('robust_'):
+                assert_scores(ours[name], ROBUST_SCORES, 8)
+            else:
+                assert_scores(ours[name], (SECOND if name == 'vpo_ms' else FIRST)[task], 4)
+            if task in ('robustness', 'multisource') or name in ('flickr', 'ade20k'):
+                assert oracle[name] is None
+            else:
+                assert_scores(oracle[name], (FIRST if name == 'vpo_ms' else SECOND)[task], 4)
+
+
+def test_files_hold_the_same_scores(everything):
+    _, results, out = everything
+    assert json.loads((out / 'a.json').read_text()) == results
+    wanted = {}
+    for task in evaluate.TASKS:
+        for row, sets in (('ours', results[task]),
+                          ('clipseg_gt_text', results['clipseg_gt_text'][task])):
+            for name, scores in sets.items():
+                for metric, value in (scores or {}).items():
+                    wanted[row, task, name, metric] = value
+    head, *lines = csv.reader((out / 'a.csv').read_text().splitlines())
+    assert head == ['row', 'task', 'benchmark', 'metric', 'value']
+    assert {tuple(line[:4]): float(line[4]) for line in lines} == wanted
+    assert len(lines) == len(wanted)
+
+
+POLICIES = {    # what another threshold makes of is4 (single, segmentation, interactive)
+    'fixed:0.39': ({'cIoU': 75, 'AUC': 5 * (2 * 14.5 + 10.5 + 3.5) / 4},
+                   {'mIoU': 100 * (8 / 11 + .6) / 4},
+                   {'IIoU': 200 / 3, 'IAUC': 5 * (10.5 + 3.5 + 14.5) / 3}),
+    'top50': ({'cIoU': 0, 'AUC': 5 * (3 * 9.5 + 4.5) / 4},
+              {'mIoU': 300 / 7},
+              {'IIoU': 200 / 3, 'IAUC': 5 * (2 * 10.5 + 3.5) / 3}),
+    'adaptive': ({'cIoU': 75, 'AUC': 5 * (3 * 10.5 + 3.5) / 4},
+                 {'mIoU': 75 * 3 / 4},
+                 {'IIoU': 200 / 3, 'IAUC': 5 * (2 * 10.5 + 3.5) / 3})}
+OTHERS = {      # and of the other sets: units predicted in each negative condition, of 32; ...
+    'fixed:0.39': ((15, 27, 8), 400 / 11, 100 / 3, 20, 75),
+    'top50': ((14, 7, 14), 400 / 7, 0, 12.5, 100),
+    'adaptive': ((6, 3, 6), 75, 0, 20, 25)}
+
+
+@pytest.mark.parametrize('policy', POLICIES)
+def test_the_threshold_reaches_the_meters_of_every_task(policy, monkeypatch, tmp_path):
+    results = Run(monkeypatch, tmp_path)('--benchmarks', 'is4', 'ext_flickr', 'robust_s4',
+                                         'vgg_duet', '--threshold', policy)
+    for task, changed in zip(('single', 'segmentation', 'interactive'), POLICIES[policy]):
+        assert_scores(results[task]['is4'], {**FIRST[task], **changed}, 4)
+    units, miou, loc_acc, ap, ciou = OTHERS[policy]
+    robust, extended = (results['robustness'][name] for name in ('robust_s4', 'ext_flickr'))
+    negatives = [robust[f'FPR_{name}'] for name in ('silence', 'noise', 'offscreen')]
+    assert [32 * value for value in negatives] == pytest.approx(units)
+    assert robust['mIoU_positive'] == pytest.approx(miou)
+    assert extended['LocAcc'] == pytest.approx(loc_acc)
+    assert extended['AP'] == pytest.approx(ap, abs=1e-4)
+    assert results['multisource']['vgg_duet']['CIoU@10'] == ciou
+
+
+def test_a_sweep_gives_nineteen_and_tables_show_the_middle_one(monkeypatch, tmp_path, capsys):
+    results = Run(monkeypatch, tmp_path)('--benchmarks', 'is4', 'robust_s4', 'vgg_duet',
+                                         '--threshold', 'sweep')
+    single, mixed = results['single']['is4'], results['multisource']['vgg_duet']
+    assert [single['cIoU'][i] for i in (0, 7, 9)] == [100, 75, 50] and len(single['cIoU']) == 19
+    assert results['segmentation']['is4']['mIoU'][9] == pytest.approx(20)
+    assert results['interactive']['is4']['IIoU'][9] == pytest.approx(100 / 3)
+    assert results['robustness']['robust_s4']['FPR_noise'][9] == pytest.approx(13 / 16)
+    assert [mixed['CIoU@10'][i] for i in (9, 16)] == [75, 50]       # at 0.85, 0.8 is nothing
+    said = capsys.readouterr().out
+    assert 'IS4        ours    50.0      75.0  37.5      43.8  4' in said
+
+
+# ------------------------------------------------------------------------------------------------
+# Maps and confidences on disk
+# ------------------------------------------------------------------------------------------------
+
+def test_saved_maps_are_named_by_their_sample(everything):
+    _, _, out = everything
+    for name in evaluate.TASKS['single'] + evaluate.TASKS['robustness']:
+        saved = {file.stem: np.load(file) for file in (out / 'maps' / name).glob('*.npy')}
+        assert len(saved) == {'ext': 5, 'robust': 8}.get(name.partition('_')[0], 4)
+        for sample, one in saved.items():
+            assert np.allclose(one, known_map(sample), atol=1e-3)
+    for name in evaluate.TASKS['multisource']:
+        saved = {file.stem: np.load(file) for file in (out / 'maps' / name).glob('*.npy')}
+        assert sorted(saved) == sorted(f'{name}.{sample}_{k}' for sample in MIXED for k in (0, 1))
+        for sample, one in saved.items():
+            assert np.allclose(one, known_map(sample[:-2])[int(sample[-1])], atol=1e-3)
+    for name in ('ext_vggss', 'ext_flickr'):
+        head, *lines = csv.reader((out / 'maps' / name / 'confidence.csv').read_text().splitlines())
+        found = {sample: round(float(value), 4) for sample, value in lines}
+        assert head == ['id', 'confidence']
+        assert found == {f'{name}.{sample}': value for sample, (_, value) in EXTENDED.items()}
+
+
+def test_saved_maps_score_the_same_without_a_model(everything, monkeypatch, tmp_path):
+    _, results, out = everything
+    run = Run(monkeypatch, tmp_path)
+    again = run('--heatmaps', out / 'maps', '--figures', tmp_path / 'pictures')
+    assert run.loaded == [] and run.batches == []
+    for task, names in evaluate.TASKS.items():
+        for name in names:
+            assert_scores(again[task][name], results[task][name])
+            assert again['clipseg_gt_text'][task][name] is None
+    assert run.reports[0][-1]['heatmaps'] == str(out / 'maps')
+
+
+def test_maps_without_confidences_are_ranked_by_their_highest_quarter(monkeypatch, tmp_path,
+                                                                      capsys):
+    run, folder, seen = Run(monkeypatch, tmp_path), tmp_path / 'maps/ext_vggss', []
+    folder.mkdir(parents=True)
+    for name in EXTENDED:
+        np.save(folder / f'ext_vggss.{name}.npy', known_map(f'ext_vggss.{name}').half().numpy())
+    update = metrics.Extended.update
+
+    def spy(meter, heat, truth, confidence, sounding):
+        seen.append((confidence.tolist(), sounding))
+        update(meter, heat, truth, confidence, sounding)
+    monkeypatch.setattr(metrics.Extended, 'update', spy)
+    run('--heatmaps', tmp_path / 'maps', '--benchmarks', 'ext_vggss')
+    [(confidence, sounding)] = seen
+    best = (.96 + .91 + .86 + .81) / 4                      # the four highest units of a good map
+    assert confidence == pytest.approx([best, best / 2, .9, best, best], abs=1e-3)
+    assert sounding == [True, True, True, False, False] and 'SLAVC' in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------
+# Pictures
+# ------------------------------------------------------------------------------------------------
+
+def test_examples_hold_frame_sound_and_confidence_of_one_sample(everything):
+    run, _, _ = everything
+    examples = run.reports[0][3]
+    assert {(e['task'], e['benchmark']) for e in examples} == {
+        (task, name) for task, names in evaluate.TASKS.items() for name in names}
+    numbers = {name: number for number, name in enumerate(SHIFTS, 1)}
+    for e in examples:
+        benchmark, name = e['id'].split('.')
+        number = numbers[name[:3]]
+        assert e['benchmark'] == benchmark and e['rate'] == 16000
+        colour = e['frame'][5, 5].tolist()
+        assert colour == pytest.approx([40 * number, 10, 255 - 40 * number], abs=2)
+        if e['condition'] == 'noise':
+            assert 0.5 < np.abs(e['wav']).max() <= 1
+        else:
+            level = 0 if e['condition'] == 'silence' else number / 10
+            assert np.allclose(e['wav'], level, atol=1e-3)
+        confidence = EXTENDED[name][1] if benchmark.startswith('ext_') else None
+        assert e['confidence'] == pytest.approx(confidence)
+
+
+IOU = {'boxes': {'good': 7 / 11, 'faint': 0, 'bad': .2, 'full': .5},
+       'mask': {'good': .4, 'faint': 0, 'bad': 0, 'full': .25}}
+
+
+def test_examples_hold_truth_map_and_iou_of_their_own_task(everything):
+    run, _, _ = everything
+    for e in run.reports[0][3]:
+        name, benchmark = e['id'].split('.')[1], e['benchmark']
+        if e['task'] == 'multisource':
+            continue
+        boxes = benchmark.startswith('ext_') or e['task'] in ('single', 'interactive')
+        what, silent = 'boxes' if boxes else 'mask', benchmark.startswith('ext_') and name in SILENT
+        assert np.array_equal(e['truth'], known_truth(e['id'], what) * (not silent))
+        assert np.array_equal(e['heat'], known_map(e['id']))
+        assert e['score'] == pytest.approx(0 if silent else IOU[what][known_kind(e['id'])])
+        if e['task'] == 'robustness' or benchmark in ('flickr', 'ade20k'):
+            assert e['oracle'] is None
+        else:
+            assert np.array_equal(e['oracle'], known_map(e['id'], 'oracle'))
+
+
+def test_examples_of_mixtures_show_each_source_beside_the_map_that_it_is_scored_with(everything):
+    run, _, _ = everything
+    examples = [e for e in run.reports[0][3] if e['task'] == 'multisource']
+    for e in examples:
+        truth, heat = known_truth(e['id'], 'sources'), known_map(e['id'])
+        if e['id'].endswith('a_1'):
+            heat = heat.flip(0)                             # its maps come crosswise
+        for k in (0, 1):
+            assert np.array_equal(e['truth'][k], truth[k]) and np.array_equal(e['heat'][k], heat[k])
+        assert e['score'] is None and e['oracle'] is None and e['frame'].shape == (224, 448, 3)
+    assert len(examples) == 4
+
+
+def test_the_report_is_given_every_table_and_what_was_scored(everything):
+    run, results, _ = everything
+    [(path, _, tables, _, facts)] = run.reports
+    assert path.name == 'report.html'
+    assert tables == {task: (results[task], results['clipseg_gt_text'][task], None)
+                      for task in evaluate.TASKS}
+    assert facts['checkpoint'].endswith('miniature/weights/av.pt')
+    assert (facts['preset'], facts['threshold']) == ('miniature', 'fixed:0.5')
+
+
+def test_each_sheet_has_the_examples_of_its_task_and_benchmark(everything):
+    run, _, out = everything
+    assert list(run.sheets) and len(run.sheets) == sum(map(len, evaluate.TASKS.values()))
+    for (task, name), (examples, path) in run.sheets.items():
+        assert path == out / f'pictures/{task}_{name}.png'
+        assert {(e['task'], e['benchmark']) for e in examples} == {(task, name)}
+        count = {'ext': 5, 'robust': 8, 'vgg': 2}.get(name.partition('_')[0], 4)
+        assert len({e['id'] for e in examples}) == len(examples) == count
+
+
+def test_pictures_are_of_frames_spread_over_the_benchmark_with_all_sounds(monkeypatch, tmp_path):
+    run = Run(monkeypatch, tmp_path)
+    common = ['--figures', tmp_path / 'p', '--batch-size', 2]
+    run('--task', 'interactive', '--benchmarks', 'is4', '--examples', 2, *common)
+    run('--task', 'robustness', '--benchmarks', 'robust_s4', '--examples', 1, *common)
+    ids = {task: [e['id'].split('.')[1] for e in examples]
+           for (task, _), (examples, _) in run.sheets.items()}
+    assert ids['interactive'] == ['a_1', 'a_2', 'c_1']      # the first and the third frame
+    assert ids['robustness'] == ['a_1', 'a_1_silence', 'a_1_noise', 'a_1_offscreen']
+
+
+def test_the_curve_of_figure_7_has_its_axes_and_the_point_of_max_f1(everything, monkeypatch,
+                                                                   tmp_path):
+    run, _, _ = everything
+    [(curves, path)] = run.curves
+    assert list(curves) == ['ext_vggss', 'ext_flickr'] and path.name == 'precision_recall.png'
+    precision, recall, point = curves['ext_flickr']         # from the lowest confidence on
+    assert precision.tolist() == pytest.approx([2 / 5, 1 / 2, 2 / 3, 1, 1])
+    assert recall.tolist() == pytest.approx([1, 2 / 3, 2 / 3, 2 / 3, 1 / 3])
+    assert point == pytest.approx((1, 2 / 3))               # precision, recall
+    drawn, axes = [], figures._axes
+    monkeypatch.setattr(figures, '_axes', lambda *given: drawn.append(axes(*given)) or drawn[0])
+    figures.precision_recall_picture({'one': curves['ext_flickr']}, tmp_path / 'p.png')
+    [axis] = drawn[0][1]
+    lines = {line.get_label(): line for line in axis.lines}
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ('recall', 'precision')
+    assert lines['one'].get_xdata().tolist() == recall.tolist()
+    assert lines['one'].get_ydata().tolist() == precision.tolist()
+    dot = lines['its max-F1, 80.0']
+    assert [*dot.get_xdata(), *dot.get_ydata()] == pytest.approx([2 / 3, 1])
+
+
+# ------------------------------------------------------------------------------------------------
+# What was counted, and by whom
+# ------------------------------------------------------------------------------------------------
+
+def test_what_cannot_be_read_is_counted_out_and_named(monkeypatch, tmp_path, capsys):
+    run = Run(monkeypatch, tmp_path)
+    (tmp_path / 'c_1.wav').unlink()                         # missing: never opened
+    (tmp_path / 'a_1.png').write_bytes(b'no picture')       # there, but unreadable
+    results = run('--benchmarks', 'is4', '--batch-size', 1)
+    for scores in (results['single']['is4'], results['clipseg_gt_text']['single']['is4']):
+        assert (scores['n'], scores['n_expected']) == (2, 4)
+    assert results['single']['is4']['cIoU_adap'] == 50      # faint and bad are left
+    assert results['interactive']['is4']['IAUC'] == 5 * 4.5     # and of complete frames, bad alone
+    assert 'is4: scored 2 of 4 samples, not e.g. is4.c_1' in capsys.readouterr().out
+
+
+def test_every_process_takes_its_own_batches_and_none_is_lost(monkeypatch, tmp_path):
+    build(tmp_path, monkeypatch)
+    complete = evaluate.Benchmark('robust_s4', tmp_path, 96, 2.0)
+    for batch_size in (1, 2, 3, 5, 8, 9):
+        for processes in (1, 2, 3, 4):
+            parts = []
+            for rank in range(processes):
+                monkeypatch.setattr('processes.rank_and_processes', lambda: (rank, processes))
+                parts.append([sample.id for sample in shard(complete, batch_size).samples])
+            assert sum(parts, []) == [sample.id for sample in complete.samples]
+            for part, following in zip(parts, parts[1:]):
+                assert len(part) % batch_size == 0 or not following
+
+
+def test_what_other_processes_found_is_gathered(monkeypatch, tmp_path):
+    """Another process is stood in for by what gather_lists adds to ours."""
+    run, merged = Run(monkeypatch, tmp_path), []
+    theirs = {'confidence': {'elsewhere': 0.25}, 'example': {'task': 'robustness', 'id': 'theirs'}}
+
+    def gather(mine):
+        if not mine or not isinstance(mine[0], dict):
+            return mine
+        return mine + [theirs['example' if 'frame' in mine[0] else 'confidence']]
+    monkeypatch.setattr(evaluate, 'gather_lists', gather)
+    monkeypatch.setattr(metrics.Streaming, 'merge_across_ranks', lambda meter: merged.append(meter))
+    run('--benchmarks', 'ext_flickr', '--figures', tmp_path / 'p',
+        '--save-heatmaps', tmp_path / 'm')
+    confidences = (tmp_path / 'm/ext_flickr/confidence.csv').read_text().splitlines()
+    assert len(confidences) == 1 + 5 + 1 and confidences[-1] == 'elsewhere,0.25'
+    assert run.sheets['robustness', 'ext_flickr'][0][-1]['id'] == 'theirs' and len(merged) == 1
+    run('--benchmarks', 'is4')
+    assert len(merged) == 1 + 6                             # ours and the oracle of three tasks
+
+
+def test_numbers_that_are_none_are_null_in_json():
+    nested = {'a': {'b': [1.0, math.nan], 'c': math.nan, 'd': None, 'e': 3, 'f': 0.0}}
+    wanted = {'a': {'b': [1.0, None], 'c': None, 'd': None, 'e': 3, 'f': 0.0}}
+    assert evaluate.without_nan(nested) == wanted

@@ -1,0 +1,251 @@
+"""Each number and picture stands under its heading and in its row: tables, page, contact sheets."""
+
+import base64
+import csv
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import report
+from conftest import ROOT
+from figures import CONDITIONS, heat_colours, overlay, task_tables
+from test_figures import example
+from test_report import page_of
+
+# The paper's tables: their benchmarks, their columns as printed and the metric that each must show.
+SINGLE = 'vggss flickr is4 vpo_ss vpo_ms avs_s4 ade20k'.split()
+MASKS = 'is4 vpo_ss vpo_ms avs_s4 avs_ms3 ade20k'.split()
+EXTENDED, ROBUST = ['ext_vggss', 'ext_flickr'], ['robust_s4', 'robust_ms3']
+PRINTED = {
+    'Tables 1 and 2': ('single', SINGLE, [('cIoU', 'cIoU'), ('w/ Adap.', 'cIoU_adap'),
+                                          ('AUC', 'AUC'), ('w/ Adap.', 'AUC_adap')]),
+    'Table 3': ('robustness', EXTENDED, [('AP', 'AP'), ('max-F1', 'max_F1'), ('LocAcc', 'LocAcc')]),
+    'Table 4': ('robustness', EXTENDED, [
+        ('AP', 'AP'), ('max-F1', 'max_F1'), ('Precision', 'precision'), ('Recall', 'recall'),
+        ('LocAcc', 'LocAcc'), ('|Recall - Precision|', 'recall_precision_gap')]),
+    'Table 5': ('robustness', ROBUST, [
+        ('positive mIoU', 'mIoU_positive'), ('F', 'F_positive'),
+        ('silence mIoU', 'mIoU_silence'), ('F', 'F_silence'), ('FPR', 'FPR_silence'),
+        ('noise mIoU', 'mIoU_noise'), ('F', 'F_noise'), ('FPR', 'FPR_noise'),
+        ('offscreen mIoU', 'mIoU_offscreen'), ('F', 'F_offscreen'), ('FPR', 'FPR_offscreen'),
+        ('G-mIoU', 'G_mIoU'), ('G-F', 'G_F'), ('G-FPR', 'G_FPR')]),
+    'Table 6': ('segmentation', MASKS, [('mIoU', 'mIoU'), ('w/ Adap.', 'mIoU_adap'),
+                                        ('F-Score', 'F'), ('w/ Adap.', 'F_adap')]),
+    'Table 7': ('interactive', ['is4', 'vpo_ms'], [('IIoU', 'IIoU'), ('w/ Adap.', 'IIoU_adap'),
+                                                   ('IAUC', 'IAUC'), ('w/ Adap.', 'IAUC_adap')]),
+    'Table 8': ('multisource', ['vgg_instruments', 'vgg_duet'], [
+        (name, name) for name in ('CAP', 'PIAP', 'AUC', 'CIoU@10', 'CIoU@30', 'CIoU@50')])}
+NAMES = {'vggss': 'VGG-SS', 'flickr': 'Flickr-SoundNet', 'is4': 'IS4', 'ade20k': 'ADE20K',
+         'vpo_ss': 'VPO-SS', 'vpo_ms': 'VPO-MS',
+         'avs_s4': 'AVSBench S4', 'avs_ms3': 'AVSBench MS3',
+         'ext_vggss': 'Extended VGG-SS', 'ext_flickr': 'Extended Flickr',
+         'robust_s4': 'AVSBench-Robust S4', 'robust_ms3': 'AVSBench-Robust MS3',
+         'vgg_instruments': 'VGGSound-Instruments', 'vgg_duet': 'VGGSound-Duet'}
+LABELS = {'av': 'paper, AV alignment', 'av_llm': 'paper, AV + LLM alignment'}
+
+
+def distinct(task, first):
+    """{benchmark: {metric: a number that no other cell has}}, in steps of 0.1, and an own n."""
+    number, scores = first, {}
+    for other, benchmarks, columns in PRINTED.values():
+        for benchmark in benchmarks if other == task else ():
+            n = 7000 + round(10 * number)
+            mine = scores.setdefault(benchmark, {'n': n, 'n_expected': 9999})
+            for _, metric in columns:
+                if metric not in mine and metric != 'recall_precision_gap':
+                    mine[metric] = round(number, 2)
+                    number += .1
+    return scores
+
+
+def papers_own():
+    """paper_tables.csv, read anew: {(task, benchmark, row): {metric: value}}."""
+    scores = {}
+    for line in csv.DictReader((ROOT / 'paper_tables.csv').read_text().splitlines()):
+        row = scores.setdefault((line['task'], line['benchmark'], line['row']), {})
+        row[line['metric']] = float(line['value'])
+    return scores
+
+
+def cells(scores, columns):
+    """The texts that a row with these scores must show."""
+    shown, scores = [], scores or {}
+    for _, metric in columns:
+        value = scores.get(metric)
+        if metric == 'recall_precision_gap' and value is None and 'recall' in scores:
+            value = abs(scores['recall'] - scores['precision'])
+        shown.append('-' if value is None else f'{value:.{2 if "FPR" in metric else 1}f}')
+    return shown + [f'{scores["n"]} of 9999' if 'n' in scores else '-']
+
+
+def wanted_rows(task, number, ours, oracle, paper):
+    """Every line of one table: [benchmark, row, cells ...]."""
+    _, benchmarks, columns = PRINTED[number]
+    rows, own = [], papers_own() if paper else {}
+    for benchmark in benchmarks:
+        lines = [('ours', ours[benchmark]), (LABELS.get(paper), own.get((task, benchmark, paper)))]
+        if task in ('single', 'segmentation', 'interactive'):
+            lines.append(('oracle', oracle[benchmark]))
+            lines.append(('paper, oracle', own.get((task, benchmark, 'clipseg_gt_text'))))
+        for name, scores in lines:
+            if scores or name in ('ours', 'oracle'):
+                first = NAMES[benchmark] if name == 'ours' else ''
+                rows.append([first, name, *cells(scores, columns)])
+    return rows
+
+
+def given(task):
+    """Scores of ours and of the oracle, which some benchmarks lack."""
+    oracle = distinct(task, 40.1)
+    return distinct(task, 0.1), {**oracle, **dict.fromkeys(('flickr', 'ade20k'))}
+
+
+def headings(number):
+    return ['benchmark', 'row', *(heading for heading, _ in PRINTED[number][2]), 'n']
+
+
+def split_markdown(line):
+    return [cell.strip().replace('\\|', '|') for cell in re.split(r'(?<!\\)\|', line)[1:-1]]
+
+
+@pytest.mark.parametrize('paper', [None, 'av', 'av_llm'])
+@pytest.mark.parametrize('task', dict.fromkeys(task for task, *_ in PRINTED.values()))
+def test_every_cell_stands_under_its_heading_and_in_its_row(task, paper, tmp_path):
+    ours, oracle = given(task)
+    numbers = [number for number, (other, *_) in PRINTED.items() if other == task]
+    wanted = {number: [headings(number), *wanted_rows(task, number, ours, oracle, paper)]
+              for number in numbers}
+    text = task_tables(task, ours, oracle, paper, markdown=True).split('\n\n')
+    assert [re.search(r'\((Tables? .*)\)$', title)[1] for title in text[::2]] == numbers
+    for number, table in zip(numbers, text[1::2]):
+        lines = [split_markdown(line) for line in table.split('\n')]
+        assert [lines[0], *lines[2:]] == wanted[number]
+    # the report's page has the same cells in the same order
+    words = [word for word in page_of(tmp_path, [], {task: (ours, oracle, paper)}).words if word]
+    place = 0
+    for line in (line for number in numbers for line in wanted[number]):
+        shown = [cell for cell in line if cell]
+        length = len(shown)
+        place += next(k for k in range(len(words)) if words[place + k:place + k + length] == shown)
+        place += length
+
+
+def test_the_terminal_shows_the_same_cells():
+    ours, oracle = given('interactive')
+    lines = task_tables('interactive', ours, oracle, 'av').split('\n')[3:]
+    wanted = wanted_rows('interactive', 'Table 7', ours, oracle, 'av')
+    assert [re.split(r' {2,}', line.strip()) for line in lines] == [
+        [cell for cell in row if cell] for row in wanted]
+
+
+def test_the_papers_numbers_agree_where_it_prints_them_twice():
+    own = papers_own()
+    for row in ('av', 'av_llm'):
+        for extended, plain in (('ext_vggss', 'vggss'), ('ext_flickr', 'flickr')):  # Tables 3 and 1
+            assert own['robustness', extended, row]['LocAcc'] == own['single', plain, row]['cIoU']
+        for robust, plain in (('robust_s4', 'avs_s4'), ('robust_ms3', 'avs_ms3')):  # Tables 5 and 6
+            positive = own['robustness', robust, row]['mIoU_positive']
+            assert positive == own['segmentation', plain, row]['mIoU']
+
+
+def test_the_papers_numbers_are_in_the_order_that_their_meaning_demands():
+    pairs = {'single': ('cIoU', 'AUC'), 'segmentation': ('F', 'mIoU'),
+             'interactive': ('IIoU', 'IAUC')}
+    for (task, _, _), scores in papers_own().items():
+        if task in pairs:
+            high, low = pairs[task]
+            assert scores[f'{high}_adap'] > scores[f'{low}_adap']
+            for metric in pairs[task]:                      # adaptive gives the source's size away
+                assert scores[metric] < scores[f'{metric}_adap']
+        if task == 'multisource':
+            assert scores['CIoU@10'] > scores['CIoU@30'] > scores['CIoU@50']
+            assert scores['PIAP'] > scores['CAP']
+
+
+# ------------------------------------------------------------------------------------------------
+# Contact sheets and cards: which picture stands in which column
+# ------------------------------------------------------------------------------------------------
+
+def flat(level):
+    return np.full((56, 56), level, np.float32)
+
+
+def sheet_rows(monkeypatch, tmp_path, task, benchmark, examples):
+    """What is drawn: [{heading: tile}] and the labels of the rows."""
+    drawn = []
+    monkeypatch.setattr(report, 'contact_sheet', lambda *given, **more: drawn.append(given))
+    report.example_sheet(task, benchmark, examples, tmp_path / 'sheet.png')
+    [(rows, _, columns, labels)] = drawn
+    return [dict(zip(columns, row)) for row in rows], labels
+
+
+def test_a_row_shows_frame_truth_heatmap_and_overlay_of_one_example(monkeypatch, tmp_path):
+    frames = [np.full((64, 64, 3), value, np.uint8) for value in (250, 120)]
+    mine = [example('single', 'vggss', frame=frame, heat=flat(.2 + .5 * k), score=.25 + .5 * k,
+                    label=f'sound {k}') for k, frame in enumerate(frames)]
+    rows, labels = sheet_rows(monkeypatch, tmp_path, 'single', 'vggss', mine)
+    for k, (row, frame) in enumerate(zip(rows, frames)):
+        assert np.array_equal(row['frame'], frame)
+        assert np.array_equal(row['heatmap'], heat_colours(flat(.2 + .5 * k)))
+        assert np.array_equal(row['overlay'], overlay(frame, flat(.2 + .5 * k)))
+        assert (row['ground truth'][28, 28] == frame[0, 0]).all()       # inside the box
+        assert (row['ground truth'][2, 2] < frame[0, 0]).all()          # dimmed outside
+    assert labels == ['sound 0\nIoU 0.25', 'sound 1\nIoU 0.75']
+
+
+def test_robustness_shows_each_condition_s_own_overlay_whatever_their_order(monkeypatch, tmp_path):
+    heat = dict(zip(CONDITIONS, (.2, .4, .6, .8)))
+    mine = [example('robustness', 'robust_s4', group='g', condition=condition,
+                    heat=flat(heat[condition]), score=heat[condition])
+            for condition in reversed(CONDITIONS)]
+    [row], labels = sheet_rows(monkeypatch, tmp_path, 'robustness', 'robust_s4', mine)
+    assert list(row) == ['frame', 'positive', 'silence', 'noise', 'offscreen']
+    for condition in CONDITIONS:
+        assert np.array_equal(row[condition], overlay(row['frame'], flat(heat[condition])))
+    assert labels == ['dog\nIoU 0.20']                                  # of the sound that is there
+
+
+def test_each_sound_of_a_frame_has_its_own_truth_and_overlay(monkeypatch, tmp_path):
+    truths = [np.zeros((224, 224)), np.zeros((224, 224))]
+    truths[0][:, :112], truths[1][:, 112:] = 1, 1
+    mine = [example('interactive', 'is4', group='g', truth=truths[k], heat=flat(.3 + .4 * k))
+            for k in (0, 1)]
+    [row], _ = sheet_rows(monkeypatch, tmp_path, 'interactive', 'is4', mine)
+    for k in (0, 1):
+        tile, shown = (row[f'sound {k + 1} {what}'] for what in ('ground truth', 'overlay'))
+        assert (tile[32, 16].min() > 200) == (k == 0) and (tile[32, 48].min() > 200) == (k == 1)
+        assert np.array_equal(shown, overlay(row['frame'], flat(.3 + .4 * k)))
+
+
+def test_each_source_of_a_mixture_has_its_own_truth_and_heatmap(monkeypatch, tmp_path):
+    frame = np.full((224, 448, 3), 255, np.uint8)
+    left, right = np.zeros((224, 448)), np.zeros((224, 448))
+    left[50:150, 50:150], right[50:150, 300:400] = 1, 1
+    heat = [np.full((224, 448), level) for level in (.3, .7)]
+    mine = [example('multisource', 'vgg_duet', frame=frame, label=['dog', 'cat'],
+                    truth=[left, right], heat=heat)]
+    [row], labels = sheet_rows(monkeypatch, tmp_path, 'multisource', 'vgg_duet', mine)
+    assert list(row) == ['frame', 'ground truth 1', 'heatmap 1', 'ground truth 2', 'heatmap 2']
+    for k in (0, 1):
+        tile = row[f'ground truth {k + 1}']
+        assert (tile[100, (100, 350)[k]] == 255).all() and (tile[100, (350, 100)[k]] < 100).all()
+        assert np.array_equal(row[f'heatmap {k + 1}'], overlay(frame, heat[k]))
+    assert labels[0].startswith('dog + cat')
+
+
+def mean_colour(attributes):
+    data = base64.b64decode(attributes['src'].removeprefix('data:image/jpeg;base64,'))
+    return np.asarray(Image.open(io.BytesIO(data))).mean((0, 1))
+
+
+def test_the_page_shows_ours_and_the_oracles_map_under_their_captions(tmp_path):
+    mine = example('single', 'vggss', heat=flat(.1), oracle=flat(.9))
+    images = {image['alt']: mean_colour(image) for image in page_of(tmp_path, [mine]).all('img')}
+    frame = mine['frame']
+    wanted = {'frame': frame, 'heatmap': heat_colours(flat(.1)),
+              'overlay': overlay(frame, flat(.1)), 'text oracle': overlay(frame, flat(.9))}
+    for caption, picture in wanted.items():
+        assert np.allclose(images[caption], picture.mean((0, 1)), atol=3), caption
