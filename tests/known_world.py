@@ -172,7 +172,10 @@ def one_thread():
 class KnownModel:
     """In place of SoundLocalizer."""
 
+    device = None
+
     def to(self, device):
+        self.device = device
         return self
 
     def embed_text(self, tokenizer, names):
@@ -189,7 +192,7 @@ class Run:
         self.saved = {'preset': 'miniature', 'variant': 'av'} if saved is None else saved
         self.benchmark = evaluate.Benchmark
         build(folder, monkeypatch)
-        monkeypatch.setattr(evaluate, 'start_processes', lambda: torch.device('cpu'))
+        monkeypatch.setattr(evaluate, 'start_processes', lambda: torch.device('meta'))
         for name, own in (('read_checkpoint', self.read_checkpoint), ('localise', self.localise),
                           ('load_model', self.load_model), ('Benchmark', self.open_benchmark),
                           ('localise_sources', self.localise_sources)):

@@ -9,6 +9,7 @@ from PIL import Image
 
 import evaluate
 import figures
+import model
 from conftest import ROOT
 from known_world import KnownModel, Run, code, one_thread  # noqa: F401
 from model import PRESETS, PROMPT, RELEASE_PROMPT, load_model, trained_state
@@ -43,11 +44,17 @@ def test_defaults():
         assert getattr(args, name) is None
 
 
-def test_a_task_alone_opens_its_own_benchmarks(run):
+def test_a_task_alone_opens_its_own_benchmarks_and_prints_its_table(run, capsys):
     results = run('--task', 'interactive')
     assert list(results) == ['interactive', 'clipseg_gt_text']
     assert list(results['interactive']) == [root[0] for root in run.roots] == ['is4', 'vpo_ms']
-    assert list(results['interactive']['is4'])[0] == 'IIoU'
+    title, head, _, *rows = capsys.readouterr().out.split('\n\n')[1].strip().split('\n')
+    assert title.endswith('(Table 7)') and head.split()[2] == 'IIoU'
+    assert [row.split() for row in rows] == [
+        ['IS4', 'ours', '33.3', '66.7', '29.2', '40.8', '4'],
+        ['oracle', '66.7', '100.0', '42.5', '52.5', '4'],
+        ['VPO-MS', 'ours', '66.7', '100.0', '42.5', '52.5', '4'],
+        ['oracle', '33.3', '66.7', '29.2', '40.8', '4']]
 
 
 def test_named_benchmarks_are_read_once_and_stand_in_the_papers_order(run):
@@ -131,8 +138,9 @@ def test_the_model_is_shown_frames_normalised_as_clip_s_and_hears_their_sounds(r
     (['--variant', 'av_llm', '--checkpoint', 'my.pt'], 'my.pt')])
 def test_the_checkpoint_is_read_loaded_printed_and_reported(run, tmp_path, capsys, arguments,
                                                            checkpoint):
-    run('--benchmarks', 'vggss', '--figures', tmp_path / 'p', *arguments)
+    run('--benchmarks', 'vggss', '--figures', tmp_path / 'p', '--threshold', 'top50', *arguments)
     [loaded], file = run.loaded, checkpoint.rpartition('/')[2]
+    assert run.reports[0][-1]['threshold'] == 'top50' and run.model.device.type == 'meta'
     assert set(run.checkpoints) == {checkpoint} and loaded['checkpoint'] == checkpoint
     assert loaded['prompt'] is None and run.reports[0][-1]['checkpoint'].endswith(file)
     assert re.search(rf'^checkpoint: (.*/)?{re.escape(file)}$', capsys.readouterr().out, re.M)
@@ -157,6 +165,21 @@ def test_an_untrained_model_has_no_checkpoint_and_the_draws_of_seed_0(run, tmp_p
     assert run.checkpoints == [] and loaded['checkpoint'] is None
     assert loaded['preset'] == 'miniature'
     assert run.reports[0][-1]['checkpoint'] == 'none, untrained'
+    assert run.model.device.type == 'meta'                  # the one that start_processes gave
+
+
+def test_backbones_and_initial_shift_are_the_given_ones_or_the_presets(monkeypatch):
+    built = []
+    monkeypatch.setattr(model, 'load_clipseg', lambda name: (f'clipseg of {name}', 'tokenizer'))
+    monkeypatch.setattr(model, 'load_beats', lambda name: f'beats of {name}')
+    monkeypatch.setattr(model, 'prompt_ids', lambda tokenizer, prompt: prompt)
+    monkeypatch.setattr(model, 'SoundLocalizer', lambda *parts: built.append(parts))
+    for preset, config in PRESETS.items():
+        load_model(preset)
+        load_model(preset, None, 'My <*>', 4, clipseg='mine', beats='my.pt')
+        own = f'clipseg of {config.clipseg}', f'beats of {config.beats}', PROMPT, 1
+        given = 'clipseg of mine', 'beats of my.pt', 'My <*>', 4
+        assert built[-2:] == [(*own, config.w, config.b), (*given, config.w, config.b)]
 
 
 PAPER_ROWS = {'av': 'paper, AV alignment 49.5 64.0 46.3 54.1',
@@ -207,10 +230,10 @@ def test_a_given_prompt_beats_the_checkpoints_which_beats_the_default(tmp_path):
             ('authors.pt', None, RELEASE_PROMPT), ('authors.pt', PROMPT, PROMPT)):
         arguments = ['--checkpoint', tmp_path / file] if file else ['--untrained']
         args = parsed(*arguments, *(['--prompt', given] if given else []))
-        model, tokenizer = evaluate.load(args, torch.device('cpu'))
+        loaded, tokenizer = evaluate.load(args, torch.device('cpu'))
         before, after = (tokenizer(part.strip()).input_ids for part in wanted.split('<*>'))
-        assert model.prompt_before.tolist() == before[:-1]
-        assert model.prompt_after.tolist() == after[1:]
+        assert loaded.prompt_before.tolist() == before[:-1]
+        assert loaded.prompt_after.tolist() == after[1:]
 
 
 # ------------------------------------------------------------------------------------------------

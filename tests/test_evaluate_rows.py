@@ -13,7 +13,7 @@ import pytest
 import evaluate
 import figures
 import metrics
-from known_world import (EXTENDED, MIXED, SHIFTS, SILENT, Run, build, known_kind, known_map,
+from known_world import (EXTENDED, MIXED, NAMES, SHIFTS, SILENT, Run, build, known_kind, known_map,
                          known_truth, one_thread)  # noqa: F401
 from processes import shard
 
@@ -103,6 +103,26 @@ def test_files_hold_the_same_scores(everything):
     assert head == ['row', 'task', 'benchmark', 'metric', 'value']
     assert {tuple(line[:4]): float(line[4]) for line in lines} == wanted
     assert len(lines) == len(wanted)
+
+
+def test_an_interrupted_run_leaves_the_scores_of_the_benchmarks_that_were_finished(monkeypatch,
+                                                                                  tmp_path):
+    run = Run(monkeypatch, tmp_path)
+    find = evaluate.localise
+
+    def interrupted(model, batch, *rest):
+        if batch['id'][0].startswith('is4'):
+            raise KeyboardInterrupt
+        return find(model, batch, *rest)
+    monkeypatch.setattr(evaluate, 'localise', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run('--task', 'single', '--json', tmp_path / 'a.json', '--csv', tmp_path / 'a.csv')
+    results = json.loads((tmp_path / 'a.json').read_text())
+    assert list(results['single']) == ['vggss', 'flickr']
+    assert_scores(results['single']['flickr'], FIRST['single'], 4)
+    assert_scores(results['clipseg_gt_text']['single']['vggss'], SECOND['single'], 4)
+    lines = (tmp_path / 'a.csv').read_text().splitlines()
+    assert len(lines) == 1 + 3 * 6 and 'ours,single,flickr,cIoU,50.0' in lines
 
 
 POLICIES = {    # what another threshold makes of is4 (single, segmentation, interactive)
@@ -218,6 +238,10 @@ def test_examples_hold_frame_sound_and_confidence_of_one_sample(everything):
         benchmark, name = e['id'].split('.')
         number = numbers[name[:3]]
         assert e['benchmark'] == benchmark and e['rate'] == 16000
+        assert e['id'].startswith(e['group'])
+        assert name in (name[:3], f'{name[:3]}_{e["condition"]}')
+        if e['task'] in ('single', 'interactive') and benchmark != 'flickr':
+            assert e['label'] == (None if benchmark == 'ade20k' else NAMES[name])
         colour = e['frame'][5, 5].tolist()
         assert colour == pytest.approx([40 * number, 10, 255 - 40 * number], abs=2)
         if e['condition'] == 'noise':
