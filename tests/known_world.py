@@ -38,7 +38,8 @@ SILENT = ('c_1', 'd_1')
 MIXED = {'a_1': ([(2, 6), (16, 24)], [{(16, 24): .9}, {(2, 6): .8, (6, 10): .9}]),
          'b_1': ([(0, 10), (16, 26)], [{(0, 1): .9}, {(16, 19): .9}])}
 MIXED_NAMES = {'a_1': ['dog', 'cat'], 'b_1': ['cow', 'hen']}
-WITHOUT_MASKS, WITHOUT_NAMES = ('vggss', 'flickr'), ('flickr', 'ade20k')
+WITHOUT_MASKS = ('vggss', 'flickr')
+WITHOUT_NAMES = ('flickr', 'ade20k')
 
 
 def columns(levels):
@@ -132,7 +133,8 @@ def mixtures(folder, benchmark):
     for name, (units, _) in MIXED.items():
         boxes = [[box(start % 16, (stop - 1) % 16 + 1)] for start, stop in units]
         one = sample_of(folder, benchmark, name, label=MIXED_NAMES[name], masks=[], boxes=boxes)
-        one.images, one.sounds = 2 * one.images, 2 * one.sounds
+        one.images = 2 * one.images
+        one.sounds = 2 * one.sounds
         listed.append(one)
     return listed
 
@@ -140,7 +142,8 @@ def mixtures(folder, benchmark):
 def build(folder, monkeypatch):
     """Write the files and let data.py's BENCHMARKS list them, whatever root it is given."""
     for number, name in enumerate(SHIFTS, 1):
-        colour, mask = (40 * number, 10, 255 - 40 * number), known_truth(f'is4.{name}', 'mask')
+        colour = (40 * number, 10, 255 - 40 * number)
+        mask = known_truth(f'is4.{name}', 'mask')
         Image.new('RGB', (32, 32), colour).save(folder / f'{name}.png')
         Image.fromarray((mask * 255).byte().numpy()).save(folder / f'mask_{name}.png')
         soundfile.write(folder / f'{name}.wav', np.full(32000, number / 10), 16000)
@@ -187,8 +190,13 @@ class Run:
     """evaluate.py in this process, on the known world; keeps what reaches each part."""
 
     def __init__(self, monkeypatch, folder, saved=None):
-        self.loaded, self.checkpoints, self.batches, self.roots = [], [], [], []
-        self.sheets, self.reports, self.model = {}, [], KnownModel()
+        self.loaded = []
+        self.checkpoints = []
+        self.batches = []
+        self.roots = []
+        self.sheets = {}
+        self.reports = []
+        self.model = KnownModel()
         self.saved = {'preset': 'miniature', 'variant': 'av'} if saved is None else saved
         self.benchmark = evaluate.Benchmark
         build(folder, monkeypatch)

@@ -119,7 +119,8 @@ def test_only_extended_sets_ask_for_confidences_and_only_oracle_tasks_for_names(
 def test_the_model_is_shown_frames_normalised_as_clip_s_and_hears_their_sounds(run):
     run('--benchmarks', 'vggss')
     [batch] = run.batches
-    mean, std = (.48145466, .4578275, .40821073), (.26862954, .26130258, .27577711)
+    mean = (.48145466, .4578275, .40821073)
+    std = (.26862954, .26130258, .27577711)
     for k, (image, wav) in enumerate(zip(batch['image'], batch['wav']), 1):
         colour = (40 * k, 10, 255 - 40 * k)
         wanted = [(value / 255 - m) / s for value, m, s in zip(colour, mean, std)]
@@ -139,7 +140,8 @@ def test_the_model_is_shown_frames_normalised_as_clip_s_and_hears_their_sounds(r
 def test_the_checkpoint_is_read_loaded_printed_and_reported(run, tmp_path, capsys, arguments,
                                                            checkpoint):
     run('--benchmarks', 'vggss', '--figures', tmp_path / 'p', '--threshold', 'top50', *arguments)
-    [loaded], file = run.loaded, checkpoint.rpartition('/')[2]
+    [loaded] = run.loaded
+    file = checkpoint.rpartition('/')[2]
     assert run.reports[0][-1]['threshold'] == 'top50' and run.model.device.type == 'meta'
     assert set(run.checkpoints) == {checkpoint} and loaded['checkpoint'] == checkpoint
     assert loaded['prompt'] is None and run.reports[0][-1]['checkpoint'].endswith(file)
@@ -210,7 +212,8 @@ def test_no_checkpoint_ships_for_the_papers_scale(run):
 
 def test_the_data_root_is_the_given_one_or_the_presets_which_the_miniature_draws(run, monkeypatch):
     from miniature import world
-    drawn, own = [], [str(PRESETS[preset].data_root) for preset in ('miniature', 'paper')]
+    drawn = []
+    own = [str(PRESETS[preset].data_root) for preset in ('miniature', 'paper')]
     monkeypatch.setattr(world, 'build', lambda root: drawn.append(str(root)))
     run('--benchmarks', 'vggss', '--limit', 2, root='elsewhere')
     assert run.roots[-1] == ('vggss', 'elsewhere', 96, 2.0, 2) and drawn == []
@@ -222,7 +225,8 @@ def test_the_data_root_is_the_given_one_or_the_presets_which_the_miniature_draws
 
 def test_a_given_prompt_beats_the_checkpoints_which_beats_the_default(tmp_path):
     trained, _ = load_model()
-    saved, own = {**trained_state(trained), 'preset': 'miniature'}, 'A photo of the <*> now'
+    saved = {**trained_state(trained), 'preset': 'miniature'}
+    own = 'A photo of the <*> now'
     torch.save({**saved, 'prompt': own}, tmp_path / 'own.pt')
     torch.save(saved, tmp_path / 'authors.pt')              # which does not name its prompt
     for file, given, wanted in (
@@ -262,7 +266,8 @@ def test_a_picture_and_a_sound_of_ones_own_become_frame_heatmap_overlay(run, tmp
     image, wav, size = run.model.asked
     assert image.shape == (1, 3, 96, 96) and size == (30, 20)
     assert wav.shape == (1, 32000) and torch.allclose(wav, torch.tensor(0.4), atol=1e-3)
-    sheet, frame = np.asarray(Image.open(tmp_path / 'out.png')), np.rot90(pixels, -1)
+    sheet = np.asarray(Image.open(tmp_path / 'out.png'))
+    frame = np.rot90(pixels, -1)
     heat = np.broadcast_to(np.linspace(0, 1, 30, dtype=np.float32)[:, None], (30, 20))
     tiles = [frame, figures.heat_colours(heat), figures.overlay(frame, heat)]
     for k, tile in enumerate(tiles):

@@ -72,7 +72,8 @@ def test_every_cell_is_the_one_computed_by_hand(everything):
     _, results, _ = everything
     assert list(results) == [*evaluate.TASKS, 'clipseg_gt_text']
     for task, names in evaluate.TASKS.items():
-        ours, oracle = results[task], results['clipseg_gt_text'][task]
+        ours = results[task]
+        oracle = results['clipseg_gt_text'][task]
         assert list(ours) == list(oracle) == list(names)
         for name in names:
             if task == 'multisource':
@@ -135,7 +136,9 @@ POLICIES = {    # what another threshold makes of is4 (single, segmentation, int
     'adaptive': ({'cIoU': 75, 'AUC': 5 * (3 * 10.5 + 3.5) / 4},
                  {'mIoU': 75 * 3 / 4},
                  {'IIoU': 200 / 3, 'IAUC': 5 * (2 * 10.5 + 3.5) / 3})}
-OTHERS = {      # and of the other sets: units predicted in each negative condition, of 32; ...
+# ... and of the others: units predicted under each negative condition (of 32), the positives' mIoU,
+# LocAcc, AP, CIoU@10
+OTHERS = {
     'fixed:0.39': ((15, 27, 8), 400 / 11, 100 / 3, 20, 75),
     'top50': ((14, 7, 14), 400 / 7, 0, 12.5, 100),
     'adaptive': ((6, 3, 6), 75, 0, 20, 25)}
@@ -160,7 +163,8 @@ def test_the_threshold_reaches_the_meters_of_every_task(policy, monkeypatch, tmp
 def test_a_sweep_gives_nineteen_and_tables_show_the_middle_one(monkeypatch, tmp_path, capsys):
     results = Run(monkeypatch, tmp_path)('--benchmarks', 'is4', 'robust_s4', 'vgg_duet',
                                          '--threshold', 'sweep')
-    single, mixed = results['single']['is4'], results['multisource']['vgg_duet']
+    single = results['single']['is4']
+    mixed = results['multisource']['vgg_duet']
     assert [single['cIoU'][i] for i in (0, 7, 9)] == [100, 75, 50] and len(single['cIoU']) == 19
     assert results['segmentation']['is4']['mIoU'][9] == pytest.approx(20)
     assert results['interactive']['is4']['IIoU'][9] == pytest.approx(100 / 3)
@@ -207,7 +211,9 @@ def test_saved_maps_score_the_same_without_a_model(everything, monkeypatch, tmp_
 
 def test_maps_without_confidences_are_ranked_by_their_highest_quarter(monkeypatch, tmp_path,
                                                                       capsys):
-    run, folder, seen = Run(monkeypatch, tmp_path), tmp_path / 'maps/ext_vggss', []
+    run = Run(monkeypatch, tmp_path)
+    folder = tmp_path / 'maps/ext_vggss'
+    seen = []
     folder.mkdir(parents=True)
     for name in EXTENDED:
         np.save(folder / f'ext_vggss.{name}.npy', known_map(f'ext_vggss.{name}').half().numpy())
@@ -260,11 +266,13 @@ IOU = {'boxes': {'good': 7 / 11, 'faint': 0, 'bad': .2, 'full': .5},
 def test_examples_hold_truth_map_and_iou_of_their_own_task(everything):
     run, _, _ = everything
     for e in run.reports[0][3]:
-        name, benchmark = e['id'].split('.')[1], e['benchmark']
+        name = e['id'].split('.')[1]
+        benchmark = e['benchmark']
         if e['task'] == 'multisource':
             continue
         boxes = benchmark.startswith('ext_') or e['task'] in ('single', 'interactive')
-        what, silent = 'boxes' if boxes else 'mask', benchmark.startswith('ext_') and name in SILENT
+        what = 'boxes' if boxes else 'mask'
+        silent = benchmark.startswith('ext_') and name in SILENT
         assert np.array_equal(e['truth'], known_truth(e['id'], what) * (not silent))
         assert np.array_equal(e['heat'], known_map(e['id']))
         assert e['score'] == pytest.approx(0 if silent else IOU[what][known_kind(e['id'])])
@@ -278,7 +286,8 @@ def test_examples_of_mixtures_show_each_source_beside_the_map_that_it_is_scored_
     run, _, _ = everything
     examples = [e for e in run.reports[0][3] if e['task'] == 'multisource']
     for e in examples:
-        truth, heat = known_truth(e['id'], 'sources'), known_map(e['id'])
+        truth = known_truth(e['id'], 'sources')
+        heat = known_map(e['id'])
         if e['id'].endswith('a_1'):
             heat = heat.flip(0)                             # its maps come crosswise
         for k in (0, 1):
@@ -299,7 +308,7 @@ def test_the_report_is_given_every_table_and_what_was_scored(everything):
 
 def test_each_sheet_has_the_examples_of_its_task_and_benchmark(everything):
     run, _, out = everything
-    assert list(run.sheets) and len(run.sheets) == sum(map(len, evaluate.TASKS.values()))
+    assert len(run.sheets) == sum(map(len, evaluate.TASKS.values()))
     for (task, name), (examples, path) in run.sheets.items():
         assert path == out / f'pictures/{task}_{name}.png'
         assert {(e['task'], e['benchmark']) for e in examples} == {(task, name)}
@@ -327,7 +336,8 @@ def test_the_curve_of_figure_7_has_its_axes_and_the_point_of_max_f1(everything, 
     assert precision.tolist() == pytest.approx([2 / 5, 1 / 2, 2 / 3, 1, 1])
     assert recall.tolist() == pytest.approx([1, 2 / 3, 2 / 3, 2 / 3, 1 / 3])
     assert point == pytest.approx((1, 2 / 3))               # precision, recall
-    drawn, axes = [], figures._axes
+    drawn = []
+    axes = figures._axes
     monkeypatch.setattr(figures, '_axes', lambda *given: drawn.append(axes(*given)) or drawn[0])
     figures.precision_recall_picture({'one': curves['ext_flickr']}, tmp_path / 'p.png')
     [axis] = drawn[0][1]
@@ -371,7 +381,8 @@ def test_every_process_takes_its_own_batches_and_none_is_lost(monkeypatch, tmp_p
 
 def test_what_other_processes_found_is_gathered(monkeypatch, tmp_path):
     """Another process is stood in for by what gather_lists adds to ours."""
-    run, merged = Run(monkeypatch, tmp_path), []
+    run = Run(monkeypatch, tmp_path)
+    merged = []
     theirs = {'confidence': {'elsewhere': 0.25}, 'example': {'task': 'robustness', 'id': 'theirs'}}
 
     def gather(mine):

@@ -20,7 +20,8 @@ class Echo:
     clipseg = 'the vision encoder'
 
     def __init__(self):
-        self.sizes, self.seen = [], []
+        self.sizes = []
+        self.seen = []
 
     def parameters(self):
         return iter([torch.zeros(1)])
@@ -76,7 +77,8 @@ def test_other_sounds_are_maps_under_their_own_names(echo):
 def test_the_confidence_is_of_the_sound_and_the_masked_features_of_its_image(echo, monkeypatch):
     """v_D is (1, 0) in the upper cells and (0, 1) in the lower: cos(v_F, A) says where M_F lay."""
     cells = torch.tensor([[[1., 0], [1, 0]], [[0, 1], [0, 1]]])                     # (h, w, D)
-    v_D, asked = torch.stack([cells, cells]).permute(0, 3, 1, 2), []                # (B, D, h, w)
+    v_D = torch.stack([cells, cells]).permute(0, 3, 1, 2)                # (B, D, h, w)
+    asked = []
     monkeypatch.setattr(heatmaps, 'encode_image', lambda clipseg, image: SimpleNamespace(v_D=v_D))
     upper = torch.tensor([[[9., 9], [-9, -9]]])                                     # (1, h, w)
 
@@ -125,7 +127,8 @@ def test_the_sources_of_a_mixture_are_the_classes_most_like_its_sound(echo, monk
 def ramp(value, size=(224, 224)):
     """Its left column is 1, its top row `value`: turned or mirrored it is another map."""
     one = torch.zeros(size)
-    one[:, 0], one[0, 1:] = 1, value
+    one[:, 0] = 1
+    one[0, 1:] = value
     return one
 
 

@@ -18,7 +18,8 @@ from test_report import page_of
 # The paper's tables: their benchmarks, their columns as printed and the metric that each must show.
 SINGLE = 'vggss flickr is4 vpo_ss vpo_ms avs_s4 ade20k'.split()
 MASKS = 'is4 vpo_ss vpo_ms avs_s4 avs_ms3 ade20k'.split()
-EXTENDED, ROBUST = ['ext_vggss', 'ext_flickr'], ['robust_s4', 'robust_ms3']
+EXTENDED = ['ext_vggss', 'ext_flickr']
+ROBUST = ['robust_s4', 'robust_ms3']
 PRINTED = {
     'Tables 1 and 2': ('single', SINGLE, [('cIoU', 'cIoU'), ('w/ Adap.', 'cIoU_adap'),
                                           ('AUC', 'AUC'), ('w/ Adap.', 'AUC_adap')]),
@@ -49,7 +50,8 @@ LABELS = {'av': 'paper, AV alignment', 'av_llm': 'paper, AV + LLM alignment'}
 
 def distinct(task, first):
     """{benchmark: {metric: a number that no other cell has}}, in steps of 0.1, and an own n."""
-    number, scores = first, {}
+    number = first
+    scores = {}
     for other, benchmarks, columns in PRINTED.values():
         for benchmark in benchmarks if other == task else ():
             n = 7000 + round(10 * number)
@@ -72,7 +74,8 @@ def papers_own():
 
 def cells(scores, columns):
     """The texts that a row with these scores must show."""
-    shown, scores = [], scores or {}
+    shown = []
+    scores = scores or {}
     for _, metric in columns:
         value = scores.get(metric)
         if metric == 'recall_precision_gap' and value is None and 'recall' in scores:
@@ -84,7 +87,8 @@ def cells(scores, columns):
 def wanted_rows(task, number, ours, oracle, paper):
     """Every line of one table: [benchmark, row, cells ...]."""
     _, benchmarks, columns = PRINTED[number]
-    rows, own = [], papers_own() if paper else {}
+    rows = []
+    own = papers_own() if paper else {}
     for benchmark in benchmarks:
         lines = [('ours', ours[benchmark]), (LABELS.get(paper), own.get((task, benchmark, paper)))]
         if task in ('single', 'segmentation', 'interactive'):
@@ -210,7 +214,8 @@ def test_robustness_shows_each_condition_s_own_overlay_whatever_their_order(monk
 
 def test_each_sound_of_a_frame_has_its_own_truth_and_overlay(monkeypatch, tmp_path):
     truths = [np.zeros((224, 224)), np.zeros((224, 224))]
-    truths[0][:, :112], truths[1][:, 112:] = 1, 1
+    truths[0][:, :112] = 1
+    truths[1][:, 112:] = 1
     mine = [example('interactive', 'is4', group='g', truth=truths[k], heat=flat(.3 + .4 * k))
             for k in (0, 1)]
     [row], _ = sheet_rows(monkeypatch, tmp_path, 'interactive', 'is4', mine)
@@ -222,8 +227,10 @@ def test_each_sound_of_a_frame_has_its_own_truth_and_overlay(monkeypatch, tmp_pa
 
 def test_each_source_of_a_mixture_has_its_own_truth_and_heatmap(monkeypatch, tmp_path):
     frame = np.full((224, 448, 3), 255, np.uint8)
-    left, right = np.zeros((224, 448)), np.zeros((224, 448))
-    left[50:150, 50:150], right[50:150, 300:400] = 1, 1
+    left = np.zeros((224, 448))
+    right = np.zeros((224, 448))
+    left[50:150, 50:150] = 1
+    right[50:150, 300:400] = 1
     heat = [np.full((224, 448), level) for level in (.3, .7)]
     mine = [example('multisource', 'vgg_duet', frame=frame, label=['dog', 'cat'],
                     truth=[left, right], heat=heat)]
