@@ -89,10 +89,10 @@ def test_the_confidence_is_of_the_sound_and_the_masked_features_of_its_image(ech
     echo.ground = ground
     monkeypatch.setattr(heatmaps, 'mask_gen_f', lambda M_G, grid: (M_G > 0).float())
     batch = batch_of('dog', 'cat')
-    batch['wav'] = torch.tensor([[3., 4], [3, 4]])
-    found = localise(echo, batch, with_confidence=True)
-    assert found['confidence'].tolist() == pytest.approx([.6, .8], abs=1e-4)
-    assert asked == [(True, [[3, 4], [3, 4]], (8, 8))]
+    batch['wav'] = torch.tensor([[3., 4], [5, 12]])
+    found = localise(echo, batch, WORDS, with_confidence=True)
+    assert found['confidence'].tolist() == pytest.approx([3 / 5, 12 / 13], abs=1e-4)
+    assert asked == [(True, [[3, 4], [5, 12]], (8, 8))]
 
 
 @pytest.mark.parametrize('k', [2, 3])
