@@ -34,9 +34,10 @@ ROBUST = {'positive': ('good', 'good'), 'silence': ('good', 'faint'),
 EXTENDED = {'a_1': ('good', 0.9), 'a_2': ('faint', 0.3), 'b_1': ('full', 0.8),  # map, confidence
             'c_1': ('good', 0.7), 'd_1': ('bad', 0.5)}
 SILENT = ('c_1', 'd_1')
-# Of two mixtures: the units of each source, and the two maps as {units: value}, a_1's crosswise.
+# Of two mixtures: the units of each source, and the two maps as {units: value}, a_1's crosswise. In
+# b_1 both maps are a little warm beside the sources: less than their maximum, more than the mean.
 MIXED = {'a_1': ([(2, 6), (16, 24)], [{(16, 24): .9}, {(2, 6): .8, (6, 10): .9}]),
-         'b_1': ([(0, 10), (16, 26)], [{(0, 1): .9}, {(16, 19): .9}])}
+         'b_1': ([(0, 10), (16, 26)], [{(0, 1): .9, (28, 30): .46}, {(16, 19): .9, (28, 30): .46}])}
 MIXED_NAMES = {'a_1': ['dog', 'cat'], 'b_1': ['cow', 'hen']}
 WITHOUT_MASKS = ('vggss', 'flickr')
 WITHOUT_NAMES = ('flickr', 'ade20k')
