@@ -1,0 +1,388 @@
+"""captions.py: every option reaches the models, and every caption and answer comes back to its own pair.
+
+The models are stand-ins that read pair k's number off its frame (grey 20 k) and its sound (level k / 16).
+"""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+import captions
+from miniature import world
+
+NAMES = [f'{letter}_00000{k}' for k, letter in enumerate('hbfacgd')]     # 7 pairs, not in alphabetical order
+ANSWERS = ['dog', '"Siren".', 'I cannot tell', '...', 'the drum', 'cat', 'bell']     # of pair k; see parse_answer
+OBJECTS = ['dog', 'siren', '', '', 'drum', 'cat', 'bell']
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / 'data/vggsound'
+    for kind in ('frames', 'audio'):
+        (folder / kind).mkdir(parents=True)
+    for k, name in enumerate(NAMES):
+        Image.new('RGB', (16, 16), (20 * k,) * 3).save(folder / f'frames/{name}.jpg')
+        level = np.full(170_000, k / 16, np.float32)
+        soundfile.write(folder / f'audio/{name}.wav', level, 16_000, subtype='FLOAT')
+    (folder / 'train.csv').write_text(''.join(f'{name},label\n' for name in NAMES))
+    return tmp_path / 'data'
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the stand-ins were given: lists of dicts under 'load', 'image', 'audio', 'object' and 'check'."""
+    seen = {name: [] for name in ('load', 'image', 'audio', 'object', 'check')}
+
+    def load_model(model_class, processor_class, name, dtype, device):
+        seen['load'].append((model_class.__name__, processor_class.__name__, name, dtype, device))
+        return f'model {name}', SimpleNamespace(chat_template='chat', name=name)
+
+    def speak(stage, numbers_of, say):
+        def describe(model, processor, inputs, max_new_tokens):
+            numbers = [numbers_of(x) for x in inputs]
+            seen[stage].append({'model': model, 'processor': processor.name, 'pairs': numbers,
+                                'inputs': inputs, 'tokens': max_new_tokens})
+            return [say(k) for k in numbers]
+        return describe
+
+    def check_model(stage, name):
+        seen['check'].append((stage, name))
+        return f'{name}@{stage}'
+    monkeypatch.setattr(captions, 'load_model', load_model)
+    monkeypatch.setattr(captions, 'check_model', check_model)
+    monkeypatch.setattr(captions, 'caption_images', speak(
+        'image', lambda image: round(np.asarray(image).mean() / 20), 'frame {}'.format))
+    monkeypatch.setattr(captions, 'caption_sounds', speak(
+        'audio', lambda wav: round(16 * wav.mean().item()), 'sound {}'.format))
+    monkeypatch.setattr(captions, 'answer_prompts', speak(
+        'object', lambda prompt: int(prompt.split()[-1]), lambda k: ANSWERS[k]))
+    return seen
+
+
+def run(root, stage, *options, out='out/captions.jsonl', **changed):
+    args = captions.parse_args([stage, '--data-root', str(root), '--out', str(root.parent / out), '--device',
+                                'cpu', *map(str, options)])
+    vars(args).update(changed)
+    return captions.main(args)
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def pairs_of(calls, stage):
+    return [call['pairs'] for call in calls[stage]]
+
+
+# ---- which pair a caption belongs to
+
+def test_every_caption_and_answer_stands_at_its_own_pair(root, calls):
+    assert run(root, 'all', '--batch-size', 3) == {}
+    for stage in ('image', 'audio', 'object'):
+        assert pairs_of(calls, stage) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert lines_of(root.parent / 'out/captions.jsonl') == [
+        {'id': name, 'image_caption': f'frame {k}', 'audio_caption': f'sound {k}', 'object': OBJECTS[k],
+         'models': {'image': f'{captions.CAPTIONERS["miniature"].image}@image',
+                    'audio': f'{captions.CAPTIONERS["miniature"].audio}@audio',
+                    'llm': f'{captions.CAPTIONERS["miniature"].object}@object'}, 'error': None}
+        for k, name in enumerate(NAMES)]
+
+
+def test_a_bad_file_in_the_middle_of_a_batch_shifts_no_other_pair(root, calls, capsys):
+    (root / f'vggsound/frames/{NAMES[1]}.jpg').write_bytes(b'no picture')
+    (root / f'vggsound/audio/{NAMES[4]}.wav').write_bytes(b'no sound')
+    (root / f'vggsound/audio/{NAMES[5]}.wav').unlink()
+    failed = run(root, 'all', '--batch-size', 6)
+    assert list(failed) == [NAMES[1], NAMES[4], NAMES[5]]
+    for k, file in ((1, '.jpg'), (4, '.wav'), (5, '.wav')):
+        assert f'{NAMES[k]}{file}' in failed[NAMES[k]]
+    assert pairs_of(calls, 'image') == [[0, 2, 3, 4, 5], [6]] and pairs_of(calls, 'audio') == [[0, 1, 2, 3], [6]]
+    assert pairs_of(calls, 'object') == [[0, 2, 3], [6]]            # a pair that lacks a caption is not asked about
+    for k, line in enumerate(lines_of(root.parent / 'out/captions.jsonl')):
+        assert line['id'] == NAMES[k] and line['error'] == failed.get(NAMES[k])
+        assert line['image_caption'] == (None if k == 1 else f'frame {k}')
+        assert line['audio_caption'] == (None if k in (4, 5) else f'sound {k}')
+        assert line['object'] == ('' if k in (1, 4, 5) else OBJECTS[k])
+    said = capsys.readouterr().out
+    assert '7 pairs, 2 with an object (0 of them mended), 1 refused, 1 empty, 3 failed' in said
+
+
+def test_the_kinds_of_answers_are_counted(root, calls, capsys):
+    run(root, 'all')
+    assert ('captions.jsonl: 7 pairs, 5 with an object (2 of them mended), 1 refused, 1 empty, 0 failed'
+            in capsys.readouterr().out)
+
+
+def test_ids_names_the_pairs_and_their_order(root, calls):
+    listed = root / 'some.csv'
+    listed.write_text('\n'.join(NAMES[k] for k in (5, 0, 3)))
+    run(root, 'all', '--ids', listed)
+    assert [line['id'] for line in lines_of(root.parent / 'out/captions.jsonl')] == [NAMES[k] for k in (5, 0, 3)]
+    assert pairs_of(calls, 'object') == [[5, 0, 3]]
+
+
+def test_captions_made_elsewhere_are_joined_by_id_and_heard_by_the_language_model(root, calls):
+    made = root / 'gama.jsonl'
+    other = [{'id': name, 'audio_caption': f'elsewhere {k}'} for k, name in enumerate(NAMES)]
+    made.write_text(''.join(json.dumps(line) + '\n' for line in [*other[::-1], {**other[0], 'id': 'not_listed'}]))
+    run(root, 'all', '--audio-captions', made)
+    lines = lines_of(root.parent / 'out/captions.jsonl')
+    assert [line['audio_caption'] for line in lines] == [f'elsewhere {k}' for k in range(7)]
+    assert [line['object'] for line in lines] == OBJECTS
+    assert not calls['audio'] and 'audio' not in [stage for stage, _ in calls['check']]
+    assert {line['models']['audio'] for line in lines} == {f'gama.jsonl@{captions.file_hash([made])}'}
+    assert lines[0]['models']['image'].endswith('blip2@image')
+
+
+# ---- options that decide what is asked
+
+PROMPTS = {     # section 3.6, word for word, and Table 10's with one caption
+    'both': 'Identify the primary object in the ‘image caption’ most likely producing the sound like given '
+            '‘audio caption’, excluding background sounds which is hard to infer from given ‘image caption’. '
+            'Keep the answer concise and focused on general concepts, such as type. Limit the response to no '
+            'more than 3 words.\nImage caption: frame 3, Audio caption: sound 3',
+    'image': 'Identify the primary object in the ‘image caption’ most likely producing the sound, excluding '
+             'background sounds which is hard to infer from given ‘image caption’. Keep the answer concise and '
+             'focused on general concepts, such as type. Limit the response to no more than 3 words.\n'
+             'Image caption: frame 3',
+    'audio': 'Identify the primary object most likely producing the sound like given ‘audio caption’, '
+             'excluding background sounds. Keep the answer concise and focused on general concepts, such as '
+             'type. Limit the response to no more than 3 words.\nAudio caption: sound 3'}
+
+
+@pytest.mark.parametrize('kind', list(PROMPTS))
+def test_captions_from_decides_what_is_asked_and_who_is_run(root, calls, kind):
+    out = root / ('captions.jsonl' if kind == 'both' else f'captions-{kind}.jsonl')
+    captions.main(captions.parse_args(['all', '--data-root', str(root), '--device', 'cpu', '--captions-from', kind]))
+    assert calls['object'][0]['inputs'][3] == PROMPTS[kind]
+    ran = ['image', 'audio'] if kind == 'both' else [kind]
+    assert [stage for stage, _ in calls['check']] == [*ran, 'object']
+    for line in lines_of(out):
+        for stage in ('image', 'audio'):
+            assert bool(line[f'{stage}_caption']) == bool(line['models'][stage]) == (stage in ran)
+    begun = lines_of(out.with_name(f'{out.stem}.answers.jsonl'))[0]['settings']
+    assert begun['prompt'] == captions.OBJECT_PROMPTS[kind] and begun['model'].endswith('mistral@object')
+
+
+def test_each_stage_alone_loads_its_own_model_with_its_own_classes(root, calls):
+    names = ['--image-model', 'see', '--audio-model', 'hear', '--llm', 'think']
+    classes = {'image': ('Blip2ForConditionalGeneration', 'Blip2Processor', 'see'),
+               'audio': ('Qwen2AudioForConditionalGeneration', 'AutoProcessor', 'hear'),
+               'object': ('AutoModelForCausalLM', 'AutoTokenizer', 'think')}
+    for stage, (model_class, processor_class, name) in classes.items():
+        option = names[2 * list(classes).index(stage):][:2]
+        run(root, stage, *option, '--dtype', 'float16')
+        assert calls['load'].pop() == (model_class, processor_class, name, torch.float16, torch.device('cpu'))
+        assert calls['check'].pop() == (stage, name) and not calls['load']
+        assert (calls[stage][0]['model'], calls[stage][0]['processor']) == (f'model {name}', name)
+    assert lines_of(root.parent / 'out/captions.jsonl')[0]['models'] == {
+        'image': 'see@image', 'audio': 'hear@audio', 'llm': 'think@object'}
+
+
+def test_token_limits_and_batch_sizes_are_each_stage_s_own(root, calls):
+    run(root, 'all', '--image-tokens', 5, '--audio-tokens', 6, '--object-tokens', 7,
+        batch_sizes={'image': 2, 'audio': 3, 'object': 4})
+    for stage, tokens, sizes in (('image', 5, [2, 2, 2, 1]), ('audio', 6, [3, 3, 1]), ('object', 7, [4, 3])):
+        assert {call['tokens'] for call in calls[stage]} == {tokens}
+        assert list(map(len, pairs_of(calls, stage))) == sizes
+    for stage, file in (('image', 'image_captions'), ('audio', 'audio_captions'), ('object', 'captions.answers')):
+        settings = lines_of(root.parent / f'out/{file}.jsonl')[0]['settings']
+        assert settings['max_new_tokens'] == {'image': 5, 'audio': 6, 'object': 7}[stage]
+        assert settings['batch_size'] == {'image': 2, 'audio': 3, 'object': 4}[stage]
+        assert settings['stage'] == stage and settings['dtype'] == 'float32' and settings['pairs'] == 7
+
+
+def test_the_preset_decides_how_many_seconds_are_heard_and_which_models_speak(root, calls):
+    run(root, 'audio')
+    assert {wav.shape for wav in calls['audio'][0]['inputs']} == {(32_000,)}
+    run(root, 'audio', '--preset', 'paper', out='paper/captions.jsonl')
+    assert {wav.shape for wav in calls['audio'][1]['inputs']} == {(160_000,)}
+    assert calls['check'][1] == ('audio', 'Qwen/Qwen2-Audio-7B-Instruct')
+
+
+def test_sounds_of_any_format_and_all_workers_are_used(root, calls, monkeypatch):
+    wav = root / f'vggsound/audio/{NAMES[2]}.wav'
+    soundfile.write(wav.with_suffix('.flac'), np.full(32_000, 2 / 16), 16_000)
+    wav.unlink()
+    asked, pool = [], captions.ThreadPoolExecutor
+    monkeypatch.setattr(captions, 'ThreadPoolExecutor', lambda workers: asked.append(workers) or pool(workers))
+    assert run(root, 'audio', '--workers', 2) == {}
+    assert pairs_of(calls, 'audio') == [list(range(7))] and set(asked) == {2}
+
+
+def test_the_miniature_draws_its_world_where_no_root_is_named_only(root, calls, monkeypatch):
+    built = []
+    monkeypatch.setattr(world, 'build', lambda *given: built.append(given))
+    run(root, 'image')
+    assert not built
+    args = captions.parse_args(['image', '--out', str(root.parent / 'x/captions.jsonl'), '--device', 'cpu'])
+    assert args.data_root == captions.ROOT / 'data/miniature'
+    args.data_root = root
+    captions.main(args)
+    assert built == [(root,)]
+
+
+# ---- going on, again, and over
+
+def test_what_is_finished_is_not_asked_again_and_failed_pairs_only_on_request(root, calls):
+    frame = root / f'vggsound/frames/{NAMES[4]}.jpg'
+    frame.write_bytes(b'no picture')
+    assert list(run(root, 'all', '--batch-size', 3)) == [NAMES[4]]
+    Image.new('RGB', (16, 16), (80,) * 3).save(frame)
+    for stage in ('image', 'audio', 'object'):
+        calls[stage].clear()
+    assert list(run(root, 'all', '--batch-size', 3)) == [NAMES[4]]
+    assert not calls['image'] + calls['audio'] + calls['object']
+    assert run(root, 'all', '--batch-size', 3, '--retry-failed') == {}
+    assert pairs_of(calls, 'image') == [[3, 4, 5]] and not calls['audio']       # the whole batch of the failed pair
+    assert pairs_of(calls, 'object') == [[3, 4, 5]]
+    assert lines_of(root.parent / 'out/captions.jsonl')[4]['object'] == 'drum'
+
+
+def test_overwrite_starts_over_with_the_stages_that_run(root, calls):
+    run(root, 'all')
+    folder = root.parent / 'out'
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in NAMES:
+        Image.new('RGB', (16, 16)).save(root / f'vggsound/frames/{name}.jpg')
+    run(root, 'object', '--overwrite')
+    assert len(calls['object']) == 2 and len(calls['image']) == len(calls['audio']) == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    run(root, 'image', '--overwrite')
+    assert (folder / 'captions.jsonl').read_bytes() == before['captions.jsonl']
+    run(root, 'object')                                             # answers to other captions are not kept
+    assert pairs_of(calls, 'object')[2] == list(range(7)) and len(calls['audio']) == 1
+    assert {line['image_caption'] for line in lines_of(folder / 'captions.jsonl')} == {'frame 0'}
+
+
+# ---- the command line
+
+def test_device_and_dtype(monkeypatch):
+    parse = lambda *options: captions.parse_args(['all', *options])
+    assert (parse('--device', 'cpu').device, parse('--device', 'cpu').dtype) == (torch.device('cpu'), 'float32')
+    assert parse('--device', 'meta').dtype == 'bfloat16' and parse('--device', 'meta', '--dtype', 'float16').dtype == 'float16'
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert parse().device == torch.device('cpu')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch, 'empty', lambda *_, **__: None)      # there need not be such a GPU
+    monkeypatch.setenv('LOCAL_RANK', '3')                           # each process of torchrun takes its own
+    assert (parse().device, parse().dtype) == (torch.device('cuda', 3), 'bfloat16')
+    assert parse('--device', 'cuda:1').device == torch.device('cuda', 1)
+
+
+@pytest.mark.parametrize('option', ['--batch-size', '--workers', '--image-tokens', '--audio-tokens', '--object-tokens'])
+def test_numbers_below_1_are_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        captions.parse_args(['all', option, '0'])
+    assert 'must be at least 1' in capsys.readouterr().err
+
+
+def test_a_model_s_revision_changes_with_its_files(tmp_path):
+    (tmp_path / 'config.json').write_text('{"model_type": "mistral"}')
+    names = [captions.check_model('object', str(tmp_path))]
+    for content in (b'one', b'two'):
+        (tmp_path / 'model.safetensors').write_bytes(content)
+        names.append(captions.check_model('object', str(tmp_path)))
+    assert len(set(names)) == 3 and all(name.startswith(f'{tmp_path}@') for name in names)
+    shipped = captions.check_model('image', captions.CAPTIONERS['miniature'].image)
+    assert shipped.startswith('miniature/weights/blip2@')
+
+
+# ---- what reaches transformers
+
+class Recorder:
+    """A model and a processor in one, which keeps what it is given. It answers two words beyond the prompt."""
+    device, dtype = torch.device('cpu'), torch.float16
+    pad_token, eos_token, pad_token_id, padding_side = None, '</s>', 77, 'right'
+
+    def __init__(self, rate=16_000):
+        self.tokenizer, self.feature_extractor = self, SimpleNamespace(sampling_rate=rate)
+        self.calls, self.asked, self.generated, self.moved = [], [], {}, ()
+
+    def __call__(self, *given, **named):
+        self.calls.append((given, named, self.padding_side, self.pad_token))
+        inputs = {'input_ids': torch.tensor([[1, 2, 3]] * 2)}
+        return SimpleNamespace(to=lambda *where: self.__setattr__('moved', where) or Inputs(inputs))
+
+    def apply_chat_template(self, conversation, **named):
+        self.asked.append((conversation, named))
+        return f'<{len(self.asked)}>'
+
+    def generate(self, **named):
+        self.generated = named
+        return torch.tensor([[1, 2, 3, 10, 11], [1, 2, 3, 20, 21]])
+
+    def batch_decode(self, tokens, skip_special_tokens):
+        assert skip_special_tokens
+        return [f' {row} \n' for row in tokens.tolist()]
+
+
+class Inputs(dict):
+    pass
+
+
+GREEDY = {'do_sample': False, 'num_beams': 1, 'temperature': None, 'top_p': None, 'top_k': None,
+          'repetition_penalty': 1.0}
+
+
+def test_images_are_captioned_greedily_without_a_prompt():
+    blip, images = Recorder(), ['one', 'two']
+    assert captions.caption_images(blip, blip, images, 9) == ['[1, 2, 3, 10, 11]', '[1, 2, 3, 20, 21]']
+    assert blip.calls[0][:2] == ((), {'images': images, 'return_tensors': 'pt'}) and not blip.asked
+    assert blip.moved == (torch.device('cpu'), torch.float16)
+    assert {k: v for k, v in blip.generated.items() if k != 'input_ids'} == {**GREEDY, 'max_new_tokens': 9}
+
+
+@pytest.mark.parametrize('rate, length', [(16_000, 320), (8_000, 160)])
+def test_sounds_are_captioned_greedily_padded_on_the_left_and_answers_alone_are_kept(rate, length):
+    qwen = Recorder(rate)
+    found = captions.caption_sounds(qwen, qwen, [torch.full((320,), 0.5), torch.zeros(320)], 9)
+    assert found == ['[10, 11]', '[20, 21]']
+    (conversation, named), = qwen.asked
+    assert conversation == [{'role': 'user', 'content': [
+        {'type': 'audio', 'audio_url': ''}, {'type': 'text', 'text': 'Describe the sound in one sentence.'}]}]
+    assert named == {'add_generation_prompt': True, 'tokenize': False}
+    (_, given, side, _), = qwen.calls
+    assert given['text'] == ['<1>', '<1>'] and given['sampling_rate'] == rate and given['padding'] and side == 'left'
+    assert [len(wav) for wav in given['audio']] == [length] * 2
+    assert given['audio'][0].mean() > 0.4 and not given['audio'][1].any()
+    assert {k: v for k, v in qwen.generated.items() if k != 'input_ids'} == {**GREEDY, 'max_new_tokens': 9}
+
+
+def test_the_language_model_is_asked_greedily_padded_on_the_left_and_answers_alone_are_kept():
+    llm = Recorder()
+    assert captions.answer_prompts(llm, llm, ['first', 'second'], 9) == [' [10, 11] \n', ' [20, 21] \n']
+    assert llm.asked == [([{'role': 'user', 'content': text}], {'add_generation_prompt': True, 'tokenize': False})
+                         for text in ('first', 'second')]
+    (given, named, side, pad), = llm.calls
+    assert given == (['<1>', '<2>'],) and side == 'left' and pad == '</s>'      # Mistral has no padding token
+    assert named['padding'] and named['add_special_tokens'] is False            # the template has written them
+    assert {k: v for k, v in llm.generated.items() if k != 'input_ids'} == {
+        **GREEDY, 'max_new_tokens': 9, 'pad_token_id': 77}
+
+
+def test_models_are_loaded_in_the_asked_dtype_onto_the_asked_device():
+    seen = {}
+
+    class Model:
+        def from_pretrained(name, **named):
+            seen.update(model=(name, named))
+            return Model(), {'missing_keys': [], 'mismatched_keys': []}
+
+        def to(self, device):
+            seen.update(device=device)
+            return self
+
+        def eval(self):
+            seen.update(eval=True)
+            return self
+    Processor = SimpleNamespace(from_pretrained=lambda name, **named: (name, named))
+    model, processor = captions.load_model(Model, Processor, 'name', torch.bfloat16, 'cuda:2')
+    assert isinstance(model, Model) and processor == ('name', {'trust_remote_code': False})
+    assert seen == {'model': ('name', {'dtype': torch.bfloat16, 'output_loading_info': True,
+                                       'trust_remote_code': False}), 'device': 'cuda:2', 'eval': True}
