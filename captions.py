@@ -368,7 +368,8 @@ def parse_args(argv=None):
         parser.error(sentence)
     captioners, given = CAPTIONERS[args.preset], (args.image_model, args.audio_model, args.llm)
     args.models = {stage: name or getattr(captioners, stage) for stage, name in zip(STAGES, given)}
-    args.batch_sizes = {s: args.batch_size or n for s, n in zip(STAGES, captioners.batch_sizes)}
+    batches = captioners.batch_sizes if args.batch_size is None else [args.batch_size] * len(STAGES)
+    args.batch_sizes = dict(zip(STAGES, batches))
     args.max_new_tokens = {s: getattr(args, f'{s}_tokens') for s in STAGES}
     if min(args.workers, *args.batch_sizes.values(), *args.max_new_tokens.values()) < 1:
         parser.error('--batch-size, --workers and the numbers of tokens must be at least 1')
