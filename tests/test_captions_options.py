@@ -1,6 +1,6 @@
-"""captions.py: every option reaches the models, and every caption and answer comes back to its own pair.
+"""captions.py: every option reaches the models, every caption and answer comes back to its pair.
 
-The models are stand-ins that read pair k's number off its frame (grey 20 k) and its sound (level k / 16).
+The models are stand-ins that read pair k off its frame (grey 20 k) and its sound (level k / 16).
 """
 
 import json
@@ -15,8 +15,8 @@ from PIL import Image
 import captions
 from miniature import world
 
-NAMES = [f'{letter}_00000{k}' for k, letter in enumerate('hbfacgd')]     # 7 pairs, not in alphabetical order
-ANSWERS = ['dog', '"Siren".', 'I cannot tell', '...', 'the drum', 'cat', 'bell']     # of pair k; see parse_answer
+NAMES = [f'{letter}_00000{k}' for k, letter in enumerate('hbfacgd')]    # not in alphabetical order
+ANSWERS = ['dog', '"Siren".', 'I cannot tell', '...', 'the drum', 'cat', 'bell']        # of pair k
 OBJECTS = ['dog', 'siren', '', '', 'drum', 'cat', 'bell']
 
 
@@ -35,7 +35,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the stand-ins were given: lists of dicts under 'load', 'image', 'audio', 'object' and 'check'."""
+    """What the stand-ins were given, a list under 'load', 'check' and the name of each stage."""
     seen = {name: [] for name in ('load', 'image', 'audio', 'object', 'check')}
 
     def load_model(model_class, processor_class, name, dtype, device):
@@ -65,8 +65,8 @@ def calls(monkeypatch):
 
 
 def run(root, stage, *options, out='out/captions.jsonl', **changed):
-    args = captions.parse_args([stage, '--data-root', str(root), '--out', str(root.parent / out), '--device',
-                                'cpu', *map(str, options)])
+    args = captions.parse_args([stage, '--data-root', str(root), '--out', str(root.parent / out),
+                                '--device', 'cpu', *map(str, options)])
     vars(args).update(changed)
     return captions.main(args)
 
@@ -85,12 +85,12 @@ def test_every_caption_and_answer_stands_at_its_own_pair(root, calls):
     assert run(root, 'all', '--batch-size', 3) == {}
     for stage in ('image', 'audio', 'object'):
         assert pairs_of(calls, stage) == [[0, 1, 2], [3, 4, 5], [6]]
+    folder = captions.ROOT / 'miniature/weights'
+    models = {'image': f'{folder}/blip2@image', 'audio': f'{folder}/qwen2_audio@audio',
+              'llm': f'{folder}/mistral@object'}
     assert lines_of(root.parent / 'out/captions.jsonl') == [
-        {'id': name, 'image_caption': f'frame {k}', 'audio_caption': f'sound {k}', 'object': OBJECTS[k],
-         'models': {'image': f'{captions.CAPTIONERS["miniature"].image}@image',
-                    'audio': f'{captions.CAPTIONERS["miniature"].audio}@audio',
-                    'llm': f'{captions.CAPTIONERS["miniature"].object}@object'}, 'error': None}
-        for k, name in enumerate(NAMES)]
+        {'id': name, 'image_caption': f'frame {k}', 'audio_caption': f'sound {k}',
+         'object': OBJECTS[k], 'models': models, 'error': None} for k, name in enumerate(NAMES)]
 
 
 def test_a_bad_file_in_the_middle_of_a_batch_shifts_no_other_pair(root, calls, capsys):
@@ -101,8 +101,9 @@ def test_a_bad_file_in_the_middle_of_a_batch_shifts_no_other_pair(root, calls, c
     assert list(failed) == [NAMES[1], NAMES[4], NAMES[5]]
     for k, file in ((1, '.jpg'), (4, '.wav'), (5, '.wav')):
         assert f'{NAMES[k]}{file}' in failed[NAMES[k]]
-    assert pairs_of(calls, 'image') == [[0, 2, 3, 4, 5], [6]] and pairs_of(calls, 'audio') == [[0, 1, 2, 3], [6]]
-    assert pairs_of(calls, 'object') == [[0, 2, 3], [6]]            # a pair that lacks a caption is not asked about
+    assert pairs_of(calls, 'image') == [[0, 2, 3, 4, 5], [6]]
+    assert pairs_of(calls, 'audio') == [[0, 1, 2, 3], [6]]
+    assert pairs_of(calls, 'object') == [[0, 2, 3], [6]]    # those with both captions
     for k, line in enumerate(lines_of(root.parent / 'out/captions.jsonl')):
         assert line['id'] == NAMES[k] and line['error'] == failed.get(NAMES[k])
         assert line['image_caption'] == (None if k == 1 else f'frame {k}')
@@ -114,51 +115,57 @@ def test_a_bad_file_in_the_middle_of_a_batch_shifts_no_other_pair(root, calls, c
 
 def test_the_kinds_of_answers_are_counted(root, calls, capsys):
     run(root, 'all')
-    assert ('captions.jsonl: 7 pairs, 5 with an object (2 of them mended), 1 refused, 1 empty, 0 failed'
-            in capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert '7 pairs, 5 with an object (2 of them mended), 1 refused, 1 empty, 0 failed' in said
 
 
 def test_ids_names_the_pairs_and_their_order(root, calls):
     listed = root / 'some.csv'
     listed.write_text('\n'.join(NAMES[k] for k in (5, 0, 3)))
     run(root, 'all', '--ids', listed)
-    assert [line['id'] for line in lines_of(root.parent / 'out/captions.jsonl')] == [NAMES[k] for k in (5, 0, 3)]
+    lines = lines_of(root.parent / 'out/captions.jsonl')
+    assert [line['id'] for line in lines] == [NAMES[k] for k in (5, 0, 3)]
     assert pairs_of(calls, 'object') == [[5, 0, 3]]
 
 
 def test_captions_made_elsewhere_are_joined_by_id_and_heard_by_the_language_model(root, calls):
     made = root / 'gama.jsonl'
     other = [{'id': name, 'audio_caption': f'elsewhere {k}'} for k, name in enumerate(NAMES)]
-    made.write_text(''.join(json.dumps(line) + '\n' for line in [*other[::-1], {**other[0], 'id': 'not_listed'}]))
+    other = [*other[::-1], {'id': 'not_listed', 'audio_caption': 'elsewhere'}]
+    made.write_text(''.join(json.dumps(line) + '\n' for line in other))
     run(root, 'all', '--audio-captions', made)
     lines = lines_of(root.parent / 'out/captions.jsonl')
     assert [line['audio_caption'] for line in lines] == [f'elsewhere {k}' for k in range(7)]
     assert [line['object'] for line in lines] == OBJECTS
     assert not calls['audio'] and 'audio' not in [stage for stage, _ in calls['check']]
-    assert {line['models']['audio'] for line in lines} == {f'gama.jsonl@{captions.file_hash([made])}'}
+    name = f'gama.jsonl@{captions.file_hash([made])}'
+    assert {line['models']['audio'] for line in lines} == {name}
     assert lines[0]['models']['image'].endswith('blip2@image')
 
 
 # ---- options that decide what is asked
 
 PROMPTS = {     # section 3.6, word for word, and Table 10's with one caption
-    'both': 'Identify the primary object in the ‘image caption’ most likely producing the sound like given '
-            '‘audio caption’, excluding background sounds which is hard to infer from given ‘image caption’. '
-            'Keep the answer concise and focused on general concepts, such as type. Limit the response to no '
-            'more than 3 words.\nImage caption: frame 3, Audio caption: sound 3',
-    'image': 'Identify the primary object in the ‘image caption’ most likely producing the sound, excluding '
-             'background sounds which is hard to infer from given ‘image caption’. Keep the answer concise and '
-             'focused on general concepts, such as type. Limit the response to no more than 3 words.\n'
-             'Image caption: frame 3',
-    'audio': 'Identify the primary object most likely producing the sound like given ‘audio caption’, '
-             'excluding background sounds. Keep the answer concise and focused on general concepts, such as '
-             'type. Limit the response to no more than 3 words.\nAudio caption: sound 3'}
+    'both': 'Identify the primary object in the ‘image caption’ most likely producing the sound '
+            'like given ‘audio caption’, excluding background sounds which is hard to infer from '
+            'given ‘image caption’. Keep the answer concise and focused on general concepts, such '
+            'as type. Limit the response to no more than 3 words.\n'
+            'Image caption: frame 3, Audio caption: sound 3',
+    'image': 'Identify the primary object in the ‘image caption’ most likely producing the sound, '
+             'excluding background sounds which is hard to infer from given ‘image caption’. Keep '
+             'the answer concise and focused on general concepts, such as type. Limit the response '
+             'to no more than 3 words.\nImage caption: frame 3',
+    'audio': 'Identify the primary object most likely producing the sound like given ‘audio '
+             'caption’, excluding background sounds. Keep the answer concise and focused on '
+             'general concepts, such as type. Limit the response to no more than 3 words.\n'
+             'Audio caption: sound 3'}
 
 
 @pytest.mark.parametrize('kind', list(PROMPTS))
 def test_captions_from_decides_what_is_asked_and_who_is_run(root, calls, kind):
     out = root / ('captions.jsonl' if kind == 'both' else f'captions-{kind}.jsonl')
-    captions.main(captions.parse_args(['all', '--data-root', str(root), '--device', 'cpu', '--captions-from', kind]))
+    captions.main(captions.parse_args(['all', '--data-root', str(root), '--device', 'cpu',
+                                       '--captions-from', kind]))
     assert calls['object'][0]['inputs'][3] == PROMPTS[kind]
     ran = ['image', 'audio'] if kind == 'both' else [kind]
     assert [stage for stage, _ in calls['check']] == [*ran, 'object']
@@ -166,7 +173,8 @@ def test_captions_from_decides_what_is_asked_and_who_is_run(root, calls, kind):
         for stage in ('image', 'audio'):
             assert bool(line[f'{stage}_caption']) == bool(line['models'][stage]) == (stage in ran)
     begun = lines_of(out.with_name(f'{out.stem}.answers.jsonl'))[0]['settings']
-    assert begun['prompt'] == captions.OBJECT_PROMPTS[kind] and begun['model'].endswith('mistral@object')
+    assert begun['model'].endswith('mistral@object')
+    assert begun['prompt'].format(image='frame 3', audio='sound 3') == PROMPTS[kind]
 
 
 def test_each_stage_alone_loads_its_own_model_with_its_own_classes(root, calls):
@@ -177,9 +185,11 @@ def test_each_stage_alone_loads_its_own_model_with_its_own_classes(root, calls):
     for stage, (model_class, processor_class, name) in classes.items():
         option = names[2 * list(classes).index(stage):][:2]
         run(root, stage, *option, '--dtype', 'float16')
-        assert calls['load'].pop() == (model_class, processor_class, name, torch.float16, torch.device('cpu'))
+        assert calls['load'].pop() == (model_class, processor_class, name, torch.float16,
+                                       torch.device('cpu'))
         assert calls['check'].pop() == (stage, name) and not calls['load']
-        assert (calls[stage][0]['model'], calls[stage][0]['processor']) == (f'model {name}', name)
+        given = calls[stage][0]
+        assert (given['model'], given['processor']) == (f'model {name}', name)
     assert lines_of(root.parent / 'out/captions.jsonl')[0]['models'] == {
         'image': 'see@image', 'audio': 'hear@audio', 'llm': 'think@object'}
 
@@ -187,14 +197,15 @@ def test_each_stage_alone_loads_its_own_model_with_its_own_classes(root, calls):
 def test_token_limits_and_batch_sizes_are_each_stage_s_own(root, calls):
     run(root, 'all', '--image-tokens', 5, '--audio-tokens', 6, '--object-tokens', 7,
         batch_sizes={'image': 2, 'audio': 3, 'object': 4})
-    for stage, tokens, sizes in (('image', 5, [2, 2, 2, 1]), ('audio', 6, [3, 3, 1]), ('object', 7, [4, 3])):
+    for stage, file, tokens, sizes in (('image', 'image_captions', 5, [2, 2, 2, 1]),
+                                       ('audio', 'audio_captions', 6, [3, 3, 1]),
+                                       ('object', 'captions.answers', 7, [4, 3])):
         assert {call['tokens'] for call in calls[stage]} == {tokens}
         assert list(map(len, pairs_of(calls, stage))) == sizes
-    for stage, file in (('image', 'image_captions'), ('audio', 'audio_captions'), ('object', 'captions.answers')):
         settings = lines_of(root.parent / f'out/{file}.jsonl')[0]['settings']
-        assert settings['max_new_tokens'] == {'image': 5, 'audio': 6, 'object': 7}[stage]
-        assert settings['batch_size'] == {'image': 2, 'audio': 3, 'object': 4}[stage]
-        assert settings['stage'] == stage and settings['dtype'] == 'float32' and settings['pairs'] == 7
+        expected = {'stage': stage, 'max_new_tokens': tokens, 'batch_size': sizes[0],
+                    'dtype': 'float32', 'pairs': 7}
+        assert {name: settings[name] for name in expected} == expected
 
 
 def test_the_preset_decides_how_many_seconds_are_heard_and_which_models_speak(root, calls):
@@ -210,7 +221,8 @@ def test_sounds_of_any_format_and_all_workers_are_used(root, calls, monkeypatch)
     soundfile.write(wav.with_suffix('.flac'), np.full(32_000, 2 / 16), 16_000)
     wav.unlink()
     asked, pool = [], captions.ThreadPoolExecutor
-    monkeypatch.setattr(captions, 'ThreadPoolExecutor', lambda workers: asked.append(workers) or pool(workers))
+    keep = lambda workers: asked.append(workers) or pool(workers)
+    monkeypatch.setattr(captions, 'ThreadPoolExecutor', keep)
     assert run(root, 'audio', '--workers', 2) == {}
     assert pairs_of(calls, 'audio') == [list(range(7))] and set(asked) == {2}
 
@@ -220,7 +232,8 @@ def test_the_miniature_draws_its_world_where_no_root_is_named_only(root, calls, 
     monkeypatch.setattr(world, 'build', lambda *given: built.append(given))
     run(root, 'image')
     assert not built
-    args = captions.parse_args(['image', '--out', str(root.parent / 'x/captions.jsonl'), '--device', 'cpu'])
+    args = captions.parse_args(['image', '--out', str(root.parent / 'x/captions.jsonl'),
+                                '--device', 'cpu'])
     assert args.data_root == captions.ROOT / 'data/miniature'
     args.data_root = root
     captions.main(args)
@@ -239,8 +252,8 @@ def test_what_is_finished_is_not_asked_again_and_failed_pairs_only_on_request(ro
     assert list(run(root, 'all', '--batch-size', 3)) == [NAMES[4]]
     assert not calls['image'] + calls['audio'] + calls['object']
     assert run(root, 'all', '--batch-size', 3, '--retry-failed') == {}
-    assert pairs_of(calls, 'image') == [[3, 4, 5]] and not calls['audio']       # the whole batch of the failed pair
-    assert pairs_of(calls, 'object') == [[3, 4, 5]]
+    assert pairs_of(calls, 'image') == pairs_of(calls, 'object') == [[3, 4, 5]]     # its batch
+    assert not calls['audio']
     assert lines_of(root.parent / 'out/captions.jsonl')[4]['object'] == 'drum'
 
 
@@ -255,7 +268,7 @@ def test_overwrite_starts_over_with_the_stages_that_run(root, calls):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     run(root, 'image', '--overwrite')
     assert (folder / 'captions.jsonl').read_bytes() == before['captions.jsonl']
-    run(root, 'object')                                             # answers to other captions are not kept
+    run(root, 'object')                                     # answers to other captions are not kept
     assert pairs_of(calls, 'object')[2] == list(range(7)) and len(calls['audio']) == 1
     assert {line['image_caption'] for line in lines_of(folder / 'captions.jsonl')} == {'frame 0'}
 
@@ -264,18 +277,21 @@ def test_overwrite_starts_over_with_the_stages_that_run(root, calls):
 
 def test_device_and_dtype(monkeypatch):
     parse = lambda *options: captions.parse_args(['all', *options])
-    assert (parse('--device', 'cpu').device, parse('--device', 'cpu').dtype) == (torch.device('cpu'), 'float32')
-    assert parse('--device', 'meta').dtype == 'bfloat16' and parse('--device', 'meta', '--dtype', 'float16').dtype == 'float16'
+    on_cpu, elsewhere = parse('--device', 'cpu'), parse('--device', 'meta')
+    assert (on_cpu.device, on_cpu.dtype) == (torch.device('cpu'), 'float32')
+    assert elsewhere.dtype == 'bfloat16'
+    assert parse('--device', 'meta', '--dtype', 'float16').dtype == 'float16'
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     assert parse().device == torch.device('cpu')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch, 'empty', lambda *_, **__: None)      # there need not be such a GPU
-    monkeypatch.setenv('LOCAL_RANK', '3')                           # each process of torchrun takes its own
+    monkeypatch.setenv('LOCAL_RANK', '3')                   # each process of torchrun takes its own
     assert (parse().device, parse().dtype) == (torch.device('cuda', 3), 'bfloat16')
     assert parse('--device', 'cuda:1').device == torch.device('cuda', 1)
 
 
-@pytest.mark.parametrize('option', ['--batch-size', '--workers', '--image-tokens', '--audio-tokens', '--object-tokens'])
+@pytest.mark.parametrize('option', ['--batch-size', '--workers', '--image-tokens',
+                                    '--audio-tokens', '--object-tokens'])
 def test_numbers_below_1_are_refused(option, capsys):
     with pytest.raises(SystemExit):
         captions.parse_args(['all', option, '0'])
@@ -296,7 +312,7 @@ def test_a_model_s_revision_changes_with_its_files(tmp_path):
 # ---- what reaches transformers
 
 class Recorder:
-    """A model and a processor in one, which keeps what it is given. It answers two words beyond the prompt."""
+    """A model and a processor in one: keeps what it is given, adds two words to a prompt."""
     device, dtype = torch.device('cpu'), torch.float16
     pad_token, eos_token, pad_token_id, padding_side = None, '</s>', 77, 'right'
 
@@ -307,7 +323,7 @@ class Recorder:
     def __call__(self, *given, **named):
         self.calls.append((given, named, self.padding_side, self.pad_token))
         inputs = {'input_ids': torch.tensor([[1, 2, 3]] * 2)}
-        return SimpleNamespace(to=lambda *where: self.__setattr__('moved', where) or Inputs(inputs))
+        return SimpleNamespace(to=lambda *where: self.__setattr__('moved', where) or inputs)
 
     def apply_chat_template(self, conversation, **named):
         self.asked.append((conversation, named))
@@ -317,13 +333,12 @@ class Recorder:
         self.generated = named
         return torch.tensor([[1, 2, 3, 10, 11], [1, 2, 3, 20, 21]])
 
+    def settings(self):
+        return {name: value for name, value in self.generated.items() if name != 'input_ids'}
+
     def batch_decode(self, tokens, skip_special_tokens):
         assert skip_special_tokens
         return [f' {row} \n' for row in tokens.tolist()]
-
-
-class Inputs(dict):
-    pass
 
 
 GREEDY = {'do_sample': False, 'num_beams': 1, 'temperature': None, 'top_p': None, 'top_k': None,
@@ -332,10 +347,11 @@ GREEDY = {'do_sample': False, 'num_beams': 1, 'temperature': None, 'top_p': None
 
 def test_images_are_captioned_greedily_without_a_prompt():
     blip, images = Recorder(), ['one', 'two']
-    assert captions.caption_images(blip, blip, images, 9) == ['[1, 2, 3, 10, 11]', '[1, 2, 3, 20, 21]']
+    found = captions.caption_images(blip, blip, images, 9)
+    assert found == ['[1, 2, 3, 10, 11]', '[1, 2, 3, 20, 21]']
     assert blip.calls[0][:2] == ((), {'images': images, 'return_tensors': 'pt'}) and not blip.asked
     assert blip.moved == (torch.device('cpu'), torch.float16)
-    assert {k: v for k, v in blip.generated.items() if k != 'input_ids'} == {**GREEDY, 'max_new_tokens': 9}
+    assert blip.settings() == {**GREEDY, 'max_new_tokens': 9}
 
 
 @pytest.mark.parametrize('rate, length', [(16_000, 320), (8_000, 160)])
@@ -345,25 +361,29 @@ def test_sounds_are_captioned_greedily_padded_on_the_left_and_answers_alone_are_
     assert found == ['[10, 11]', '[20, 21]']
     (conversation, named), = qwen.asked
     assert conversation == [{'role': 'user', 'content': [
-        {'type': 'audio', 'audio_url': ''}, {'type': 'text', 'text': 'Describe the sound in one sentence.'}]}]
+        {'type': 'audio', 'audio_url': ''},
+        {'type': 'text', 'text': 'Describe the sound in one sentence.'}]}]
     assert named == {'add_generation_prompt': True, 'tokenize': False}
     (_, given, side, _), = qwen.calls
-    assert given['text'] == ['<1>', '<1>'] and given['sampling_rate'] == rate and given['padding'] and side == 'left'
+    assert given['text'] == ['<1>', '<1>'] and given['sampling_rate'] == rate
+    assert given['padding'] and side == 'left'
     assert [len(wav) for wav in given['audio']] == [length] * 2
     assert given['audio'][0].mean() > 0.4 and not given['audio'][1].any()
-    assert {k: v for k, v in qwen.generated.items() if k != 'input_ids'} == {**GREEDY, 'max_new_tokens': 9}
+    assert qwen.settings() == {**GREEDY, 'max_new_tokens': 9}
 
 
 def test_the_language_model_is_asked_greedily_padded_on_the_left_and_answers_alone_are_kept():
     llm = Recorder()
-    assert captions.answer_prompts(llm, llm, ['first', 'second'], 9) == [' [10, 11] \n', ' [20, 21] \n']
-    assert llm.asked == [([{'role': 'user', 'content': text}], {'add_generation_prompt': True, 'tokenize': False})
+    found = captions.answer_prompts(llm, llm, ['first', 'second'], 9)
+    assert found == [' [10, 11] \n', ' [20, 21] \n']
+    named = {'add_generation_prompt': True, 'tokenize': False}
+    assert llm.asked == [([{'role': 'user', 'content': text}], named)
                          for text in ('first', 'second')]
     (given, named, side, pad), = llm.calls
-    assert given == (['<1>', '<2>'],) and side == 'left' and pad == '</s>'      # Mistral has no padding token
-    assert named['padding'] and named['add_special_tokens'] is False            # the template has written them
-    assert {k: v for k, v in llm.generated.items() if k != 'input_ids'} == {
-        **GREEDY, 'max_new_tokens': 9, 'pad_token_id': 77}
+    assert given == (['<1>', '<2>'],) and side == 'left'
+    assert pad == '</s>'                                    # Mistral has no padding token
+    assert named['padding'] and named['add_special_tokens'] is False    # the template has them
+    assert llm.settings() == {**GREEDY, 'max_new_tokens': 9, 'pad_token_id': 77}
 
 
 def test_models_are_loaded_in_the_asked_dtype_onto_the_asked_device():
@@ -384,5 +404,5 @@ def test_models_are_loaded_in_the_asked_dtype_onto_the_asked_device():
     Processor = SimpleNamespace(from_pretrained=lambda name, **named: (name, named))
     model, processor = captions.load_model(Model, Processor, 'name', torch.bfloat16, 'cuda:2')
     assert isinstance(model, Model) and processor == ('name', {'trust_remote_code': False})
-    assert seen == {'model': ('name', {'dtype': torch.bfloat16, 'output_loading_info': True,
-                                       'trust_remote_code': False}), 'device': 'cuda:2', 'eval': True}
+    named = {'dtype': torch.bfloat16, 'output_loading_info': True, 'trust_remote_code': False}
+    assert seen == {'model': ('name', named), 'device': 'cuda:2', 'eval': True}
