@@ -262,9 +262,9 @@ def vgg_instruments(root):
     pairs = [('s2', 's0'), ('s0', 's1'), ('s1', 's2')]
     table(folder / 'vgginstruments_multi_test.csv',
           *[(a, f'steel_{a}', b, f'steel_{b}') for a, b in pairs])
-    number = lambda name: int(name[1])
-    return mixtures(pairs, lambda name: 40 * number(name) + 40, lambda name: number(name) / 8 + 0.125,
-                    lambda name: f'steel {name}', lambda name: filled(scored(shapes[number(name)])))
+    k = lambda name: int(name[1])
+    return mixtures(pairs, lambda name: 40 * k(name) + 40, lambda name: k(name) / 8 + 0.125,
+                    lambda name: f'steel {name}', lambda name: filled(scored(shapes[k(name)])))
 
 
 SETS = {'vggss': vggss, 'flickr': flickr, 'is4': is4, 'vpo_ss': lambda root: vpo(root, 'vpo_ss'),

@@ -1,0 +1,71 @@
+"""Several processes: each sample is one process's, and what they gather is in the ranks' order."""
+
+import os
+import subprocess
+import sys
+
+import processes
+from conftest import ROOT
+
+
+class Samples(list):
+    def part(self, indices):
+        return [self[k] for k in indices]
+
+
+def test_the_processes_shares_are_whole_batches_that_cover_every_sample_once(monkeypatch):
+    for count in (1, 2, 3, 7, 16, 33, 50):
+        for batch_size in (1, 2, 3, 5, 16, 64):
+            for number in (1, 2, 3, 8):
+                parts = []
+                for rank in range(number):
+                    monkeypatch.setattr(processes, 'rank_and_processes', lambda: (rank, number))
+                    parts.append(processes.shard(Samples(range(count)), batch_size))
+                assert sum(parts, []) == list(range(count))
+                assert all(part[0] % batch_size == 0 for part in parts if part)
+                # no process has more than one batch above an equal share
+                assert max(map(len, parts)) <= -(-count // number) + batch_size
+
+
+TOGETHER = """
+import sys
+import torch
+import torch.distributed as dist
+from negatives import everyone, first_of_mine
+from processes import agree, gather_lists, largest, rank_and_processes, smallest
+
+rank = int(sys.argv[1])
+dist.init_process_group('gloo', init_method=f'file://{sys.argv[2]}', rank=rank, world_size=2)
+assert rank_and_processes() == (rank, 2)
+assert gather_lists([f'{rank}{k}' for k in range(rank + 1)]) == ['00', '10', '11']
+assert (largest([9, -2][rank]), smallest([9, -2][rank])) == (9, -2)
+assert (largest([0.25, 0.75][rank]), smallest([0.25, 0.75][rank])) == (0.75, 0.25)
+agree(7, 'all have seven')
+try:
+    agree([7, 8][rank], 'not all have seven')
+    raise SystemExit('an agreement was found')
+except ValueError as error:
+    assert str(error) == 'not all have seven'
+
+x = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * rank
+x.requires_grad_()
+gathered = everyone(x)
+assert gathered.tolist() == [[1, 2], [3, 4], [11, 12], [13, 14]]
+assert everyone(torch.tensor([rank, -1])).tolist() == [0, -1, 1, -1]
+assert everyone(x.half()).dtype == torch.float32
+assert first_of_mine(2) == 2 * rank
+weights = torch.arange(8.0).view(4, 2) * (rank + 1)         # what this process asks of all rows
+(gathered * weights).sum().backward()
+assert x.grad.tolist() == [[[0, 3], [6, 9]], [[12, 15], [18, 21]]][rank]    # once and twice
+dist.barrier()
+"""
+
+
+def test_two_processes_gather_in_the_order_of_ranks_and_share_extremes_and_gradients(tmp_path):
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    command = [sys.executable, '-c', TOGETHER]
+    running = [subprocess.Popen([*command, str(rank), str(tmp_path / 'store')], env=environment,
+                                stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    for process in running:
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, said
