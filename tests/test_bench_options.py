@@ -1,5 +1,6 @@
 """bench.py's options reach what they name; spies stand for models, clocks and subprocesses."""
 
+import contextlib
 import json
 import sys
 from types import SimpleNamespace
@@ -166,6 +167,31 @@ def test_a_variant_alone_is_timed_alone(counted):
     measure('--batch-sizes', 2, '--precision', 'bf16', '--cached-audio')
     plain = ('plain_reading', 'float32', False)
     assert counted.timed[0][-1] == [plain, ('our_reading', 'bf16', True)]
+
+
+def test_a_contender_s_time_is_the_median_of_its_turns_after_the_first(monkeypatch):
+    taken, times = [], iter([90, 50, 1, 2, 5, 9, 2, 3])     # two contenders in turns, four times
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.beats = torch.nn.Identity()
+
+    def take_step(reading, model, batch, noise, settings, optimiser, precision):
+        taken.append((reading.__name__, precision, 'features' in batch, noise, settings, optimiser))
+        return 0.5, 0.25
+    monkeypatch.setattr(bench, 'take_step', take_step)
+    monkeypatch.setattr(bench, 'count_vision', lambda model, step: step() or 2)
+    monkeypatch.setattr(bench, 'clock', lambda device: (
+        lambda name: contextlib.nullcontext(), {'step': next(times)}))
+    contenders = [(bench.plain_reading, 'float32', False), (bench.our_reading, 'bf16', True)]
+    batch = {'image': torch.zeros(2, 3, 8, 8), 'wav': torch.zeros(2, 8)}
+    found = bench.time_steps(contenders, Model(), batch, 'n', 's', 'o', 3, lambda text: None)
+    assert [found[contender]['seconds'] for contender in contenders] == [2, 3]
+    assert found[contenders[0]] == {'seconds': 2, 'all': [1, 5, 2], 'loss': 0.5, 'gradient': 0.25,
+                                    'vision_passes': 2}
+    assert taken == 4 * [('plain_reading', 'float32', False, 'n', 's', 'o'),
+                         ('our_reading', 'bf16', True, 'n', 's', 'o')]
 
 
 # ---- memory
