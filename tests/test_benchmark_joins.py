@@ -287,6 +287,7 @@ def check(sample, e):
     assert 'error' not in sample, sample
     assert (sample['id'], sample['label'], sample['group']) == (e.id, e.label, e.group)
     assert sample['condition'] == e.condition
+    assert sample['image'].shape == (3, 32, 32)
     pixels = media.displayable(sample['image'])[16, [2, -3]].mean(1)
     assert pixels == pytest.approx(e.greys, abs=3), e.id
     assert sample['wav'].shape == (8000,)
@@ -308,6 +309,25 @@ def test_each_sample_has_its_own_frame_sound_boxes_mask_label_and_group(tmp_path
     assert test.classes == sorted({label for several in labels for label in several if label})
     groups = [e.group for e in expected]
     assert test.group_sizes == {group: groups.count(group) for group in groups}
+
+
+@pytest.mark.parametrize('name, picture_suffix', [
+    ('vggss', '.png'), ('flickr', '.jpeg'), ('is4', '.png'), ('vpo_ms', '.jpeg'),
+    ('avs_s4', '.jpg'), ('ext_vggss', '.png'), ('ext_flickr', '.png'), ('vgg_instruments', '.png'),
+    ('vgg_duet', '.jpeg')])
+def test_frames_and_sounds_are_found_in_other_formats_too(tmp_path, name, picture_suffix):
+    expected = SETS[name](tmp_path)
+    for path in list(tmp_path.rglob('*frames/*')):
+        with media.Image.open(path) as image:
+            image.save(path.with_suffix(picture_suffix))
+        path.unlink()
+    for path in list(tmp_path.rglob('*.wav')):
+        soundfile.write(path.with_suffix('.flac'), *soundfile.read(path), subtype='PCM_24')
+        path.unlink()
+    test = opened(name, tmp_path)
+    assert not test.missing
+    for k, e in enumerate(expected):
+        check(test[k], e)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -71,6 +71,22 @@ def test_the_other_benchmarks_are_still_those_that_were_scored(tmp_path):
         assert found[1:] == (pytest.approx(bright, abs=0.05), pytest.approx(loud, rel=1e-3)), name
 
 
+def test_force_draws_another_world_over_what_is_there(tmp_path):
+    build = lambda seed, **more: world.build(tmp_path / 'w', seed, {'val': 1}, 1, **more)
+    frame = build(0) / 'vggsound/frames/val00000_000000.jpg'
+    first = frame.read_bytes()
+    (tmp_path / 'w/notes.txt').write_text('mine')
+    with pytest.raises(ValueError, match='--force'):
+        build(1)
+    build(1, force=True)
+    assert frame.read_bytes() != first and not (tmp_path / 'w/notes.txt').exists()
+
+
+def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine():
+    rate = lambda step: pretrain.cosine_schedule(step, 100, 2, warmup=10)
+    assert [rate(step) for step in (0, 50, 75, 100)] == pytest.approx([0.2, 1, 1 - 0.5**0.5, 0])
+
+
 def test_a_sample_s_generator_differs_in_seed_split_and_index():
     drawn = {tuple(world.sample_generator(seed, split, index).integers(1 << 40, size=2))
              for seed in (0, 1) for split in ('train', 'val') for index in (0, 1)}
