@@ -220,6 +220,7 @@ def test_sounds_and_scenes_of_a_set_have_their_own_labels_and_seeds(serial):
     name, index = pretrain.HEARD[4], 1
     again = sounds.sound(name, world.sample_generator(3, f'beats-train-{name}', index))
     assert np.array_equal(clips[2 * 4 + index], (again * 32767).astype(np.int16))
+    assert not np.array_equal(clips, pretrain.sound_set('test', 2, 3)[0])
     images, owners, things, places = pretrain.scene_set('train', 3, 3)
     for k in range(3):
         scene = world.draw_scene(world.sample_generator(3, 'clip-train', k))

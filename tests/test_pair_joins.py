@@ -179,6 +179,8 @@ def test_bad_pairs_stop_prepare_or_are_left_out_and_move_no_other(root, capsys):
     prepared = cache.Prepared(root / 'cache/pairs', dataset)
     assert prepared.get(NAMES[2]) is None and prepared.get(NAMES[0]) is None
     assert [prepared_pair(prepared, NAMES[k]) for k in (1, 3, 4, 5)] == [1, 3, 4, 5]
+    row = 105 * 105 * 3 + 2 * 32_000
+    assert (root / 'cache/pairs/rows').stat().st_size == 4 * row        # and no gaps
 
 
 def test_a_changed_pair_and_later_ones_get_rows_of_their_own(root):

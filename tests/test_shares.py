@@ -51,7 +51,8 @@ x = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * rank
 x.requires_grad_()
 gathered = everyone(x)
 assert gathered.tolist() == [[1, 2], [3, 4], [11, 12], [13, 14]]
-assert everyone(torch.tensor([rank, -1])).tolist() == [0, -1, 1, -1]
+numbers = everyone(torch.tensor([rank, -1]))
+assert numbers.tolist() == [0, -1, 1, -1] and numbers.dtype == torch.int64
 assert everyone(x.half()).dtype == torch.float32
 assert first_of_mine(2) == 2 * rank
 weights = torch.arange(8.0).view(4, 2) * (rank + 1)         # what this process asks of all rows
