@@ -195,6 +195,23 @@ def test_a_contender_s_time_is_the_median_of_its_turns_after_the_first(monkeypat
                          ('our_reading', 'bf16', True, 'n', 's', 'o')]
 
 
+def test_a_step_is_taken_in_its_precision_from_the_same_dropout_and_leaves_the_weights(monkeypatch):
+    layer, seen = torch.nn.Linear(2, 1, bias=False), []
+    layer.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
+
+    def reading(model, batch, noise, stage):
+        seen.append((torch.is_autocast_enabled('cpu'), torch.rand(1).item(), batch, noise))
+    squares = lambda out, args: {'acl_i': layer.weight.square().sum()}
+    monkeypatch.setattr(bench.train, 'loss_terms', squares)
+    settings = bench.train.parse_args(['--lambda-i', '2'])
+    for precision in ('float32', 'bf16'):
+        found = bench.take_step(reading, layer, {'image': torch.zeros(1)}, 'noise', settings,
+                                bench.frozen_optimiser(layer), precision)
+        assert found == (50, pytest.approx(20))             # 2 |w|^2, and 4 |w|
+    assert [call[0] for call in seen] == [False, True] and seen[0][1] == seen[1][1]
+    assert layer.weight.tolist() == [[3, 4]]
+
+
 # ---- memory
 
 def test_memory_asks_a_process_of_its_own_for_each_variant(monkeypatch):

@@ -245,6 +245,7 @@ def test_the_miniature_draws_its_world_where_no_root_is_named_only(root, calls, 
 def test_what_is_finished_is_not_asked_again_and_failed_pairs_only_on_request(root, calls):
     frame = root / f'vggsound/frames/{NAMES[4]}.jpg'
     frame.write_bytes(b'no picture')
+    assert list(run(root, 'image', '--batch-size', 3)) == [NAMES[4]]
     assert list(run(root, 'all', '--batch-size', 3)) == [NAMES[4]]
     Image.new('RGB', (16, 16), (80,) * 3).save(frame)
     for stage in ('image', 'audio', 'object'):
@@ -255,6 +256,19 @@ def test_what_is_finished_is_not_asked_again_and_failed_pairs_only_on_request(ro
     assert pairs_of(calls, 'image') == pairs_of(calls, 'object') == [[3, 4, 5]]     # its batch
     assert not calls['audio']
     assert lines_of(root.parent / 'out/captions.jsonl')[4]['object'] == 'drum'
+
+
+@pytest.mark.parametrize('changed, word', [
+    (['--image-model', 'another'], 'model'), (['--dtype', 'float16'], 'dtype'),
+    (['--batch-size', '2'], 'batch_size'), (['--image-tokens', '9'], 'max_new_tokens'),
+    (['--ids', 'reversed.csv'], 'list of pairs')])
+def test_a_file_is_continued_with_its_own_settings_only(root, calls, monkeypatch, changed, word):
+    monkeypatch.chdir(root)
+    (root / 'reversed.csv').write_text('\n'.join(NAMES[::-1]))
+    run(root, 'image')
+    with pytest.raises(ValueError, match=f'image_captions.jsonl was begun with {word} '):
+        run(root, 'image', *changed)
+    assert len(calls['image']) == 1
 
 
 def test_overwrite_starts_over_with_the_stages_that_run(root, calls):

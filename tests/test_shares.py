@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 import processes
 from conftest import ROOT
 
@@ -25,6 +27,24 @@ def test_the_processes_shares_are_whole_batches_that_cover_every_sample_once(mon
                 assert all(part[0] % batch_size == 0 for part in parts if part)
                 # no process has more than one batch above an equal share
                 assert max(map(len, parts)) <= -(-count // number) + batch_size
+
+
+@pytest.mark.parametrize('gpus, backend, device', [(True, 'cpu:gloo,cuda:nccl', 'cuda:3'),
+                                                   (False, 'gloo', 'cpu')])
+def test_each_process_of_torchrun_joins_with_its_own_device(monkeypatch, gpus, backend, device):
+    chosen, joined = [], []
+    monkeypatch.setattr(sys, 'excepthook', sys.excepthook)          # put back afterwards
+    monkeypatch.delenv('TORCHELASTIC_RUN_ID', raising=False)
+    monkeypatch.setenv('LOCAL_RANK', '3')
+    monkeypatch.setattr(processes.torch.cuda, 'is_available', lambda: gpus)
+    monkeypatch.setattr(processes.torch.cuda, 'set_device', chosen.append)
+    monkeypatch.setattr(processes.dist, 'init_process_group',
+                        lambda backend, timeout: joined.append((backend, timeout.total_seconds())))
+    monkeypatch.delenv('RANK', raising=False)
+    assert str(processes.start_processes()) == device and not joined
+    monkeypatch.setenv('RANK', '3')
+    assert str(processes.start_processes()) == device
+    assert joined == [(backend, 12 * 3600)] and chosen == [3, 3] * gpus
 
 
 TOGETHER = """
