@@ -143,7 +143,8 @@ class PositionConv(nn.Module):
         # Never in bf16: on processors with AMX, oneDNN's grouped convolution with an even kernel then has a
         # relative error of 1 at widths below 256 (torch 2.11 to 2.14).
         exact = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
+        device = "cpu" if x.is_meta else x.device.type      # "meta", where shapes alone are computed, has no autocast
+        with torch.autocast(device, enabled=False):
             v, g, bias = (p.to(exact) for p in (self.weight_v, self.weight_g, self.bias))
             weight = g * v / v.norm(dim=(0, 1), keepdim=True)
             y = F.conv1d(x.to(exact), weight, bias, padding=kernel // 2, groups=self.groups)
