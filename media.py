@@ -40,8 +40,9 @@ LOUDEST = 10        # times full scale: float samples may exceed it a little, un
 # Channels are opposed where their mean has less than this share of the energy that the mean of
 # independent channels would have; for stereo of equal loudness, where they correlate below -0.8.
 OPPOSED = 0.2
-TOLD_LONGER = 0.05              # seconds by which a sound may exceed what is heard, unmentioned
+TOLERANCE = 0.05                # seconds after the last one heard that part_heard does not mention
 PLACEHOLDER = 0x7FFFF000        # a WAV's size from here on may mean "unknown" (sox, ffmpeg)
+MPEG_FRAME = rb'\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]'      # the header of an MP3 frame
 UNKNOWN_FRAMES = 2**63 - 1      # libsndfile's count where a file does not state its length
 MP3_FRAME = 1152                # samples that an MP3 frame has at most
 GROUND_TRUTH_SIZE = 224                 # everything is scored at 224 x 224 (released code)
@@ -54,7 +55,7 @@ _told_of_opposed = []                   # the first such file, which alone is na
 
 
 class SampleError(ValueError):
-    """A file of one sample that cannot be used; its text names the file and the mend."""
+    """A file of one sample that cannot be used; its text names the file and the remedy."""
 
 
 def check_file(path):
@@ -110,7 +111,7 @@ def noise(index, length):
 def part_heard(path, seconds):
     """How much of a sound read_audio hears, e.g. 'the first 2.0 of 5.0 s of a.wav'; None if all."""
     with _open_sound(path) as (sound, frames):
-        limit = math.ceil((seconds + TOLD_LONGER) * sound.samplerate)
+        limit = math.ceil((seconds + TOLERANCE) * sound.samplerate)
         total = '' if frames is None else f' of {frames / sound.samplerate:.1f}'
         length = len(_samples(sound, limit)) if frames is None else frames
     return f'the first {seconds:.1f}{total} s of {Path(path).name}' if length >= limit else None
@@ -171,9 +172,9 @@ def sound_file(folder, name):
     return file_of(folder, name, SOUNDS)
 
 
-# The length of a sound. A program that writes into a pipe cannot go back to note it, and an MP3
-# need not state it: such a sound ends where its file ends. A file that is shorter than it states
-# is cut short, which decoders would not tell.
+# The length of a sound. A header cannot state it where the file was written into a pipe, and an MP3
+# need not: such a sound ends where its file ends. A file that is shorter than its header states is
+# truncated, of which decoders say nothing.
 
 class _Sound(soundfile.SoundFile):
     """A sound that is read once, from its start.
@@ -186,33 +187,23 @@ class _Sound(soundfile.SoundFile):
 
 
 class _Stream(io.FileIO):
-    """An MP3 that does not state its length, as libsndfile has to see it.
+    """An MP3 that does not state its length, as libsndfile has to see it: from `start` on.
 
     libsndfile estimates the number of frames from the size of the file and decodes no more, which
-    loses any number of seconds. The size told here is a gigabyte too large, so that decoding ends
-    with the data. It starts at the first frame's header: the first bytes may be a tag, or of a
-    stream the rest of a frame. states_length: whether a Xing or Info frame counts the others.
+    loses any number of seconds. The size that it sees here is a gigabyte too large, so that it
+    decodes all of the data.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, start):
         super().__init__(path)
-        head = self.read(10)
-        tag = 0
-        if head.startswith(b'ID3'):                         # its size: 7 bits in each of 4 bytes
-            tag = 10 + sum(byte << 7 * k for k, byte in enumerate(reversed(head[6:])))
-        super().seek(tag)
-        head = self.read(4096)
-        header = re.search(rb'\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]', head)
-        count = re.search(rb'(?:Xing|Info)\0\0\0(.)', head, re.DOTALL)
-        self.states_length = bool(count and count[1][0] & 1)
-        self.start = tag + (header.start() if header else 0)
-        self.size = os.path.getsize(path) - self.start
+        self.start = start
+        self.size = os.path.getsize(path) - start
         self.seek(0)
 
     def seek(self, offset, whence=os.SEEK_SET):
         if whence == os.SEEK_CUR:
             offset += self.tell()
-        elif whence == os.SEEK_END:                         # an offset: libmpg123 looks for a tag
+        elif whence == os.SEEK_END:                         # with an offset: libmpg123 seeks a tag
             offset += self.size if offset else self.size + 2**30
         return super().seek(self.start + max(0, offset)) - self.start
 
@@ -227,25 +218,38 @@ def _open_sound(path):
     if Path(path).suffix.lower() == '.raw':
         raise SampleError(f'{path} has no header with its rate and channels: save it as wav')
     try:
-        with contextlib.ExitStack() as files:
-            source = _source(path)
-            if source is not path:
-                files.enter_context(source)
-            sound = files.enter_context(_Sound(source))
-            frames = None if sound.frames == UNKNOWN_FRAMES else sound.frames
-            if sound.format == 'MP3':
-                stream = files.enter_context(_Stream(path))
-                if not stream.states_length:
-                    sound, frames = files.enter_context(_Sound(stream)), None
-            yield sound, frames
+        with _Sound(_source(path)) as sound:
+            start, states_length = _first_frame(path) if sound.format == 'MP3' else (0, True)
+            if states_length:
+                yield sound, None if sound.frames == UNKNOWN_FRAMES else sound.frames
+                return
+        with _Stream(path, start) as stream, _Sound(stream) as sound:
+            yield sound, None
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
         reason = getattr(error, 'error_string', None) or str(error) or 'the decoder fails'
         reason = reason.splitlines()[0]
         raise SampleError(f'{path} is not a readable sound ({reason}): replace it') from None
 
 
+def _first_frame(path):
+    """Where an MP3's first frame begins, and whether that one (Xing, Info) counts the others.
+
+    Before it may be an ID3 tag, or the rest of a frame where a stream was recorded.
+    """
+    with open(path, 'rb') as file:
+        head = file.read(10)
+        tag = 0
+        if head.startswith(b'ID3'):                         # its size: 7 bits in each of 4 bytes
+            tag = 10 + sum(byte << 7 * k for k, byte in enumerate(reversed(head[6:])))
+        file.seek(tag)
+        head = file.read(4096)
+    frame = re.search(MPEG_FRAME, head)
+    flags = re.search(rb'(?:Xing|Info)\0\0\0(.)', head, re.DOTALL)
+    return tag + (frame.start() if frame else 0), bool(flags and flags[1][0] & 1)
+
+
 def _samples(sound, wanted):
-    """-> (up to `wanted` samples, channels) float32; of a _Stream without a cut last frame."""
+    """-> (up to `wanted` samples, channels) float32; of a _Stream without a truncated last frame."""
     if not isinstance(sound.name, _Stream):
         return sound.read(wanted, dtype='float32', always_2d=True)
     blocks = []
@@ -267,45 +271,39 @@ def _is_chain(path):
 
 
 def _source(path):
-    """What soundfile opens: the path, or of a WAV of unknown length a copy in which it is known.
+    """What soundfile opens: the path, or of a WAV that states 0 samples a copy that states them.
 
     SampleError where a WAV's samples are fewer than it states. The size of the RIFF chunk around
-    them is not looked at: recorders get it wrong.
+    them is ignored: recorders get it wrong. libsndfile reads a placeholder to the end of the file.
     """
     with open(path, 'rb') as file:
         order = {b'RIFF': 'little', b'RIFX': 'big'}.get(file.read(4))
         end = file.seek(0, os.SEEK_END)
         chunks = _chunks(file, 12, end, order) if order else ()
-        stated, start = next((chunk[1:] for chunk in chunks if chunk[0] == b'data'), (None, 0))
-        if stated is None:
+        start, stop = next((place for name, *place in chunks if name == b'data'), (end, end))
+        if stop > end and stop - start < PLACEHOLDER:
+            raise SampleError(f'{path} is cut short by {stop - end} bytes: fetch it again')
+        if stop > start or start == end:
             return path
-        there = end - start
-        if stated == 0:                                     # unknown, or else only chunks follow
-            ends = [begin + size for _, size, begin in _chunks(file, start, end, order)]
-            known = there == 0 or bool(ends) and ends[-1] in (end, end - 1)
-        else:
-            known = stated <= there or stated < PLACEHOLDER
-        if known and stated > there:
-            raise SampleError(f'{path} is cut short by {stated - there} bytes: fetch it again')
-        if known:
+        others = [stop for _, _, stop in _chunks(file, start, end, order)]
+        if others and others[-1] in (end - 1, end):         # it has chunks after no samples
             return path
         # copy-on-write: the file is read as it is needed, and never written
         wav = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    there = min(there, 2**32 - start)                       # both sizes have 32 bits
-    there -= there % 2                                      # an odd one would be padded
-    wav[4:8] = (start - 8 + there).to_bytes(4, order)
-    wav[start - 4:start] = there.to_bytes(4, order)
+    size = min(end - start, 2**32 - 1) // 2 * 2             # 32 bits; an odd size would be padded
+    wav[start - 4:start] = size.to_bytes(4, order)
     return wav
 
 
 def _chunks(file, place, end, order):
-    """Yields a RIFF file's chunks, (name, size, where the content begins), while names are text."""
+    """Yields a RIFF file's chunks, (name, where the content begins, ends), while names are text."""
     while place + 8 <= end:
         file.seek(place)
-        name, size = file.read(4), int.from_bytes(file.read(4), order)
+        name = file.read(4)
         if not (name.isascii() and name.decode().isprintable()):
             return
-        yield name, size, place + 8
+        size = int.from_bytes(file.read(4), order)
+        yield name, place + 8, place + 8 + size
         place += 8 + size + size % 2                        # padded to an even length
 
 
@@ -490,7 +488,7 @@ def read_pickled_mask(path, size=GROUND_TRUTH_SIZE):
     try:
         with open(path, 'rb') as file:
             array = _ArraysOnly(file, encoding='latin1').load()
-    except Exception as error:                              # a torn pickle can fail in any way
+    except Exception as error:                              # a damaged pickle can fail in any way
         raise SampleError(f'{path} is not a pickled NumPy array ({type(error).__name__}: '
                           f'{(str(error).splitlines() or [""])[0]}): fetch it again') from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in 'biuf' or array.ndim != 2 or not array.size:
