@@ -42,7 +42,7 @@ from costs import clock, count_vision, counter, keep_freed_memory, matrix_produc
 from figures import table
 from masks import mask_gen_f
 from model import PRESETS, Alignment, SoundLocalizer, embed_image, embed_prompt, encode_image, load_model
-from resumable import overwritten, some_path, write_whole
+from resumable import given_options, overwritten, some_path, write_whole
 
 EPOCHS, PAIRS = 20, 144_000     # section 4.1
 GPU, GPU_PEAK = 'H100 SXM', 989e12      # dense bf16 operations a second (data sheet), for the estimate
@@ -398,6 +398,14 @@ SECTIONS_OF = {     # the options that only some sections read
     'plain_memory_up_to': ('memory',), 'heatmaps': ('metrics',)}
 
 
+def refuse_ignored(parser, given, sections):
+    """An option that none of the sections reads is an error."""
+    for name, readers in SECTIONS_OF.items():
+        if name in given and not set(readers) & set(sections):
+            parser.error(f'{given[name]} is for the section {" or ".join(readers)}: name that too, '
+                         'or leave it out')
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('sections', nargs='*', help='step, memory, load, evaluate, metrics (default: all)')
@@ -407,11 +415,13 @@ def parse_args(argv=None):
                         'only (default: 64 for the paper)')
     parser.add_argument('--precision', choices=['float32', 'bf16'], help='of ours; the plain reading stays in float32')
     parser.add_argument('--cached-audio', action='store_true', help='ours finds the BEATs features of the batch ready')
-    parser.add_argument('--repeats', type=int, help='timings of each, of which the median counts (default: 3)')
-    parser.add_argument('--longest', type=float, metavar='SECONDS',
+    parser.add_argument('--repeats', type=int, default=3,
+                        help='timings of each, of which the median counts (default: 3)')
+    parser.add_argument('--longest', type=float, default=240.0, metavar='SECONDS',
                         help='a plain step that would take longer is counted, not run (default: 240)')
-    parser.add_argument('--plain-memory-up-to', type=int, metavar='B', help='largest batch (default: 8)')
-    parser.add_argument('--heatmaps', type=int, help='for the section metrics (default: 1000)')
+    parser.add_argument('--plain-memory-up-to', type=int, default=8, metavar='B',
+                        help='largest batch (default: 8)')
+    parser.add_argument('--heatmaps', type=int, default=1000, help='for the section metrics (default: 1000)')
     parser.add_argument('--free-memory', action='store_true', help='on a CPU: hand the memory of freed tensors back to the '
                         'system, as train.py does')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
@@ -422,14 +432,7 @@ def parse_args(argv=None):
     if odd := [s for s in args.sections if s not in known]:
         parser.error(f'no section {odd[0]!r}: choose from {", ".join(known)}')
     args.sections = args.sections or list(known)
-    for name, sections in SECTIONS_OF.items():
-        given = getattr(args, name) is not None and getattr(args, name) is not False
-        if given and not set(sections) & set(args.sections):
-            parser.error(f'--{name.replace("_", "-")} is for the section {" or ".join(sections)}: '
-                         'name that too, or leave it out')
-    defaults = {'repeats': 3, 'longest': 240.0, 'plain_memory_up_to': 8, 'heatmaps': 1000}
-    for name, default in defaults.items():
-        setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
+    refuse_ignored(parser, given_options(parser, argv), args.sections)
     preset = PRESETS[args.preset]
     weights = [('the weights', path) for path in (preset.beats, preset.clipseg)]
     if sentence := overwritten([('--json', args.json)], weights):

@@ -36,8 +36,8 @@ from data import (FORMS, SAMPLE_RATE, SampleError, read_audio, read_ids, read_im
                   tell_other_splits)
 from model import PRESETS
 from processes import end, lost_process, rank_and_processes, survive_signals
-from resumable import (GO_ON, as_bytes, file_hash, fill, json_lines, overwritten, parts_of,
-                       read_audio_captions, refuse_missing, some_path, write_whole)
+from resumable import (GO_ON, as_bytes, file_hash, fill, given_options, json_lines, overwritten,
+                       parts_of, read_audio_captions, refuse_missing, some_path, write_whole)
 
 ROOT = Path(__file__).resolve().parent
 
@@ -319,17 +319,35 @@ def object_stage(args, ids, model_name):
 # The command line
 # ------------------------------------------------------------------------------------------------
 
+STAGES_OF = {       # the options that only some stages read; those of the models may always be given
+    'captions_from': ('object',), 'audio_captions': ('audio',), 'retry_failed': ('image', 'audio')}
+
+
+def refuse_ignored(parser, given, stages):
+    """An option that none of the stages reads, or that --overwrite makes useless, is an error."""
+    for name, readers in STAGES_OF.items():
+        if name in given and not set(readers) & set(stages):
+            parser.error(f'{given[name]} is for the stage {" or ".join(readers)}, which does not '
+                         'run: leave it out')
+    if 'retry_failed' in given and 'overwrite' in given:
+        parser.error('--overwrite captions every pair anew: leave out --retry-failed')
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('stage', choices=[*STAGES, 'all'], help='all: the stages one after the other, one model at a time')
     add('--preset', choices=list(PRESETS), default='miniature', help='models and data (default: miniature)')
     add('--data-root', type=some_path, help="folder of the datasets (default: the preset's)")
-    add('--out', type=some_path, help='result (default: <data root>/captions.jsonl, or by --captions-from captions-<kind>.jsonl)')
-    add('--ids', type=some_path, help='list of pairs, any subset (default: <data root>/vggsound/train.csv)')
-    add('--captions-from', choices=list(OBJECT_PROMPTS), help='what the language model is told (Table '
-        '10; default: both); with image or audio, "all" leaves out the other captioner')
-    add('--audio-captions', type=some_path, help='jsonl or csv of id and audio_caption made elsewhere, for the audio stage')
+    add('--out', type=some_path, help='result (default: <data root>/captions.jsonl, or by '
+        '--captions-from captions-<kind>.jsonl)')
+    add('--ids', type=some_path,
+        help='list of pairs, any subset (default: <data root>/vggsound/train.csv)')
+    add('--captions-from', choices=list(OBJECT_PROMPTS), default='both',
+        help='what the language model is told (Table 10; default: both); with image or audio, "all" '
+             'leaves out the other captioner')
+    add('--audio-captions', type=some_path,
+        help='jsonl or csv of id and audio_caption made elsewhere, for the audio stage')
     for option, stage in (('--image-model', 'image'), ('--audio-model', 'audio'), ('--llm', 'object')):
         models = ', '.join(f'{preset}: {Path(getattr(c, stage)).name}' for preset, c in CAPTIONERS.items())
         add(option, type=some_path, help=f'hub name or folder ({models})')
@@ -343,21 +361,11 @@ def parse_args(argv=None):
     add('--retry-failed', action='store_true', help='caption the batches of failed pairs once more')
     add('--overwrite', action='store_true', help='start over with the stages that run')
     args = parser.parse_args(argv)
-    told = args.captions_from
-    args.captions_from = told or 'both'
     args.stages = [s for s in STAGES if s == args.stage or args.stage == 'all' and (
         s == 'object' or args.captions_from in ('both', s))]
     args.data_root_given, args.data_root = bool(args.data_root), Path(args.data_root or PRESETS[args.preset].data_root)
     args.out = Path(args.out or captions_path(args.data_root, args.captions_from))
-    # options of the models are for whichever stages run; these would be ignored
-    for option, value, stages in (('--captions-from', told, ('object',)),
-                                  ('--audio-captions', args.audio_captions, ('audio',)),
-                                  ('--retry-failed', args.retry_failed, ('image', 'audio'))):
-        if value and not set(stages) & set(args.stages):
-            parser.error(f'{option} is for the stage {" or ".join(stages)}, which does not run: '
-                         'leave it out')
-    if args.retry_failed and args.overwrite:
-        parser.error('--overwrite captions every pair anew: leave out --retry-failed')
+    refuse_ignored(parser, given_options(parser, argv), args.stages)
     args.audio_captions = args.audio_captions and Path(args.audio_captions)
     outputs = [(f'the file of the {stage} stage', stage_file(stage, args)) for stage in args.stages]
     outputs += [('--out', args.out)] if 'object' in args.stages else []

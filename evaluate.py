@@ -39,7 +39,7 @@ from heatmaps import (PAIR_SIZE, localise, localise_sources, only, oracle_of_nam
 from media import part_heard, read_own_image
 from model import PRESETS, ROOT, load_model, read_checkpoint
 from processes import end, gather_lists, lost_process, rank_and_processes, shard, start_processes
-from resumable import overwritten, some_path, write_whole
+from resumable import given_options, overwritten, some_path, write_whole
 
 TASKS = {   # which benchmarks a task is run on (section 4.1), in the order of the paper's tables
     'single': ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),
@@ -226,11 +226,8 @@ def one_pair(model, preset, image_file, audio_file, out):
 # The script
 # ------------------------------------------------------------------------------------------------
 
-# what has a default, to tell apart whether it was given
-DEFAULTS = {'task': 'all', 'threshold': 'fixed:0.5', 'reading': 'release', 'batch_size': 16,
-            'examples': 3, 'out': 'heat.png'}
 NEEDS = {'image': 'audio', 'audio': 'image', 'out': 'image', 'examples': 'figures'}
-EXCLUDES = {     # what would be ignored beside these (--data-root may always be given)
+EXCLUDES = {    # the options that would be ignored beside these (--data-root may always be given)
     'image': ('task', 'benchmarks', 'threshold', 'reading', 'batch_size', 'limit', 'json', 'csv',
               'figures', 'examples', 'save_heatmaps', 'heatmaps'),
     'heatmaps': ('checkpoint', 'untrained', 'prompt', 'clipseg', 'beats', 'save_heatmaps'),
@@ -239,16 +236,15 @@ DATA_FOLDERS = ('vggsound', 'vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avsbe
                 'vgg_instruments', 'vgg_duet')
 
 
-def refuse_ignored(parser, args):
+def refuse_ignored(parser, given):
     """An option that another one makes useless, or that needs one which is absent, is an error."""
-    given = {name for name, value in vars(args).items() if value is not None and value is not False}
-    option = lambda name: '--' + name.replace('_', '-')
     for one, others in EXCLUDES.items():
-        if one in given and (odd := [other for other in others if other in given]):
-            parser.error(f'{option(one)} and {option(odd[0])} do not go together: leave one out')
+        for other in others:
+            if one in given and other in given:
+                parser.error(f'{given[one]} and {given[other]} do not go together: leave one out')
     for one, other in NEEDS.items():
         if one in given and other not in given:
-            parser.error(f'{option(one)} goes with {option(other)}: name both, or neither')
+            parser.error(f'{given[one]} goes with --{other}: name both, or neither')
 
 
 def inputs_of(args):
@@ -265,7 +261,7 @@ def inputs_of(args):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--task', choices=[*TASKS, 'all'],
+    parser.add_argument('--task', choices=[*TASKS, 'all'], default='all',
                         help='of section 4.1; single: Tables 1 and 2, segmentation: 6, robustness: 3 to 5, interactive: '
                              '7, multisource: 8 (default: all)')
     parser.add_argument('--benchmarks', nargs='+', choices=list(BENCHMARKS), help='only these of the task')
@@ -273,19 +269,22 @@ def parse_args(argv=None):
     parser.add_argument('--variant', choices=list(SHIPPED),
                         help='which shipped checkpoint, and which of the paper\'s rows beside ours (default: the checkpoint\'s, or av)')
     parser.add_argument('--checkpoint', type=some_path,
-                        help='of train.py, or the authors\' released file (default: the shipped one)')
+                        help='of train.py, or the authors\' released file '
+                             '(default: the shipped one)')
     parser.add_argument('--untrained', action='store_true', help='a projection as training begins with (seed 0), to compare with')
     parser.add_argument('--prompt', help='default: the one the checkpoint was trained with')
     parser.add_argument('--data-root', type=some_path, help='default: the preset\'s')
-    parser.add_argument('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
+    parser.add_argument('--clipseg', type=some_path,
+                        help='hub name or folder instead of the preset\'s')
     parser.add_argument('--beats', type=some_path, help='BEATs file instead of the preset\'s')
     # Paper: the threshold behind its tables is nowhere named; metrics.py says why 0.5, for every task
-    parser.add_argument('--threshold',
+    parser.add_argument('--threshold', default='fixed:0.5',
                         help='fixed:T, top50, adaptive or sweep (metrics.py; default: fixed:0.5 for every task)')
-    parser.add_argument('--reading', choices=['release', 'paper'],
-                        help='paper: four metrics by the paper\'s letter, not by the evaluators that its tables are made '
-                             'by, and textbook AP beside AP (metrics.py; default: release)')
-    parser.add_argument('--batch-size', type=int, help='samples at once (default: 16)')
+    parser.add_argument('--reading', choices=['release', 'paper'], default='release',
+                        help='paper: four metrics by the paper\'s letter, not by the evaluators '
+                             'that its tables are made by, and textbook AP beside AP (metrics.py; '
+                             'default: release)')
+    parser.add_argument('--batch-size', type=int, default=16, help='samples at once (default: 16)')
     parser.add_argument('--limit', type=int, help='only the first N samples of each benchmark, or of each of its conditions')
     parser.add_argument('--json', type=some_path, help='write the scores here')
     parser.add_argument('--csv', type=some_path,
@@ -293,18 +292,18 @@ def parse_args(argv=None):
     parser.add_argument('--figures', type=some_path,
                         help='folder for contact sheets, precision-recall curves and report.html; '
                              'what cannot be drawn is named, and costs nothing else')
-    parser.add_argument('--examples', type=int, help='frames of each benchmark in the pictures (default: 3)')
+    parser.add_argument('--examples', type=int, default=3,
+                        help='frames of each benchmark in the pictures (default: 3)')
     parser.add_argument('--save-heatmaps', type=some_path, metavar='DIR',
                         help='write every heatmap to DIR/<benchmark>/<id>.npy')
     parser.add_argument('--heatmaps', type=some_path, metavar='DIR',
                         help='score these maps (.npy or 8-bit .png) instead of a model\'s')
     parser.add_argument('--image', type=some_path, help='a picture of your own')
     parser.add_argument('--audio', type=some_path, help='and its sound')
-    parser.add_argument('--out', type=some_path, help='where frame | heatmap | overlay go (default: heat.png)')
+    parser.add_argument('--out', type=some_path, default='heat.png',
+                        help='where frame | heatmap | overlay go (default: heat.png)')
     args = parser.parse_args(argv)
-    refuse_ignored(parser, args)
-    for name, default in DEFAULTS.items():
-        setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
+    refuse_ignored(parser, given_options(parser, argv))
     outputs = [('--json', args.json), ('--csv', args.csv)]
     outputs += [('--out', args.out)] if args.image else []
     if sentence := overwritten(outputs, inputs_of(args)):

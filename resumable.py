@@ -149,6 +149,14 @@ def some_path(text):
     return text
 
 
+def given_options(parser, argv):
+    """The options on the command line, apart from defaults. -> {'batch_size': '--batch-size', ...}"""
+    without_defaults = dict.fromkeys(vars(parser.parse_args(argv)))
+    parsed = parser.parse_args(argv, argparse.Namespace(**without_defaults))
+    given = [name for name, value in vars(parsed).items() if value is not None]
+    return {name: '--' + name.replace('_', '-') for name in given}
+
+
 def overwritten(outputs, inputs):
     """The sentence for an output that is an input, lies in an input folder, or is another output.
 

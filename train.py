@@ -39,7 +39,7 @@ from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, load_model
 from negatives import everyone
 from processes import agree, end, largest, lost_process, rank_and_processes, smallest, start_processes
-from resumable import overwritten, some_path, write_whole
+from resumable import given_options, overwritten, some_path, write_whole
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,18 @@ LOST_BATCHES = 10       # in a row without a pair of readable pairs: not some ba
 
 # ============ the command line ============
 
-def refuse_ignored(parser, args):
-    """An option that would be ignored is an error. A weight of 0 excludes none: sweeps have it."""
-    option = lambda name: '--' + name.replace('_', '-')
+def refuse_ignored(parser, given, variant):
+    """An option that would be ignored is an error.
+
+    Those of a term whose weight is 0 are not: they stay the same in a sweep over the weight.
+    """
     for name in ('lambda_c', 'captions', 'captions_from', 'same_answers'):
-        if getattr(args, name) is not None and args.variant == 'av':
-            parser.error(f'{option(name)} is for --variant av_llm: name that, or leave it out')
+        if name in given and variant == 'av':
+            parser.error(f'{given[name]} is for --variant av_llm: name that, or leave it out')
     for one, other in (('epochs', 'steps'), ('captions', 'captions_from')):
-        if getattr(args, one) is not None and getattr(args, other) is not None:
-            parser.error(f'{option(one)} and {option(other)} do not go together: leave one out')
-    if args.cache_share is not None and args.cache_audio is None:
+        if one in given and other in given:
+            parser.error(f'{given[one]} and {given[other]} do not go together: leave one out')
+    if 'cache_share' in given and 'cache_audio' not in given:
         parser.error('--cache-share is for --cache-audio: name that, or leave it out')
 
 
@@ -89,11 +91,14 @@ def parse_args(argv=None):
     run.add_argument('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
     run.add_argument('--variant', choices=['av', 'av_llm'], default='av', help='av: Eq. 5 (default); av_llm: Eq. 7')
     run.add_argument('--seed', type=int, default=0)
-    run.add_argument('--out', type=some_path, help='folder of the run (default: runs/<preset>-<variant>-seed<seed>)')
+    run.add_argument('--out', type=some_path,
+                     help='folder of the run (default: runs/<preset>-<variant>-seed<seed>)')
     run.add_argument('--resume', action='store_true', help='go on from last.pt; starts afresh where there is none')
     run.add_argument('--overwrite', action='store_true', help='start over in a folder that already holds a run')
-    run.add_argument('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
-    run.add_argument('--clipseg', type=some_path, help='hub name or folder of the CLIPSeg weights (default: the preset\'s)')
+    run.add_argument('--data-root', type=some_path,
+                     help='folder of the datasets (default: the preset\'s)')
+    run.add_argument('--clipseg', type=some_path,
+                     help='hub name or folder of the CLIPSeg weights (default: the preset\'s)')
     run.add_argument('--beats', type=some_path, help='BEATs checkpoint (default: the preset\'s)')
     run.add_argument('--workers', type=int, help='loading processes (default: miniature 0, paper 8)')
     run.add_argument('--precision', choices=['float32', 'bf16', 'fp16'], default='float32',
@@ -105,9 +110,10 @@ def parse_args(argv=None):
     fast.add_argument('--cache-audio', nargs='?', const=True, type=some_path, metavar='DIR',
                       help='compute the frozen BEATs features once, keep them there (default: '
                            'cache/beats in the data root); the size is printed first (cache.py)')
-    fast.add_argument('--cache-share', type=float, metavar='SHARE',
+    fast.add_argument('--cache-share', type=float, default=1.0, metavar='SHARE',
                       help='keep the first part of train.csv only and compute the others each time (default: all)')
-    fast.add_argument('--prepared', type=some_path, metavar='DIR', help='decoded pairs of "data.py prepare"')
+    fast.add_argument('--prepared', type=some_path, metavar='DIR',
+                      help='decoded pairs of "data.py prepare"')
     fast.add_argument('--pair-chunk', type=int, metavar='N', help='decode N of the image and audio pairs at a time, and '
                       'again in the backward pass: less memory, more time')
 
@@ -130,11 +136,13 @@ def parse_args(argv=None):
     abl.add_argument('--lambda-i', type=float, default=1.0, help='weight of L_ACL_I, 0 leaves it out (Table 9)')
     abl.add_argument('--lambda-f', type=float, default=1.0, help='weight of L_ACL_F (Table 9)')
     abl.add_argument('--lambda-reg', type=float, default=1.0, help='weight of L_Reg (Table 9)')
-    abl.add_argument('--lambda-c', type=float, help='weight of L_ACL_C, with --variant av_llm (Table 15; default: 1)')
-    abl.add_argument('--captions', type=some_path, help='captions.py\'s file (default: captions.jsonl in the data root)')
-    abl.add_argument('--captions-from', choices=['both', 'image', 'audio'],
+    abl.add_argument('--lambda-c', type=float, default=1.0,
+                     help='weight of L_ACL_C, with --variant av_llm (Table 15; default: 1)')
+    abl.add_argument('--captions', type=some_path,
+                     help='captions.py\'s file (default: captions.jsonl in the data root)')
+    abl.add_argument('--captions-from', choices=['both', 'image', 'audio'], default='both',
                      help='which captions the answers were made from (Table 10; default: both)')
-    abl.add_argument('--same-answers', choices=['negatives', 'masked'],
+    abl.add_argument('--same-answers', choices=['negatives', 'masked'], default='negatives',
                      help='equal answers within a batch in L_ACL_C (losses.py; default: negatives)')
     abl.add_argument('--p-pos', type=float, default=losses.P_POS, help='area prior p+ (Table 14; default: %(default)s)')
     abl.add_argument('--p-neg', type=float, default=losses.P_NEG, help='area prior p- (Table 14; default: %(default)s)')
@@ -150,12 +158,7 @@ def parse_args(argv=None):
     abl.add_argument('--prompt', default=PROMPT, help='<*> is the audio token (Table 12; default: "%(default)s")')
 
     args = parser.parse_args(argv)
-    refuse_ignored(parser, args)
-    defaults = {'cache_share': 1.0, 'lambda_c': 1.0, 'captions_from': 'both',
-                'same_answers': 'negatives'}
-    for name, default in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, default)
+    refuse_ignored(parser, given_options(parser, argv), args.variant)
     for name in ('epochs', 'batch_size', 'lr', 'lr_schedule', 'weight_decay', 'save_seconds'):
         if getattr(args, name) is None:
             setattr(args, name, getattr(RECIPES[args.preset], name))
@@ -165,7 +168,7 @@ def parse_args(argv=None):
     args.out = Path(args.out or f'runs/{args.preset}-{args.variant}-seed{args.seed}')
     args.data_root_given, args.data_root = bool(args.data_root), args.data_root or PRESETS[args.preset].data_root
     if args.cache_audio is True:
-        args.cache_audio = ''                               # in the data root
+        args.cache_audio = ''                               # without DIR: in the data root
     outputs = [('--out', args.out / name) for name in RUN_FILES]
     names = ('captions', 'beats', 'clipseg', 'prepared')
     inputs = [(f'--{name}', getattr(args, name)) for name in names]
