@@ -29,14 +29,14 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
     config, kept = PRESETS[preset], {}      # kept[row of the table][score]: a list with one number per sample
     keep = lambda who, score, values: kept.setdefault(who, {}).setdefault(score, []).extend(values)
     noise = torch.Generator().manual_seed(42)
-    counts = {}
     for name in ('vggss', 'is4'):
         try:
             dataset = Benchmark(name, data_root, config.image_size, config.seconds)
         except FileNotFoundError as error:
             print(f'held-out scores without {name}: {error}')
             continue
-        words, waiting = embed_names(model, tokenizer, dataset), {}
+        words = embed_names(model, tokenizer, dataset)
+        waiting = {}                        # IS4's frames of which one sound is still to come
         for batch, _ in read_batches(dataset, batch_size):
             unrelated = {}
             if name == 'vggss':
@@ -46,27 +46,27 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
             heat = oracle_of_named(heat, batch, lambda part: localise(model, part, words))
             for kind in unrelated:
                 keep('ours', f'area_{kind}', (heat.pop(kind) > 0.5).float().mean((1, 2)).tolist())
-            with_mask = [i for i, mask in enumerate(batch['mask']) if mask is not None]
-            masks = torch.stack([batch['mask'][i] for i in with_mask]) if with_mask else None
-            if len(with_mask) == len(batch['id']):
+            masks = batch['mask']                           # (B, 224, 224), or a list with None in it
+            if isinstance(masks, torch.Tensor):
                 heat['ceiling'] = masks
-            # the oracle has no map of a sample without a class name
-            named = [i for i, label in enumerate(batch['label']) if label]
-            has = {who: named if who == 'oracle' else list(range(len(batch['id']))) for who in heat}
+            samples = range(len(masks))
+            named = [i for i in samples if batch['label'][i]]       # the oracle's maps are of these
+            rows = {who: named if who == 'oracle' else list(samples) for who in heat}
             for who, h in heat.items():
                 if name == 'vggss':
-                    maps, boxes = h[has[who]], batch['boxes'][has[who]]
+                    maps, boxes = h[rows[who]], batch['boxes'][rows[who]]
                     iou = metrics.overlap(maps, boxes, metrics.thresholds_for(maps))
                     keep(who, 'box_iou', metrics.ratio(*iou, 0.0)[:, 0].tolist())
-                if rows := [k for k, i in enumerate(with_mask) if i in has[who]]:
-                    found = metrics.mask_iou(h[with_mask][rows] > 0.5, masks[rows] > 0.5)
-                    iou = (found * 100).tolist()
+                if masked := [i for i in rows[who] if masks[i] is not None]:
+                    truth = torch.stack([masks[i] for i in masked]) > 0.5
+                    iou = (metrics.mask_iou(h[masked] > 0.5, truth) * 100).tolist()
                     keep(who, 'mIoU', iou)
                     keep(who, 'mIoU_multi', iou if name == 'is4' else [])
-            for i in with_mask if name == 'is4' else ():
+            for i in samples if name == 'is4' else ():
+                if masks[i] is None:
+                    continue
                 # the two samples of a frame need not lie in one batch: the first waits for the second
-                maps = {who: h[i] for who, h in heat.items() if i in has[who]}
-                mine = maps, masks[with_mask.index(i)] > 0.5
+                mine = {who: h[i] for who, h in heat.items() if i in rows[who]}, masks[i] > 0.5
                 if other := waiting.pop(batch['group'][i], None):
                     for who in other[0].keys() & mine[0].keys():
                         keep(who, 'both_right', [both_right(other, mine, who)])
@@ -75,8 +75,13 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
         if len(dataset) - len(dataset.unreadable) < dataset.expected or waiting:
             print(f'{name}: scored {len(dataset) - len(dataset.unreadable)} of {dataset.expected} samples'
                   + (f'; {len(waiting)} frames lack their second sound' if waiting else ''))
+    return summarised(kept)
+
+
+def summarised(kept):
+    """kept[row][score], a list with one number per sample -> scores, counts, as held_out returns them."""
     mean = lambda values: sum(values) / len(values) if values else None
-    scores = {}
+    scores, counts = {}, {}
     for who, lists in kept.items():
         box_iou = lists.pop('box_iou', [])
         scores[who] = {'cIoU': metrics.success_share(box_iou) if box_iou else None,
