@@ -52,12 +52,14 @@ AUC_POINTS = torch.tensor([0.05 * i for i in range(21)], dtype=torch.float64)   
 # Paper: the VGG-SS, extended-set, SLAVC and AVGN evaluators take >= the threshold, the interactive and the
 # AVSBench ones > it (strict=True). It matters where many pixels share one value.
 #
-# Paper: an explicit paper does not win in four places, as its tables are made by the released evaluators. Each class
-# follows these (reading='release'), or the paper's letter (reading='paper', evaluate.py --reading paper):
+# Paper: an explicit paper does not win in four places, as its tables are made by the released
+# evaluators. Each class follows these (reading='release'), or the paper's letter (reading='paper',
+# evaluate.py --reading paper):
 #   cIoU and IIoU count a sample with IoU "greater than 0.5"; the evaluators take >= 0.5.
 #   LocAcc is "identical to cIoU", yet its evaluator takes > 0.5; under the letter both do.
 #   "w/ Adap." keeps "the top K pixels"; the evaluators keep K - 1, and fewer among ties.
-#   AP and max-F1 vary the confidence "over all samples"; the evaluator leaves most of them out (class Extended).
+#   AP and max-F1 vary the confidence "over all samples"; the evaluator leaves most of them out
+#   (class Extended).
 
 def thresholds_for(heatmaps, policy='fixed:0.5', n_gt=None, first_of_batch=False):
     """Where each heatmap is cut. heatmaps (B, H, W), n_gt (B,) pixels in the ground truth, for 'adaptive' only.
@@ -94,12 +96,13 @@ def binarise(heatmaps, policy='fixed:0.5', n_gt=None, strict=False):
 
 
 def highest_pixels(heatmaps, k):
-    """The paper's letter of 'adaptive': exactly the k (B,) highest pixels of each map, among ties the first in reading
-    order. (B, H, W) -> (B, H, W) of 0 and 1
+    """Exactly the k (B,) highest pixels of each map: 'adaptive' by the paper's letter.
+
+    (B, H, W) -> (B, H, W) of 0 and 1. Among equal pixels the first in reading order are taken.
     """
-    order = heatmaps.flatten(1).sort(dim=1, descending=True, stable=True).indices   # (B, P)
-    chosen = torch.arange(order.shape[1], device=order.device) < k.to(order.device)[:, None]
-    return torch.zeros_like(heatmaps).flatten(1).scatter_(1, order, chosen.to(heatmaps.dtype)).view_as(heatmaps)
+    order = heatmaps.flatten(1).argsort(dim=1, descending=True, stable=True)        # (B, P)
+    rank = order.argsort(dim=1)                                                     # (B, P) highest: 0
+    return (rank < k.to(rank.device)[:, None]).view_as(heatmaps).to(heatmaps.dtype)
 
 
 def kth_smallest(heatmaps, k):
@@ -164,12 +167,17 @@ def pass_counts(x, g, empty, thresholds, strict):
     return histogram.view(-1, 2, T + 1).flip(-1).cumsum(-1).flip(-1)[..., 1:]       # (B, 2, T)
 
 
-def overlap_by(policy, heatmaps, ground_truth, n_gt, strict=False, reading='release', first_of_batch=False):
-    """overlap() with each heatmap cut by a policy, see above: inside, outside (B, T), total (B, 1)."""
+def overlap_by(policy, heatmaps, ground_truth, n_gt, strict=False, reading='release',
+               first_of_batch=False):
+    """overlap() of heatmaps (B, H, W), each cut by a policy. -> inside, outside (B, T), total (B, 1)
+
+    n_gt (B,): pixels in the ground truth; the other arguments are those of the classes below.
+    """
     if policy == 'adaptive' and reading == 'paper':
         region = highest_pixels(heatmaps, n_gt)
-        return overlap(region, ground_truth, torch.full((len(region), 1), 0.5, device=region.device))
-    cut = thresholds_for(heatmaps, policy, n_gt, first_of_batch)                    # (B, 1) or (19,)
+        half = torch.full((len(region), 1), 0.5, device=region.device)
+        return overlap(region, ground_truth, half)
+    cut = thresholds_for(heatmaps, policy, n_gt, first_of_batch)                # (B, 1) or (19,)
     return overlap(heatmaps, ground_truth, cut, strict or policy == 'adaptive')
 
 
@@ -218,7 +226,7 @@ def percent(value):
 
 
 class Streaming:
-    """What all metrics share: the fields in `kept` are all they remember. Lists append, numbers add.
+    """What metrics share: the fields in `kept` are all they remember. Lists append, numbers add.
 
     len(metric): how many samples it has seen.
     """
@@ -281,8 +289,8 @@ class SingleSource(Streaming):
 
     kept = ('iou', 'iou_adaptive')
 
-    def __init__(self, threshold='fixed:0.5', strict=False, normalise=False, empty=0.0, first_of_batch=False,
-                 reading='release'):
+    def __init__(self, threshold='fixed:0.5', strict=False, normalise=False, empty=0.0,
+                 first_of_batch=False, reading='release'):
         self.threshold, self.strict, self.normalise = threshold, strict, normalise
         self.empty, self.first_of_batch, self.reading = empty, first_of_batch, reading
         self.iou, self.iou_adaptive = [], []
@@ -300,11 +308,13 @@ class SingleSource(Streaming):
         self.iou_adaptive += ratio(*counts, self.empty)[:, 0].tolist()
 
     def success(self, iou):
+        """cIoU of a list of IoUs, in per cent, by the reading."""
         return success_share(iou, strict=self.reading == 'paper')
 
     def compute(self):
         return {'cIoU': self.success(self.iou), 'AUC': area_under_success(self.iou),
-                'cIoU_adap': self.success(self.iou_adaptive), 'AUC_adap': area_under_success(self.iou_adaptive)}
+                'cIoU_adap': self.success(self.iou_adaptive),
+                'AUC_adap': area_under_success(self.iou_adaptive)}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -325,8 +335,8 @@ class Segmentation(Streaming):
 
     F is, at each of 255 thresholds, the mean over the samples that have any ground truth, then the maximum over
     the thresholds; the threshold policy does not enter.
-    Paper: "w/ Adap." has no public code for segmentation; here it is the same top-K mask as above. Where exactly K
-    pixels are taken (reading='paper'), precision, recall and F coincide.
+    Paper: "w/ Adap." has no public code for segmentation; here it is the same top-K mask as above.
+    Where exactly K pixels are taken (reading='paper'), precision, recall and F coincide.
 
     Paper: an empty mask (MS3 has some) counts its background in the release: IoU = share of pixels not predicted
     (empty='background'; 'skip' leaves such samples out of mIoU, as they are out of F).
@@ -337,8 +347,8 @@ class Segmentation(Streaming):
 
     kept = ('iou', 'iou_adaptive', 'area', 'f_sum', 'f_count', 'f_adaptive', 'batch_iou', 'batch_f')
 
-    def __init__(self, threshold='fixed:0.5', strict=True, empty='background', batch_means=False, f_max='dataset',
-                 reading='release'):
+    def __init__(self, threshold='fixed:0.5', strict=True, empty='background', batch_means=False,
+                 f_max='dataset', reading='release'):
         self.threshold, self.strict, self.empty, self.reading = threshold, strict, empty, reading
         self.batch_means, self.f_max = batch_means, f_max
         self.iou, self.iou_adaptive, self.area, self.f_adaptive = [], [], [], []
@@ -408,19 +418,21 @@ class Extended(Streaming):
     the frame and IoU >= 0.5, and else wrong; a sounding sample below c is a miss. LocAcc looks at sounding samples
     only. Paper: a sounding sample detected in the wrong place is a false positive, but not a miss as well.
 
-    (Table 4's recall of 86.04 above its LocAcc of 80.80 proves it: where misplaced ones were misses, recall could not
-    exceed the share of sounding samples that are found.)
+    (Table 4's recall of 86.04 above its LocAcc of 80.80 proves it: if misplaced ones were misses,
+    recall could not exceed the share of sounding samples that are found.)
 
     Paper: the evaluator behind Tables 3 and 4 leaves out the highest confidence, takes only every (N // 200)-th of
     the others, omits the curve's first rectangle (ten perfect samples score 80), looks for max-F1 at every
     (N // 10)-th confidence only, and rounds it to 0.1. All of that is kept, as the tables are made of it;
-    reading='paper' uses every confidence, the whole area, and IoU > 0.5 ("exceeds 0.5"). It adds AP_textbook, object
-    detection's own AP, in which a sounding object detected in the wrong place is a miss too.
+    reading='paper' uses every confidence, the whole area, and IoU > 0.5 ("exceeds 0.5"). It adds
+    AP_textbook, object detection's own AP, in which a sounding object detected in the wrong place is a
+    miss too.
     """
 
     kept = ('iou', 'confidence', 'sounding')
 
-    def __init__(self, threshold='fixed:0.5', strict=False, empty=0.0, first_of_batch=False, reading='release'):
+    def __init__(self, threshold='fixed:0.5', strict=False, empty=0.0, first_of_batch=False,
+                 reading='release'):
         if threshold == 'sweep':
             raise ValueError('the extended sets sweep the confidence: they need one heatmap threshold, not sweep')
         self.threshold, self.strict, self.empty = threshold, strict, empty
@@ -436,7 +448,8 @@ class Extended(Streaming):
         confidence = torch.as_tensor(confidence)                                    # (B,)
         if not confidence.isfinite().all():
             number = len(self.iou) + int((~confidence.isfinite()).nonzero()[0])
-            raise ValueError(f'confidence number {number} (in order of update, from 0) is NaN or infinity')
+            raise ValueError(f'confidence number {number} (in order of update, from 0) is NaN or '
+                             'infinity')
         n_gt = (ground_truth > 0).sum((1, 2))                                       # (B,)
         counts = overlap_by(self.threshold, heatmaps, ground_truth, n_gt, self.strict, self.reading,
                             self.first_of_batch)
@@ -445,9 +458,9 @@ class Extended(Streaming):
         self.sounding += torch.as_tensor(n_gt > 0 if sounding is None else sounding).bool().tolist()
 
     def precision_recall(self, thresholds, textbook=False):
-        """Confidence thresholds (T,) float64 -> precision (T,), recall (T,), the points of Figure 7.
+        """Confidence thresholds (T,) float64 -> precision (T,), recall (T,): the points of Figure 7.
 
-        textbook: every sounding sample that is not found is a miss, also one that is detected in the wrong place.
+        textbook: a sounding sample that is detected in the wrong place is a miss too.
         """
         confidence, order = torch.tensor(self.confidence, dtype=torch.float64).sort(stable=True)     # (N,) each
         sounding = torch.tensor(self.sounding)[order]                                                # (N,)
@@ -464,11 +477,11 @@ class Extended(Streaming):
         return precision.double(), recall.double()
 
     def average_precision(self, textbook=False):
-        """The area under the interpolated precision-recall curve, 0..1. textbook: see precision_recall."""
+        """The area under the interpolated precision-recall curve, 0..1; textbook: as above."""
         levels = torch.tensor(self.confidence, dtype=torch.float64).sort(descending=True).values     # (N,)
         if self.reading == 'release':
             levels = levels[1:][::max(1, len(levels) // 200)]
-        precision, recall = self.precision_recall(levels, textbook)                 # recall grows along the curve
+        precision, recall = self.precision_recall(levels, textbook)         # recall grows along it
         highest_ahead = precision.flip(0).cummax(0).values.flip(0) if len(precision) else precision
         if self.reading == 'release':
             return float((highest_ahead[:-1] * recall.diff()).sum())
@@ -484,16 +497,19 @@ class Extended(Streaming):
         return torch.where(both > 0, 2 * precision * recall / both, 0.0), precision, recall
 
     def compute(self):
-        textbook = {'AP_textbook': 100 * self.average_precision(textbook=True)} if self.reading == 'paper' else {}
+        by_paper = self.reading == 'paper'
         if not self.iou:
-            return dict.fromkeys(('AP', 'max_F1', 'precision', 'recall', 'LocAcc', *textbook), math.nan)
+            names = ['AP', 'max_F1', 'precision', 'recall', 'LocAcc']
+            return dict.fromkeys([*names, 'AP_textbook'] if by_paper else names, math.nan)
+        scores = {'AP': 100 * self.average_precision()}
+        if by_paper:
+            scores['AP_textbook'] = 100 * self.average_precision(textbook=True)
         f1, precision, recall = self.f1_curve()
         best = int(f1.argmax())
         max_f1 = 100 * float(f1[best])
         visible = [iou for iou, sounding in zip(self.iou, self.sounding) if sounding]
         # Paper: LocAcc is said to be cIoU, but its evaluator asks for IoU > 0.5 where cIoU's asks for >= 0.5.
-        return {'AP': 100 * self.average_precision(), **textbook,
-                'max_F1': round(max_f1, 1) if self.reading == 'release' else max_f1,
+        return {**scores, 'max_F1': max_f1 if by_paper else round(max_f1, 1),
                 'precision': 100 * float(precision[best]), 'recall': 100 * float(recall[best]),
                 'LocAcc': success_share(visible, strict=True)}
 
@@ -655,7 +671,8 @@ class MultiSource(Streaming):
 
     kept = ('cap', 'piap', 'iou', 'scene_iou')
 
-    def __init__(self, threshold='fixed:0.5', strict=False, average='objects', piap='heatmap', reading='release'):
+    def __init__(self, threshold='fixed:0.5', strict=False, average='objects', piap='heatmap',
+                 reading='release'):
         self.threshold, self.strict, self.reading = threshold, strict, reading
         self.average, self.piap_reading = average, piap
         self.cap, self.piap, self.iou, self.scene_iou = [], [], [], []
@@ -688,7 +705,8 @@ class MultiSource(Streaming):
 
         self.pairing = pairings[way]                                                # (B, k) of the latest batch
         own = maps[torch.arange(B)[:, None], self.pairing].flatten(0, 1)            # (B * k, H, W)
-        counts = overlap_by(self.threshold, own, each, each.sum((1, 2)).long(), self.strict, self.reading)
+        n_gt = each.sum((1, 2)).long()                                              # (B * k,)
+        counts = overlap_by(self.threshold, own, each, n_gt, self.strict, self.reading)
         iou = torch.where(counts[2] > 0, ratio(*counts, 0.0), math.nan).view(B, k, -1)               # (B, k, T)
         for scene in iou:
             found = [row if self.threshold == 'sweep' else row[0] for row in scene.tolist()
