@@ -140,16 +140,16 @@ class PositionConv(nn.Module):
 
     def forward(self, x):                                                   # (B, D, n)
         kernel = self.weight_v.shape[2]
-        # Never in bf16: on processors with AMX, oneDNN's grouped convolution with an even kernel then has a
-        # relative error of 1 at widths below 256 (torch 2.11 to 2.14).
+        # In float32 under autocast too: on processors with AMX, oneDNN's grouped bf16 convolution with
+        # an even kernel has a relative error of 1 at widths below 256 (torch 2.11 to 2.14).
         exact = torch.promote_types(x.dtype, torch.float32)
-        device = "cpu" if x.is_meta else x.device.type      # "meta", where shapes alone are computed, has no autocast
+        device = "cpu" if x.is_meta else x.device.type      # autocast knows no "meta" tensors
         with torch.autocast(device, enabled=False):
             v, g, bias = (p.to(exact) for p in (self.weight_v, self.weight_g, self.bias))
             weight = g * v / v.norm(dim=(0, 1), keepdim=True)
             y = F.conv1d(x.to(exact), weight, bias, padding=kernel // 2, groups=self.groups)
         y = y.to(x.dtype)
-        return y[..., :-1] if kernel % 2 == 0 else y        # an even kernel yields n + 1 positions: drop the last
+        return y[..., :-1] if kernel % 2 == 0 else y        # of an even kernel's n + 1, the first n
 
 
 def relative_bucket(offset, num_buckets=320, max_distance=800):

@@ -47,15 +47,14 @@ def _annotation(path):
 
 
 def utf8_text(path, remedy):
-    """What a text file holds, its ends of line as \\n. ValueError, one sentence."""
+    """The content of a text file, its lines ending in \\n. ValueError, one sentence with the remedy."""
     try:
         text = path.read_text(encoding='utf-8-sig')         # -sig: some editors put a mark first
-        if '\0' not in text:
-            return text
-        problem = 'it holds zero bytes, as UTF-16 does'
     except UnicodeDecodeError as error:
-        problem = error
-    raise ValueError(f'{path} is not a UTF-8 text ({problem}): {remedy}')
+        raise ValueError(f'{path} is not a UTF-8 text ({error}): {remedy}') from None
+    if '\0' in text:
+        raise ValueError(f'{path} is not a UTF-8 text (it holds zero bytes, as UTF-16 does): {remedy}')
+    return text
 
 
 def csv_lines(path, text, remedy='fetch it again'):
@@ -120,7 +119,8 @@ def _read_boxes(path, name, box):
             boxes = np.asarray([entry[box]] if box == 'gt_box' else entry[box], np.float64)
             good = not any(isinstance(v, (str, bool)) for v in np.ravel(np.asarray(entry[box], object)))
             good = good and boxes.ndim == 2 and boxes.shape[1] == 4 and len(boxes) and np.isfinite(boxes).all()
-            good = good and isinstance(entry[name], str) and isinstance(entry.get('class') or '', str)
+            good = good and isinstance(entry[name], str)
+            good = good and isinstance(entry.get('class') or '', str)
         except (TypeError, ValueError, KeyError, OverflowError, AttributeError):
             good = False
         if not good:
@@ -167,7 +167,7 @@ class BenchmarkSample:
     group: str | None = None    # the frame, or clip, that samples share; by default the id
     condition: str = 'positive'
     unit: float = 1             # the frame's side in the boxes' numbers: 1, shares
-    agreement: int = 1          # boxes that make a pixel count whole (Flickr: 2)
+    agreement: int = 1          # boxes that make a pixel count fully (Flickr: 2)
     threshold: int = 1          # least grey of the mask that is object; of a JPEG 128 (media.py)
     ade_class: int | None = None        # the mask is an ADE20K annotation, this class the object
     stereo: bool = False        # left and right channel one after the other (AVSBench)

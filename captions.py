@@ -404,8 +404,8 @@ def pairs_to_caption(args):
                        ('audio', lambda i: bool(args.audio_captions) or sound_file(folder / 'audio', i).is_file())):
         if stage in args.stages and not any(map(has, ids)):
             raise ValueError(f'none of the {len(ids)} pairs of {path} has its {stage} below '
-                             f'{folder}: a line is {FORMS}; README.md, "Real data", says what goes where; '
-                             '--data-root and --ids name others')
+                             f'{folder}: a line is {FORMS}; README.md, "Real data", says what goes '
+                             'where; --data-root and --ids name others')
     return ids
 
 
@@ -429,8 +429,10 @@ def main(args):
             else:
                 names[stage] = check_model(stage, args.models[stage])
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        for file in [stage_file(stage, args) for stage in args.stages if args.overwrite]:
-            for old in (file, *parts_of(file), *[args.out] * ('object' in args.stages)):
+        for stage in args.stages if args.overwrite else ():
+            file = stage_file(stage, args)
+            result = [args.out] if stage == 'object' else []
+            for old in (file, *parts_of(file), *result):
                 # a link stays, and will lead to the new file
                 Path(os.path.realpath(old)).unlink(missing_ok=True)
         prepared = [ids, names]

@@ -73,7 +73,8 @@ def resume(folder, model, optimiser, scaler, args):
     """Load last.pt, or previous.pt where last.pt is damaged. -> the trainer's state, None without.
 
     A last.pt that cannot be read now may be intact: OSError. A damaged one is kept under another
-    name. Each process goes on with its own random numbers; one that the run did not have draws new.
+    name. Each process goes on with its own random numbers; a process that the run did not have before
+    seeds its own.
     """
     last, previous, rank = folder / 'last.pt', folder / 'previous.pt', rank_and_processes()[0]
     if not last.exists() and not previous.exists():
@@ -243,7 +244,7 @@ def set_aside(args):
     """--overwrite: rename the old run's files to *.old; they go when the new run has saved something of its own."""
     saved = any((args.out / name).exists() for name in ('last.pt', 'previous.pt'))
     for name in RUN_FILES if args.overwrite and not args.resume else ():
-        # an attempt that failed before it had saved anything is not worth the older run's files
+        # The older run's files stay where the run in this folder failed before it saved anything.
         if (args.out / name).exists() and (saved or not (args.out / f'{name}.old').exists()):
             os.replace(args.out / name, args.out / f'{name}.old')
 

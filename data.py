@@ -46,9 +46,10 @@ MIX_GAIN = 0.5                          # of either waveform of a mixture
 # Training pairs
 # ------------------------------------------------------------------------------------------------
 
+# a line of train.csv or val.csv
 FORMS = ('"<youtubeid>_<start second in six digits>", alone, with ".mp4" or with ",label", or '
          '"youtubeid,second,label,split"')
-HEADINGS = ('id', 'file', 'video', 'youtube_id', 'ytid')
+HEADINGS = ('id', 'file', 'video', 'youtube_id', 'ytid')     # first fields of a line of column names
 
 
 def read_list(path):
@@ -68,6 +69,7 @@ def read_list(path):
         if not fields[0]:
             raise ValueError(f'{path}, line {number} names no id: {remedy}')
         if len(fields) == 4 and re.fullmatch(r'\d{1,9}(\.0*)?', fields[1], re.ASCII):
+            # youtubeid,second,label,split
             listed.append((f'{fields[0]}_{int(float(fields[1])):06d}', fields[3].lower()))
         else:
             listed.append((re.sub(r'\.(mp4|mkv|webm|wav|flac|jpe?g|png)$', '', fields[0]), None))
@@ -80,7 +82,10 @@ def read_list(path):
 
 
 def read_ids(path, training=False):
-    """The ids of a list; for training those of the split "train" only, where its lines name one."""
+    """The ids of a list; for training, where its lines name a split, those of "train" only.
+
+    ValueError where there is none.
+    """
     ids = [i for i, split in read_list(path) if not training or split in (None, 'train')]
     if not ids:
         raise ValueError(f'{path} has no line of the split "train": take VGGSound\'s own list, or '
@@ -123,7 +128,8 @@ class VGGSound(Dataset):
         self.absent = [i for i in ids if not (f'{i}.jpg' in frames and i in sounds)]
         if not self.ids:
             raise ValueError(f'none of the {len(ids)} samples of {self.list} has frames/<id>.jpg '
-                             f'and audio/<id>.wav, the first being {ids[0][:60]!r}: a line is {FORMS}')
+                             f'and audio/<id>.wav, the first being {ids[0][:60]!r}: a line '
+                             f'is {FORMS}')
         if self.absent and not skip_bad:
             raise ValueError(f'{self.list} names {len(self.absent)} of {len(ids)} samples without frames/<id>.jpg or '
                              f'audio/<id>.wav, the first {self.absent[0]}: fetch them, or train without them by '
@@ -176,7 +182,7 @@ class Benchmark(Dataset):
         if limit is not None:
             listed = [s for condition in dict.fromkeys(s.condition for s in listed)
                       for s in [s for s in listed if s.condition == condition][:limit]]
-        self.listed_groups = Counter(s.group for s in listed)       # limit may cut a frame's sounds
+        self.listed_groups = Counter(s.group for s in listed)       # limit may leave out a frame's sound
         names = Counter(s.id for s in listed)
         if odd := [i for i, times in names.items() if times > 1 or set(i) & set('/\\')]:
             raise ValueError(f'{name} below {root} lists {odd[0]} twice, or it is no file name: fetch its list again')
@@ -307,15 +313,17 @@ def obey_the_trainer_alone(worker):
 # ------------------------------------------------------------------------------------------------
 
 def main(argv=None):
-    import cache                        # here, not above: none is needed to read data
+    import cache                        # here, not above: reading data needs none of these
     from model import PRESETS
     from resumable import some_path
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command = parser.add_subparsers(dest='command', required=True).add_parser(
         'prepare', help='decode and resize the training pairs once, for train.py --prepared; goes on after a kill')
     command.add_argument('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
-    command.add_argument('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
-    command.add_argument('--out', type=some_path, help='folder to write (default: cache/pairs in the data root)')
+    command.add_argument('--data-root', type=some_path,
+                         help='folder of the datasets (default: the preset\'s)')
+    command.add_argument('--out', type=some_path,
+                         help='folder to write (default: cache/pairs in the data root)')
     command.add_argument('--share', type=float, default=1.0, help='the first part of train.csv only (default: all)')
     command.add_argument('--skip-bad-samples', action='store_true', help='name and leave out unusable pairs')
     args = parser.parse_args(argv)

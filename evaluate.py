@@ -59,12 +59,15 @@ SHIPPED = {variant: ROOT / f'miniature/weights/{variant}.pt' for variant in ('av
 # ------------------------------------------------------------------------------------------------
 
 def meter_for(task, dataset, threshold, reading='release'):
-    """The metrics of Tables 1 to 8 for one task on one benchmark. reading: 'release' or 'paper', see metrics.py"""
+    """The metrics of Tables 1 to 8 for one task on one benchmark.
+
+    reading: 'release' or 'paper', see metrics.py
+    """
     if task == 'interactive':
         return metrics.Interactive(threshold, sizes=dataset.group_sizes, reading=reading)
     robustness = metrics.Extended if dataset.name.startswith('ext_') else metrics.Robustness
-    kind = {'single': metrics.SingleSource, 'segmentation': metrics.Segmentation, 'robustness': robustness,
-            'multisource': metrics.MultiSource}[task]
+    kind = {'single': metrics.SingleSource, 'segmentation': metrics.Segmentation,
+            'robustness': robustness, 'multisource': metrics.MultiSource}[task]
     return kind(threshold, reading=reading)
 
 
@@ -134,7 +137,7 @@ def score(dataset, tasks, find, args):
 
 
 def scores_of(meter, dataset):
-    """What a meter says, and of how many samples; None of one that is not there or saw nothing."""
+    """A meter's scores and of how many samples they are; None without a meter or any sample."""
     return {**meter.compute(), 'n': len(meter), 'n_expected': dataset.expected} if meter else None
 
 
@@ -199,7 +202,7 @@ def iou_of(meter, batch, i):
 def one_pair(model, preset, image_file, audio_file, out):
     """Localise one sound in one picture and save frame | heatmap | overlay, each of its size.
 
-    A large picture is brought down before, as the heatmap has as many pixels as the picture.
+    A large picture is made smaller first, as the heatmap has as many pixels as the picture.
     """
     config, device = PRESETS[preset], next(model.parameters()).device
     picture, reduced = read_own_image(image_file)
@@ -217,9 +220,9 @@ def one_pair(model, preset, image_file, audio_file, out):
         Image.fromarray(np.concatenate(tiles, 1)).save(out)
     except (OSError, ValueError) as error:
         raise OSError(f'cannot write {out} ({error}): name a .png or .jpg file in a folder that is there') from None
-    told = f', brought down to {picture.width} x {picture.height} pixels' if reduced else ''
-    print(f'{out}: frame | heatmap | overlay{told}; {(heat > 0.5).mean():.1%} of the frame is over '
-          f'0.5, the peak is {heat.max():.2f}')
+    smaller = f', brought down to {picture.width} x {picture.height} pixels' if reduced else ''
+    print(f'{out}: frame | heatmap | overlay{smaller}; {(heat > 0.5).mean():.1%} of the frame is '
+          f'over 0.5, the peak is {heat.max():.2f}')
 
 
 # ------------------------------------------------------------------------------------------------
@@ -368,12 +371,8 @@ def evaluate(args):
     # every set is opened before the first is scored, so that a missing one costs nothing already computed
     names = list(dict.fromkeys(name for many in args.wanted.values() for name in many))
     datasets = {name: Benchmark(name, root, config.image_size, config.seconds, args.limit) for name in names}
-    for name in datasets if args.heatmaps else ():
-        folder = Path(args.heatmaps) / name
-        if not folder.is_dir():
-            raise FileNotFoundError(f'no folder {folder}: --heatmaps needs one per benchmark; --benchmarks or --task names '
-                                    'those that are there')
-        read_confidences(folder)
+    if args.heatmaps:
+        check_heatmaps(Path(args.heatmaps), names)
     for name in args.wanted.get('segmentation', ()):
         if not all(sample.masks for sample in datasets[name].samples):
             raise ValueError(f'{name} below {root} has no masks, which segmentation is scored by: README.md, "Real data", says '
@@ -412,6 +411,15 @@ def evaluate(args):
     return results
 
 
+def check_heatmaps(folder, names):
+    """Find out now, not after the scoring, what --heatmaps lacks. FileNotFoundError, ValueError name it."""
+    for name in names:
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(f'no folder {folder / name}: --heatmaps needs one per benchmark; '
+                                    '--benchmarks or --task names those that are there')
+        read_confidences(folder / name)
+
+
 def finder(model, tokenizer, dataset, tasks, args):
     """How this benchmark's heatmaps come about: by the model, or from --heatmaps. -> find(batch), see score"""
     two_sources = 'multisource' in tasks
@@ -434,21 +442,22 @@ def finder(model, tokenizer, dataset, tasks, args):
 def embed_names(model, tokenizer, dataset):
     """The oracle's conditions: {class name: text embedding (D,)} of every name in a benchmark.
 
-    Paper: "CLIPSeg with ground-truth text" (4.1), without a template or a threshold. Here the name stands in "A photo of
-    a {name}", whatever the audio's --prompt, and its heatmap is sigmoid(M_G + b/w) with the b/w of the trained model, so
-    that the two rows differ by what is asked for and by nothing else. An untrained model's b/w is the initial 1.4.
+    Paper: "CLIPSeg with ground-truth text" (4.1), without a template or a threshold. Here the name
+    stands in "A photo of a {name}", whatever the audio's --prompt, and its heatmap is
+    sigmoid(M_G + b/w) with the b/w of the trained model, so that the two rows differ by what is asked
+    for and by nothing else. An untrained model's b/w is the initial 1.4.
     """
     names = sorted({sample.label for sample in dataset.samples if sample.label})
     return {name: model.embed_text(tokenizer, [name])[0] for name in names}
 
 
 def tell_counts(dataset, scored, meters):
-    """Say what was not scored, and what was odd about the annotations."""
+    """Say what was not scored, and which boxes had to be clipped."""
     name, n = dataset.name, next(iter(scored.values()))['ours']['n']
     if n < dataset.expected:
-        first = (dataset.missing + dataset.unreadable)[:1]
-        print(f'{name}: scored {n} of {dataset.expected} samples'
-              + ''.join(f', not e.g. {one}' for one in first))
+        lost = dataset.missing + dataset.unreadable
+        example = f', not e.g. {lost[0]}' if lost else ''
+        print(f'{name}: scored {n} of {dataset.expected} samples{example}')
     nameless = [sample.id for sample in dataset.samples if not sample.label]
     if nameless and any('oracle' in by_row for by_row in meters.values()):
         print(f'{name}: {len(nameless)} of {len(dataset)} samples have no class name, the first '
@@ -459,8 +468,8 @@ def tell_counts(dataset, scored, meters):
             print(f'{name}: {short} of {len(dataset.listed_groups)} frames lack a sound; the '
                   'interactive task leaves them out')
     if dataset.clipped:
-        print(f'{name}: {dataset.clipped} boxes reach beyond the frame and were clipped, {dataset.empty} samples '
-              'are left without any area and are kept')
+        print(f'{name}: {dataset.clipped} boxes reach beyond the frame and were clipped, '
+              f'{dataset.empty} samples are left without any area and are kept')
 
 
 def print_task(task, results, args):
@@ -480,12 +489,13 @@ def finish_pictures(results, examples, curves, args):
     folder = Path(args.figures)
     if curves:
         picture = folder / 'precision_recall.png'
-        figures.attempt(picture, lambda: figures.precision_recall_picture(
-            {name: curve_of(meter) for name, meter in curves.items()}, picture))
+        draw = lambda: figures.precision_recall_picture(
+            {name: curve_of(meter) for name, meter in curves.items()}, picture)
+        figures.attempt(picture, draw)
     tables = {task: (results[task], results['clipseg_gt_text'][task], paper_row(args)) for task in args.wanted}
     source = args.heatmaps or ('none, untrained' if args.untrained else os.path.relpath(args.checkpoint or SHIPPED[args.variant or 'av']))
-    facts = {'heatmaps' if args.heatmaps else 'checkpoint': source, 'preset': args.preset, 'threshold': args.threshold,
-             'metrics': f'reading of the {args.reading}'}
+    facts = {'heatmaps' if args.heatmaps else 'checkpoint': source, 'preset': args.preset,
+             'threshold': args.threshold, 'metrics': f'reading of the {args.reading}'}
     page = folder / 'report.html'
     if figures.attempt(page, report.report, page, 'Hearing and seeing', tables, examples, facts):
         print(f'{page}: open it in a browser')

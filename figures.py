@@ -222,7 +222,7 @@ def contact_sheet(rows, path, columns=None, row_labels=None, tile=128, title=Non
 
 
 def write_file(path, save):
-    """Call save(file) on a temporary file, then put it in the place of path, or of its target."""
+    """Call save(file) on a temporary file, then rename it to path, or to what the link there names."""
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -235,10 +235,10 @@ def write_file(path, save):
 
 
 def attempt(picture, draw, *arguments):
-    """draw(*arguments), which makes `picture`. -> whether it did; a failure costs nothing else."""
+    """Call draw(*arguments), which writes the file `picture`. -> whether it did; if not, says why."""
     try:
         draw(*arguments)
-    except Exception as error:
+    except Exception as error:                              # no picture is worth the run's scores
         reason = str(error).strip() or type(error).__name__
         print(f'{picture} was not drawn: {reason.splitlines()[0]}')
         return False
@@ -396,9 +396,10 @@ def precision_recall_picture(curves, path):
 
 def _axes(size, columns, titles):
     """A figure of `size` inches with one plain pair of axes per title. Returns figure, list of axes."""
-    # matplotlib reads MPLBACKEND when it is imported, and refuses one that only a notebook knows
+    # matplotlib reads MPLBACKEND when it is imported, and refuses one that only a notebook knows.
+    # It is imported here because that takes a second and no other figure needs it.
     inherited = os.environ.pop('MPLBACKEND', None)
-    try:            # imported here, as it takes a second and no other figure needs it
+    try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure                # without pyplot, no global state
     finally:
@@ -539,8 +540,8 @@ def grids(task, ours, oracle, paper):
     if strange := set(ours) - {benchmark for _, benchmarks, _ in TABLES[task] for benchmark in benchmarks}:
         raise ValueError(f'{TASK_NAMES[task]} has no table with {", ".join(sorted(strange))}.')
     for number, benchmarks, headings in TABLES[task]:
-        if any('AP_textbook' in ours.get(benchmark, {}) for benchmark in benchmarks):       # --reading paper
-            headings = {**headings, 'AP_textbook': 'textbook AP'}
+        if any('AP_textbook' in ours.get(benchmark, {}) for benchmark in benchmarks):
+            headings = {**headings, 'AP_textbook': 'textbook AP'}       # of --reading paper
         rows = []
         for benchmark in (b for b in benchmarks if b in ours):
             printed = lambda row: paper_scores().get((task, benchmark, row)) if paper else None

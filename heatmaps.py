@@ -52,16 +52,15 @@ def localise(model, batch, words=None, with_confidence=False, sounds=None):
 
 
 def oracle_of_named(found, batch, find):
-    """found of a batch, with the oracle's maps although some samples have no class name.
+    """Add the oracle's maps to what localise found, where only some of a batch have a class name.
 
-    localise leaves the oracle out of such a batch. find(batch) is localise of the named ones alone;
-    the maps of the others are NaN, which no metric takes.
+    localise leaves the oracle out of such a batch. find is localise, called here for the named samples
+    alone; the maps of the others are NaN and must not be scored.
     """
     named = [i for i, label in enumerate(batch['label']) if label]
     if 0 < len(named) < len(batch['id']):
-        maps = find(only(batch, named))['oracle']
-        found['oracle'] = torch.full_like(found['ours'], torch.nan)
-        found['oracle'][named] = maps
+        found['oracle'] = torch.full_like(found['ours'], torch.nan)             # (B, 224, 224)
+        found['oracle'][named] = find(only(batch, named))['oracle']
     return found
 
 
@@ -167,10 +166,16 @@ def read_confidences(folder):
 
 
 def only(batch, indices):
-    """A batch of only these of its samples."""
-    return {key: values if key == 'errors' else
-            values[indices] if isinstance(values, torch.Tensor) else [values[i] for i in indices]
-            for key, values in batch.items()}
+    """A batch of only these of its samples; its 'errors', which are of none of them, stay."""
+    part = {}
+    for key, values in batch.items():
+        if key == 'errors':
+            part[key] = values
+        elif isinstance(values, torch.Tensor):
+            part[key] = values[indices]
+        else:
+            part[key] = [values[i] for i in indices]
+    return part
 
 
 def read_localised(folder, batch, confidences, two_sources):

@@ -327,8 +327,9 @@ class SoundLocalizer(nn.Module):
         A, first = (everyone(A), first_of_mine(B)) if negatives == 'global' else (A, 0)         # (N, D)
         with torch.no_grad():
             vision = encode_image(self.clipseg, image)
-        M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)            # (B, N, H, W): image i, audio j
-        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # masks and losses in float32, or in float64
+        # (B, N, H, W): image i under audio j. Masks and losses are in float32, or in the model's float64.
+        M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)
+        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))
         grid = vision.v_D.shape[-2:]
 
         every_M_I = self.image_masks(M_G, image_mask, grid, noise[0])
@@ -445,7 +446,7 @@ def read_checkpoint(path):
         values = [torch.as_tensor(v) for part in ('audio_proj', 'masker_i') for v in saved[part].values()]
         named = (saved.get('preset', 'paper') in PRESETS and isinstance(saved.get('prompt', ''), str)
                  and saved.get('audio_tokens', 1) in (1, 2, 4, 8))
-    except Exception:           # a torn zip, a foreign pickle, another program's file: all mean the same to the reader
+    except Exception:           # a truncated zip, a foreign pickle, another program's file
         named = False
     if not named:
         raise ValueError(f"{path} is not a checkpoint of this method: it must hold 'audio_proj' and 'masker_i', "

@@ -42,21 +42,22 @@ def json_lines(path):
 
 
 def json_object(path, number, line):
+    """The dict in one line of a file, given as bytes. ValueError names the line."""
     try:
         found = json.loads(line.decode('utf-8'))
     except UnicodeDecodeError:
-        raise ValueError(f'{path}: line {number} is not UTF-8: restore the file or delete '
-                         'it') from None
+        raise ValueError(f'{path}: line {number} is not UTF-8: restore the file or '
+                         'delete it') from None
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f'{path}: line {number} is not a JSON object: restore the file or delete '
-                         'it')
+        raise ValueError(f'{path}: line {number} is not a JSON object: restore the file or '
+                         'delete it')
     return found
 
 
 def whole_lines(path, remedy):
-    """json_lines of a finished file, whose last newline may be missing. ValueError when truncated."""
+    """json_lines of a finished file, whose last newline may be missing. ValueError if truncated."""
     lines, rest = json_lines(path)
     if rest:
         try:
@@ -163,13 +164,14 @@ def overwritten(outputs, inputs):
     outputs, inputs: [(option, path or None)]; links are followed. None where nothing is lost.
     """
     real = lambda named: [(what, os.path.realpath(path)) for what, path in named if path]
-    outputs = real(outputs)
-    for k, (option, path) in enumerate(outputs):
-        for other, taken in real(inputs) + outputs[:k]:
-            both = os.path.exists(path) and os.path.exists(taken)
-            same = os.path.samefile(path, taken) if both else path == taken
-            if same or path.startswith(os.path.join(taken, '')):
-                return f'{option} would overwrite {other}, {taken}: name another file'
+    taken = real(inputs)
+    for option, path in real(outputs):
+        for other, place in taken:
+            both = os.path.exists(path) and os.path.exists(place)
+            same = os.path.samefile(path, place) if both else path == place     # also by a hard link
+            if same or path.startswith(os.path.join(place, '')):
+                return f'{option} would overwrite {other}, {place}: name another file'
+        taken.append((option, path))
     return None
 
 

@@ -297,8 +297,8 @@ def train(args):
     model.to(device)
     open_caches(args, dataset, model.beats)
     # Some ablations never use w and b; DistributedDataParallel would wait for their gradients.
-    # Paper: silent on what such a model (Table 13, rows 2 and 3) shows in the end. As everywhere, it is sigmoid(M_G + b/w),
-    # here with the initial b/w = 1.4.
+    # Paper: silent on what such a model (Table 13, rows 2 and 3) shows in the end. As everywhere, it is
+    # sigmoid(M_G + b/w), here with the initial b/w = 1.4.
     model.masker_i.requires_grad_(args.image_mask == 'hard' and bool(
         args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'))
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -472,6 +472,7 @@ def finish(model, tokenizer, args, state, absent, began):
 
 
 def draw_before_and_after(model, tokenizer, args, path):
+    """Held-out frames under the weights that this run began with and those that it ended with."""
     torch.manual_seed(args.seed)                            # the weights this run began with
     untrained, _ = load_model(args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens,
                               clipseg=args.clipseg, beats=args.beats)

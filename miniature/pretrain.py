@@ -415,7 +415,8 @@ def main():
     parser.add_argument('--check', action='store_true', help='measure, do not train')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--steps', type=int, default=STEPS, help=f'of the CLIPSeg (default: {STEPS})')
-    parser.add_argument('--out', type=some_path, default=WEIGHTS, help='folder to write (default: miniature/weights)')
+    parser.add_argument('--out', type=some_path, default=WEIGHTS,
+                        help='folder to write (default: miniature/weights)')
     args = parser.parse_args()
     args.out = Path(args.out)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -328,9 +328,10 @@ def usable_cores():
 
 
 def main():
-    from resumable import some_path     # here: whoever draws needs no torch
+    from resumable import some_path     # here, not above: drawing needs no torch
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=some_path, default='data/miniature', help='folder to write (default: data/miniature)')
+    parser.add_argument('--out', type=some_path, default='data/miniature',
+                        help='folder to write (default: data/miniature)')
     parser.add_argument('--seed', type=int, default=0, help='another seed is another world (default: 0)')
     parser.add_argument('--force', action='store_true', help='draw it again even if it is there and whole')
     args = parser.parse_args()
