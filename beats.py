@@ -140,8 +140,8 @@ class PositionConv(nn.Module):
 
     def forward(self, x):                                                   # (B, D, n)
         kernel = self.weight_v.shape[2]
-        # In float32 under autocast too: on processors with AMX, oneDNN's grouped bf16 convolution with
-        # an even kernel has a relative error of 1 at widths below 256 (torch 2.11 to 2.14).
+        # In float32 under autocast too: on processors with AMX, oneDNN's grouped bf16 convolution
+        # with an even kernel has a relative error of 1 at widths below 256 (torch 2.11 to 2.14).
         exact = torch.promote_types(x.dtype, torch.float32)
         device = "cpu" if x.is_meta else x.device.type      # autocast knows no "meta" tensors
         with torch.autocast(device, enabled=False):

@@ -47,13 +47,14 @@ def _annotation(path):
 
 
 def utf8_text(path, remedy):
-    """The content of a text file, its lines ending in \\n. ValueError, one sentence with the remedy."""
+    """The content of a text file, its lines ending in \\n. ValueError, one sentence."""
     try:
         text = path.read_text(encoding='utf-8-sig')         # -sig: some editors put a mark first
     except UnicodeDecodeError as error:
         raise ValueError(f'{path} is not a UTF-8 text ({error}): {remedy}') from None
     if '\0' in text:
-        raise ValueError(f'{path} is not a UTF-8 text (it holds zero bytes, as UTF-16 does): {remedy}')
+        raise ValueError(f'{path} is not a UTF-8 text (it holds zero bytes, as UTF-16 does): '
+                         f'{remedy}')
     return text
 
 

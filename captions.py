@@ -319,7 +319,7 @@ def object_stage(args, ids, model_name):
 # The command line
 # ------------------------------------------------------------------------------------------------
 
-STAGES_OF = {       # the options that only some stages read; those of the models may always be given
+STAGES_OF = {       # options that only some stages read; those of the models may always be given
     'captions_from': ('object',), 'audio_captions': ('audio',), 'retry_failed': ('image', 'audio')}
 
 
@@ -333,6 +333,17 @@ def refuse_ignored(parser, given, stages):
         parser.error('--overwrite captions every pair anew: leave out --retry-failed')
 
 
+def refuse_overwriting(parser, args):
+    """The file of a stage in the place of an input is an error."""
+    outputs = [(f'the file of the {stage} stage', stage_file(stage, args)) for stage in args.stages]
+    outputs += [('--out', args.out)] if 'object' in args.stages else []
+    inputs = [('--ids', args.ids or args.data_root / 'vggsound/train.csv'),
+              ('--audio-captions', args.audio_captions), ('--image-model', args.image_model),
+              ('--audio-model', args.audio_model), ('--llm', args.llm)]
+    if sentence := overwritten(outputs, inputs):
+        parser.error(sentence)
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -344,8 +355,8 @@ def parse_args(argv=None):
     add('--ids', type=some_path,
         help='list of pairs, any subset (default: <data root>/vggsound/train.csv)')
     add('--captions-from', choices=list(OBJECT_PROMPTS), default='both',
-        help='what the language model is told (Table 10; default: both); with image or audio, "all" '
-             'leaves out the other captioner')
+        help='what the language model is told (Table 10; default: both); with image or audio, '
+             '"all" leaves out the other captioner')
     add('--audio-captions', type=some_path,
         help='jsonl or csv of id and audio_caption made elsewhere, for the audio stage')
     for option, stage in (('--image-model', 'image'), ('--audio-model', 'audio'), ('--llm', 'object')):
@@ -367,13 +378,7 @@ def parse_args(argv=None):
     args.out = Path(args.out or captions_path(args.data_root, args.captions_from))
     refuse_ignored(parser, given_options(parser, argv), args.stages)
     args.audio_captions = args.audio_captions and Path(args.audio_captions)
-    outputs = [(f'the file of the {stage} stage', stage_file(stage, args)) for stage in args.stages]
-    outputs += [('--out', args.out)] if 'object' in args.stages else []
-    inputs = [('--ids', args.ids or args.data_root / 'vggsound/train.csv'),
-              ('--audio-captions', args.audio_captions), ('--image-model', args.image_model),
-              ('--audio-model', args.audio_model), ('--llm', args.llm)]
-    if sentence := overwritten(outputs, inputs):
-        parser.error(sentence)
+    refuse_overwriting(parser, args)
     captioners, given = CAPTIONERS[args.preset], (args.image_model, args.audio_model, args.llm)
     args.models = {stage: name or getattr(captioners, stage) for stage, name in zip(STAGES, given)}
     batches = captioners.batch_sizes if args.batch_size is None else [args.batch_size] * len(STAGES)

@@ -73,8 +73,8 @@ def resume(folder, model, optimiser, scaler, args):
     """Load last.pt, or previous.pt where last.pt is damaged. -> the trainer's state, None without.
 
     A last.pt that cannot be read now may be intact: OSError. A damaged one is kept under another
-    name. Each process goes on with its own random numbers; a process that the run did not have before
-    seeds its own.
+    name. Each process goes on with its own random numbers; a process that the run did not have
+    before seeds its own.
     """
     last, previous, rank = folder / 'last.pt', folder / 'previous.pt', rank_and_processes()[0]
     if not last.exists() and not previous.exists():

@@ -49,7 +49,7 @@ MIX_GAIN = 0.5                          # of either waveform of a mixture
 # a line of train.csv or val.csv
 FORMS = ('"<youtubeid>_<start second in six digits>", alone, with ".mp4" or with ",label", or '
          '"youtubeid,second,label,split"')
-HEADINGS = ('id', 'file', 'video', 'youtube_id', 'ytid')     # first fields of a line of column names
+HEADINGS = ('id', 'file', 'video', 'youtube_id', 'ytid')     # first field of a line of column names
 
 
 def read_list(path):
@@ -182,7 +182,7 @@ class Benchmark(Dataset):
         if limit is not None:
             listed = [s for condition in dict.fromkeys(s.condition for s in listed)
                       for s in [s for s in listed if s.condition == condition][:limit]]
-        self.listed_groups = Counter(s.group for s in listed)       # limit may leave out a frame's sound
+        self.listed_groups = Counter(s.group for s in listed)   # limit may cut a frame's sounds
         names = Counter(s.id for s in listed)
         if odd := [i for i, times in names.items() if times > 1 or set(i) & set('/\\')]:
             raise ValueError(f'{name} below {root} lists {odd[0]} twice, or it is no file name: fetch its list again')

@@ -250,8 +250,10 @@ def refuse_ignored(parser, given):
             parser.error(f'{given[one]} goes with --{other}: name both, or neither')
 
 
-def inputs_of(args):
-    """The files and folders that a result may not overwrite. -> [(what it is, path or None)]"""
+def refuse_overwriting(parser, args):
+    """A result in the place of an input, of the data or of another result is an error."""
+    outputs = [('--json', args.json), ('--csv', args.csv)]
+    outputs += [('--out', args.out)] if args.image else []
     names = ('image', 'audio', 'checkpoint', 'beats', 'clipseg')
     inputs = [(f'--{name}', getattr(args, name)) for name in names]
     inputs += [('the weights that ship', ROOT / 'miniature/weights')]
@@ -259,7 +261,8 @@ def inputs_of(args):
     inputs += [('a file of the data', Path(root, name)) for root in roots for name in DATA_FOLDERS]
     if args.heatmaps:
         inputs += [('--heatmaps', file) for file in Path(args.heatmaps).glob('*/confidence.csv')]
-    return inputs
+    if sentence := overwritten(outputs, inputs):
+        parser.error(sentence)
 
 
 def parse_args(argv=None):
@@ -307,10 +310,7 @@ def parse_args(argv=None):
                         help='where frame | heatmap | overlay go (default: heat.png)')
     args = parser.parse_args(argv)
     refuse_ignored(parser, given_options(parser, argv))
-    outputs = [('--json', args.json), ('--csv', args.csv)]
-    outputs += [('--out', args.out)] if args.image else []
-    if sentence := overwritten(outputs, inputs_of(args)):
-        parser.error(sentence)
+    refuse_overwriting(parser, args)
     if args.task != 'all' and (other := set(args.benchmarks or ()) - set(TASKS[args.task])):
         parser.error(f'--task {args.task} has the benchmarks {", ".join(TASKS[args.task])}, not {", ".join(sorted(other))}')
     level = args.threshold.removeprefix('fixed:')
@@ -412,11 +412,14 @@ def evaluate(args):
 
 
 def check_heatmaps(folder, names):
-    """Find out now, not after the scoring, what --heatmaps lacks. FileNotFoundError, ValueError name it."""
+    """Find out now, not after the scoring, what --heatmaps lacks.
+
+    FileNotFoundError: the folder of a benchmark; ValueError: a line of its confidence.csv.
+    """
     for name in names:
         if not (folder / name).is_dir():
-            raise FileNotFoundError(f'no folder {folder / name}: --heatmaps needs one per benchmark; '
-                                    '--benchmarks or --task names those that are there')
+            raise FileNotFoundError(f'no folder {folder / name}: --heatmaps needs one per '
+                                    'benchmark; --benchmarks or --task names those that are there')
         read_confidences(folder / name)
 
 
@@ -444,8 +447,8 @@ def embed_names(model, tokenizer, dataset):
 
     Paper: "CLIPSeg with ground-truth text" (4.1), without a template or a threshold. Here the name
     stands in "A photo of a {name}", whatever the audio's --prompt, and its heatmap is
-    sigmoid(M_G + b/w) with the b/w of the trained model, so that the two rows differ by what is asked
-    for and by nothing else. An untrained model's b/w is the initial 1.4.
+    sigmoid(M_G + b/w) with the b/w of the trained model, so that the two rows differ by what is
+    asked for and by nothing else. An untrained model's b/w is the initial 1.4.
     """
     names = sorted({sample.label for sample in dataset.samples if sample.label})
     return {name: model.embed_text(tokenizer, [name])[0] for name in names}

@@ -222,7 +222,7 @@ def contact_sheet(rows, path, columns=None, row_labels=None, tile=128, title=Non
 
 
 def write_file(path, save):
-    """Call save(file) on a temporary file, then rename it to path, or to what the link there names."""
+    """Call save(file) on a temporary file, then rename it to path (a link: to where it leads)."""
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -235,7 +235,7 @@ def write_file(path, save):
 
 
 def attempt(picture, draw, *arguments):
-    """Call draw(*arguments), which writes the file `picture`. -> whether it did; if not, says why."""
+    """Call draw(*arguments), which writes the file `picture`. -> whether it did; prints why not."""
     try:
         draw(*arguments)
     except Exception as error:                              # no picture is worth the run's scores

@@ -54,8 +54,8 @@ def localise(model, batch, words=None, with_confidence=False, sounds=None):
 def oracle_of_named(found, batch, find):
     """Add the oracle's maps to what localise found, where only some of a batch have a class name.
 
-    localise leaves the oracle out of such a batch. find is localise, called here for the named samples
-    alone; the maps of the others are NaN and must not be scored.
+    localise leaves the oracle out of such a batch. find(batch) is localise, called here for the
+    named samples alone; the maps of the others are NaN and must not be scored.
     """
     named = [i for i, label in enumerate(batch['label']) if label]
     if 0 < len(named) < len(batch['id']):

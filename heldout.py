@@ -46,7 +46,7 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
             heat = oracle_of_named(heat, batch, lambda part: localise(model, part, words))
             for kind in unrelated:
                 keep('ours', f'area_{kind}', (heat.pop(kind) > 0.5).float().mean((1, 2)).tolist())
-            masks = batch['mask']                           # (B, 224, 224), or a list with None in it
+            masks = batch['mask']           # (B, 224, 224); a list where a sample has none
             if isinstance(masks, torch.Tensor):
                 heat['ceiling'] = masks
             samples = range(len(masks))
@@ -79,7 +79,7 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
 
 
 def summarised(kept):
-    """kept[row][score], a list with one number per sample -> scores, counts, as held_out returns them."""
+    """kept[row][score], a list with a number per sample -> scores, counts: see held_out."""
     mean = lambda values: sum(values) / len(values) if values else None
     scores, counts = {}, {}
     for who, lists in kept.items():

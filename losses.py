@@ -48,7 +48,7 @@ def masked_features(M_F, v_D, divisor='paper'):
     if divisor == 'release':
         return pooled / (M_F.sum() + 1e-6)
     total = M_F.sum((2, 3)).unsqueeze(-1)                           # (B, N, 1)
-    return pooled / torch.where(total < EMPTY, 1.0, total)          # an empty mask: v_F = 0, not 0/0
+    return pooled / torch.where(total < EMPTY, 1.0, total)         # an empty mask: v_F = 0, not 0/0
 
 
 def feature_similarities(v_F, A, first=0, reading='paper'):
@@ -58,12 +58,12 @@ def feature_similarities(v_F, A, first=0, reading='paper'):
     Paper: S^F_ij = v^F_ij . A_j, the audio that made the mask. The release compares the mask of pair (i, j) with
     A_i, the image's own audio (reading='release'): it asks that other sounds' masks hold nothing of this sound.
     Paper: silent on an empty mask, which M_I in the place of M_F can be (Table 13). It has nothing
-    to compare: its S is 0 and passes no gradient back, where the cosine's own would be divided by the
-    norm of v_F = 0.
+    to compare: its S is 0 and passes no gradient back, where the cosine's own would be divided by
+    the norm of v_F = 0.
     """
     own = A[first:first + len(v_F)].unsqueeze(1)                    # (B, 1, D)
     empty = v_F.detach().norm(dim=-1) < EMPTY                       # (B, N)
-    v_F = torch.where(empty.unsqueeze(-1), 1.0, v_F)                # not 0: its gradient is not finite
+    v_F = torch.where(empty.unsqueeze(-1), 1.0, v_F)            # not 0: its gradient is not finite
     S = F.cosine_similarity(v_F, A.unsqueeze(0) if reading == 'paper' else own, dim=-1)
     return S.masked_fill(empty, 0.0)
 

@@ -73,9 +73,9 @@ def mask_gen_f(M_G, grid):
     """MaskGen_F (section 3.2): each map stretched to 0..1, softly thresholded, brought to the feature grid.
 
     M_G: (B, N, H, W) logits, grid: (h, w) -> M_F: (B, N, h, w) in 0..1. Unlike M_I it is never all
-    zeros: no cell is below sigmoid(-0.5 / 0.07) = 7.9e-4, so Eq. 2 never divides by 0. The brightest
-    pixel of a map comes out near 1, but where it lies between the pixels that the grid samples, every
-    cell may be as small as that.
+    zeros: no cell is below sigmoid(-0.5 / 0.07) = 7.9e-4, so Eq. 2 never divides by 0. The
+    brightest pixel of a map comes out near 1, but where it lies between the pixels that the grid
+    samples, every cell may be as small as that.
     """
     low = M_G.amin((-2, -1), keepdim=True) - 1e-7
     high = M_G.amax((-2, -1), keepdim=True) + 1e-7

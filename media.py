@@ -249,7 +249,7 @@ def _first_frame(path):
 
 
 def _samples(sound, wanted):
-    """-> (up to `wanted` samples, channels) float32; of a _Stream without a truncated last frame."""
+    """-> (up to `wanted` samples, channels) float32, without a _Stream's truncated last frame."""
     if not isinstance(sound.name, _Stream):
         return sound.read(wanted, dtype='float32', always_2d=True)
     blocks = []

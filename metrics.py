@@ -101,7 +101,7 @@ def highest_pixels(heatmaps, k):
     (B, H, W) -> (B, H, W) of 0 and 1. Among equal pixels the first in reading order are taken.
     """
     order = heatmaps.flatten(1).argsort(dim=1, descending=True, stable=True)        # (B, P)
-    rank = order.argsort(dim=1)                                                     # (B, P) highest: 0
+    rank = order.argsort(dim=1)                                                 # (B, P) highest: 0
     return (rank < k.to(rank.device)[:, None]).view_as(heatmaps).to(heatmaps.dtype)
 
 
@@ -169,7 +169,7 @@ def pass_counts(x, g, empty, thresholds, strict):
 
 def overlap_by(policy, heatmaps, ground_truth, n_gt, strict=False, reading='release',
                first_of_batch=False):
-    """overlap() of heatmaps (B, H, W), each cut by a policy. -> inside, outside (B, T), total (B, 1)
+    """overlap() of heatmaps (B, H, W) cut by a policy. -> inside, outside (B, T), total (B, 1)
 
     n_gt (B,): pixels in the ground truth; the other arguments are those of the classes below.
     """
@@ -425,8 +425,8 @@ class Extended(Streaming):
     the others, omits the curve's first rectangle (ten perfect samples score 80), looks for max-F1 at every
     (N // 10)-th confidence only, and rounds it to 0.1. All of that is kept, as the tables are made of it;
     reading='paper' uses every confidence, the whole area, and IoU > 0.5 ("exceeds 0.5"). It adds
-    AP_textbook, object detection's own AP, in which a sounding object detected in the wrong place is a
-    miss too.
+    AP_textbook, object detection's own AP, in which a sounding object detected in the wrong place
+    is a miss too.
     """
 
     kept = ('iou', 'confidence', 'sounding')
@@ -458,7 +458,7 @@ class Extended(Streaming):
         self.sounding += torch.as_tensor(n_gt > 0 if sounding is None else sounding).bool().tolist()
 
     def precision_recall(self, thresholds, textbook=False):
-        """Confidence thresholds (T,) float64 -> precision (T,), recall (T,): the points of Figure 7.
+        """Confidence thresholds (T,) float64 -> precision, recall (T,): the points of Figure 7.
 
         textbook: a sounding sample that is detected in the wrong place is a miss too.
         """

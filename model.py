@@ -327,7 +327,7 @@ class SoundLocalizer(nn.Module):
         A, first = (everyone(A), first_of_mine(B)) if negatives == 'global' else (A, 0)         # (N, D)
         with torch.no_grad():
             vision = encode_image(self.clipseg, image)
-        # (B, N, H, W): image i under audio j. Masks and losses are in float32, or in the model's float64.
+        # (B, N, H, W): image i under audio j; masks and losses in float32, or the model's float64
         M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)
         M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))
         grid = vision.v_D.shape[-2:]

@@ -151,7 +151,7 @@ def some_path(text):
 
 
 def given_options(parser, argv):
-    """The options on the command line, apart from defaults. -> {'batch_size': '--batch-size', ...}"""
+    """The options on the command line, not the defaults. -> {'batch_size': '--batch-size', ...}"""
     without_defaults = dict.fromkeys(vars(parser.parse_args(argv)))
     parsed = parser.parse_args(argv, argparse.Namespace(**without_defaults))
     given = [name for name, value in vars(parsed).items() if value is not None]
@@ -168,7 +168,7 @@ def overwritten(outputs, inputs):
     for option, path in real(outputs):
         for other, place in taken:
             both = os.path.exists(path) and os.path.exists(place)
-            same = os.path.samefile(path, place) if both else path == place     # also by a hard link
+            same = os.path.samefile(path, place) if both else path == place   # by a hard link too
             if same or path.startswith(os.path.join(place, '')):
                 return f'{option} would overwrite {other}, {place}: name another file'
         taken.append((option, path))

@@ -83,6 +83,15 @@ def refuse_ignored(parser, given, variant):
         parser.error('--cache-share is for --cache-audio: name that, or leave it out')
 
 
+def refuse_overwriting(parser, args):
+    """A file of the run in the place of an input is an error."""
+    outputs = [('--out', args.out / name) for name in RUN_FILES]
+    names = ('captions', 'beats', 'clipseg', 'prepared')
+    inputs = [(f'--{name}', getattr(args, name)) for name in names]
+    if sentence := overwritten(outputs, inputs):
+        parser.error(sentence)
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     by_preset = lambda name: ', '.join(f'{preset}: {getattr(r, name)}' for preset, r in RECIPES.items())
@@ -169,11 +178,7 @@ def parse_args(argv=None):
     args.data_root_given, args.data_root = bool(args.data_root), args.data_root or PRESETS[args.preset].data_root
     if args.cache_audio is True:
         args.cache_audio = ''                               # without DIR: in the data root
-    outputs = [('--out', args.out / name) for name in RUN_FILES]
-    names = ('captions', 'beats', 'clipseg', 'prepared')
-    inputs = [(f'--{name}', getattr(args, name)) for name in names]
-    if sentence := overwritten(outputs, inputs):
-        parser.error(sentence)
+    refuse_overwriting(parser, args)
     limits = {'epochs': (1, 1e9), 'steps': (1, 1e12), 'batch_size': (2, 1e6), 'workers': (0, 1e3), 'seed': (0, 2**63 - 1),
               'lr': (1e-12, 10), 'tau': (1e-6, 1e6), 'weight_decay': (0, 10), 'save_seconds': (0, 1e9), 'p_pos': (0, 1),
               'p_neg': (0, 1), 'cache_share': (1e-6, 1), 'pair_chunk': (1, 1e9), 'accumulate': (1, 1e6),
@@ -297,8 +302,8 @@ def train(args):
     model.to(device)
     open_caches(args, dataset, model.beats)
     # Some ablations never use w and b; DistributedDataParallel would wait for their gradients.
-    # Paper: silent on what such a model (Table 13, rows 2 and 3) shows in the end. As everywhere, it is
-    # sigmoid(M_G + b/w), here with the initial b/w = 1.4.
+    # Paper: silent on what such a model (Table 13, rows 2 and 3) shows in the end. As everywhere,
+    # it is sigmoid(M_G + b/w), here with the initial b/w = 1.4.
     model.masker_i.requires_grad_(args.image_mask == 'hard' and bool(
         args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'))
     parameters = [p for p in model.parameters() if p.requires_grad]
