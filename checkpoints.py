@@ -221,7 +221,7 @@ def claim_folder(args):
     begun = any((args.out / name).exists() for name in ('last.pt', 'previous.pt'))
     if finished and not args.overwrite:
         raise FileExistsError(f'{args.out} holds a finished run: choose another --out, --overwrite it, or train it '
-                              'longer by --resume --overwrite and more --epochs')
+                              'longer by --resume --overwrite and more --epochs or --steps')
     if begun and not (args.resume or args.overwrite):
         raise FileExistsError(f'{args.out} holds an unfinished run: go on with --resume, or --overwrite it')
     try:

@@ -49,7 +49,7 @@ MIX_GAIN = 0.5                          # of either waveform of a mixture
 # a line of train.csv or val.csv
 FORMS = ('"<youtubeid>_<start second in six digits>", alone, with ".mp4" or with ",label", or '
          '"youtubeid,second,label,split"')
-HEADINGS = ('id', 'file', 'video', 'youtube_id', 'ytid')     # first field of a line of column names
+HEADINGS = ('id', 'file', 'video', 'videoid', 'youtubeid', 'ytid')     # of a first column
 
 
 def read_list(path):
@@ -64,7 +64,8 @@ def read_list(path):
     listed = []
     remedy = 'write that line again'
     for number, fields in csv_lines(path, utf8_text(path, 'write it again'), remedy):
-        if not listed and (fields[0].lower() in HEADINGS or fields[0].startswith('#')):
+        name = re.sub('[ _-]', '', fields[0].lower())
+        if not listed and (name in HEADINGS or fields[0].startswith('#')):
             continue
         if not fields[0]:
             raise ValueError(f'{path}, line {number} names no id: {remedy}')

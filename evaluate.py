@@ -141,6 +141,14 @@ def scores_of(meter, dataset):
     return {**meter.compute(), 'n': len(meter), 'n_expected': dataset.expected} if meter else None
 
 
+def open_benchmark(name, root, config, limit):
+    """-> Benchmark. FileNotFoundError, which says how to leave it out."""
+    try:
+        return Benchmark(name, root, config.image_size, config.seconds, limit)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{error}; --benchmarks names the sets that are there') from None
+
+
 def read_batches(dataset, batch_size, label=None):
     """Batches of a benchmark under a progress bar. Yields (batch, bar).
 
@@ -370,7 +378,7 @@ def evaluate(args):
         dist.barrier()
     # every set is opened before the first is scored, so that a missing one costs nothing already computed
     names = list(dict.fromkeys(name for many in args.wanted.values() for name in many))
-    datasets = {name: Benchmark(name, root, config.image_size, config.seconds, args.limit) for name in names}
+    datasets = {name: open_benchmark(name, root, config, args.limit) for name in names}
     if args.heatmaps:
         check_heatmaps(Path(args.heatmaps), names)
     for name in args.wanted.get('segmentation', ()):

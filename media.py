@@ -61,8 +61,7 @@ class SampleError(ValueError):
 def check_file(path):
     """SampleError where there is no ordinary file: reading a pipe would wait for its writer."""
     if not os.path.exists(path):
-        raise SampleError(f'{path} is missing: put the file there or remove the sample from its '
-                          'list')
+        raise SampleError(f'{path} is missing: put the file there, or correct its name or its list')
     if not os.path.isfile(path):
         raise SampleError(f'{path} is a folder or a pipe: put an ordinary file there')
 

@@ -45,6 +45,7 @@ def test_json_lines_of_other_programs_are_read(tmp_path, key, read):
     'a_000001.mp4,dog\nb_000020.mp4,"rowboat, canoe"\nc_000300.mp4,people "cheering"',
     'a,1,dog,train\nb,20,"rowboat, canoe, kayak rowing",train\nc,300,cat,train\n',
     '# YouTube ID, start seconds, label, train/test split\n a , 1,dog,train\n\n  \nb,20.0,bell,TRAIN\n , ,\nc,300,cat,train\n',
+    'YouTube ID,start second,label,split\na,1,dog,train\nb,20,bell,train\nc,300,cat,train\n',
     'id,label\r\na_000001.jpg,dog\r\nb_000020.wav,rowboat, canoe, kayak rowing\r\nc_000300,5,dog\r\n'])
 def test_every_form_of_a_list_names_the_same_pairs(tmp_path, text):
     (tmp_path / 'train.csv').write_bytes(text.encode())
