@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 
 import torch
@@ -91,9 +92,9 @@ def resume(folder, model, optimiser, scaler, args):
             raise ValueError(f'{path} is damaged and there is no good {previous}: put a copy of one in its place, or '
                              '--overwrite the run') from None
         path = previous
-    if 'settings' not in saved.get('trainer', {}):
+    trainer = saved.get('trainer')
+    if not isinstance(trainer, dict) or not isinstance(trainer.get('settings'), dict):
         raise ValueError(f'{path} holds weights but no state of a training: it can be evaluated, not resumed')
-    trainer = saved['trainer']
     for name, now in settings(args).items():
         before = trainer['settings'].get(name, ADDED_LATER.get(name))
         if before != now and name == 'answers':
@@ -108,6 +109,9 @@ def resume(folder, model, optimiser, scaler, args):
         scaler.load_state_dict(trainer['scaler'])
         random = trainer['random']
         random = [random] if isinstance(random[0], torch.Tensor) else random    # earlier runs kept the first process's alone
+        counts = [trainer[name] for name in ('step', 'seconds', 'skipped')]
+        if min(counts) < 0 or trainer['step'] % 1 or 'untrained' not in trainer:
+            raise ValueError('not what save_checkpoint writes')
         torch.manual_seed(hash((args.seed, rank, trainer['step'])) % 2**63)
         if rank < len(random):
             cpu, *gpu = random[rank]
@@ -188,8 +192,11 @@ def asked_to_stop():
             if rank_and_processes()[0] == 0:                # print may be in the middle of a line
                 os.write(2, b'\ntrain.py: stopping after this step; Ctrl-C once more breaks it off\n')
 
-    # a script's & starts programs deaf to Ctrl-C, and so they stay
-    before = {number: signal.signal(number, note) for number in NAMES if signal.getsignal(number) != signal.SIG_IGN}
+    # a script's & starts programs deaf to Ctrl-C, and so they stay; in another thread than the main
+    # one Python sets no handlers
+    heard = NAMES if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, note) for number in heard
+              if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield asked
     finally:

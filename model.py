@@ -16,6 +16,7 @@ the prompt.
 """
 
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -422,7 +423,7 @@ def load_model(preset='miniature', checkpoint=None, prompt=None, audio_tokens=No
     clip_model, tokenizer = load_clipseg(clipseg or config.clipseg)
     model = SoundLocalizer(clip_model, load_beats(beats or config.beats),
                            prompt_ids(tokenizer, prompt),
-                           audio_tokens or saved.get('audio_tokens', 1), config.w, config.b)
+                           audio_tokens or int(saved.get('audio_tokens', 1)), config.w, config.b)
     if saved:
         load_trained(model, saved, checkpoint)
     return model, tokenizer
@@ -434,8 +435,10 @@ def read_checkpoint(path):
     FileNotFoundError; ValueError where it is damaged; OSError where it cannot be read now.
     """
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise FileNotFoundError                         # a pipe's writer would be waited for
         content = Path(path).read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f'no checkpoint at {path}: train one with train.py or correct '
                                 '--checkpoint') from None
     except OSError as error:
@@ -446,12 +449,13 @@ def read_checkpoint(path):
         values = [torch.as_tensor(v) for part in ('audio_proj', 'masker_i') for v in saved[part].values()]
         named = (saved.get('preset', 'paper') in PRESETS and isinstance(saved.get('prompt', ''), str)
                  and saved.get('audio_tokens', 1) in (1, 2, 4, 8))
+        finite = all(value.isfinite().all() for value in values)
     except Exception:           # a truncated zip, a foreign pickle, another program's file
         named = False
     if not named:
         raise ValueError(f"{path} is not a checkpoint of this method: it must hold 'audio_proj' and 'masker_i', "
                          'as train.py and the authors write them')
-    if not all(value.isfinite().all() for value in values):
+    if not finite:
         raise ValueError(f'{path} holds weights that are not finite: take an earlier checkpoint')
     return saved
 

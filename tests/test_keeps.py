@@ -2,6 +2,8 @@
 
 import errno
 import os
+import signal
+import threading
 import types
 from pathlib import Path
 
@@ -26,7 +28,8 @@ def run(tmp_path):
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad])
     scaler = torch.amp.GradScaler('cpu', enabled=False)
     args.out.mkdir()
-    save = lambda step: checkpoints.save_checkpoint(args.out, model, optimiser, scaler, args, {'step': step},
+    state = {'seconds': 1.0, 'skipped': 0, 'untrained': None}
+    save = lambda step: checkpoints.save_checkpoint(args.out, model, optimiser, scaler, args, {'step': step, **state},
                                                     checkpoints.random_states())
     save(1), save(2)
     resume = lambda: checkpoints.resume(args.out, model, optimiser, scaler, args)
@@ -107,9 +110,50 @@ def test_what_is_no_checkpoint_and_what_is_not_there_are_told_apart(tmp_path):
         read_checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError, match='no checkpoint at'):
         read_checkpoint(tmp_path / 'none.pt')
+    os.mkfifo(tmp_path / 'pipe.pt')                         # to read it would wait for its writer
+    with pytest.raises(FileNotFoundError, match='no checkpoint at .*pipe.pt'):
+        read_checkpoint(tmp_path / 'pipe.pt')
     (tmp_path / 'a.pt').write_bytes(b'')
     with pytest.raises(ValueError, match='is not a checkpoint'):
         read_checkpoint(tmp_path / 'a.pt')
+    odd = torch.ones(2, device='meta')                      # no values, so not even infinite ones
+    torch.save({'audio_proj': {'a': odd}, 'masker_i': {}}, tmp_path / 'a.pt')
+    with pytest.raises(ValueError, match='a.pt is not a checkpoint'):
+        read_checkpoint(tmp_path / 'a.pt')
+
+
+@pytest.mark.parametrize('change, words', [
+    (lambda saved: saved.update(trainer=None), 'no state of a training'),
+    (lambda saved: saved['trainer'].update(settings=None), 'no state of a training'),
+    (lambda saved: saved['trainer'].update(step='2'), 'no usable state'),
+    (lambda saved: saved['trainer'].update(step=1.5), 'no usable state'),
+    (lambda saved: saved['trainer'].update(step=-1), 'no usable state'),
+    (lambda saved: saved['trainer'].update(seconds=None), 'no usable state'),
+    (lambda saved: saved['trainer'].pop('skipped'), 'no usable state'),
+    (lambda saved: saved['trainer'].pop('untrained'), 'no usable state')])
+def test_a_checkpoint_with_an_odd_state_is_named_and_kept(run, change, words):
+    path = run.folder / 'last.pt'
+    saved = torch.load(path, weights_only=True)
+    change(saved)
+    torch.save(saved, path)
+    before = contents(run.folder)
+    with pytest.raises(ValueError, match=f'last.pt holds .*{words}'):
+        run.resume()
+    assert contents(run.folder) == before
+
+
+def test_a_training_in_another_thread_leaves_the_signals_alone():
+    found = []
+
+    def stop():
+        with checkpoints.asked_to_stop() as asked:
+            found.append(asked)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=stop)
+    thread.start()
+    thread.join()
+    assert found == [[]] and signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize('write', [lambda path: write_whole(path, 'new'),
