@@ -224,10 +224,13 @@ def one_pair(model, preset, image_file, audio_file, out):
     heat = model.heatmap(image, wav[None].to(device), size)[0].cpu().numpy()
     frame = np.asarray(picture)
     tiles = [frame, figures.heat_colours(heat), figures.overlay(frame, heat)]
+    content = io.BytesIO()
     try:
-        Image.fromarray(np.concatenate(tiles, 1)).save(out)
-    except (OSError, ValueError) as error:
-        raise OSError(f'cannot write {out} ({error}): name a .png or .jpg file in a folder that is there') from None
+        kind = Image.registered_extensions()[Path(out).suffix.lower()]
+        Image.fromarray(np.concatenate(tiles, 1)).save(content, kind)
+    except (KeyError, OSError, ValueError) as error:
+        raise OSError(f'cannot write {out} ({error}): name a .png or .jpg file') from None
+    write_whole(out, content.getvalue())
     smaller = f', brought down to {picture.width} x {picture.height} pixels' if reduced else ''
     print(f'{out}: frame | heatmap | overlay{smaller}; {(heat > 0.5).mean():.1%} of the frame is '
           f'over 0.5, the peak is {heat.max():.2f}')
@@ -245,6 +248,8 @@ EXCLUDES = {    # the options that would be ignored beside these (--data-root ma
     'untrained': ('checkpoint', 'variant')}
 DATA_FOLDERS = ('vggsound', 'vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avsbench', 'ade20k',
                 'vgg_instruments', 'vgg_duet')
+DATA_FILES = ('world.json', 'scenes.jsonl', 'captions.jsonl', 'captions-image.jsonl',
+              'captions-audio.jsonl')
 
 
 def refuse_ignored(parser, given):
@@ -266,7 +271,8 @@ def refuse_overwriting(parser, args):
     inputs = [(f'--{name}', getattr(args, name)) for name in names]
     inputs += [('the weights that ship', ROOT / 'miniature/weights')]
     roots = [args.data_root] if args.data_root else [p.data_root for p in PRESETS.values()]
-    inputs += [('a file of the data', Path(root, name)) for root in roots for name in DATA_FOLDERS]
+    inputs += [('a file of the data', Path(root, name)) for root in roots
+               for name in DATA_FOLDERS + DATA_FILES]
     if args.heatmaps:
         inputs += [('--heatmaps', file) for file in Path(args.heatmaps).glob('*/confidence.csv')]
     if sentence := overwritten(outputs, inputs):
@@ -323,7 +329,7 @@ def parse_args(argv=None):
         parser.error(f'--task {args.task} has the benchmarks {", ".join(TASKS[args.task])}, not {", ".join(sorted(other))}')
     level = args.threshold.removeprefix('fixed:')
     if args.threshold not in ('top50', 'adaptive', 'sweep') and not (
-            args.threshold.startswith('fixed:') and level.replace('.', '', 1).isdigit() and 0 <= float(level) <= 1):
+            args.threshold.startswith('fixed:') and level.replace('.', '', 1).isdecimal() and 0 <= float(level) <= 1):
         parser.error(f'--threshold is fixed:T with T in 0..1, top50, adaptive or sweep, not {args.threshold}')
     for name in ('batch_size', 'limit', 'examples'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
@@ -572,6 +578,8 @@ if __name__ == '__main__':
     except (OSError, ValueError) as problem:
         if os.environ.get('ACL_DEBUG'):     # ACL_DEBUG=1 shows where it happened
             raise
+        if getattr(problem, 'filename', None):
+            problem = f'cannot use {problem.filename} ({problem.strerror}): name another place'
         end(f'evaluate.py: {problem}')
     except RuntimeError as problem:
         if lost := lost_process(problem):

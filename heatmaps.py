@@ -113,7 +113,12 @@ def save_heatmaps(folder, ids, heat):
         half = torch.where(beyond & (half == edge), torch.nextafter(edge, torch.tensor(side, dtype=torch.half)), half)
     for name, maps in zip(ids, half.numpy()):
         for suffix, one in [('', maps)] if maps.ndim == 2 else [(f'_{k}', one) for k, one in enumerate(maps)]:
-            np.save(folder / f'{name}{suffix}.npy', one)
+            path = folder / f'{name}{suffix}.npy'
+            try:
+                np.save(path, one)
+            except OSError as error:                        # a full disk has no name of the file
+                raise OSError(f'cannot write {path} ({error.strerror or error}): free some space '
+                              'or name another place by --save-heatmaps') from None
 
 
 def read_heatmap(folder, name, size):

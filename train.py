@@ -491,6 +491,8 @@ if __name__ == '__main__':
     except (OSError, ValueError) as problem:
         if os.environ.get('ACL_DEBUG'):     # ACL_DEBUG=1 shows where it happened
             raise
+        if getattr(problem, 'filename', None):
+            problem = f'cannot use {problem.filename} ({problem.strerror}): name another place'
         end(f'train.py: {problem}')
     except RuntimeError as problem:
         if lost := lost_process(problem):

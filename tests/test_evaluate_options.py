@@ -1,5 +1,7 @@
 """Each option of evaluate.py reaches the code: spies on what is loaded, read, asked and written."""
 
+import errno
+import os
 import re
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 import evaluate
 import figures
+import heatmaps
 import model
 from conftest import ROOT
 from known_world import KnownModel, Run, code, one_thread  # noqa: F401
@@ -77,7 +80,8 @@ def test_the_order_holds_although_a_later_task_brings_an_earlier_benchmark(run):
     ['--heatmaps', 'd', '--checkpoint', 'a.pt'], ['--heatmaps', 'd', '--untrained'],
     ['--heatmaps', 'd', '--image', 'a.png', '--audio', 'a.wav'],
     ['--task', 'interactive', '--benchmarks', 'vggss'], ['--benchmarks', 'coco'],
-    ['--threshold', 'fixed:1.5'], ['--threshold', 'fixed:'], ['--threshold', 'otsu'],
+    ['--threshold', 'fixed:1.5'], ['--threshold', 'fixed:'], ['--threshold', 'fixed:²'],
+    ['--threshold', 'otsu'],
     ['--threshold', '0.5'], ['--task', 'robustness', '--threshold', 'sweep'],
     ['--batch-size', '0'], ['--limit', '0'], ['--examples', '0'],
     ['--preset', 'huge'], ['--variant', 'ac'], ['--task', 'detection']])
@@ -274,3 +278,28 @@ def test_a_picture_and_a_sound_of_ones_own_become_frame_heatmap_overlay(run, tmp
         assert np.abs(sheet[:, 20 * k:20 * (k + 1)].astype(int) - tile).max() <= 1
     said = capsys.readouterr().out
     assert '50.0% of the frame is over 0.5, the peak is 1.00' in said and run.roots == []
+
+
+def test_a_picture_that_cannot_be_written_leaves_what_was_there(run, tmp_path, monkeypatch):
+    run.model = OnePair()
+    Image.new('RGB', (30, 20)).save(tmp_path / 'mine.png')
+    (tmp_path / 'out.png').write_text('mine')
+    monkeypatch.setattr(os, 'fsync', full_disk)
+    with pytest.raises(OSError, match='cannot write .*out.png .No space left on device.: free'):
+        run('--image', tmp_path / 'mine.png', '--audio', tmp_path / 'c_1.wav',
+            '--out', tmp_path / 'out.png', root=None)
+    assert (tmp_path / 'out.png').read_text() == 'mine'
+    with pytest.raises(OSError, match='cannot write .*out.xyz .*name a .png or .jpg file'):
+        run('--image', tmp_path / 'mine.png', '--audio', tmp_path / 'c_1.wav',
+            '--out', tmp_path / 'out.xyz', root=None)
+    assert {path.name for path in tmp_path.glob('out*')} == {'out.png'}
+
+
+def test_a_heatmap_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(np, 'save', full_disk)
+    with pytest.raises(OSError, match='cannot write .*is4/a.npy .No space left.*--save-heatmaps'):
+        heatmaps.save_heatmaps(tmp_path / 'is4', ['a'], torch.zeros(1, 2, 2))
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')

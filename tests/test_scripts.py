@@ -63,6 +63,7 @@ def test_one_picture_and_one_sound_of_your_own(script, tmp_path):
     (['--clipseg', 'nowhere/clipseg'], ['nowhere/clipseg', '--clipseg']),
     (['--data-root', 'nowhere/data'], ['nowhere/data', '--data-root']),
     (['--batch-size', 5000], ['train.csv', '--batch-size']),
+    (['--out', 'a' * 300], ['cannot use aaa', 'File name too long', 'another place']),
 ])
 def test_train_s_wrong_inputs(small_world, script, tmp_path, arguments, words):
     root = [] if '--data-root' in arguments else ['--data-root', small_world]
@@ -188,7 +189,7 @@ def test_an_empty_path_is_an_error(parse_args, options, capsys):
 def test_a_result_never_overwrites_an_input_or_another_result(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ('heat.png', 'a.wav', 'last.pt', 'beats.pt', 'gama.jsonl', 'audio_captions.jsonl', 'maps/is4/confidence.csv',
-                 'world/vggss/vggss.json', 'clipseg/config.json'):
+                 'world/vggss/vggss.json', 'world/captions.jsonl', 'clipseg/config.json'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('mine')
     (tmp_path / 'link').symlink_to('last.pt')
@@ -206,6 +207,10 @@ def test_a_result_never_overwrites_an_input_or_another_result(tmp_path, capsys, 
             (evaluate.parse_args, ['--json', 'clipseg/config.json', '--clipseg', 'clipseg'], '--json would overwrite --clipseg'),
             (evaluate.parse_args, ['--csv', 'maps/is4/confidence.csv', '--heatmaps', 'maps'], '--csv would overwrite --heatmaps'),
             (evaluate.parse_args, ['--json', 'world/vggss/vggss.json', '--data-root', 'world'], 'a file of the data'),
+            (evaluate.parse_args, ['--csv', 'world/captions.jsonl', '--data-root', 'world'],
+             'a file of the data'),
+            (evaluate.parse_args, ['--json', 'world/world.json', '--data-root', 'world'],
+             'a file of the data'),
             (evaluate.parse_args, ['--json', ROOT / 'miniature/weights/av.pt'], 'the weights that ship'),
             (captions.parse_args, ['all', '--out', 'gama.jsonl', '--audio-captions', 'gama.jsonl'],
              '--out would overwrite --audio-captions'),
