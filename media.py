@@ -217,7 +217,10 @@ def _open_sound(path):
     if Path(path).suffix.lower() == '.raw':
         raise SampleError(f'{path} has no header with its rate and channels: save it as wav')
     try:
-        with _Sound(_source(path)) as sound:
+        source = _source(path)
+        if source is path and os.name == 'posix':
+            source = os.fsencode(path)                      # soundfile would encode it as UTF-8
+        with _Sound(source) as sound:
             start, states_length = _first_frame(path) if sound.format == 'MP3' else (0, True)
             if states_length:
                 yield sound, None if sound.frames == UNKNOWN_FRAMES else sound.frames

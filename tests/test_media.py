@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,6 +244,12 @@ def test_a_sound_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     path = wav_file(tmp_path / 'a.wav', len(PCM))
     monkeypatch.setattr(media, 'open', forbidden, raising=False)
     refused(first_second, path, 'not a readable sound .*Permission denied')
+
+
+def test_a_sound_is_read_whatever_bytes_its_name_has(tmp_path):
+    path = Path(os.fsdecode(bytes(tmp_path) + b'/\xff.wav'))
+    wav_file(path, len(PCM))
+    assert torch.equal(first_second(path), first_second(wav_file(tmp_path / 'a.wav', len(PCM))))
 
 
 # ---- pictures
