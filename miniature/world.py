@@ -309,7 +309,8 @@ def build(root, seed=0, splits=None, processes=None, force=False):
             for index in range(count)]                              # vgg_duet draws nothing: it pairs samples of vggss
     try:
         with multiprocessing.get_context('spawn').Pool(processes or usable_cores()) as pool:
-            written = pool.imap(_write_sample, jobs, chunksize=16)
+            workers = multiprocessing.active_children()
+            written = _results(pool.imap(_write_sample, jobs), workers, root)
             records = [r for rs in tqdm(written, f'drawing {root.name}', len(jobs), unit=' scenes') for r in rs]
         _write_annotations(partial, splits, seed, records)
         manifest = {'version': VERSION, 'seed': seed, 'splits': splits, 'files': _sizes(partial)}
@@ -320,6 +321,20 @@ def build(root, seed=0, splits=None, processes=None, force=False):
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return root
+
+
+def _results(written, workers, root):
+    """What a Pool's imap gives. OSError where one of its processes has ended: imap would wait."""
+    while True:
+        try:
+            yield written.next(timeout=1)
+        except StopIteration:
+            return
+        except multiprocessing.TimeoutError:
+            if not all(worker.is_alive() for worker in workers):
+                raise OSError(f'a process that drew {root} has ended: free memory and start again; '
+                              'a script of your own calls build below if __name__ == "__main__"'
+                              ) from None
 
 
 def usable_cores():

@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import json
+import multiprocessing
 import xml.etree.ElementTree as ET
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +93,26 @@ def test_a_world_is_reused_when_whole_and_redrawn_when_damaged(tmp_path):
     assert not world.ready(root, 0, splits)
     world.build(root, splits=splits, processes=1)
     assert frame.read_bytes() == pixels and not list(tmp_path.glob('*.partial-*'))
+
+
+def test_a_drawing_process_that_was_killed_is_not_waited_for():
+    class Written:
+        """Late with its second result, and without a third."""
+        answers = iter(['first', multiprocessing.TimeoutError(), 'second'])
+
+        def next(self, timeout):
+            answer = next(self.answers, multiprocessing.TimeoutError())
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    alive = [True, True]
+    workers = [SimpleNamespace(is_alive=lambda k=k: alive[k]) for k in (0, 1)]
+    results = world._results(Written(), workers, 'data/w')
+    assert [next(results), next(results)] == ['first', 'second']
+    alive[1] = False
+    with pytest.raises(OSError, match='a process that drew data/w has ended: free memory'):
+        next(results)
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
