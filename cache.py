@@ -102,11 +102,19 @@ def read_index(folder, settings):
         if before.get(name) != now:
             raise ValueError(f'{folder} was made with {name} {before.get(name)}, not {now}: name another folder for the '
                              'cache, or delete this one')
-    wanted = {'id', 'row', 'files', 'content', 'checksum'}
-    if odd := next((line for line in lines[1:] if line.keys() != wanted), None):
+    if odd := next((line for line in lines[1:] if not is_line(line)), None):
         raise ValueError(f'{folder / "index.jsonl"} holds the line {str(odd)[:60]}, which is no row of a cache: delete the '
                          'folder and build it again')
     return {line['id']: line for line in lines[1:]}
+
+
+def is_line(line):
+    """Whether an object of an index is what fill writes for a row."""
+    if line.keys() != {'id', 'row', 'files', 'content', 'checksum'}:
+        return False
+    files = line['files']
+    stamped = isinstance(files, list) and all(isinstance(s, list) and len(s) == 2 for s in files)
+    return stamped and isinstance(line['id'], str) and type(line['row']) is int and line['row'] >= 0
 
 
 def check_rows(folder, index, row_bytes):

@@ -376,6 +376,8 @@ def parse_args(argv=None):
         s == 'object' or args.captions_from in ('both', s))]
     args.data_root_given, args.data_root = bool(args.data_root), Path(args.data_root or PRESETS[args.preset].data_root)
     args.out = Path(args.out or captions_path(args.data_root, args.captions_from))
+    if args.out.is_dir():
+        parser.error(f'--out {args.out} is a folder: name a file in it')
     refuse_ignored(parser, given_options(parser, argv), args.stages)
     args.audio_captions = args.audio_captions and Path(args.audio_captions)
     refuse_overwriting(parser, args)
@@ -391,8 +393,6 @@ def parse_args(argv=None):
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:
         parser.error(f'--device {args.device} is not to be had here ({str(error).splitlines()[0]})')
-    if args.out.is_dir():
-        parser.error(f'--out {args.out} is a folder: name a file in it')
     if args.device.type == 'cuda' and args.device.index is None:
         args.device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
     args.dtype = args.dtype or ('float32' if args.device.type == 'cpu' else 'bfloat16')

@@ -158,6 +158,12 @@ def test_torn_and_damaged_files_are_named(tmp_path, pairs, beats):
         cache.AudioFeatures(folder, pairs, beats)
     (folder / 'rows').write_bytes(whole)
     assert len(cache.AudioFeatures(folder, pairs, beats).rows) == N
+    header, first = (folder / 'index.jsonl').read_text().splitlines()[:2]
+    for change in ({'row': '0'}, {'row': -1}, {'row': 0.5}, {'id': ['x']}, {'files': None}, {'files': [[1]]}):
+        line = json.dumps({**json.loads(first), **change})
+        (folder / 'index.jsonl').write_text(f'{header}\n{line}\n')
+        with pytest.raises(ValueError, match='index.jsonl holds the line .*delete the folder'):
+            cache.AudioFeatures(folder, pairs, beats)
     for text in ('[1, 2]\n', '{"id": "x"}\n', ''):
         (folder / 'index.jsonl').write_text(text)
         with pytest.raises(ValueError, match='index.jsonl'):
