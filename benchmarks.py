@@ -262,7 +262,11 @@ def _list_vpo(folder):
     """
     path = folder / 'labels.csv'
     labels = unique(read_rows(path, ('id', 'label')), path) if path.exists() else {}
-    return _list_boxed(folder, f'{folder.name}_bbox.json', 'gray_masks', ('.jpg', '.png'), labels.get, threshold=128)
+    samples = _list_boxed(folder, f'{folder.name}_bbox.json', 'gray_masks', ('.jpg', '.png'), labels.get, threshold=128)
+    if labels and not any(s.label for s in samples):
+        raise ValueError(f'{path} names no sample of its set, the first being {samples[0].id}: '
+                         'write a line id,label for each, or remove the file')
+    return samples
 
 
 def list_vpo_ss(root):
