@@ -437,6 +437,8 @@ def parse_args(argv=None):
     weights = [('the weights', path) for path in (preset.beats, preset.clipseg)]
     if sentence := overwritten([('--json', args.json)], weights):
         parser.error(sentence)
+    if args.json and os.path.isdir(args.json):
+        parser.error(f'--json {args.json} is a folder: name a file in it')
     args.batch_sizes = args.batch_sizes or list(BATCH_SIZES[args.preset])
     args.only_count = list(ONLY_COUNTED[args.preset]) if args.only_count is None else args.only_count
     if min(args.batch_sizes + args.only_count) < 2 or args.repeats < 1 or args.heatmaps < 1:

@@ -219,6 +219,7 @@ def test_a_result_never_overwrites_an_input_or_another_result(tmp_path, capsys, 
             (captions.parse_args, ['all', '--ids', 'a.wav', '--out', 'a.wav'], '--out would overwrite --ids'),
             (captions.parse_args, ['all', '--out', '.'], '--out . is a folder: name a file in it'),
             (bench.parse_args, ['--json', ROOT / 'miniature/weights/beats.pt'], '--json would overwrite the weights'),
+            (bench.parse_args, ['--json', '.'], '--json . is a folder: name a file in it'),
             (train.parse_args, ['--beats', 'last.pt', '--out', '.', '--overwrite'], '--out would overwrite --beats')):
         assert words in refused(parse_args, arguments, capsys), arguments
     for arguments in ([*pair, '--out', 'new.png'], ['--json', 'a.json', '--csv', 'a.csv', '--data-root', '.'],
