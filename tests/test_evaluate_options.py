@@ -1,6 +1,7 @@
 """Each option of evaluate.py reaches the code: spies on what is loaded, read, asked and written."""
 
 import errno
+import math
 import os
 import re
 
@@ -90,6 +91,19 @@ def test_what_does_not_go_together_is_refused(arguments):
         parsed(*arguments)
 
 
+@pytest.mark.parametrize('option', ['--json', '--csv', '--figures', '--save-heatmaps', '--out'])
+def test_a_result_without_a_place_is_named_before_anything_is_loaded(run, tmp_path, option):
+    own = ['--image', tmp_path / 'a_1.png', '--audio', tmp_path / 'a_1.wav']
+    what = own if option == '--out' else ['--benchmarks', 'vggss']
+    (tmp_path / 'file').write_text('no folder')
+    with pytest.raises(OSError, match=f'cannot write into {tmp_path}/file.*: name another place'):
+        run(*what, option, tmp_path / 'file/a.png')
+    if option in ('--json', '--csv', '--out'):
+        with pytest.raises(OSError, match=f'cannot write {tmp_path}: it is no file'):
+            run(*what, option, tmp_path)
+    assert run.loaded == [] and (tmp_path / 'file').read_text() == 'no folder'
+
+
 def test_batches_are_of_the_size_that_is_asked_for(run):
     run('--benchmarks', 'vggss', '--batch-size', 3)
     assert [len(batch['ids']) for batch in run.batches] == [3, 1]
@@ -102,6 +116,19 @@ def test_a_limit_takes_the_first_of_each_condition(run):
                    'robust_s4.a_1_offscreen']
     assert results['single']['is4']['n'] == results['single']['is4']['n_expected'] == 1
     assert results['robustness']['robust_s4']['n'] == 4
+
+
+def test_a_limit_leaves_incomplete_frames_out_but_no_class_of_the_mixtures(run):
+    results = run('--benchmarks', 'is4', 'vgg_duet', '--limit', 1)
+    assert [root[-1] for root in run.roots] == [1, 1]
+    scores = results['interactive']['is4']                  # a_1 alone, of a frame of two sounds
+    assert scores['n'] == 1 and math.isnan(scores['IIoU']) and math.isnan(scores['IAUC_adap'])
+    assert len(run.batches[-1]['ids']) == 1 and len(run.batches[-1]['classes']) == 4
+
+
+@pytest.mark.parametrize('policy', ['fixed:0', 'fixed:1', 'fixed:0.25', 'top50', 'adaptive'])
+def test_thresholds_from_0_to_1_are_accepted(policy):
+    assert parsed('--threshold', policy).threshold == policy
 
 
 def test_only_extended_sets_ask_for_confidences_and_only_oracle_tasks_for_names(run):
@@ -143,9 +170,11 @@ def test_the_model_is_shown_frames_normalised_as_clip_s_and_hears_their_sounds(r
     (['--variant', 'av_llm', '--checkpoint', 'my.pt'], 'my.pt')])
 def test_the_checkpoint_is_read_loaded_printed_and_reported(run, tmp_path, capsys, arguments,
                                                            checkpoint):
-    run('--benchmarks', 'vggss', '--figures', tmp_path / 'p', '--threshold', 'top50', *arguments)
+    run('--benchmarks', 'vggss', '--figures', tmp_path / 'p', '--threshold', 'top50',
+        '--reading', 'paper', *arguments)
     [loaded] = run.loaded
     file = checkpoint.rpartition('/')[2]
+    assert run.reports[0][-1]['metrics'] == 'reading of the paper'
     assert run.reports[0][-1]['threshold'] == 'top50' and run.model.device.type == 'meta'
     assert set(run.checkpoints) == {checkpoint} and loaded['checkpoint'] == checkpoint
     assert loaded['prompt'] is None and run.reports[0][-1]['checkpoint'].endswith(file)
@@ -201,7 +230,8 @@ PAPER_ROWS = {'av': 'paper, AV alignment 49.5 64.0 46.3 54.1',
 def test_scale_and_paper_row_are_the_command_lines_or_the_checkpoints(
         monkeypatch, tmp_path, capsys, saved, arguments, preset, row):
     run = Run(monkeypatch, tmp_path, dict(zip(('preset', 'variant'), saved)))
-    run('--benchmarks', 'vggss', '--checkpoint', 'my.pt', *arguments)
+    run('--benchmarks', 'vggss', '--checkpoint', 'my.pt', '--figures', tmp_path / 'p', *arguments)
+    assert run.reports[0][2]['single'][2] == row            # in the report's table
     size_and_seconds = (96, 2.0) if preset == 'miniature' else (352, 10.0)
     assert run.loaded[0]['preset'] == preset and run.roots[0][2:4] == size_and_seconds
     said = re.sub(' +', ' ', capsys.readouterr().out)
@@ -256,7 +286,7 @@ class OnePair(KnownModel):
 
     def heatmap(self, image, wav, size):
         self.asked = image, wav, size
-        return torch.linspace(0, 1, size[0])[None, :, None].expand(1, *size).clone()
+        return torch.linspace(0, 1, size[0]).square()[None, :, None].expand(1, *size).clone()
 
 
 def test_a_picture_and_a_sound_of_ones_own_become_frame_heatmap_overlay(run, tmp_path, capsys):
@@ -272,12 +302,12 @@ def test_a_picture_and_a_sound_of_ones_own_become_frame_heatmap_overlay(run, tmp
     assert wav.shape == (1, 32000) and torch.allclose(wav, torch.tensor(0.4), atol=1e-3)
     sheet = np.asarray(Image.open(tmp_path / 'out.png'))
     frame = np.rot90(pixels, -1)
-    heat = np.broadcast_to(np.linspace(0, 1, 30, dtype=np.float32)[:, None], (30, 20))
+    heat = np.broadcast_to(np.linspace(0, 1, 30, dtype=np.float32)[:, None] ** 2, (30, 20))
     tiles = [frame, figures.heat_colours(heat), figures.overlay(frame, heat)]
     for k, tile in enumerate(tiles):
         assert np.abs(sheet[:, 20 * k:20 * (k + 1)].astype(int) - tile).max() <= 1
     said = capsys.readouterr().out
-    assert '50.0% of the frame is over 0.5, the peak is 1.00' in said and run.roots == []
+    assert '30.0% of the frame is over 0.5, the peak is 1.00' in said and run.roots == []
 
 
 def test_a_picture_that_cannot_be_written_leaves_what_was_there(run, tmp_path, monkeypatch):

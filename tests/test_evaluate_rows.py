@@ -161,8 +161,9 @@ def test_the_threshold_reaches_the_meters_of_every_task(policy, monkeypatch, tmp
 
 
 def test_a_sweep_gives_nineteen_and_tables_show_the_middle_one(monkeypatch, tmp_path, capsys):
-    results = Run(monkeypatch, tmp_path)('--benchmarks', 'is4', 'robust_s4', 'vgg_duet',
-                                         '--threshold', 'sweep')
+    run = Run(monkeypatch, tmp_path)
+    results = run('--benchmarks', 'is4', 'robust_s4', 'vgg_duet',
+                                         '--threshold', 'sweep', '--figures', tmp_path / 'p')
     single = results['single']['is4']
     mixed = results['multisource']['vgg_duet']
     assert [single['cIoU'][i] for i in (0, 7, 9)] == [100, 75, 50] and len(single['cIoU']) == 19
@@ -172,6 +173,8 @@ def test_a_sweep_gives_nineteen_and_tables_show_the_middle_one(monkeypatch, tmp_
     assert [mixed['CIoU@10'][i] for i in (9, 16)] == [75, 50]       # at 0.85, 0.8 is nothing
     said = capsys.readouterr().out
     assert 'IS4        ours    50.0      75.0  37.5      43.8  4' in said
+    shown = run.sheets['single', 'is4'][0]                  # and so does a picture
+    assert [e['score'] for e in shown] == pytest.approx([7 / 11, 0, .2, 7 / 11])
 
 
 # ------------------------------------------------------------------------------------------------
@@ -365,6 +368,33 @@ def test_what_cannot_be_read_is_counted_out_and_named(monkeypatch, tmp_path, cap
     assert 'is4: scored 2 of 4 samples, not e.g. is4.c_1' in capsys.readouterr().out
 
 
+def test_a_sample_that_cannot_be_read_counts_once(monkeypatch, tmp_path, capsys):
+    run = Run(monkeypatch, tmp_path)
+    for name in ('a_1', 'b_1'):                             # in one batch with the others
+        (tmp_path / f'{name}.png').write_bytes(b'no picture')
+    scores = run('--benchmarks', 'vggss')['single']['vggss']
+    assert (scores['n'], scores['n_expected']) == (2, 4)
+    said = capsys.readouterr().out
+    assert f'vggss: scored 2 of 4 samples, not e.g. {tmp_path / "a_1.png"} is not' in said
+
+
+def test_maps_that_cannot_be_read_are_counted_out_and_named(monkeypatch, tmp_path, capsys):
+    run = Run(monkeypatch, tmp_path)
+    folder = tmp_path / 'maps/vggss'
+    folder.mkdir(parents=True)
+    for name in ('a_1', 'a_2', 'c_1'):
+        np.save(folder / f'vggss.{name}.npy', known_map(f'vggss.{name}').half().numpy())
+    again = ('--heatmaps', tmp_path / 'maps', '--benchmarks', 'vggss')
+    scores = run(*again)['single']['vggss']
+    assert (scores['n'], scores['n_expected']) == (3, 4) and scores['cIoU'] == pytest.approx(200 / 3)
+    said = capsys.readouterr().out
+    assert f'vggss: scored 3 of 4 samples, not e.g. no heatmap {folder / "vggss.b_1.npy"}' in said
+    for file in folder.iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match='no sample of vggss could be scored, .* because no heatmap'):
+        run(*again)
+
+
 def test_every_process_takes_its_own_batches_and_none_is_lost(monkeypatch, tmp_path):
     build(tmp_path, monkeypatch)
     complete = evaluate.Benchmark('robust_s4', tmp_path, 96, 2.0)
@@ -398,6 +428,19 @@ def test_what_other_processes_found_is_gathered(monkeypatch, tmp_path):
     assert run.sheets['robustness', 'ext_flickr'][0][-1]['id'] == 'theirs' and len(merged) == 1
     run('--benchmarks', 'is4')
     assert len(merged) == 1 + 6                             # ours and the oracle of three tasks
+
+
+def test_what_other_processes_could_not_read_is_gathered_too(monkeypatch, tmp_path):
+    run = Run(monkeypatch, tmp_path)
+    told = []
+    (tmp_path / 'a_1.png').write_bytes(b'no picture')
+    is_text = lambda mine: bool(mine) and isinstance(mine[0], str)
+    monkeypatch.setattr(evaluate, 'gather_lists',
+                        lambda mine: [*mine, 'theirs'] if is_text(mine) else mine)
+    monkeypatch.setattr(evaluate, 'tell_counts',
+                        lambda dataset, *rest: told.extend(dataset.unreadable))
+    run('--benchmarks', 'vggss')
+    assert len(told) == 2 and 'a_1.png' in told[0] and told[1] == 'theirs'
 
 
 def test_numbers_that_are_none_are_null_in_json():

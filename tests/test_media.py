@@ -116,14 +116,14 @@ def test_a_flac_of_unknown_length_is_read_to_its_end_and_refused_when_cut(tmp_pa
         refused(lambda path: media.read_audio(path, 2.0), path, 'not a readable sound .*lost sync')
 
 
-@pytest.fixture(scope='module')
-def mp3(tmp_path_factory):
-    """{'full', 'no_xing'}: noise, silence and from 0.9 s on a tone; bit rates that vary."""
+@pytest.fixture(scope='module', params=['VARIABLE', 'CONSTANT'])
+def mp3(request, tmp_path_factory):
+    """{'full', 'no_xing'}: noise, silence and from 0.9 s on a tone."""
     path = tmp_path_factory.mktemp('mp3') / 'a.mp3'
     high = np.zeros(2 * 44100)
     high[:3500] = 0.4 * np.random.default_rng(0).standard_normal(3500)
     high[40000:] = 0.3 * np.sin(2 * np.pi * 440 * np.arange(48200) / 44100)
-    soundfile.write(path, high, 44100, subtype='MPEG_LAYER_III', bitrate_mode='VARIABLE',
+    soundfile.write(path, high, 44100, subtype='MPEG_LAYER_III', bitrate_mode=request.param,
                     compression_level=0.0)
     full = path.read_bytes()
     kilobits = [0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320][full[2] >> 4]
