@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import heatmaps
 from data import SampleError
-from heatmaps import localise, localise_sources, read_localised, save_heatmaps
+from heatmaps import (localise, localise_sources, oracle_of_named, read_confidences, read_heatmap,
+                      read_localised, save_heatmaps)
 
 
 class Echo:
@@ -104,8 +106,9 @@ def test_the_sources_of_a_mixture_are_the_classes_most_like_its_sound(echo, monk
 
     def embed(clipseg, masked):
         images.append(masked)
-        angle = 3 * masked[:, 0, 0, 0]                      # of an image of 1s the map is left
-        return torch.stack([angle.cos(), angle.sin()], 1)
+        level = masked[:, 0, 0, 0]                          # of an image of 1s the map is left
+        length = 1 + 9 * level                              # which a cosine does not see
+        return torch.stack([(3 * level).cos(), (3 * level).sin()], 1) * length[:, None]
     monkeypatch.setattr(heatmaps, 'embed_image', embed)
     batch = batch_of('dog', 'cat')
     batch['image'] = torch.ones(2, 3, 8, 8)
@@ -118,6 +121,14 @@ def test_the_sources_of_a_mixture_are_the_classes_most_like_its_sound(echo, monk
         assert levels(one) == pytest.approx(values[:k])
     assert {tuple(size) for size in echo.sizes[:-1]} == {(8, 8)}
     assert max(map(len, images)) <= 2 * heatmaps.CLASSES_AT_ONCE
+
+
+def test_the_only_named_sample_of_a_batch_has_the_oracle_s_map_of_its_name(echo):
+    batch = {**batch_of(None, 'cat', None), 'id': list('abc')}
+    find = lambda part: localise(echo, part, WORDS)
+    found = oracle_of_named(find(batch), batch, find)
+    assert levels(found['oracle'][1:2]) == [.7] and found['oracle'][[0, 2]].isnan().all()
+    assert levels(found['ours']) == [.1, .2, .3]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -155,3 +166,21 @@ def test_two_maps_of_a_mixture_keep_their_order_and_orientation(tmp_path):
     batch = {'id': ['m'], 'errors': []}
     assert read_localised(tmp_path, batch, {}, two_sources=True) == {}
     assert '(448, 224)' in str(batch['errors'][0])
+
+
+def test_maps_of_whole_numbers_and_pictures_reach_from_0_to_1(tmp_path):
+    hard = (ramp(0) > 0.5).numpy()
+    for kind in (np.uint8, np.int64, bool, np.float64):
+        np.save(tmp_path / 'a.npy', hard.astype(kind))
+        assert torch.equal(read_heatmap(tmp_path, 'a', (224, 224)), ramp(0)), kind
+    Image.fromarray((ramp(0.2).numpy() * 255).astype(np.uint8)).save(tmp_path / 'b.png')
+    assert torch.equal(read_heatmap(tmp_path, 'b', (224, 224)), ramp(51 / 255))
+
+
+@pytest.mark.parametrize('text, words', [
+    ('id,confidence\n', 'holds no confidence'), ('a,inf\n', 'line 1'), ('a,0.5\nb,nan\n', 'line 2'),
+    ('a,1\na,2\n', 'line 2'), ('id,confidence\na,1,2\n', 'line 2'), ('a,high\n', 'line 1')])
+def test_confidences_are_finite_numbers_one_for_each_id(tmp_path, text, words):
+    (tmp_path / 'confidence.csv').write_text(text)
+    with pytest.raises(ValueError, match=f'confidence.csv.* {words}'):
+        read_confidences(tmp_path)

@@ -56,7 +56,7 @@ def heard(monkeypatch):
     """SCENES and these heatmaps in place of benchmarks and model. -> [(names, sounds asked for)]"""
     asked = []
 
-    def fake(model, batch, words, sounds):
+    def fake(model, batch, words, sounds=()):
         names = batch['id']
         asked.append((names, sounds))
         heat = {who: torch.stack([maps[name] for name in names])
@@ -131,6 +131,21 @@ def test_silence_is_silent_and_noise_is_loud_and_each_frame_s_own_and_repeats(he
     held_out(batch_size=2)                                  # before and after a training
     again = [sounds['noise'] for names, sounds in heard if sounds]
     assert torch.equal(noise, torch.cat(again))
+
+
+def test_samples_without_a_mask_or_a_name_take_no_other_s_place(heard, monkeypatch):
+    """Frame x lacks a mask, frame y a name: the oracle has no map of it."""
+    monkeypatch.setitem(SCENES, 'is4', [
+        scene('dog', 'x', LEFT, None), scene('cat', 'x', RIGHT, RIGHT),
+        scene('dog', 'y', LEFT, LEFT), scene(None, 'y', RIGHT, RIGHT)])
+    monkeypatch.setitem(OURS, 'is42', LEFT)
+    scores, counts = held_out()
+    ours, oracle = scores['ours'], scores['oracle']
+    assert ours['mIoU_multi'] == pytest.approx(100 * (1 + 1 + 0.5) / 3)
+    assert ours['both_right'] == 100.0 and counts['pairs'] == 1         # of frame y
+    assert oracle['mIoU_multi'] == pytest.approx(100 * (1 + 0.5) / 2)
+    assert oracle['mIoU'] == pytest.approx(100 * (0.5 + 0.5 + 1 + 0.5) / 4)
+    assert oracle['both_right'] is None and 'ceiling' not in scores
 
 
 def test_what_is_not_on_the_disk_is_none_and_said(heard, monkeypatch, capsys):
