@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import runpy
 import sys
 from types import SimpleNamespace
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 import bench
+import bench_parts
+import costs
 
 STEP = {'loss': 1.0, 'gradient': 2.0, 'vision_passes': 2}
 
@@ -92,6 +95,69 @@ def test_defaults_and_variants():
     assert parse('--precision', 'bf16').variants == [('bf16', False)]
     assert parse('--cached-audio').variants == [('float32', True)]
     assert parse('--precision', 'bf16', '--cached-audio').variants == [('bf16', True)]
+
+
+def test_a_peak_is_printed_in_gigabytes_and_what_did_not_finish_as_a_dash(spied, monkeypatch, capsys):
+    rows = [{'B': 2, 'plain float32': 1_500_000_000, 'ours float32': None}]
+    monkeypatch.setattr(bench, 'measure_memory', lambda args: rows)
+    run('memory')
+    assert capsys.readouterr().out.splitlines()[-1].split() == ['2', '1.50', '-']
+
+
+def test_what_goes_wrong_is_one_sentence_and_exit_code_1(monkeypatch):
+    def wrong(count):
+        raise ValueError('they differ')
+    monkeypatch.setattr(bench_parts, 'measure_metrics', wrong)
+    monkeypatch.setattr(sys, 'argv', ['bench.py', 'metrics', '--device', 'cpu', '--free-memory'])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(bench.__file__, run_name='__main__')
+    assert end.value.code == 'bench.py: they differ'        # which Python prints, and exits with 1
+
+
+# ---- what seconds, operations and bytes are made of
+
+def test_a_stage_that_is_entered_again_adds_to_its_seconds(monkeypatch):
+    times = iter([0, 1, 10, 15, 20, 22])
+    monkeypatch.setattr(costs.time, 'perf_counter', lambda: next(times))
+    stage, seconds = costs.clock('cpu')
+    for name in ('decoder', 'vision', 'decoder'):
+        with stage(name):
+            pass
+    assert seconds == {'decoder': 1 + 2, 'vision': 5}
+
+
+def test_the_rate_of_a_matrix_product_is_that_of_the_fastest(monkeypatch):
+    times = iter([9.0, 4.0, 0.5, 2.0, 3.0, 6.0])
+    monkeypatch.setattr(costs, 'clock', lambda device: (
+        lambda name: contextlib.nullcontext(), {'product': next(times)}))
+    monkeypatch.setattr(costs.torch, 'randn', lambda *size, **more: torch.zeros(1, 1))
+    assert costs.matrix_product_rate('cpu', 'float32') == 2 * 2048**3 / 0.5
+    assert next(times, None) is None
+
+
+def test_the_peak_is_the_high_water_mark_in_units_of_1024(monkeypatch):
+    status = 'VmPeak:\t 9000 kB\nVmHWM:\t 3000 kB\nVmRSS:\t 2000 kB\n'
+    monkeypatch.setattr(costs, 'Path', lambda path: SimpleNamespace(
+        exists=lambda: True, read_text=lambda: status))
+    assert costs.peak_bytes('cpu') == 3000 * 1024
+
+
+def test_loading_is_told_in_milliseconds_a_part_and_pairs_a_second(monkeypatch):
+    spent = {'frame': 1.0, 'resize': 2.0, 'sound': 4.0, 'files': 8.0, 'prepared': 0.5}
+    monkeypatch.setattr(bench_parts, 'clock', lambda device: (
+        lambda name: contextlib.nullcontext(), spent))
+    assert bench_parts.measure_loading(32, 0.5, count=4) == {
+        'frame, ms': 250, 'resize, ms': 500, 'sound, ms': 1000,
+        'pairs/s, files': 0.5, 'pairs/s, prepared': 8}
+
+
+def test_scores_that_differ_from_the_loops_are_refused(monkeypatch):
+    def off(heatmaps, truths):
+        *rest, f = bench_parts.streamed_scores(heatmaps, truths)
+        return *rest, f + 11                                # of ten samples one IoU makes ten points
+    monkeypatch.setattr(bench_parts, 'loop_scores', off)
+    with pytest.raises(ValueError, match='differ by 1[01].* points'):
+        bench_parts.measure_metrics(10)
 
 
 # ---- the step
@@ -222,7 +288,7 @@ def test_memory_asks_a_process_of_its_own_for_each_variant(monkeypatch):
         return SimpleNamespace(returncode=int('bf16' in command), stderr='no room',
                                stdout=f'a line\n{{"peak": {len(commands)}}}\n')
     monkeypatch.setattr(bench.subprocess, 'run', answer)
-    args = bench.parse_args(['memory', '--batch-sizes', '2', '4', '--plain-memory-up-to', '3',
+    args = bench.parse_args(['memory', '--batch-sizes', '2', '4', '--plain-memory-up-to', '2',
                              '--device', 'cpu', '--preset', 'paper'])
     ours = lambda first: {'ours float32': first, 'ours float32, cached audio': first + 1,
                           'ours bf16, cached audio': None}
