@@ -127,6 +127,20 @@ def test_tables_are_those_of_the_text(tmp_path):
     assert '7 of 9' in page.words and '12.3' in page.words and '49.5' in page.words
 
 
+def test_our_rows_are_marked_and_no_others(tmp_path):
+    page = page_of(tmp_path, [], {'single': ({'vggss': SCORES, 'is4': SCORES}, {'vggss': SCORES}, 'av')})
+    kinds = [attributes['class'] for attributes in page.all('tr') if attributes]
+    assert kinds == ['ours', 'other', 'other', 'other'] * 2
+
+
+def test_each_sound_of_a_card_has_its_own_name_and_puts_its_own_overlay_on_the_frame(tmp_path):
+    page = page_of(tmp_path, [example('interactive', 'is4', group='a', label=name) for name in ('dog', 'cat')])
+    words = [word for word in page.words if word in ('sound 1', 'sound 2', 'dog', 'cat')]
+    assert words == ['sound 1', 'dog', 'sound 2', 'cat']
+    script = (tmp_path / 'new/report.html').read_text(encoding='utf-8').partition('<script>')[2]
+    assert "overlay = player.closest('.sound').querySelector('img.overlay')" in script
+
+
 def test_text_oracle_is_shown_where_there_is_one(tmp_path):
     without, with_one = (page_of(tmp_path, [example('single', 'vggss', oracle=oracle)])
                          for oracle in (None, np.zeros((56, 56))))

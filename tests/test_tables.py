@@ -11,7 +11,7 @@ from PIL import Image
 
 import report
 from conftest import ROOT
-from figures import CONDITIONS, heat_colours, overlay, task_tables
+from figures import CONDITIONS, grids, heat_colours, overlay, task_tables
 from test_figures import example
 from test_report import page_of
 
@@ -143,6 +143,15 @@ def test_the_terminal_shows_the_same_cells():
     wanted = wanted_rows('interactive', 'Table 7', ours, oracle, 'av')
     assert [re.split(r' {2,}', line.strip()) for line in lines] == [
         [cell for cell in row if cell] for row in wanted]
+
+
+def test_textbook_ap_is_the_last_column_of_the_extended_sets():
+    scores = {'ext_flickr': {'AP': 1.0, 'max_F1': 2.0, 'precision': 3.0, 'recall': 5.0,
+                             'LocAcc': 6.0, 'AP_textbook': 7.0, 'n': 4, 'n_expected': 4}}
+    (_, columns, _, [row]), (_, more, _, [longer]) = grids('robustness', scores, None, None)
+    assert columns[2:] == ['AP', 'max-F1', 'LocAcc', 'textbook AP', 'n']
+    assert row[2:] == [1, 2, 6, 7, 4]
+    assert more[-3:] == ['|Recall - Precision|', 'textbook AP', 'n'] and longer[-3:] == [2, 7, 4]
 
 
 def test_the_papers_numbers_agree_where_it_prints_them_twice():
