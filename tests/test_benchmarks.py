@@ -305,6 +305,14 @@ def test_off_screen_sounds_come_from_another_category_where_there_is_one(tmp_pat
         opened('robust_ms3', tmp_path / 'one')
 
 
+def test_each_clip_draws_its_partner_from_42_and_its_own_number(tmp_path):
+    clips = 'abcdef'                                        # each a category of its own
+    avsbench(tmp_path / 'avsbench/ms3', 'avs1_ms3_test.csv', {c: f'zither{c}' for c in clips}, boxes=False)
+    partner = {s.group[0]: s.sounds[0].stem for s in opened('robust_ms3', tmp_path).samples if s.condition == 'offscreen'}
+    drawn = [0, 3, 1, 3, 1, 1]                              # default_rng((42, number)).integers(5)
+    assert partner == {c: clips.replace(c, '')[k] for c, k in zip(clips, drawn)}
+
+
 def test_the_words_of_the_real_and_the_drawn_sets_have_categories():
     real = ('ambulance_siren baby_laughter cap_gun_shooting cat_meowing chainsawing_trees coyote_howling dog_barking '
             'driving_buses female_singing helicopter horse_clip-clop lawn_mowing lions_roaring male_speech '

@@ -180,10 +180,19 @@ def test_channels_that_cancel_each_other_are_heard_by_the_loudest_and_told_once(
     for name, right in (('a', -TONE), ('b', -TONE), ('c', -0.8 * TONE), ('d', 0.2 - TONE)):
         wav = media.read_audio(stereo(tmp_path / f'{name}.wav', TONE, right), 2.0)
         assert np.allclose(wav, TONE, atol=1e-6), name
+    wav = media.read_audio(stereo(tmp_path / 'e.wav', -0.8 * TONE, TONE), 2.0)
+    assert np.allclose(wav, TONE, atol=1e-6)                            # the second is the loudest
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and str(tmp_path / 'a.wav') in said[0] and 'cancel each other' in said[0]
     both = media.read_channels(tmp_path / 'a.wav', 4.0)
     assert np.allclose(both[2 * RATE:], -TONE, atol=1e-6)               # AVSBench hears each anyway
+
+
+def test_left_and_right_are_the_first_two_of_more_channels(tmp_path):
+    levels = np.repeat([[0.1, 0.2, 0.3, 0.4]], RATE, 0)
+    soundfile.write(tmp_path / 'a.wav', levels, RATE, subtype='FLOAT')
+    both = media.read_channels(tmp_path / 'a.wav', 2.0)
+    assert np.allclose(both[:RATE], 0.1) and np.allclose(both[RATE:], 0.2)
 
 
 def test_other_channels_are_averaged(tmp_path, monkeypatch, capsys):

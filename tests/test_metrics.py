@@ -149,6 +149,12 @@ def test_iou_of_exactly_one_half_is_not_greater_than_one_half():
     both = M.Interactive()
     both.update(torch.ones(2, 2, 4), torch.cat([LEFT, LEFT]), ['a', 'a'])
     assert both.compute()['IIoU'] == 100
+    # of the three highest pixels two are right: 2 of 4
+    three, heat = maps([1, 1, 0, 0], [1, 0, 0, 0]), maps([.9, .8, .7, .1], [.1, .1, .1, .1])
+    for metric, name in ((M.SingleSource(reading='paper'), 'cIoU_adap'),
+                         (M.Interactive(reading='paper'), 'IIoU_adap')):
+        metric.update(heat, three, *([['a']] if name.startswith('I') else []))
+        assert metric.iou_adaptive == [0.5] and metric.compute()[name] == 0
 
 
 def test_iou_of_exactly_one_half_counts():
@@ -191,6 +197,9 @@ def test_broken_input_is_named():
     broken = torch.cat([HEAT, HEAT])
     broken[1, 0, 0] = math.nan
     with pytest.raises(ValueError, match='heatmap number 2 .*NaN'):
+        metric.update(broken, torch.cat([LEFT, LEFT]))
+    broken[1, 0, 0] = math.inf
+    with pytest.raises(ValueError, match='heatmap number 2 .*infinity'):
         metric.update(broken, torch.cat([LEFT, LEFT]))
     with pytest.raises(ValueError, match='ground truth number 1 .*NaN'):
         metric.update(HEAT, LEFT * math.nan)
