@@ -97,7 +97,8 @@ def test_defaults_and_variants():
     assert parse('--precision', 'bf16', '--cached-audio').variants == [('bf16', True)]
 
 
-def test_a_peak_is_printed_in_gigabytes_and_what_did_not_finish_as_a_dash(spied, monkeypatch, capsys):
+def test_a_peak_is_printed_in_gigabytes_and_what_did_not_finish_as_a_dash(spied, monkeypatch,
+                                                                          capsys):
     rows = [{'B': 2, 'plain float32': 1_500_000_000, 'ours float32': None}]
     monkeypatch.setattr(bench, 'measure_memory', lambda args: rows)
     run('memory')
@@ -154,7 +155,7 @@ def test_loading_is_told_in_milliseconds_a_part_and_pairs_a_second(monkeypatch):
 def test_scores_that_differ_from_the_loops_are_refused(monkeypatch):
     def off(heatmaps, truths):
         *rest, f = bench_parts.streamed_scores(heatmaps, truths)
-        return *rest, f + 11                                # of ten samples one IoU makes ten points
+        return *rest, f + 11                    # one IoU of ten samples makes ten points
     monkeypatch.setattr(bench_parts, 'loop_scores', off)
     with pytest.raises(ValueError, match='differ by 1[01].* points'):
         bench_parts.measure_metrics(10)

@@ -472,12 +472,13 @@ GRIDS = {'single': (3, ['frame', 'ground truth', 'heatmap', 'overlay']),
 def test_sheet_of_each_task_has_the_papers_columns(tmp_path, kind, monkeypatch):
     seen, written = {}, contact_sheet
     monkeypatch.setattr(report, 'contact_sheet', lambda rows, path, columns, labels, **more: seen.update(
-        rows=rows, columns=columns, labels=labels, **more) or written(rows, path, columns, labels, **more))
+        rows=rows, columns=columns, labels=labels, **more)
+        or written(rows, path, columns, labels, **more))
     mine = EXAMPLES[kind]
     path = example_sheet(mine[0]['task'], mine[0]['benchmark'], mine, tmp_path / f'{kind}.png')
     assert read(path).shape[1] > 128 * len(GRIDS[kind][1])
     assert (len(seen['rows']), seen['columns']) == GRIDS[kind]
-    assert seen['tile'] == (192 if kind == 'multisource' else 128)           # two frames side by side need more
+    assert seen['tile'] == (192 if kind == 'multisource' else 128)           # for two frames
     assert all((row[0] == 255).all() for row in seen['rows'])                # each begins with the bare frame
     if kind == 'extended':
         assert seen['labels'][1] == 'dog\nsilent\nIoU 0.50\nconfidence 0.40'

@@ -148,6 +148,12 @@ def test_samples_without_a_mask_or_a_name_take_no_other_s_place(heard, monkeypat
     assert oracle['both_right'] is None and 'ceiling' not in scores
 
 
+def test_an_empty_map_of_a_box_without_area_is_no_success(heard, monkeypatch):
+    monkeypatch.setitem(SCENES, 'vggss', [*SCENES['vggss'][:2], scene('owl', 'c', area(0, 0), None)])
+    monkeypatch.setitem(OURS, 'vggss2', area(0, 0))
+    assert held_out()[0]['ours']['cIoU'] == pytest.approx(200 / 3)
+
+
 def test_what_is_not_on_the_disk_is_none_and_said(heard, monkeypatch, capsys):
     def only_vggss(name, *_):
         if name == 'is4':

@@ -128,13 +128,15 @@ def test_tables_are_those_of_the_text(tmp_path):
 
 
 def test_our_rows_are_marked_and_no_others(tmp_path):
-    page = page_of(tmp_path, [], {'single': ({'vggss': SCORES, 'is4': SCORES}, {'vggss': SCORES}, 'av')})
+    ours = {'vggss': SCORES, 'is4': SCORES}
+    page = page_of(tmp_path, [], {'single': (ours, {'vggss': SCORES}, 'av')})
     kinds = [attributes['class'] for attributes in page.all('tr') if attributes]
     assert kinds == ['ours', 'other', 'other', 'other'] * 2
 
 
 def test_each_sound_of_a_card_has_its_own_name_and_puts_its_own_overlay_on_the_frame(tmp_path):
-    page = page_of(tmp_path, [example('interactive', 'is4', group='a', label=name) for name in ('dog', 'cat')])
+    two = [example('interactive', 'is4', group='a', label=name) for name in ('dog', 'cat')]
+    page = page_of(tmp_path, two)
     words = [word for word in page.words if word in ('sound 1', 'sound 2', 'dog', 'cat')]
     assert words == ['sound 1', 'dog', 'sound 2', 'cat']
     script = (tmp_path / 'new/report.html').read_text(encoding='utf-8').partition('<script>')[2]
