@@ -231,7 +231,7 @@ def test_empty_mask_counts_its_background_or_is_skipped():
     background, skipped = M.Segmentation(), M.Segmentation(empty='skip')
     for metric in (background, skipped):
         metric.update(heat, masks)
-        assert metric.f_count == 1
+        assert metric.f_count == len(metric.f_adaptive) == 1        # no F without an object
     assert background.compute()['mIoU'] == pytest.approx((60 + 50) / 2)
     assert skipped.compute()['mIoU'] == pytest.approx(60)
 
@@ -370,6 +370,13 @@ def test_interactive_by_hand():
     assert scores['IAUC'] == pytest.approx(100 * .05 * (.5 * 1 + 2 * 1 + 9 / 2))
 
 
+def test_interactive_takes_what_is_above_the_threshold_and_single_source_what_is_at_it():
+    single, both = M.SingleSource(), M.Interactive()
+    single.update(torch.full((1, 2, 4), .5), LEFT)
+    both.update(torch.full((1, 2, 4), .5), LEFT, ['a'])
+    assert (single.iou, both.iou) == ([.5], [0])
+
+
 def test_nan_fails_its_group_or_spreads():
     heat, truth = torch.cat([0 * HEAT, HEAT]), torch.cat([0 * LEFT, LEFT])
     mended, released = M.Interactive(empty=math.nan), M.Interactive(empty=math.nan, nan_spreads=True)
@@ -399,7 +406,7 @@ def test_pixel_ap_by_hand():
 def test_mixtures_find_the_pairing():
     metric = M.MultiSource()
     truth = torch.stack([LEFT, 1 - LEFT], 1)                                        # (1, 2, H, W)
-    metric.update(truth.flip(1) * .9, truth)
+    metric.update(truth.flip(1) * .9, truth * .25)                                  # non-zero is source
     scores = metric.compute()
     assert all(scores[key] == pytest.approx(100) for key in scores)
     assert metric.iou == [1, 1]
