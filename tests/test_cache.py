@@ -2,6 +2,7 @@
 
 import collections
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -67,13 +68,14 @@ def test_features_from_disk_are_those_of_beats(tmp_path, pairs, beats, capsys):
 
 def test_a_share_is_kept_and_the_rest_computed(tmp_path, pairs, beats):
     features = cache.build_features(tmp_path / 'cache', pairs, beats, share=0.5)
-    assert len(features.rows) == N // 2 and features.get(pairs.ids[-1]) is None
+    assert len(features.rows) == N // 2 and features.get(pairs.ids[-1]) is None and not features.rows.stale
     wav, asked = torch.stack([pairs[k]['wav'] for k in (0, N - 1)]), []
     compute = lambda part: asked.append(len(part)) or beats(part)
     mixed = features.of([pairs.ids[0], pairs.ids[-1]], wav, compute)
     assert asked == [1] and torch.allclose(mixed, beats(wav), rtol=1e-3, atol=1e-3)
     stacked = torch.stack([features.get(i) for i in pairs.ids[:2]])                 # as a loader hands it over
     assert torch.equal(cache.complete(stacked, wav, None), stacked.float())
+    assert len(pickle.dumps(features)) < 20_000                                     # without the file that is mapped
     loader = torch.utils.data.DataLoader(pairs.ids[:4], batch_size=None, num_workers=1, collate_fn=features.get)
     assert torch.equal(next(iter(loader)), stacked[0])                              # and in another process
     more = cache.build_features(tmp_path / 'cache', pairs, beats)                   # later, all of them
@@ -144,6 +146,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_computed(tmp_path, pairs
     monkeypatch.undo()
     monkeypatch.setattr(cache.shutil, 'disk_usage', lambda path: usage(0, 0, int(cache.SPARE_BYTES + 6.5 * row)))
     assert len(cache.build_features(tmp_path / 'cache', pairs, beats, share=0.541).rows) == 6
+    assert len(cache.build_features(tmp_path / 'cache', pairs, beats).rows) == N   # there is room for the other six
 
 
 def test_torn_and_damaged_files_are_named(tmp_path, pairs, beats):
@@ -168,6 +171,47 @@ def test_torn_and_damaged_files_are_named(tmp_path, pairs, beats):
         (folder / 'index.jsonl').write_text(text)
         with pytest.raises(ValueError, match='index.jsonl'):
             cache.AudioFeatures(folder, pairs, beats)
+
+
+def test_a_sound_that_changes_while_it_is_read_is_made_anew(tmp_path, pairs, beats, monkeypatch):
+    path, forward = pairs.audio / f'{pairs.ids[2]}.wav', type(beats).forward
+
+    def changed(wav):
+        soundfile.write(path, np.zeros(32_000, np.int16), 16_000)
+        return forward(beats, wav)
+    monkeypatch.setattr(beats, 'forward', changed)
+    features = cache.build_features(tmp_path / 'cache', pairs, beats)
+    assert features.rows.stale == [pairs.ids[2]]
+
+
+def test_features_beyond_float16_are_refused_with_their_sounds(tmp_path, pairs, beats, monkeypatch):
+    def loud(wav):
+        found = type(beats).forward(beats, wav)
+        found[1, 0, 0] = 1e5                                                        # float16 ends at 65504
+        return found
+    monkeypatch.setattr(beats, 'forward', loud)
+    with pytest.raises(ValueError, match=f'{pairs.ids[1]}.* leave the range of float16'):
+        cache.build_features(tmp_path / 'cache', pairs, beats)
+
+
+def test_features_are_computed_in_float32_whatever_the_training_s_precision(tmp_path, pairs, beats):
+    plain = cache.build_features(tmp_path / 'plain', pairs, beats, share=0.25)
+    with torch.autocast('cpu', torch.bfloat16):
+        low = cache.build_features(tmp_path / 'low', pairs, beats, share=0.25)
+    assert torch.equal(low.get(pairs.ids[0]), plain.get(pairs.ids[0]))
+
+
+def test_sounds_that_change_one_after_the_other_each_get_a_row(tmp_path, pairs, beats):
+    for k in (2, 5, 7):
+        noise = np.random.default_rng(k).uniform(-0.1 * k, 0.1 * k, 32_000)
+        soundfile.write(pairs.audio / f'{pairs.ids[k]}.wav', noise, 16_000)
+        features = cache.build_features(tmp_path / 'cache', pairs, beats)
+    for k in (2, 5, 7):
+        expected = beats(pairs[k]['wav'][None])[0]
+        assert torch.allclose(features.get(pairs.ids[k]).float(), expected, rtol=1e-2, atol=1e-2), k
+    (tmp_path / 'cache/rows').write_bytes((tmp_path / 'cache/rows').read_bytes()[:-100])
+    with pytest.raises(ValueError, match='rows is torn'):
+        cache.AudioFeatures(tmp_path / 'cache', pairs, beats)
 
 
 def test_two_builds_of_one_folder_do_not_mix(tmp_path, pairs, beats):
@@ -203,7 +247,7 @@ def test_a_sound_at_another_rate_is_rounded_to_16_bits(tmp_path, pairs):
     soundfile.write(path, loud, 44_100, subtype='FLOAT')
     wav, exact = cache.prepare(tmp_path / 'cache', pairs).get(pairs.ids[0])[1], read_audio(path, 2.0)
     assert exact.abs().max() > 1 and wav.shape == exact.shape
-    assert (wav - exact.clamp(-1, 1)).abs().max() <= 2**-15
+    assert (wav - exact.clamp(-1, 1 - 2**-15)).abs().max() <= 2**-16
 
 
 def test_a_changed_frame_is_not_served(tmp_path, pairs):

@@ -111,7 +111,7 @@ def test_the_time_between_checkpoints_is_the_one_asked_for(training, monkeypatch
 # ---- the log
 
 def test_a_line_of_the_log_by_hand(tmp_path, monkeypatch):
-    clock = iter([100.0, 108.0])
+    clock = iter([100.0, 108.0, 120.0])
     monkeypatch.setattr(checkpoints, 'time', SimpleNamespace(time=lambda: next(clock)))
     alarm = SimpleNamespace(check=lambda: None)
     log = checkpoints.Log(tmp_path / 'log.jsonl', 0, False, alarm, enabled=True)
@@ -120,13 +120,14 @@ def test_a_line_of_the_log_by_hand(tmp_path, monkeypatch):
     mask = SimpleNamespace(w=torch.tensor(3.0), b=torch.tensor(4.0))
     args = SimpleNamespace(batch_size=5, accumulate=2)
     bar = SimpleNamespace(set_postfix=lambda shown: None)
-    for step in range(9, 11):
+    for step in range(9, 21):
         log.step(step, 2, torch.tensor(6.0), {'acl_i': torch.tensor(1.5)}, out,
                  SimpleNamespace(masker_i=mask), args, bar, 0.25)
-    (line,) = (tmp_path / 'log.jsonl').read_text().splitlines()         # every tenth step
+    line, next_line = (tmp_path / 'log.jsonl').read_text().splitlines()     # every tenth step
     assert json.loads(line) == pytest.approx(
         {'step': 10, 'epoch': 2, 'loss': 6.0, 'acl_i': 1.5, 'area_pos': 0.45, 'area_neg': 0.325,
          'w': 3.0, 'b': 4.0, 'lr': 0.25, 'pairs_per_second': 2 * 5 * 2 / 8})
+    assert json.loads(next_line)['pairs_per_second'] == pytest.approx(10 * 5 * 2 / 12)
 
 
 def test_steps_epochs_areas_and_masks_are_logged_as_they_were(training):
