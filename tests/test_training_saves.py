@@ -1,4 +1,4 @@
-"""What a training saves and when: nothing that is not a number, and all that its next part needs."""
+"""What a training saves, and when: no weights that are not numbers, and all it needs to go on."""
 
 import json
 from types import SimpleNamespace
