@@ -144,7 +144,7 @@ def test_an_mp3_that_does_not_state_its_length_is_decoded_to_its_end(tmp_path, m
         assert rms(media.read_audio(path, 2.1)) == pytest.approx(right, abs=1e-3)
     assert media.part_heard(path, 1.0) == 'the first 1.0 s of a.mp3'
     assert media.part_heard(path, 2.1) is None
-    path.write_bytes(raw[300:-100])             # as a stream begins and ends: within a frame
+    path.write_bytes(raw[:-100])                # as a stream ends: within a frame
     assert rms(media.read_audio(path, 2.0)[RATE:int(1.9 * RATE)]) == pytest.approx(RMS, abs=5e-3)
 
 
