@@ -105,12 +105,13 @@ def resumed_as(monkeypatch, args, rank):
     optimiser = torch.optim.Adam([*model.audio_proj.parameters(), *model.masker_i.parameters()])
     scaler = torch.amp.GradScaler('cpu')
     monkeypatch.setattr(checkpoints, 'rank_and_processes', lambda: (rank, 4))
+    state = {'step': 5, 'seconds': 0.0, 'skipped': 0, 'untrained': None}
     if not (args.out / 'last.pt').exists():
         random = []
         for seed in (11, 12):
             torch.manual_seed(seed)
             random.append([torch.get_rng_state()])
-        checkpoints.save_checkpoint(args.out, model, optimiser, scaler, args, {'step': 5}, random)
+        checkpoints.save_checkpoint(args.out, model, optimiser, scaler, args, state, random)
     checkpoints.resume(args.out, model, optimiser, scaler, args)
     return torch.rand(1).item()
 
