@@ -280,8 +280,13 @@ def test_overwrite_starts_over_with_the_stages_that_run(root, calls):
     run(root, 'object', '--overwrite')
     assert len(calls['object']) == 2 and len(calls['image']) == len(calls['audio']) == 1
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    part = folder / 'image_captions.jsonl.part1'            # of a run of several processes that was killed
+    part.write_text(''.join(json.dumps({'id': name, 'image_caption': 'old', 'error': None}) + '\n'
+                            for name in NAMES))
     run(root, 'image', '--overwrite')
     assert (folder / 'captions.jsonl').read_bytes() == before['captions.jsonl']
+    assert not part.exists()
+    assert lines_of(folder / 'image_captions.jsonl')[1]['image_caption'] == 'frame 0'
     run(root, 'object')                                     # answers to other captions are not kept
     assert pairs_of(calls, 'object')[2] == list(range(7)) and len(calls['audio']) == 1
     assert {line['image_caption'] for line in lines_of(folder / 'captions.jsonl')} == {'frame 0'}

@@ -20,6 +20,14 @@ def pairs():
     return torch.randn(3, 3, 96, 96), torch.rand(3, 32000) - 0.5
 
 
+def test_texts_longer_than_the_encoder_reads_are_cut_to_what_it_reads(loaded):
+    model, tokenizer = loaded
+    longest = model.clipseg.config.text_config.max_position_embeddings
+    cut, longer = model.embed_text(tokenizer, ['dog ' * longest, 'dog ' * 2 * longest])
+    assert torch.allclose(cut, longer, atol=1e-5)
+    assert not torch.allclose(cut, model.embed_text(tokenizer, ['dog'])[0], atol=1e-2)
+
+
 @pytest.mark.parametrize('word', ['dog', 'telephone', 'red'])
 def test_a_word_in_place_of_the_audio_token_gives_clip_s_own_text_feature(loaded, word):
     model, tokenizer = loaded
