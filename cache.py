@@ -49,7 +49,7 @@ from beats import FRAME, HOP, N_MELS
 from media import RESIZE_BEFORE_CROP, SAMPLE_RATE, SampleError, read_audio, read_image, sound_file
 from resumable import GO_ON, append, as_bytes, json_lines, synced, write_whole
 
-FORMAT = 2              # of the files, and of what beats.py computes: raise it when either changes
+FORMAT = 2      # of the files, and of what media.py and beats.py compute: raise it when one changes
 CHECKED_AT_OPENING = 16     # rows whose checksum is compared, spread over the file
 SPARE_BYTES = 1e9       # left free on the disk for checkpoints and logs
 
