@@ -1,4 +1,4 @@
-"""What keeps a script and a run alive. Nothing of the method is here; each script calls a few names.
+"""What keeps a script and a run alive. Nothing of the method is here.
 
     run = Run(folder, resume, overwrite)            # the folder, locked; never another run's
     state = run.resume(model, optimiser, scaler, settings)
@@ -167,7 +167,7 @@ def gather_lists(mine):
 
 
 def largest(number):
-    """The largest of the processes' numbers, for all of them. Over gloo, also where GPUs compute."""
+    """The largest of the processes' numbers, for all of them. Over gloo, on GPUs too."""
     if not dist.is_initialized():
         return number
     number = torch.tensor(number)
@@ -398,8 +398,9 @@ class Run:
         """Say what a signal has stopped. -> the exit code that a shell expects after it"""
         if self.first:
             name = 'Ctrl-C' if stop == signal.SIGINT else signal.Signals(stop).name
-            print(f'train.py: stopped by {name}; step {step} is saved in {self.folder / "last.pt"}, '
-                  'and the same command with --resume goes on from there', file=sys.stderr)
+            last = self.folder / 'last.pt'
+            print(f'train.py: stopped by {name}; step {step} is saved in {last}, and the same '
+                  'command with --resume goes on from there', file=sys.stderr)
         wait_for_all()
         return 128 + stop
 
