@@ -13,9 +13,10 @@ import soundfile
 import torch
 from PIL import Image
 
-import benchmarks
 import data
 import media
+from benchmarks.avsbench import CATEGORIES, categories
+from benchmarks.vggss import area_statistic
 
 SECONDS = 1.0
 
@@ -111,7 +112,7 @@ def test_boxes_in_pixels_of_224_lose_none_to_rounding():
 def test_the_area_statistic_is_that_of_the_maps_per_sample(tmp_path):
     text(tmp_path / 'vggss.json', [{'file': 'a', 'bbox': [[0, 0, 0.5, 1], [0.25, 0, 0.75, 1]]},
                                    {'file': 'b', 'bbox': [[0, 0, 7, 0.25]]}])
-    assert benchmarks.area_statistic(tmp_path / 'vggss.json') == pytest.approx((0.5, 0.25))     # 0.75 and 0.25
+    assert area_statistic(tmp_path / 'vggss.json') == pytest.approx((0.5, 0.25))     # 0.75 and 0.25
 
 
 def test_flickr_s_map_is_half_where_one_annotator_boxed_and_whole_where_two_did(tmp_path):
@@ -295,9 +296,9 @@ def test_off_screen_sounds_come_from_another_category_where_there_is_one(tmp_pat
     avsbench(tmp_path / 'avsbench/ms3', 'avs1_ms3_test.csv', labels, boxes=False)
     partner = {s.group[0]: s.sounds[0].stem for s in opened('robust_ms3', tmp_path).samples if s.condition == 'offscreen'}
     for clip in 'vgdmh':
-        assert not benchmarks.categories(labels[clip]) & benchmarks.categories(labels[partner[clip]])
+        assert not categories(labels[clip]) & categories(labels[partner[clip]])
     assert partner['o'] in 'vh'                         # shares a category with all: then no word of its own
-    assert benchmarks.categories('playing_violin') == {'music'} and benchmarks.categories('zither') == {'zither'}
+    assert categories('playing_violin') == {'music'} and categories('zither') == {'zither'}
     avsbench(tmp_path / 'same/avsbench/ms3', 'avs1_ms3_test.csv', {'a': 'dog', 'b': 'dog'}, boxes=False)
     swapped = [s for s in opened('robust_ms3', tmp_path / 'same').samples if s.condition == 'offscreen']
     assert [s.sounds[0].stem for s in swapped] == ['b', 'b', 'a', 'a']                      # any other is better than none
@@ -324,7 +325,7 @@ def test_the_words_of_the_real_and_the_drawn_sets_have_categories():
             'keyboard dog cat lion bird gun mower helicopter bus').split()
     drawn = 'bell drum siren bird dog cat car clock whistle guitar telephone frog'.split()
     for name in real + drawn:
-        assert len(benchmarks.categories(name)) == 1 and benchmarks.categories(name) <= benchmarks.CATEGORIES.keys(), name
+        assert len(categories(name)) == 1 and categories(name) <= CATEGORIES.keys(), name
 
 
 def test_a_missing_partner_s_sound_is_a_missing_sample(tmp_path):

@@ -106,7 +106,7 @@ def test_one_stray_quote_in_a_long_csv_is_a_short_sentence_and_swallows_no_line(
     path = tmp_path / 'made.csv'
     path.write_text('\n'.join(lines))
     (tmp_path / 'confidence.csv').write_text('\n'.join(lines))
-    for read in (data.read_ids, lambda path: benchmarks.read_rows(path, ('id', 'label')),
+    for read in (data.read_ids, lambda path: benchmarks.lists.read_rows(path, ('id', 'label')),
                  lambda path: read_audio_captions(path, ['x_000001']),
                  lambda path: heatmaps.read_confidences(tmp_path)):
         with pytest.raises(ValueError, match=r'\.csv, line (70|1)\b') as error:
@@ -114,7 +114,7 @@ def test_one_stray_quote_in_a_long_csv_is_a_short_sentence_and_swallows_no_line(
         assert len(str(error.value)) < 300 and '\n' not in str(error.value)
     lines[69] = 'x_000069,dog'                              # a quote within a text is a letter
     path.write_text('\n'.join(lines))
-    assert len(data.read_ids(path)) == len(benchmarks.read_rows(path, ('id', 'label'))) == 20_000
+    assert len(data.read_ids(path)) == len(benchmarks.lists.read_rows(path, ('id', 'label'))) == 20_000
     captions = read_audio_captions(path, ['x_000089'])
     assert captions['x_000089'] == 'dog"' and len(captions) == 20_000
 
@@ -141,4 +141,4 @@ def test_a_name_that_an_annotation_file_holds_twice_is_named(small_world, tmp_pa
 def test_blank_lines_of_spaces_are_no_lines_of_a_benchmark(tmp_path):
     path = tmp_path / 'a.csv'
     path.write_text('\ufeffx_1,dog\r\n  \r\n,\r\nx_2,a "fast" car \r\n')
-    assert benchmarks.read_rows(path, ('id', 'label')) == [('x_1', 'dog'), ('x_2', 'a "fast" car')]
+    assert benchmarks.lists.read_rows(path, ('id', 'label')) == [('x_1', 'dog'), ('x_2', 'a "fast" car')]
