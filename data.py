@@ -30,7 +30,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks import BENCHMARKS, WHERE, csv_lines, utf8_text
+from benchmarks import BENCHMARKS
+from benchmarks.lists import WHERE, csv_lines, utf8_text
 from media import (GROUND_TRUTH_SIZE, SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map, box_pixels,
                    displayable, evaluation_image, noise, normalise, read_audio, read_channels, read_image, read_mask,
                    read_pickled_mask, side_by_side, sound_file, training_image)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import losses
-from benchmarks import csv_lines, utf8_text
+from benchmarks.lists import csv_lines, utf8_text
 from data import GROUND_TRUTH_SIZE, SampleError
 from masks import mask_gen_f
 from model import embed_image, encode_image

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch.distributed as dist
 from tqdm import tqdm
 
-from benchmarks import csv_lines, utf8_text
+from benchmarks.lists import csv_lines, utf8_text
 from processes import rank_and_processes
 
 GO_ON = 'free some space; the same command then goes on from the last finished batch'

@@ -272,7 +272,7 @@ def test_the_robust_sets_draw_from_seed_42(tmp_path):
     names = ['violin', 'dog', 'man', 'helicopter', 'zither', 'rain']    # six categories
     clips = [benchmarks.BenchmarkSample(name, [], [Path(f'{name}.wav')], name, None)
              for name in names]
-    partners = [s.sounds[0].stem for s in benchmarks.with_negatives(clips)[18:]]
+    partners = [s.sounds[0].stem for s in benchmarks.avsbench.with_negatives(clips)[18:]]
     others = [[other for other in names if other != name] for name in names]
     drawn = [np.random.default_rng((42, k)).integers(5) for k in range(6)]
     assert partners == [pool[k] for pool, k in zip(others, drawn)]
