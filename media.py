@@ -66,9 +66,13 @@ def check_file(path):
         raise SampleError(f'{path} is a folder or a pipe: put an ordinary file there')
 
 
-def file_of(folder, name, suffixes):
-    """<name> in a folder with the first suffix that is there; where none is, the path that should be."""
-    paths = [Path(folder) / f'{name}{suffix}' for suffix in suffixes]
+def file_of(folder, name, suffixes, *others):
+    """<name> with the first suffix that is there, in a folder or else in the others.
+
+    If there is none: the path with the first suffix in the first folder.
+    """
+    folders = folder, *others
+    paths = [Path(place) / f'{name}{suffix}' for place in folders for suffix in suffixes]
     return next((path for path in paths if path.is_file()), paths[0])
 
 
@@ -166,9 +170,9 @@ def _at_rate(sound, native, rate, length):
     return torch.nn.functional.pad(sound[:, :length], (0, max(0, length - sound.shape[1])))
 
 
-def sound_file(folder, name):
-    """The sound <name> in a folder, whatever its format; where there is none, the wav that should be there."""
-    return file_of(folder, name, SOUNDS)
+def sound_file(folder, name, *others):
+    """file_of for a sound, whatever its format."""
+    return file_of(folder, name, SOUNDS, *others)
 
 
 # The length of a sound. A header cannot state it where the file was written into a pipe, and an MP3

@@ -1,35 +1,41 @@
-"""The fourteen test sets of section 4.1 as their authors released them: which files make a sample, and of what kind.
+"""The fourteen test sets of section 4.1, as their authors released them: the files of each sample.
 
-    samples = BENCHMARKS['avs_ms3'](root)                        # list of BenchmarkSample; no picture or sound is read
+    samples = BENCHMARKS['avs_ms3'](root)       # root: a Path -> [BenchmarkSample]
 
-    vggss/{frames, audio, vggss.json, gt_masks}                                   vggss; masks in the miniature only
-    vggss/{extend_frames, extend_audio, vggss_test_plus_silent.csv}               ext_vggss
-    flickr/test/{frames, audio, Annotations}, flickr/flickr_test.csv              flickr
-    flickr/{extend_frames, extend_audio, flickr_test_plus_silent.csv}             ext_flickr
-    is4/{visual_frames, audio_wav, gt_masks, synthetic3240_bbox.json}             is4, released as IS3
-    vpo_ss/{visual_frames, audio_wav, gray_masks, vpo_ss_bbox.json, labels.csv}   vpo_ss; vpo_ms the same
-    avsbench/s4/{visual_frames, audio_wav, gt_masks, avs1_s4_test.csv, s4_box.json}           avs_s4, robust_s4
-    avsbench/ms3/{visual_frames, audio_wav, gt_masks, avs1_ms3_test.csv}                      avs_ms3, robust_ms3
-    ade20k/{frames, audio, annotations, prompted_segmentation.csv}                ade20k
-    vgg_instruments/{frames, audio, annotations, vgginstruments_multi_test.csv}   vgg_instruments
-    vgg_duet/vggsound_duet_test.csv, the rest of it in vggss                      vgg_duet
+Files below the root                                                            benchmark
+vggss/{frames, audio, vggss.json}                                               vggss
+vggss/{extend_frames, extend_audio, vggss_test_plus_silent.csv}                 ext_vggss
+flickr/test/{frames, audio, Annotations}, flickr/flickr_test.csv                flickr
+flickr/{extend_frames, extend_audio, flickr_test_plus_silent.csv}               ext_flickr
+is4/{visual_frames, audio_wav, gt_masks, synthetic3240_bbox.json}               is4
+vpo_ss/{visual_frames, audio_wav, gray_masks, vpo_ss_bbox.json, labels.csv}     vpo_ss
+vpo_ms/{the same, vpo_ms_bbox.json}                                             vpo_ms
+avsbench/s4/{visual_frames, audio_wav, gt_masks, avs1_s4_test.csv, s4_box.json} avs_s4, robust_s4
+avsbench/ms3/{visual_frames, audio_wav, gt_masks, avs1_ms3_test.csv}            avs_ms3, robust_ms3
+ade20k/{frames, audio, annotations, prompted_segmentation.csv}                  ade20k
+vgg_instruments/{frames, audio, annotations, vgginstruments_multi_test.csv}     vgg_instruments
+vgg_duet/vggsound_duet_test.csv, the rest in vggss                              vgg_duet
 
-Sounds and pictures may have any suffix that media.py knows. An annotation file that is missing is a FileNotFoundError,
-one that is odd a ValueError: one sentence that names the file. data.py turns samples into tensors.
+The annotation files are read, pictures and sounds are not: data.py turns samples into tensors.
+Pictures and sounds may have any suffix that media.py names. A missing annotation file is a
+FileNotFoundError, an invalid one a ValueError: one sentence that names the file.
 """
 
 from benchmarks.ade20k import list_ade20k
-from benchmarks.avsbench import list_avs_ms3, list_avs_s4, list_robust_ms3, list_robust_s4
+from benchmarks.avsbench import list_avs_ms3, list_avs_s4, with_negatives
 from benchmarks.flickr import list_ext_flickr, list_flickr
 from benchmarks.is4 import list_is4
 from benchmarks.lists import BenchmarkSample
 from benchmarks.mixtures import list_vgg_duet, list_vgg_instruments
 from benchmarks.vggss import list_ext_vggss, list_vggss
-from benchmarks.vpo import list_vpo_ms, list_vpo_ss
+from benchmarks.vpo import list_vpo
 
-__all__ = ['BENCHMARKS', 'BenchmarkSample']
-
-BENCHMARKS = {'vggss': list_vggss, 'flickr': list_flickr, 'is4': list_is4, 'vpo_ss': list_vpo_ss, 'vpo_ms': list_vpo_ms,
-              'avs_s4': list_avs_s4, 'avs_ms3': list_avs_ms3, 'ade20k': list_ade20k, 'ext_vggss': list_ext_vggss,
-              'ext_flickr': list_ext_flickr, 'robust_s4': list_robust_s4, 'robust_ms3': list_robust_ms3,
-              'vgg_instruments': list_vgg_instruments, 'vgg_duet': list_vgg_duet}
+BENCHMARKS = {
+    'vggss': list_vggss, 'flickr': list_flickr, 'is4': list_is4,
+    'vpo_ss': lambda root: list_vpo(root / 'vpo_ss'),
+    'vpo_ms': lambda root: list_vpo(root / 'vpo_ms'),
+    'avs_s4': list_avs_s4, 'avs_ms3': list_avs_ms3, 'ade20k': list_ade20k,
+    'ext_vggss': list_ext_vggss, 'ext_flickr': list_ext_flickr,
+    'robust_s4': lambda root: with_negatives(list_avs_s4(root)),
+    'robust_ms3': lambda root: with_negatives(list_avs_ms3(root)),
+    'vgg_instruments': list_vgg_instruments, 'vgg_duet': list_vgg_duet}

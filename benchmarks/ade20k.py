@@ -1,4 +1,4 @@
-"""DenseAV ADE20K."""
+"""DenseAV ADE20K, prompted by sound (Hamilton et al., 2024)."""
 
 import re
 from pathlib import Path
@@ -6,23 +6,28 @@ from pathlib import Path
 from benchmarks.lists import BenchmarkSample, read_rows
 from media import sound_file
 
+COLUMNS = 'image_location', 'vggsound_file', 'ade_class_id'     # among others
+
 
 def list_ade20k(root):
-    """DenseAV ADE20K, sound prompted (Hamilton et al., 2024): a sound asks for a class, every object of which counts.
+    """A sound asks for a class, of which all objects count.
 
-    prompted_segmentation.csv has image_location, vggsound_file and ade_class_id among its columns; lines of class 0 or
-    without a sound ask for nothing and are left out, as its authors do.
+    Lines with class 0 or without a sound are left out, as its authors do.
     """
-    folder, samples = Path(root) / 'ade20k', []
+    folder = root / 'ade20k'
     path = folder / 'prompted_segmentation.csv'
-    for image, sound, number in read_rows(path, ('image_location', 'vggsound_file', 'ade_class_id'), True,
-                                           blank='vggsound_file'):
+    samples = []
+    for location, heard, number in read_rows(path, COLUMNS, header=True, blank='vggsound_file'):
         if not re.fullmatch(r'\d{1,9}(\.0*)?', number, re.ASCII):
-            raise ValueError(f'{path}: the ade_class_id of {image} is {number!r}, not a whole number: fetch it again')
-        if float(number) and sound:
-            image, sound, number = Path(image), Path(sound).stem, int(float(number))
-            samples.append(BenchmarkSample(f'{image.stem}_{number}_{sound}', [folder / 'frames' / image],
-                                           [sound_file(folder / 'audio', sound)], None, None,
-                                           [folder / 'annotations' / image.with_name(f'{image.stem}_seg.png')],
-                                           ade_class=number))
+            raise ValueError(f'{path}: the ade_class_id of {location} is {number!r}, not an '
+                             'integer: fetch it again')
+        image = Path(location)
+        ade_class = int(float(number))
+        if not ade_class or not heard:
+            continue
+        name = f'{image.stem}_{ade_class}_{Path(heard).stem}'
+        sound = sound_file(folder / 'audio', Path(heard).stem)
+        mask = folder / 'annotations' / image.with_name(f'{image.stem}_seg.png')
+        samples.append(BenchmarkSample(name, [folder / 'frames' / image], [sound], None, None,
+                                       [mask], ade_class=ade_class))
     return samples

@@ -1,41 +1,44 @@
-"""SoundNet-Flickr, and its extended set."""
+"""SoundNet-Flickr (Senocak et al., 2018) and its extended set (Mo and Morgado, 2022a)."""
 
-import math
 import xml.etree.ElementTree as ET
-from pathlib import Path
+
+import numpy as np
 
 from benchmarks.lists import BenchmarkSample, annotation, read_rows
-from benchmarks.vggss import list_extended
+from benchmarks.vggss import extended
 from media import PICTURES, file_of, sound_file
 
 
-def _read_flickr_boxes(path):
-    """Annotations/<id>.xml, root > annotator > bbox > (something to skip, xmin, ymin, xmax, ymax) -> boxes in 256 pixels."""
-    try:
-        found = [[float(corner.text) for corner in box[1:]] for annotator in ET.fromstring(annotation(path))
-                 for box in annotator if box.tag == 'bbox']
-        good = found and all(len(box) == 4 and all(map(math.isfinite, box)) for box in found)
-    except (ET.ParseError, TypeError, ValueError):
-        good = False
-    if not good:
-        raise ValueError(f'{path} is no annotation with boxes of four numbers: fetch it again, or take {path.stem} off '
-                         'the list')
-    return found
-
-
 def list_flickr(root):
-    """SoundNet-Flickr test (Senocak et al., 2018): flickr_test.csv (id,phrase), an XML of several people's boxes each.
+    """flickr_test.csv: lines id,phrase; for each an XML file with the boxes of several annotators.
 
-    Paper: it gives no oracle row for this set, "ground truth class labels" being unavailable. The list does hold a
-    phrase for each sample; it is left out, so that there is no such row here either.
+    Paper [37]: no oracle row, since "ground truth class labels" are unavailable; so the phrases are
+    left out.
     """
-    folder = Path(root) / 'flickr/test'
-    return [BenchmarkSample(name, [file_of(folder / 'frames', name, PICTURES)], [sound_file(folder / 'audio', name)],
-                            None, _read_flickr_boxes(folder / f'Annotations/{name}.xml'), unit=256, agreement=2)
-            for name, _ in read_rows(Path(root) / 'flickr/flickr_test.csv', ('id', 'label'))]
+    folder = root / 'flickr/test'
+    samples = []
+    for name, _ in read_rows(root / 'flickr/flickr_test.csv', ('id', 'label')):
+        frame = file_of(folder / 'frames', name, PICTURES)
+        sound = sound_file(folder / 'audio', name)
+        boxes = _read_xml(folder / f'Annotations/{name}.xml')
+        samples.append(BenchmarkSample(name, [frame], [sound], None, boxes, unit=256, agreement=2))
+    return samples
+
+
+def _read_xml(path):
+    """root > annotator > bbox > (an id, xmin, ymin, xmax, ymax) -> boxes in 256 pixels."""
+    boxes = []
+    try:
+        for box in ET.fromstring(annotation(path)).iterfind('*/bbox'):
+            boxes.append([float(corner.text) for corner in box[1:]])
+        if np.shape(boxes)[1:] != (4,) or not np.isfinite(boxes).all():
+            raise ValueError
+    except (ET.ParseError, TypeError, ValueError):
+        raise ValueError(f'{path} is not an annotation with boxes of four numbers: fetch it again, '
+                         f'or remove {path.stem} from the list') from None
+    return boxes
 
 
 def list_ext_flickr(root):
     """Extended SoundNet-Flickr."""
-    folder = Path(root) / 'flickr'
-    return list_extended(folder, 'flickr_test_plus_silent.csv', list_flickr(root), folder / 'test')
+    return extended(root / 'flickr', list_flickr(root), root / 'flickr/test')

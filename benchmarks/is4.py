@@ -1,4 +1,4 @@
-"""IS4."""
+"""IS4 (Senocak et al., 2025), released as IS3; VPO has the same layout."""
 
 from pathlib import Path
 
@@ -6,22 +6,24 @@ from benchmarks.lists import BenchmarkSample, read_boxes
 from media import GROUND_TRUTH_SIZE, PICTURES, file_of, sound_file
 
 
-def list_boxed(folder, annotation, masks, suffixes, labels, **more):
-    """A json list [{image, audio, gt_box: [x0, y0, x1, y1] in 224 pixels}] of which only base names count.
+def list_is4(root):
+    """Two samples per frame, <scene>_<the object that sounds>."""
+    return list_boxed(root / 'is4', 'synthetic3240_bbox.json', 'gt_masks', ('.png', '.jpg'),
+                      lambda name: name.rpartition('_')[2])
 
-    labels(name) -> class name or None. Masks are those in the folder `masks`, none where there is no such folder.
+
+def list_boxed(folder, annotation, masks, suffixes, label_of, threshold=1):
+    """A json list [{image, audio, gt_box: a box in 224 pixels}]; of `image` the base name counts.
+
+    Samples of one frame differ after the last _ of their names. masks: a folder, which may lack.
     """
     samples = []
     for entry in read_boxes(folder / annotation, 'image', 'gt_box'):
         name = Path(entry['image']).stem
+        frame = file_of(folder / 'visual_frames', name, PICTURES)
+        sound = sound_file(folder / 'audio_wav', name)
         mask = [file_of(folder / masks, name, suffixes)] if (folder / masks).is_dir() else []
-        samples.append(BenchmarkSample(name, [file_of(folder / 'visual_frames', name, PICTURES)],
-                                       [sound_file(folder / 'audio_wav', name)], labels(name), [entry['gt_box']], mask,
-                                       name.rpartition('_')[0], unit=GROUND_TRUTH_SIZE, **more))
+        samples.append(BenchmarkSample(name, [frame], [sound], label_of(name), [entry['gt_box']],
+                                       mask, name.rpartition('_')[0], unit=GROUND_TRUTH_SIZE,
+                                       threshold=threshold))
     return samples
-
-
-def list_is4(root):
-    """IS4 (Senocak et al., 2025), released as IS3: two samples per image, named <scene>_<the sounding one>."""
-    return list_boxed(Path(root) / 'is4', 'synthetic3240_bbox.json', 'gt_masks', ('.png', '.jpg'),
-                       lambda name: name.rpartition('_')[2])

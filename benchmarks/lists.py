@@ -1,4 +1,4 @@
-"""Annotation files: lists of samples and of boxes, and what they make of a sample."""
+"""What the fourteen test sets share: reading lists (csv) and boxes (json), and BenchmarkSample."""
 
 import csv
 import json
@@ -10,30 +10,50 @@ import numpy as np
 WHERE = 'README.md, "Real data", says what goes where; --data-root names another root'
 
 
+@dataclass
+class BenchmarkSample:
+    id: str
+    images: list                # the frame; of a mixture two, the first stands at the left
+    sounds: list                # files that are heard, mixed if two; none in silence and noise
+    label: str | list | None    # class name for the oracle, of a mixture two; None: there is none
+    boxes: list | None          # [[x0, y0, x1, y1]], of a mixture a list per frame; None: see masks
+    masks: list = field(default_factory=list)   # of the sounding object, one per sound or none
+    group: str | None = None    # samples of one frame share it; by default the id
+    condition: str = 'positive'     # silence, noise, offscreen; extended: sounding, silent
+    unit: float = 1             # the frame's side in the numbers of the boxes; 1: shares
+    agreement: int = 1          # boxes that make a pixel count fully (Flickr: 2)
+    threshold: int = 1          # least grey of the mask that is object; of a JPEG 128 (media.py)
+    ade_class: int | None = None        # of the object, where the mask is an ADE20K annotation
+    stereo: bool = False        # left channel, then right channel (AVSBench)
+    number: int = 0             # position in its list, which seeds its noise
+
+    def __post_init__(self):
+        self.group = self.group or self.id
+
+
 def annotation(path):
-    """The text of an annotation file. FileNotFoundError or ValueError, one sentence."""
+    """The text of an annotation file."""
     if not path.is_file():
-        raise FileNotFoundError(f'no annotation file {path}, which lists samples or their boxes: {WHERE}')
+        raise FileNotFoundError(f'no annotation file {path}, which lists samples or boxes: {WHERE}')
     return utf8_text(path, 'fetch it again')
 
 
 def utf8_text(path, remedy):
     """The content of a text file, its lines ending in \\n. ValueError, one sentence."""
     try:
-        text = path.read_text(encoding='utf-8-sig')         # -sig: some editors put a mark first
-    except UnicodeDecodeError as error:
+        text = path.read_text(encoding='utf-8-sig')     # -sig: skips a byte-order mark
+        if '\0' in text:
+            raise ValueError('it holds zero bytes, as UTF-16 does')
+    except ValueError as error:                         # UnicodeDecodeError is one
         raise ValueError(f'{path} is not a UTF-8 text ({error}): {remedy}') from None
-    if '\0' in text:
-        raise ValueError(f'{path} is not a UTF-8 text (it holds zero bytes, as UTF-16 does): '
-                         f'{remedy}')
     return text
 
 
 def csv_lines(path, text, remedy='fetch it again'):
-    """The lines of a csv text that are not blank. -> [(number, fields without spaces around them)]
+    """The lines of a csv text that are not blank -> [(line number, stripped fields)].
 
-    Each line is read by itself, so that a stray quote is a ValueError that names its line; read
-    together, the lines up to the next quote would silently become one field.
+    Each line is parsed alone, so that a stray quote is a ValueError that names its line. Parsed
+    together, all lines up to the next quote would silently become one field.
     """
     found = []
     for number, line in enumerate(text.split('\n'), 1):
@@ -48,37 +68,44 @@ def csv_lines(path, text, remedy='fetch it again'):
 
 
 def unique(pairs, path):
-    """dict(pairs); ValueError where the file names something twice."""
-    if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
+    """dict(pairs). ValueError if the file has a name twice."""
+    twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+    if twice:
         raise ValueError(f'{path} names {twice[0]} twice: keep one entry, or fetch it again')
     return dict(pairs)
 
 
 def read_rows(path, columns, header=False, blank=None):
-    """The lines of a csv file as tuples of texts, one for each of `columns`; ValueError names the line that is odd.
+    """A csv file -> [a text for each of `columns`]. blank: the column that may be empty.
 
-    header: the first line names the columns, in any order and among others. Without it a line holds just `columns`.
-    blank: the column that may be empty.
+    header: the first line names the columns, in any order, others among them; without it each line
+    holds exactly `columns`.
     """
-    rows = csv_lines(path, annotation(path))
-    first = rows.pop(0)[1] if header and rows else list(columns)
-    if absent := [name for name in columns if name not in first]:
-        raise ValueError(f'{path} has no column {absent[0]!r}: its first line must name {", ".join(columns)}')
-    for number, row in rows:
-        if len(row) != len(first):
-            raise ValueError(f'{path}, line {number}: {len(row)} fields where {",".join(first)} has {len(first)}: '
-                             'fetch it again')
-        if empty := [name for name in columns if name != blank and not row[first.index(name)]]:
+    lines = csv_lines(path, annotation(path))
+    names = lines.pop(0)[1] if header and lines else columns
+    absent = [name for name in columns if name not in names]
+    if absent:
+        raise ValueError(f'{path} has no column {absent[0]!r}: its first line must name '
+                         f'{", ".join(columns)}')
+    rows = []
+    for number, fields in lines:
+        if len(fields) != len(names):
+            raise ValueError(f'{path}, line {number}: {len(fields)} fields where '
+                             f'{",".join(names)} has {len(names)}: fetch it again')
+        row = dict(zip(names, fields))
+        empty = [name for name in columns if not row[name] and name != blank]
+        if empty:
             raise ValueError(f'{path}, line {number}: {empty[0]!r} is empty: fetch it again')
+        rows.append(tuple(row[name] for name in columns))
     if not rows:
         raise ValueError(f'{path} lists no sample: fetch it again')
-    return [tuple(row[first.index(name)] for name in columns) for _, row in rows]
+    return rows
 
 
 def read_boxes(path, name, box):
-    """The list in an annotation file, each entry a dict with a text under `name` and boxes under `box`.
+    """A json file -> [{name: a text, box: its boxes, perhaps 'class': a text}].
 
-    'bbox': a list of boxes as shares of the frame; 'gt_box': one box in 224 pixels.
+    'bbox': several [x0, y0, x1, y1] in shares of the frame; 'gt_box': a single one in 224 pixels.
     """
     try:
         entries = json.loads(annotation(path))
@@ -88,44 +115,18 @@ def read_boxes(path, name, box):
         raise ValueError(f'{path} lists no sample: fetch it again')
     for number, entry in enumerate(entries):
         try:
-            boxes = np.asarray([entry[box]] if box == 'gt_box' else entry[box], np.float64)
-            good = not any(isinstance(v, (str, bool)) for v in np.ravel(np.asarray(entry[box], object)))
-            good = good and boxes.ndim == 2 and boxes.shape[1] == 4 and len(boxes) and np.isfinite(boxes).all()
-            good = good and isinstance(entry[name], str)
-            good = good and isinstance(entry.get('class') or '', str)
-        except (TypeError, ValueError, KeyError, OverflowError, AttributeError):
-            good = False
-        if not good:
-            raise ValueError(f'{path}: entry {number} needs {name!r}, a text, and {box!r}, four numbers for each box; '
-                             'fetch it again')
-    numbers = [v for entry in entries for v in np.ravel(entry[box])]
-    if box == 'bbox' and np.median(numbers) > 1:            # some lie far outside: no maximum
+            boxes = np.array([entry[box]] if box == 'gt_box' else entry[box])
+            valid = boxes.shape[1:] == (4,) and boxes.dtype.kind in 'if'
+            valid = valid and np.isfinite(boxes).all() and isinstance(entry[name], str)
+            valid = valid and isinstance(entry.get('class') or '', str)
+        except (KeyError, TypeError, ValueError):       # of ragged lists NumPy's ValueError
+            valid = False
+        if not valid:
+            raise ValueError(f'{path}: entry {number} needs {name!r}, a text, and {box!r}, four '
+                             'numbers for each box; fetch it again')
+    numbers = np.concatenate([np.ravel(entry[box]) for entry in entries])
+    if box == 'bbox' and np.median(numbers) > 1:    # not the maximum: VGG-SS has a corner at 1e16
         raise ValueError(f'{path} has boxes in pixels: they must be shares of the frame, 0..1')
-    if box == 'gt_box' and 0 < max(numbers) <= 1:
+    if box == 'gt_box' and 0 < numbers.max() <= 1:
         raise ValueError(f'{path} has boxes in shares of the frame: they must be pixels of 224')
     return entries
-
-
-def spaced(label):
-    return label.replace('_', ' ')
-
-
-@dataclass
-class BenchmarkSample:
-    id: str
-    images: list                # the frame; a mixture has two, the first stands at the left
-    sounds: list                # what is heard, mixed where there are two; none in silence and noise
-    label: str | list | None    # class name for the oracle, one per source; None where the set has none
-    boxes: list | None          # [[x0, y0, x1, y1]], for a mixture one such list per frame; None: from the mask
-    masks: list = field(default_factory=list)       # files of the sounding object's mask, one per source or none
-    group: str | None = None    # the frame, or clip, that samples share; by default the id
-    condition: str = 'positive'
-    unit: float = 1             # the frame's side in the boxes' numbers: 1, shares
-    agreement: int = 1          # boxes that make a pixel count fully (Flickr: 2)
-    threshold: int = 1          # least grey of the mask that is object; of a JPEG 128 (media.py)
-    ade_class: int | None = None        # the mask is an ADE20K annotation, this class the object
-    stereo: bool = False        # left and right channel one after the other (AVSBench)
-    number: int = 0             # in its list, for noise
-
-    def __post_init__(self):
-        self.group = self.group or self.id

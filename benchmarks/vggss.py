@@ -1,4 +1,4 @@
-"""VGG-SS, and its extended set."""
+"""VGG-SS (Chen et al., 2021) and its extended set (Mo and Morgado, 2022a)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,47 +10,53 @@ from media import PICTURES, box_map, file_of, sound_file
 
 
 def list_vggss(root):
-    """VGG-SS (Chen et al., 2021): vggss.json [{file, class, bbox: [[x0, y0, x1, y1] as shares]}]."""
-    folder, samples = Path(root) / 'vggss', []
+    """vggss.json: [{file, class, bbox: boxes in shares of the frame}]. Masks: miniature only."""
+    folder = root / 'vggss'
+    samples = []
     for entry in read_boxes(folder / 'vggss.json', 'file', 'bbox'):
-        name, mask = entry['file'], folder / f'gt_masks/{entry["file"]}.png'        # masks: in the miniature only
-        samples.append(BenchmarkSample(name, [file_of(folder / 'frames', name, PICTURES)],
-                                       [sound_file(folder / 'audio', name)],
-                                       (entry.get('class') or '').strip() or None, entry['bbox'],
-                                       [mask] if mask.exists() else []))
+        name = entry['file']
+        frame = file_of(folder / 'frames', name, PICTURES)
+        sound = sound_file(folder / 'audio', name)
+        label = (entry.get('class') or '').strip() or None
+        mask = folder / f'gt_masks/{name}.png'
+        masks = [mask] if mask.exists() else []
+        samples.append(BenchmarkSample(name, [frame], [sound], label, entry['bbox'], masks))
     return samples
 
 
-def list_extended(folder, silent_csv, plain, plain_folder):
-    """Mo and Morgado (2022a): the plain set, then as many pairs in which nothing visible sounds. Ids <frame>_<sound>.
+def area_statistic(path):
+    """Of a vggss.json: mean and deviation (over n) of the share of the frame in a sample's boxes.
 
-    extend_frames and extend_audio are looked in first, for both kinds; what is not there is the plain set's.
+    Paper [36]: Table 14 motivates p+ = 0.4 by 0.3124 +- 0.2342, which the 224 x 224 maps give.
     """
-    def pair(frame, sound, sample, condition):
-        images = [file_of(folder / 'extend_frames', frame, PICTURES), file_of(plain_folder / 'frames', frame, PICTURES)]
-        sounds = [sound_file(folder / 'extend_audio', sound), sound_file(plain_folder / 'audio', sound)]
-        return replace(sample, id=f'{frame}_{sound}', images=[images[not images[0].is_file()]], group=frame,
-                       sounds=[sounds[not sounds[0].is_file()]], masks=[], condition=condition)
-
-    nothing = BenchmarkSample('', [], [], None, [])
-    silent = read_rows(folder / silent_csv, ('video', 'audio', 'label'), header=True)
-    if odd := [label for *_, label in silent if label != 'non-sounding']:
-        raise ValueError(f'{folder / silent_csv} has the label {odd[0]!r}: it lists non-sounding pairs only, the '
-                         'sounding ones are those of the plain set')
-    return ([pair(s.id, s.id, s, 'sounding') for s in sorted(plain, key=lambda s: s.id)]
-            + [pair(frame, sound, nothing, 'silent') for frame, sound, _ in sorted(silent)])
+    entries = read_boxes(Path(path), 'file', 'bbox')
+    shares = [box_map(entry['bbox']).mean().item() for entry in entries]
+    return float(np.mean(shares)), float(np.std(shares))
 
 
 def list_ext_vggss(root):
-    """Extended VGG-SS. vggss_test.csv (id,label), the plain list, names what vggss.json does, box by box."""
-    folder = Path(root) / 'vggss'
-    return list_extended(folder, 'vggss_test_plus_silent.csv', list_vggss(root), folder)
+    """Extended VGG-SS. Its plain list, vggss_test.csv, names the samples of vggss.json."""
+    return extended(root / 'vggss', list_vggss(root), root / 'vggss')
 
 
-def area_statistic(path):
-    """Of a vggss.json: mean and deviation (over n) of the share of the frame that a sample's clipped boxes cover.
+def extended(folder, plain, plain_folder):
+    """The plain set, then as many pairs in which nothing visible sounds. Ids: <frame>_<sound>.
 
-    Paper: Table 14 motivates p+ = 0.4 by 0.3124 +- 0.2342; that is this, of the maps of 224 x 224 that are scored.
+    Files that extend_frames and extend_audio do not have are those of the plain set.
     """
-    shares = [box_map(entry['bbox']).mean().item() for entry in read_boxes(Path(path), 'file', 'bbox')]
-    return float(np.mean(shares)), float(np.std(shares))
+    def pair(sample, frame, sound, condition):
+        image = file_of(folder / 'extend_frames', frame, PICTURES, plain_folder / 'frames')
+        heard = sound_file(folder / 'extend_audio', sound, plain_folder / 'audio')
+        return replace(sample, id=f'{frame}_{sound}', group=frame, condition=condition,
+                       images=[image], sounds=[heard], masks=[])
+
+    path = folder / f'{folder.name}_test_plus_silent.csv'
+    rows = read_rows(path, ('video', 'audio', 'label'), header=True)
+    for _, _, label in rows:
+        if label != 'non-sounding':
+            raise ValueError(f'{path} has the label {label!r}: it lists only non-sounding pairs, '
+                             'the sounding ones are those of the plain set')
+    nothing = BenchmarkSample('', [], [], None, [])
+    sounding = [pair(s, s.id, s.id, 'sounding') for s in sorted(plain, key=lambda s: s.id)]
+    silent = [pair(nothing, frame, sound, 'silent') for frame, sound, _ in sorted(rows)]
+    return sounding + silent

@@ -15,7 +15,7 @@ from PIL import Image
 
 import data
 import media
-from benchmarks.avsbench import CATEGORIES, categories
+from benchmarks.avsbench import CATEGORIES, categories, with_negatives
 from benchmarks.vggss import area_statistic
 
 SECONDS = 1.0
@@ -131,7 +131,7 @@ def test_flickr_s_map_is_half_where_one_annotator_boxed_and_whole_where_two_did(
 def test_odd_flickr_annotations_are_named(tmp_path, xml):
     flickr(tmp_path, {'100': [(0, 0, 9, 9)]})
     text(tmp_path / 'flickr/test/Annotations/100.xml', xml)
-    with pytest.raises(ValueError, match='100.xml is no annotation.*take 100 off the list'):
+    with pytest.raises(ValueError, match='100.xml is not an annotation.*remove 100 from the list'):
         opened('flickr', tmp_path)
 
 
@@ -315,6 +315,19 @@ def test_each_clip_draws_its_partner_from_42_and_its_own_number(tmp_path):
                if s.condition == 'offscreen'}
     drawn = [0, 3, 1, 3, 1, 1]                              # default_rng((42, number)).integers(5)
     assert partner == {c: clips.replace(c, '')[k] for c, k in zip(clips, drawn)}
+
+
+def test_any_set_can_be_heard_in_silence_and_noise_alone(tmp_path):
+    vggss(tmp_path, {'b': [[0, 0, 1, 1]], 'a': [[0, 0, 1, 0.5]]})
+    plain = data.BENCHMARKS['vggss'](tmp_path)
+    for s in plain:
+        s.label = None                                      # off-screen sounds would need it
+    found = with_negatives(plain, ('silence', 'noise'))
+    assert found[:2] == plain
+    assert [(s.id, s.group, s.condition, s.number, s.sounds) for s in found[2:]] == [
+        ('b_silence', 'b', 'silence', 0, []), ('a_silence', 'a', 'silence', 1, []),
+        ('b_noise', 'b', 'noise', 0, []), ('a_noise', 'a', 'noise', 1, [])]
+    assert all((s.images, s.boxes) == (p.images, p.boxes) for s, p in zip(found, plain * 3))
 
 
 def test_the_words_of_the_real_and_the_drawn_sets_have_categories():

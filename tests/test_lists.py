@@ -126,12 +126,12 @@ def test_a_name_that_an_annotation_file_holds_twice_is_named(small_world, tmp_pa
     with open(labels, 'a') as file:
         file.write(f'{first},other\n')
     with pytest.raises(ValueError, match=f'labels.csv names {first} twice'):
-        benchmarks.list_vpo_ms(root)
+        benchmarks.BENCHMARKS['vpo_ms'](root)
     labels.write_text(f'{first}.jpg,other\n')               # the oracle's row would be missing
     with pytest.raises(ValueError, match=f'labels.csv names no sample of its set.*{first}'):
-        benchmarks.list_vpo_ms(root)
-    for file, name, read in (('avsbench/s4/s4_box.json', 'image', benchmarks.list_avs_s4),
-                             ('vggss/vggss.json', 'file', benchmarks.list_vgg_duet)):
+        benchmarks.BENCHMARKS['vpo_ms'](root)
+    for file, name, read in (('avsbench/s4/s4_box.json', 'image', benchmarks.BENCHMARKS['avs_s4']),
+                             ('vggss/vggss.json', 'file', benchmarks.BENCHMARKS['vgg_duet'])):
         entries = json.loads((root / file).read_text())
         (root / file).write_text(json.dumps(entries + entries[:1]))
         with pytest.raises(ValueError, match=f'{file} names .* twice'):
