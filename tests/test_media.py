@@ -87,8 +87,9 @@ def test_placeholders_of_other_sample_formats(tmp_path, monkeypatch):
     for more in ({'samples': u8, 'bits': 8}, {'samples': i24, 'bits': 24},
                  {'samples': i24[:-1], 'bits': 24}, {'samples': f32, 'bits': 32, 'tag': 3},
                  {'tag': 0xFFFE, 'more': extensible}):
-        wav = media.read_audio(wav_file(tmp_path / 'a.wav', 0xFFFFFFFF, **more), 2.0)
-        assert np.allclose(wav[:-2], TONE[:-2], atol=2 / 127)
+        for stated in (0xFFFFFFFF, 0):
+            wav = media.read_audio(wav_file(tmp_path / 'a.wav', stated, **more), 2.0)
+            assert np.allclose(wav[:-2], TONE[:-2], atol=2 / 127)
     assert not problems
     soundfile.write(tmp_path / 'a.wav', TONE, RATE, format='RF64')
     assert rms(media.read_audio(tmp_path / 'a.wav', 2.0)) == pytest.approx(RMS, abs=1e-3)
