@@ -34,7 +34,6 @@ PICTURES = ('.jpg', '.png', '.jpeg')
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
 # From 89 megapixels on Pillow warns; from 179 on it raises an error, which stays one.
 warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)   # Pillow's errors
 LOUDEST = 10            # times full scale: floats may exceed it a little, unscaled integers do far
 OPPOSED = 0.2           # channels cancel each other if their mean has less than this share of the
 #                         energy of the mean of independent channels: in stereo, correlation < -0.8
@@ -75,20 +74,16 @@ def sound_file(folder, name, *others):
 
 
 def read_audio(path, seconds, rate=SAMPLE_RATE):
-    """The first `seconds` of a sound file, mono, resampled, zero-padded at its end (4.1, release).
-
-    -> (round(seconds * rate),) float32 in -1..1
-    """
+    """The first `seconds` of a sound, mono, resampled, zero-padded at its end (4.1, release)."""
     sound, native = _decode(path, seconds, rate)                    # (channels, samples)
-    return _at_rate(_mono(sound, path)[None], native, rate, round(seconds * rate))[0]
+    mono = _mono(sound, path)[None]                                 # (1, samples) in -1..1
+    return _at_rate(mono, native, rate, round(seconds * rate))[0]   # (seconds * rate,)
 
 
 def read_channels(path, seconds, rate=SAMPLE_RATE):
-    """As read_audio, but the left channel and then the right one, each for half of `seconds`.
-
-    Paper [40]: it does not say how AVSBench's clips of 5 s fill 10 s; this is the release's way. A
-    mono file, which the release cannot read, is played twice. Other channels are left out.
-    """
+    """The left channel and then the right one, each for half of `seconds`; mono is played twice."""
+    # Paper [40]: it does not say how AVSBench's clips of 5 s fill 10 s. This is the release's way,
+    # which cannot read mono.
     length = round(seconds * rate)
     sound, native = _decode(path, seconds / 2, rate)
     channels = _at_rate(sound, native, rate, length // 2)           # (channels, length // 2)
@@ -97,11 +92,9 @@ def read_channels(path, seconds, rate=SAMPLE_RATE):
 
 
 def noise(index, length):
-    """The noise of sample `index` of AVSBench-Robust, drawn from (42, index), uniform in -1..1.
-
-    Paper [43]: "noisy audio (e.g., white noise)". Its authors fix the seed 42 and write the bytes
-    of float64 numbers as if they were 16-bit samples, which gives broadband noise at full scale.
-    """
+    """The noise of sample `index` of AVSBench-Robust, drawn from (42, index), uniform in -1..1."""
+    # Paper [43]: "noisy audio (e.g., white noise)". Its authors fix the seed 42 and write the bytes
+    # of float64 numbers as if they were 16-bit samples: broadband noise at full scale.
     rng = np.random.default_rng((42, index))
     return torch.from_numpy(rng.uniform(-1, 1, length).astype(np.float32))      # (length,)
 
@@ -135,11 +128,9 @@ def _decode(path, seconds, rate):
 
 
 def _mono(sound, path):
-    """(channels, samples) -> (samples,): their mean, or the loudest if they cancel each other.
-
-    Paper [39]: section 4.1 does not mention stereo, and the released code expects mono files.
-    Channels of opposite sign (a microphone wired wrongly) would average to silence.
-    """
+    """(channels, samples) -> (samples,): their mean, or the loudest if they cancel each other."""
+    # Paper [39]: section 4.1 does not mention stereo, and the released code expects mono files.
+    # Channels of opposite sign (a microphone wired wrongly) would average to silence.
     if len(sound) == 1:
         return sound[0]
     mean = sound.mean(0)
@@ -185,15 +176,13 @@ def _open_picture(path):
     check_file(path)
     try:
         with Image.open(path, formats=FORMATS) as picture:
-            deep = picture.mode.startswith('I') or picture.mode == 'F'      # Pillow would clip it
-            if not deep:
-                yield picture
-    except UNREADABLE as error:
+            if picture.mode.startswith('I') or picture.mode == 'F':         # Pillow would clip it
+                raise ValueError('16 bits or more a channel where 8 are needed')
+            yield picture
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SampleError(f'{path} is not a readable picture ({reason}): replace it by one of the '
                           f'formats {", ".join(FORMATS)}') from None
-    if deep:
-        raise SampleError(f'{path} is a picture of 16 bits or more a channel: save it with 8')
 
 
 def _opaque(picture, background):
@@ -219,10 +208,8 @@ def displayable(image):
 
 
 def evaluation_image(image, size):
-    """PIL -> (3, size, size).
-
-    Paper [21]: "resized to 352x352". As in the release: squashed to a square, bicubic, no crop.
-    """
+    """PIL -> (3, size, size), squashed to a square, bicubic, without crop (released code)."""
+    # Paper [21]: "resized to 352x352"
     return normalise(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
@@ -233,10 +220,8 @@ def side_by_side(images, size=GROUND_TRUTH_SIZE):
 
 
 def training_image(image, size, generator):
-    """PIL -> (3, size, size).
-
-    Paper [20]: it names no augmentation; the release resizes to 1.1 x, crops and flips.
-    """
+    """PIL -> (3, size, size), resized to 1.1 x, cropped and flipped at random (released code)."""
+    # Paper [20]: it names no augmentation
     large = int(RESIZE_BEFORE_CROP * size)
     image = image.resize((large, large), Image.Resampling.BICUBIC)
     room = large - size + 1
@@ -266,11 +251,8 @@ def box_map(boxes, unit=1, agreement=1, size=GROUND_TRUTH_SIZE):
 
 
 def box_from_mask(mask):
-    """(H, W) mask -> (H, W) float32, the tight box around its non-zero pixels filled.
-
-    Paper [41]: it scores ADE20K on boxes, which the set does not have; one around all objects of
-    the class.
-    """
+    """(H, W) mask -> (H, W) float32, the tight box around its non-zero pixels filled."""
+    # Paper [41]: it scores ADE20K on boxes, which the set lacks: one around all objects of a class
     filled = torch.zeros_like(mask)
     rows, columns = mask.nonzero(as_tuple=True)
     if len(rows):
