@@ -39,6 +39,7 @@ OPPOSED = 0.2           # channels cancel each other if their mean has less than
 #                         energy of the mean of independent channels: in stereo, correlation < -0.8
 TOLERANCE = 0.05                # seconds beyond those heard that part_heard does not mention
 GROUND_TRUTH_SIZE = 224         # everything is scored at 224 x 224 (released code)
+SCORED = GROUND_TRUTH_SIZE, GROUND_TRUTH_SIZE
 LONGEST_SIDE = 1600             # pixels, of a picture of one's own
 JPEG_THRESHOLD = 128            # least grey of a JPEG mask that is object
 RESIZE_BEFORE_CROP = 1.1        # times the model's size, for training frames (released code)
@@ -73,22 +74,21 @@ def sound_file(folder, name, *others):
     return file_of(folder, name, SOUNDS, *others)
 
 
-def read_audio(path, seconds, rate=SAMPLE_RATE):
+def read_audio(path, seconds):
     """The first `seconds` of a sound, mono, resampled, zero-padded at its end (4.1, release)."""
-    sound, native = _decode(path, seconds, rate)                    # (channels, samples)
+    sound, rate = _decode(path, seconds)                            # (channels, samples)
     mono = _mono(sound, path)[None]                                 # (1, samples) in -1..1
-    return _at_rate(mono, native, rate, round(seconds * rate))[0]   # (seconds * rate,)
+    return _at_16_khz(mono, rate, round(seconds * SAMPLE_RATE))[0]  # (seconds * 16,000,)
 
 
-def read_channels(path, seconds, rate=SAMPLE_RATE):
+def read_channels(path, seconds):
     """The left channel and then the right one, each for half of `seconds`; mono is played twice."""
     # Paper [40]: it does not say how AVSBench's clips of 5 s fill 10 s. This is the release's way,
     # which cannot read mono.
-    length = round(seconds * rate)
-    sound, native = _decode(path, seconds / 2, rate)
-    channels = _at_rate(sound, native, rate, length // 2)           # (channels, length // 2)
-    both = torch.cat([channels[0], channels[min(1, len(channels) - 1)]])
-    return torch.nn.functional.pad(both, (0, length - len(both)))   # 1 if the length is odd
+    length = round(seconds * SAMPLE_RATE)
+    channels = _at_16_khz(*_decode(path, seconds / 2), length // 2)     # (channels, length // 2)
+    both = torch.cat([channels[0], channels[:2][-1]])
+    return torch.nn.functional.pad(both, (0, length - len(both)))       # 1 if the length is odd
 
 
 def noise(index, length):
@@ -108,10 +108,10 @@ def part_heard(path, seconds):
     return f'the first {seconds:.1f}{total} s of {Path(path).name}'
 
 
-def _decode(path, seconds, rate):
+def _decode(path, seconds):
     """-> the first seconds as (channels, samples) at the file's own rate, and that rate."""
-    samples, native, stated = _read_samples(path, seconds)              # (samples, channels)
-    lacking = 0 if stated is None else min(math.ceil(seconds * native), stated) - len(samples)
+    samples, rate, stated = _read_samples(path, seconds)                # (samples, channels)
+    lacking = 0 if stated is None else min(math.ceil(seconds * rate), stated) - len(samples)
     if lacking:
         raise SampleError(f'{path} is cut short by {lacking} samples: fetch it again')
     if not len(samples):
@@ -122,9 +122,9 @@ def _decode(path, seconds, rate):
     if peak > LOUDEST:
         raise SampleError(f'{path} holds samples up to {peak:.4g}, where full scale is 1: divide '
                           'them by the full scale of their integers (32768 for 16 bits)')
-    if native // math.gcd(native, rate) > 2000:         # the resampler would take minutes
-        raise SampleError(f'{path} has the odd rate of {native} Hz: resample it to {rate}')
-    return torch.from_numpy(np.ascontiguousarray(samples.T)), native
+    if rate // math.gcd(rate, SAMPLE_RATE) > 2000:      # the resampler would take minutes
+        raise SampleError(f'{path} has the odd rate of {rate} Hz: resample it to {SAMPLE_RATE}')
+    return torch.from_numpy(np.ascontiguousarray(samples.T)), rate
 
 
 def _mono(sound, path):
@@ -144,10 +144,10 @@ def _mono(sound, path):
     return sound[energy.argmax()]
 
 
-def _at_rate(sound, native, rate, length):
+def _at_16_khz(sound, rate, length):
     """(channels, samples) -> (channels, length), resampled, cut or zero-padded."""
-    if native != rate:
-        sound = torchaudio.functional.resample(sound, native, rate)
+    if rate != SAMPLE_RATE:
+        sound = torchaudio.functional.resample(sound, rate, SAMPLE_RATE)
     return torch.nn.functional.pad(sound[:, :length], (0, max(0, length - sound.shape[1])))
 
 
@@ -213,9 +213,9 @@ def evaluation_image(image, size):
     return normalise(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def side_by_side(images, size=GROUND_TRUTH_SIZE):
-    """Two PIL images -> one of 2 size x size, the first at the left, both squashed (4.2.5)."""
-    both = [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
+def side_by_side(images):
+    """Two PIL images -> one of 448 x 224, the first at the left, both squashed (4.2.5)."""
+    both = [image.resize(SCORED, Image.Resampling.BICUBIC) for image in images]
     return Image.fromarray(np.concatenate(both, 1))
 
 
@@ -232,20 +232,20 @@ def training_image(image, size, generator):
 
 # ---- Ground truth --------------------------------------------------------------------------------
 
-def box_pixels(boxes, unit=1, size=GROUND_TRUTH_SIZE):
+def box_pixels(boxes, unit=1):
     """[[x0, y0, x1, y1]] in a frame of side `unit` -> (N, 4) int: clipped, scaled, truncated."""
     clipped = np.asarray(boxes, np.float64).reshape(-1, 4).clip(0, unit)
-    return (clipped * size / unit).astype(int)      # in this order: 61 / 224 * 224 is less than 61
+    return (clipped * GROUND_TRUTH_SIZE / unit).astype(int)     # 61 / 224 * 224 is less than 61
 
 
-def box_map(boxes, unit=1, agreement=1, size=GROUND_TRUTH_SIZE):
-    """Boxes -> (size, size) float32: the number of boxes over a pixel / agreement, at most 1.
+def box_map(boxes, unit=1, agreement=1):
+    """Boxes -> (224, 224) float32: the number of boxes over a pixel / agreement, at most 1.
 
     agreement 2: Flickr-SoundNet's consensus of annotators, in which a single box counts half.
     Boxes outside the frame or without area, which VGG-SS has, leave the map as it is.
     """
-    filled = torch.zeros(size, size)
-    for x0, y0, x1, y1 in box_pixels(boxes, unit, size):
+    filled = torch.zeros(SCORED)
+    for x0, y0, x1, y1 in box_pixels(boxes, unit):
         filled[y0:y1, x0:x1] += 1
     return (filled / agreement).clamp(max=1)
 
@@ -260,10 +260,10 @@ def box_from_mask(mask):
     return filled
 
 
-def read_mask(path, frame_size=None, threshold=1, ade_class=None, size=GROUND_TRUTH_SIZE):
-    """A mask picture -> (size, size) float32 of 0 and 1; a transparent pixel is 0.
+def read_mask(path, frame_size=None, threshold=1, ade_class=None):
+    """A mask picture -> (224, 224) float32 of 0 and 1; a transparent pixel is 0.
 
-    frame_size: (width, height) of its frame, which the mask must share unless it is size x size.
+    frame_size: (width, height) of its frame, which the mask must share unless it is 224 x 224.
     threshold: the least grey that is object. ade_class: the picture is an ADE20K annotation, in
     which red // 10 * 256 + green is a pixel's class.
     """
@@ -273,12 +273,12 @@ def read_mask(path, frame_size=None, threshold=1, ade_class=None, size=GROUND_TR
         # AVSBench release dithers, by convert('1'), which speckles grey edges.
         if opened.format in ('JPEG', 'MPO'):
             threshold = max(threshold, JPEG_THRESHOLD)
-    if frame_size and picture.size not in (tuple(frame_size), (size, size)):
+    if frame_size and picture.size not in (tuple(frame_size), SCORED):
         raise SampleError(f'{path} is {picture.width} x {picture.height} pixels, its frame '
                           f'{frame_size[0]} x {frame_size[1]}: one of the two belongs to another '
                           'sample, fetch both again')
-    picture = picture.resize((size, size), Image.Resampling.NEAREST)
-    pixels = torch.from_numpy(np.array(picture))            # (size, size, 3) uint8
+    pixels = np.array(picture.resize(SCORED, Image.Resampling.NEAREST))     # (224, 224, 3) uint8
+    pixels = torch.from_numpy(pixels)
     if ade_class is None:
         return (pixels.amax(2) >= threshold).float()
     return (pixels[..., 0].int() // 10 * 256 + pixels[..., 1] == ade_class).float()
@@ -412,8 +412,8 @@ def _chunks(wav, place, order):
 
 # ---- Pickled masks -------------------------------------------------------------------------------
 
-def read_pickled_mask(path, size=GROUND_TRUTH_SIZE):
-    """A pickled array, non-zero on the object (VGGSound-Instruments) -> (size, size) of 0 and 1."""
+def read_pickled_mask(path):
+    """A pickled array, non-zero on the object (VGGSound-Instruments) -> (224, 224) of 0 and 1."""
     check_file(path)
     try:
         with open(path, 'rb') as file:
@@ -427,8 +427,8 @@ def read_pickled_mask(path, size=GROUND_TRUTH_SIZE):
         raise SampleError(f'{path} is not a two-dimensional array of numbers: fetch it again')
     if not np.isfinite(array).all():
         raise SampleError(f'{path} holds values that are not numbers: fetch it again')
-    mask = Image.fromarray((array != 0).astype(np.uint8))
-    return torch.from_numpy(np.array(mask.resize((size, size), Image.Resampling.NEAREST))).float()
+    mask = Image.fromarray((array != 0).astype(np.uint8)).resize(SCORED, Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(mask)).float()
 
 
 class _ArraysOnly(pickle.Unpickler):
