@@ -16,9 +16,8 @@ ade20k/{frames, audio, annotations, prompted_segmentation.csv}                  
 vgg_instruments/{frames, audio, annotations, vgginstruments_multi_test.csv}     vgg_instruments
 vgg_duet/vggsound_duet_test.csv, the rest in vggss                              vgg_duet
 
-The annotation files are read, pictures and sounds are not: data.py turns samples into tensors.
-Pictures and sounds may have any suffix that media.py names. A missing annotation file is a
-FileNotFoundError, an invalid one a ValueError: one sentence that names the file.
+Only the annotation files are read; data.py turns samples into tensors. A missing file is a
+FileNotFoundError, an invalid one a ValueError: one sentence that names it.
 """
 
 from benchmarks.ade20k import list_ade20k

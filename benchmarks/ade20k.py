@@ -10,10 +10,7 @@ COLUMNS = 'image_location', 'vggsound_file', 'ade_class_id'     # among others
 
 
 def list_ade20k(root):
-    """A sound asks for a class, of which all objects count.
-
-    Lines with class 0 or without a sound are left out, as its authors do.
-    """
+    """A sound asks for a class, of which all objects count."""
     folder = root / 'ade20k'
     path = folder / 'prompted_segmentation.csv'
     samples = []
@@ -24,7 +21,7 @@ def list_ade20k(root):
         image = Path(location)
         ade_class = int(float(number))
         if not ade_class or not heard:
-            continue
+            continue                        # it asks for nothing; its authors leave it out too
         name = f'{image.stem}_{ade_class}_{Path(heard).stem}'
         sound = sound_file(folder / 'audio', Path(heard).stem)
         mask = folder / 'annotations' / image.with_name(f'{image.stem}_seg.png')

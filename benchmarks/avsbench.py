@@ -15,8 +15,7 @@ CATEGORIES = {                  # a class without any of these words is a catego
     'human': 'man woman baby female male girl boy child person people speech singer',
     'animal': 'dog cat lion lions bird horse coyote wolf frog',
     'device': 'keyboard gun mower mowing helicopter bus buses car chainsaw chainsawing ambulance '
-              'siren truck clock telephone',
-}
+              'siren truck clock telephone'}
 
 
 def list_avs_s4(root):

@@ -10,11 +10,8 @@ from media import PICTURES, file_of, sound_file
 
 
 def list_flickr(root):
-    """flickr_test.csv: lines id,phrase; for each an XML file with the boxes of several annotators.
-
-    Paper [37]: no oracle row, since "ground truth class labels" are unavailable; so the phrases are
-    left out.
-    """
+    """flickr_test.csv: lines id,phrase; for each an XML file with boxes of several annotators."""
+    # Paper [37]: no oracle row, as "ground truth class labels" are unavailable; nor here by phrases
     folder = root / 'flickr/test'
     samples = []
     for name, _ in read_rows(root / 'flickr/flickr_test.csv', ('id', 'label')):

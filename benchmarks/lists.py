@@ -50,12 +50,8 @@ def utf8_text(path, remedy):
 
 
 def csv_lines(path, text, remedy='fetch it again'):
-    """The lines of a csv text that are not blank -> [(line number, stripped fields)].
-
-    Each line is parsed alone, so that a stray quote is a ValueError that names its line. Parsed
-    together, all lines up to the next quote would silently become one field.
-    """
-    found = []
+    """The lines of a csv text that are not blank -> [(line number, stripped fields)]."""
+    found = []              # parsed one by one: a stray quote would join all lines up to the next
     for number, line in enumerate(text.split('\n'), 1):
         try:
             fields = [field.strip() for field in next(csv.reader([line], strict=True), [])]
@@ -78,8 +74,7 @@ def unique(pairs, path):
 def read_rows(path, columns, header=False, blank=None):
     """A csv file -> [a text for each of `columns`]. blank: the column that may be empty.
 
-    header: the first line names the columns, in any order, others among them; without it each line
-    holds exactly `columns`.
+    header: the first line names the columns, which may be more and in another order.
     """
     lines = csv_lines(path, annotation(path))
     names = lines.pop(0)[1] if header and lines else columns

@@ -25,10 +25,8 @@ def list_vggss(root):
 
 
 def area_statistic(path):
-    """Of a vggss.json: mean and deviation (over n) of the share of the frame in a sample's boxes.
-
-    Paper [36]: Table 14 motivates p+ = 0.4 by 0.3124 +- 0.2342, which the 224 x 224 maps give.
-    """
+    """Mean and deviation (over n) of the share of the frame in a sample's boxes, of vggss.json."""
+    # Paper [36]: Table 14 motivates p+ = 0.4 by 0.3124 +- 0.2342, which these 224 x 224 maps give
     entries = read_boxes(Path(path), 'file', 'bbox')
     shares = [box_map(entry['bbox']).mean().item() for entry in entries]
     return float(np.mean(shares)), float(np.std(shares))
