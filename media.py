@@ -111,7 +111,11 @@ def part_heard(path, seconds):
 def _decode(path, seconds):
     """-> the first seconds as (channels, samples) at the file's own rate, and that rate."""
     samples, rate, stated = _read_samples(path, seconds)                # (samples, channels)
-    lacking = 0 if stated is None else min(math.ceil(seconds * rate), stated) - len(samples)
+    wanted = math.ceil(seconds * rate)
+    if len(samples) < wanted and _is_chain(path):
+        raise SampleError(f'{path} is a chain of several sounds, of which only the first can be '
+                          'read: save it as wav')
+    lacking = 0 if stated is None else min(wanted, stated) - len(samples)
     if lacking:
         raise SampleError(f'{path} is cut short by {lacking} samples: fetch it again')
     if not len(samples):
@@ -325,15 +329,11 @@ def _read_samples(path, seconds):
                 return _decode_mp3(mp3, wanted), sound.samplerate, None
             stated = None if sound.frames == UNKNOWN_FRAMES else sound.frames
             samples = sound.take(wanted if stated is None else min(wanted, stated))
-            is_short_ogg = sound.format == 'OGG' and len(samples) < wanted
+            return samples, sound.samplerate, stated
     except (RuntimeError, OSError) as error:
         reason = getattr(error, 'error_string', None) or str(error) or 'the decoder fails'
         raise SampleError(f'{path} is not a readable sound ({reason.splitlines()[0]}): replace '
                           'it') from None
-    if is_short_ogg and _is_chain(path):
-        raise SampleError(f'{path} is a chain of several sounds, of which only the first can be '
-                          'read: save it as wav')
-    return samples, sound.samplerate, stated
 
 
 def _mp3_without_length(path):

@@ -15,7 +15,7 @@ def list_is4(root):
 def list_boxed(folder, annotation, masks, suffixes, label_of, threshold=1):
     """A json list [{image, audio, gt_box: a box in 224 pixels}]; of `image` the base name counts.
 
-    Samples of one frame differ after the last _ of their names. masks: a folder, which may lack.
+    Samples of one frame differ after the last _ of their names. The folder `masks` may be missing.
     """
     samples = []
     for entry in read_boxes(folder / annotation, 'image', 'gt_box'):
