@@ -22,11 +22,11 @@ FileNotFoundError, an invalid one a ValueError: one sentence that names it.
 
 from benchmarks.ade20k import list_ade20k
 from benchmarks.avsbench import list_avs_ms3, list_avs_s4, with_negatives
-from benchmarks.flickr import list_ext_flickr, list_flickr
+from benchmarks.flickr import list_flickr
 from benchmarks.is4 import list_is4
 from benchmarks.lists import BenchmarkSample
 from benchmarks.mixtures import list_vgg_duet, list_vgg_instruments
-from benchmarks.vggss import list_ext_vggss, list_vggss
+from benchmarks.vggss import extended, list_vggss
 from benchmarks.vpo import list_vpo
 
 BENCHMARKS = {
@@ -34,7 +34,8 @@ BENCHMARKS = {
     'vpo_ss': lambda root: list_vpo(root / 'vpo_ss'),
     'vpo_ms': lambda root: list_vpo(root / 'vpo_ms'),
     'avs_s4': list_avs_s4, 'avs_ms3': list_avs_ms3, 'ade20k': list_ade20k,
-    'ext_vggss': list_ext_vggss, 'ext_flickr': list_ext_flickr,
+    'ext_vggss': lambda root: extended(list_vggss(root), root / 'vggss', root / 'vggss'),
+    'ext_flickr': lambda root: extended(list_flickr(root), root / 'flickr', root / 'flickr/test'),
     'robust_s4': lambda root: with_negatives(list_avs_s4(root)),
     'robust_ms3': lambda root: with_negatives(list_avs_ms3(root)),
     'vgg_instruments': list_vgg_instruments, 'vgg_duet': list_vgg_duet}

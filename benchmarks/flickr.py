@@ -1,11 +1,10 @@
-"""SoundNet-Flickr (Senocak et al., 2018) and its extended set (Mo and Morgado, 2022a)."""
+"""SoundNet-Flickr (Senocak et al., 2018). Its extended set: vggss.py."""
 
 import xml.etree.ElementTree as ET
 
 import numpy as np
 
 from benchmarks.lists import BenchmarkSample, annotation, read_rows
-from benchmarks.vggss import extended
 from media import PICTURES, file_of, sound_file
 
 
@@ -34,8 +33,3 @@ def _read_xml(path):
         raise ValueError(f'{path} is not an annotation with boxes of four numbers: fetch it again, '
                          f'or remove {path.stem} from the list') from None
     return boxes
-
-
-def list_ext_flickr(root):
-    """Extended SoundNet-Flickr."""
-    return extended(root / 'flickr', list_flickr(root), root / 'flickr/test')

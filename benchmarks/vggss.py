@@ -1,4 +1,4 @@
-"""VGG-SS (Chen et al., 2021) and its extended set (Mo and Morgado, 2022a)."""
+"""VGG-SS (Chen et al., 2021), and extended sets (Mo and Morgado, 2022a)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,12 +32,7 @@ def area_statistic(path):
     return float(np.mean(shares)), float(np.std(shares))
 
 
-def list_ext_vggss(root):
-    """Extended VGG-SS. Its plain list, vggss_test.csv, names the samples of vggss.json."""
-    return extended(root / 'vggss', list_vggss(root), root / 'vggss')
-
-
-def extended(folder, plain, plain_folder):
+def extended(plain, folder, plain_folder):
     """The plain set, then as many pairs in which nothing visible sounds. Ids: <frame>_<sound>.
 
     Files that extend_frames and extend_audio do not have are those of the plain set.
