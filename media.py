@@ -5,8 +5,8 @@
     boxes = box_map([[0.1, 0.2, 0.5, 0.9]])                 # (224, 224) of 0 and 1
 
 Sounds may have any rate and number of channels, pictures 8 bits a channel. A file that cannot be
-used is a SampleError: one sentence that names it and the remedy.
-The last two sections, on unusual sound files and on pickled masks, can be skipped at first.
+used is a SampleError: one sentence that names it and the remedy. Which files make a sample: data.py
+and benchmarks/. The last two sections, on unusual sound files and on pickles, can be skipped first.
 """
 
 import contextlib
@@ -35,8 +35,7 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
 # From 89 megapixels on Pillow warns; from 179 on it raises an error, which stays one.
 warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 LOUDEST = 10            # times full scale: floats may exceed it a little, unscaled integers do far
-OPPOSED = 0.2           # channels cancel each other if their mean has less than this share of the
-#                         energy of the mean of independent channels: in stereo, correlation < -0.8
+OPPOSED = 0.2           # channels cancel: less energy than this share of independent channels' mean
 TOLERANCE = 0.05                # seconds beyond those heard that part_heard does not mention
 GROUND_TRUTH_SIZE = 224         # everything is scored at 224 x 224 (released code)
 SCORED = GROUND_TRUTH_SIZE, GROUND_TRUTH_SIZE
@@ -139,7 +138,7 @@ def _mono(sound, path):
         return sound[0]
     mean = sound.mean(0)
     energy = sound.var(1, correction=0)         # (channels,); a constant offset is no sound
-    if mean.var(correction=0) >= OPPOSED * energy.mean() / len(sound):
+    if mean.var(correction=0) >= OPPOSED * energy.mean() / len(sound):      # stereo: r >= -0.8
         return mean
     if not _told_of_opposed:
         _told_of_opposed.append(path)
@@ -423,16 +422,14 @@ def read_pickled_mask(path):
         raise SampleError(f'{path} is not a pickled NumPy array ({type(error).__name__}: '
                           f'{reason}): fetch it again') from None
     is_array = isinstance(array, np.ndarray) and array.dtype.kind in 'biuf'
-    if not (is_array and array.ndim == 2 and array.size):
+    if not (is_array and array.ndim == 2 and array.size and np.isfinite(array).all()):
         raise SampleError(f'{path} is not a two-dimensional array of numbers: fetch it again')
-    if not np.isfinite(array).all():
-        raise SampleError(f'{path} holds values that are not numbers: fetch it again')
     mask = Image.fromarray((array != 0).astype(np.uint8)).resize(SCORED, Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(mask)).float()
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """A pickle can call any function that it names: only the parts of number arrays have a name."""
+    """Refuses all but arrays of numbers: a pickle can call any function that it names."""
 
     def find_class(self, module, name):
         if (module, name) not in ARRAY_PARTS:
