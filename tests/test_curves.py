@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-import figures
+from figures import curves as figures
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ import pytest
 from PIL import Image
 
 import evaluate
-import figures
-import report
 import train
 from conftest import ROOT
+from figures import curves, report
 from model import load_model
 
-CURVE = ('import os, figures; figures.precision_recall_picture({"a": ([1, 0.5], [0.2, 0.9], None)}, "curve.png"); '
+CURVE = ('import os; from figures import curves; curves.precision_recall_picture({"a": ([1, 0.5], [0.2, 0.9], None)}, "curve.png"); '
          'print(os.environ.get("MPLBACKEND"))')
 
 
@@ -49,7 +48,7 @@ def test_one_picture_s_failure_costs_no_other_and_no_score(small_world, tmp_path
     assert pictures == {'robustness_ext_vggss.png', 'robustness_ext_flickr.png', 'precision_recall.png', 'report.html'}
     for broken, module, function, error in (
             ('robustness_ext_vggss.png', report, 'example_sheet', RuntimeError('no\nfont')),
-            ('precision_recall.png', figures, 'precision_recall_picture', ImportError('No module named matplotlib')),
+            ('precision_recall.png', curves, 'precision_recall_picture', ImportError('No module named matplotlib')),
             ('report.html', report, 'report', MemoryError())):
         with monkeypatch.context() as patch:
             patch.setattr(module, function, failing(broken, getattr(module, function), error))
@@ -69,7 +68,7 @@ def test_a_training_whose_picture_fails_has_the_other_and_its_summary(tmp_path, 
     draw = {'loss_curve': lambda log, path, *priors: path.write_text('drawn'),
             'before_after_sheet': lambda *arguments: arguments[-1].write_text('drawn'), broken: fails}
     monkeypatch.setattr(train, 'held_out', lambda *arguments: ({'ours': {'cIoU': 50.0}}, {'boxes': 4}))
-    monkeypatch.setattr(figures, 'loss_curve', draw['loss_curve'])
+    monkeypatch.setattr(curves, 'loss_curve', draw['loss_curve'])
     monkeypatch.setattr(train, 'before_after_sheet', draw['before_after_sheet'])
     model, tokenizer = load_model('miniature')
     state = {'untrained': None, 'skipped': 0, 'step': 3}

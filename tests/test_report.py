@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import figures  # noqa: E402
-import report  # noqa: E402
+from figures import report, tables as table_file  # noqa: E402
 from test_figures import EXAMPLES, example  # noqa: E402
 
 SCORES = {'cIoU': 12.34, 'AUC': 5.0, 'n': 7, 'n_expected': 9}
@@ -121,7 +120,7 @@ def test_tables_are_those_of_the_text(tmp_path):
     page = page_of(tmp_path, [], tables)
     assert len(page.all('table')) == 1
     cells = ' '.join(' '.join(page.words).split())
-    for line in figures.task_tables('single', *tables['single']).split('\n'):
+    for line in table_file.task_tables('single', *tables['single']).split('\n'):
         if not line.startswith('---'):
             assert ' '.join(line.split()) in cells
     assert '7 of 9' in page.words and '12.3' in page.words and '49.5' in page.words

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import report
 from conftest import ROOT
-from figures import CONDITIONS, grids, heat_colours, overlay, task_tables
+from figures import report
+from figures.pictures import heat_colours, overlay
+from figures.tables import CONDITIONS, grids, task_tables
 from test_figures import example
 from test_report import page_of
 
@@ -66,7 +67,7 @@ def distinct(task, first):
 def papers_own():
     """paper_tables.csv, read anew: {(task, benchmark, row): {metric: value}}."""
     scores = {}
-    for line in csv.DictReader((ROOT / 'paper_tables.csv').read_text().splitlines()):
+    for line in csv.DictReader((ROOT / 'figures/paper_tables.csv').read_text().splitlines()):
         row = scores.setdefault((line['task'], line['benchmark'], line['row']), {})
         row[line['metric']] = float(line['value'])
     return scores

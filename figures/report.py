@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from figures import (BENCHMARK_NAMES, CONDITIONS, TABLES, TASK_NAMES, TURBO, cell_text, checked_rgb, contact_sheet, grids,
-                     ground_truth_tile, heat_colours, overlay, write_file)
+from figures.pictures import (TURBO, checked_rgb, contact_sheet, ground_truth_tile, heat_colours,
+                              overlay, write_file)
+from figures.tables import BENCHMARK_NAMES, CONDITIONS, TABLES, TASK_NAMES, cell_text, grids
 
 LOUD, SOFTENED = 0.35, 0.1      # root mean square: above the first (AVSBench-Robust's noise: 0.58) played at the second
 SOUND_SECONDS = 240             # of sound in one report: 16 kHz, 16 bit and base64 make 43 KB a second
