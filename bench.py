@@ -39,7 +39,7 @@ import train
 from beats import FRAME, HOP, N_MELS, SAMPLE_RATE, BEATs, BEATsConfig
 from bench_parts import measure_evaluation, measure_loading, measure_metrics
 from costs import clock, count_vision, counter, keep_freed_memory, matrix_product_rate, name_of, peak_bytes
-from figures import table
+from figures.tables import table
 from masks import mask_gen_f
 from model import PRESETS, Alignment, SoundLocalizer, embed_image, embed_prompt, encode_image, load_model
 from resumable import given_options, overwritten, some_path, write_whole

@@ -29,9 +29,11 @@ import torch.distributed as dist
 from PIL import Image
 from tqdm import tqdm
 
-import figures
+import figures.curves
+import figures.pictures
+import figures.tables
 import metrics
-import report
+from figures import report
 from data import (BENCHMARKS, SAMPLE_RATE, Benchmark, displayable, evaluation_image,
                   evaluation_loader, read_audio)
 from heatmaps import (PAIR_SIZE, localise, localise_sources, only, oracle_of_named,
@@ -223,7 +225,7 @@ def one_pair(model, preset, image_file, audio_file, out):
     size = picture.height, picture.width
     heat = model.heatmap(image, wav[None].to(device), size)[0].cpu().numpy()
     frame = np.asarray(picture)
-    tiles = [frame, figures.heat_colours(heat), figures.overlay(frame, heat)]
+    tiles = [frame, figures.pictures.heat_colours(heat), figures.pictures.overlay(frame, heat)]
     content = io.BytesIO()
     try:
         kind = Image.registered_extensions()[Path(out).suffix.lower()]
@@ -490,7 +492,7 @@ def tell_counts(dataset, scored, meters):
 
 
 def print_task(task, results, args):
-    print('\n' + figures.task_tables(task, results[task], results['clipseg_gt_text'][task], paper_row(args)))
+    print('\n' + figures.tables.task_tables(task, results[task], results['clipseg_gt_text'][task], paper_row(args)))
 
 
 def paper_row(args):
@@ -506,7 +508,7 @@ def finish_pictures(results, examples, curves, args):
     folder = Path(args.figures)
     if curves:
         picture = folder / 'precision_recall.png'
-        draw = lambda: figures.precision_recall_picture(
+        draw = lambda: figures.curves.precision_recall_picture(
             {name: curve_of(meter) for name, meter in curves.items()}, picture)
         figures.attempt(picture, draw)
     tables = {task: (results[task], results['clipseg_gt_text'][task], paper_row(args)) for task in args.wanted}

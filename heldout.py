@@ -9,7 +9,7 @@ train.py calls both; the tables of section 4.2 are evaluate.py's. Boxes are VGG-
 
 import torch
 
-import figures
+import figures.pictures
 import metrics
 from data import Benchmark, displayable
 from evaluate import embed_names, read_batches
@@ -113,8 +113,8 @@ def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, f
         frame, after = displayable(batch['image'][0]), localise(trained, batch, words)
         heats = [localise(untrained, batch)['ours'], after['ours'], *([after['oracle']] if 'oracle' in after else [])]
         truth = (batch['mask'][0] if batch['mask'][0] is not None else batch['boxes'][0]).numpy()
-        rows.append([frame, figures.ground_truth_tile(frame, truth),
-                     *(figures.overlay(frame, heat[0].numpy()) for heat in heats)])
+        rows.append([frame, figures.pictures.ground_truth_tile(frame, truth),
+                     *(figures.pictures.overlay(frame, heat[0].numpy()) for heat in heats)])
         names.append(batch['label'][0] or batch['id'][0])
     if rows:
-        figures.contact_sheet(rows, path, ['frame', 'sounding object', 'untrained', 'trained', 'text oracle'], names)
+        figures.pictures.contact_sheet(rows, path, ['frame', 'sounding object', 'untrained', 'trained', 'text oracle'], names)

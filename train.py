@@ -27,7 +27,8 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-import figures
+import figures.curves
+import figures.tables
 import losses
 from answers import captions_path, load_answers, make_captions
 from cache import AudioFeatures, Prepared, build_features, complete
@@ -465,11 +466,11 @@ def finish(model, tokenizer, args, state, absent, began):
     columns = ['untrained', 'trained', 'oracle', 'ceiling']
     value = lambda column, k: (summary[column] or {}).get(k)
     rows = [[None if value(c, k) is None else value(c, k) * factor for c in columns] for k, factor in shown]
-    print(figures.table(rows, columns, [f'{k}, %' for k, _ in shown]))
+    print(figures.tables.table(rows, columns, [f'{k}, %' for k, _ in shown]))
     print(f'{args.out}: seed {args.seed}, {state["step"]} steps, {summary["seconds"]:.0f} s in all, n = {counts}')
     log = args.out / 'log.jsonl'
     curve = args.out / 'loss.png'
-    figures.attempt(curve, figures.loss_curve, log, curve, args.p_pos, args.p_neg)
+    figures.attempt(curve, figures.curves.loss_curve, log, curve, args.p_pos, args.p_neg)
     sheet = args.out / 'before_after.png'
     figures.attempt(sheet, draw_before_and_after, model, tokenizer, args, sheet)
     summary['seconds'] = round(time.time() - began, 1)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import evaluate
-import figures
+import figures.pictures
 import heatmaps
 import model
 from conftest import ROOT
@@ -303,7 +303,7 @@ def test_a_picture_and_a_sound_of_ones_own_become_frame_heatmap_overlay(run, tmp
     sheet = np.asarray(Image.open(tmp_path / 'out.png'))
     frame = np.rot90(pixels, -1)
     heat = np.broadcast_to(np.linspace(0, 1, 30, dtype=np.float32)[:, None] ** 2, (30, 20))
-    tiles = [frame, figures.heat_colours(heat), figures.overlay(frame, heat)]
+    tiles = [frame, figures.pictures.heat_colours(heat), figures.pictures.overlay(frame, heat)]
     for k, tile in enumerate(tiles):
         assert np.abs(sheet[:, 20 * k:20 * (k + 1)].astype(int) - tile).max() <= 1
     said = capsys.readouterr().out

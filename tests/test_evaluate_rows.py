@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import evaluate
-import figures
+import figures.curves
 import metrics
 from known_world import (EXTENDED, MIXED, NAMES, SHIFTS, SILENT, Run, build, known_kind, known_map,
                          known_truth, one_thread)  # noqa: F401
@@ -61,7 +61,7 @@ def everything(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         run = Run(patch, tmp_path_factory.mktemp('files'))
         run.curves = []
-        patch.setattr(figures, 'precision_recall_picture', lambda *given: run.curves.append(given))
+        patch.setattr(figures.curves, 'precision_recall_picture', lambda *given: run.curves.append(given))
         results = run('--task', 'all', '--batch-size', 3, '--json', out / 'a.json',
                       '--csv', out / 'a.csv', '--figures', out / 'pictures', '--examples', 5,
                       '--save-heatmaps', out / 'maps')
@@ -340,9 +340,9 @@ def test_the_curve_of_figure_7_has_its_axes_and_the_point_of_max_f1(everything, 
     assert recall.tolist() == pytest.approx([1, 2 / 3, 2 / 3, 2 / 3, 1 / 3])
     assert point == pytest.approx((1, 2 / 3))               # precision, recall
     drawn = []
-    axes = figures._axes
-    monkeypatch.setattr(figures, '_axes', lambda *given: drawn.append(axes(*given)) or drawn[0])
-    figures.precision_recall_picture({'one': curves['ext_flickr']}, tmp_path / 'p.png')
+    axes = figures.curves._axes
+    monkeypatch.setattr(figures.curves, '_axes', lambda *given: drawn.append(axes(*given)) or drawn[0])
+    figures.curves.precision_recall_picture({'one': curves['ext_flickr']}, tmp_path / 'p.png')
     [axis] = drawn[0][1]
     lines = {line.get_label(): line for line in axis.lines}
     assert (axis.get_xlabel(), axis.get_ylabel()) == ('recall', 'precision')

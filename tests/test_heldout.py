@@ -225,9 +225,9 @@ def test_the_sheet_shows_untrained_trained_and_oracle_in_their_columns(monkeypat
     monkeypatch.setattr(heldout, 'embed_names', lambda *a: {'dog': 1})
     monkeypatch.setattr(heldout, 'localise', fake)
     overlay = lambda frame, heat: round(float(heat.mean()), 3)
-    monkeypatch.setattr(heldout.figures, 'overlay', overlay)
-    monkeypatch.setattr(heldout.figures, 'ground_truth_tile', lambda frame, truth: truth.sum())
-    monkeypatch.setattr(heldout.figures, 'contact_sheet', lambda *a: drawn.append(a))
+    monkeypatch.setattr(heldout.figures.pictures, 'overlay', overlay)
+    monkeypatch.setattr(heldout.figures.pictures, 'ground_truth_tile', lambda frame, truth: truth.sum())
+    monkeypatch.setattr(heldout.figures.pictures, 'contact_sheet', lambda *a: drawn.append(a))
     heldout.before_after_sheet('untrained', 'trained', None, 'miniature', 'root', 'a.png', frames=1)
     ((rows, path, columns, names),) = drawn
     assert path == 'a.png' and names == ['dog', 'cat']

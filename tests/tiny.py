@@ -173,7 +173,7 @@ class Seen:
         watch(patch, train, 'load_model', lambda result, *a, **k: self.loaded.append(result[0]))
         patch.setattr(train, 'held_out', self.fake_held_out)
         patch.setattr(train, 'before_after_sheet', lambda *a: self.sheets.append(a))
-        patch.setattr(train.figures, 'loss_curve', lambda *a: self.curves.append(a))
+        patch.setattr(train.figures.curves, 'loss_curve', lambda *a: self.curves.append(a))
         patch.setattr(checkpoints, 'LOG_EVERY', 1)
 
     def watch_forward(self, patch, hook):
