@@ -42,9 +42,9 @@ def read_log(path):
 
 
 def smooth(values):
-    """(n,) -> (n,), the mean over n / 40 values to either side, but fewer at the start."""
+    """(n,) -> n means over n / 40 values to either side, but fewer at the start."""
     sides = np.minimum(np.arange(len(values)), len(values) // 40)
-    return np.array([values[i - side:i + side + 1].mean() for i, side in enumerate(sides)])
+    return [values[i - side:i + side + 1].mean() for i, side in enumerate(sides)]
 
 
 def loss_curve(log_path, png_path, p_pos, p_neg):

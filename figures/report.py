@@ -4,11 +4,11 @@
     report('report.html', 'My run', {'single': (ours, oracle, 'av')}, examples, {'preset': 'paper'})
 
 An example is one sample as evaluate.py collects it, a dict of
-    task, benchmark, id; group: of the frame that it shares with others
-    label: str, None, or one per source; score: IoU 0..1 or None; confidence: or None
+    task, benchmark, id; group: of the frame; label: str, None, or one per source of a mixture
     condition: of CONDITIONS in AVSBench-Robust, 'sounding' or 'silent' in the extended sets
-    frame (H, W, 3) uint8; truth (h, w) or None; heat, and the text oracle's or None: (h, w) in
-    0..1; truth and heat are lists of two for a mixture; wav (samples,) in -1..1, and its rate
+    score: the IoU; confidence; oracle: the text oracle's heat; each of them may be None
+    frame (H, W, 3) uint8; truth (h, w) or None; heat (h, w); lists of two for a mixture
+    wav (samples,) in -1..1; rate
 """
 
 import base64
@@ -28,26 +28,23 @@ LOUD, SOFTENED = 0.35, 0.1      # root mean square: sounds above the first are p
 SOUND_SECONDS = 240             # in one report: 16 kHz, 16 bit and base64 make 43 KB a second
 
 
-def is_robust(example):
-    return example['benchmark'].startswith('robust')
-
-
-def cards(examples):
-    """Yield (frame, [(heading, example or None)]) for the examples of one task and benchmark.
+def cards(examples, task, benchmark):
+    """Yield (frame, [(heading, example or None)]) of a task and benchmark.
 
     The sounds of one frame stand together in Figures 8 and 9; elsewhere each has its own card.
     AVSBench-Robust always has the four of CONDITIONS, with None where one is missing.
     """
-    groups = {}
+    groups, is_robust = {}, benchmark.startswith('robust')
     for i, example in enumerate(examples):
-        shared = example['task'] == 'interactive' or is_robust(example)
-        groups.setdefault(example['group'] if shared else i, []).append(example)
+        if (example['task'], example['benchmark']) == (task, benchmark):
+            key = example['group'] if is_robust or task == 'interactive' else i
+            groups.setdefault(key, []).append(example)
     for group in groups.values():
         frame, headings = group[0]['frame'], ['']
-        if is_robust(group[0]):
+        if is_robust:
             by_condition = {example['condition']: example for example in group}
             group, headings = [by_condition.get(name) for name in CONDITIONS], CONDITIONS
-        elif group[0]['task'] == 'interactive':
+        elif task == 'interactive':
             headings = [f'sound {k}' for k in range(1, len(group) + 1)]
         yield frame, list(zip(headings, group))
 
@@ -62,7 +59,7 @@ def tiles(example):
                 'overlay 2': overlay(frame, heat[1])}
     pictures = {'ground truth': None if truth is None else ground_truth_tile(frame, truth),
                 'heatmap': heat_colours(heat), 'overlay': overlay(frame, heat)}
-    if is_robust(example):                                  # Figure 8
+    if example['benchmark'].startswith('robust'):           # Figure 8
         return {'overlay': pictures['overlay']}
     if example['task'] == 'interactive':                    # Figure 9
         del pictures['heatmap']
@@ -89,7 +86,7 @@ def example_sheet(task, benchmark, examples, path):
     Raises ValueError where there is no example.
     """
     rows, columns, labels = [], [], []
-    for frame, sounds in cards(examples):
+    for frame, sounds in cards(examples, task, benchmark):
         row, headings = [frame], ['frame']
         for heading, example in sounds:
             pictures = tiles(example) if example else {'overlay': None}
@@ -98,7 +95,7 @@ def example_sheet(task, benchmark, examples, path):
         rows.append(row)
         columns = max(columns, headings, key=len)           # a frame of VPO-MS has 1 to 5 sounds
         told = [example for _, example in sounds if example]
-        if is_robust(told[0]):
+        if benchmark.startswith('robust'):
             told = told[:1]                                 # the positive one names the row
         facts = [fact for example in told for fact in facts_of(example)]
         labels.append('\n'.join([' / '.join(map(name_of, told)), *facts]))
@@ -114,18 +111,15 @@ def report(path, title, tables, examples, facts):
     """
     sections = []
     for task in sorted(tables, key=list(TABLES).index):
-        names = dict.fromkeys(e['benchmark'] for e in examples if e['task'] == task)
-        for name in names:
-            mine = [e for e in examples if (e['task'], e['benchmark']) == (task, name)]
-            names[name] = list(cards(mine))
-        sections.append((task, grids(task, *tables[task]), names))
+        shown = dict.fromkeys(e['benchmark'] for e in examples if e['task'] == task)
+        sections.append((task, grids(task, *tables[task]), shown))
     [scale] = heat_colours(np.linspace(0, 1, 17)[None])         # (17, 3)
     template = Path(__file__).with_name('report_template.html').read_text(encoding='utf-8')
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
     write_file(path, page.render(
-        title=title, facts=facts, sections=sections, scale=scale, cell_text=cell_text,
-        task_names=TASK_NAMES, benchmark_names=BENCHMARK_NAMES, name_of=name_of,
-        facts_of=facts_of, pictures=with_oracle, jpeg=jpeg, sound=sound,
+        title=title, facts=facts, sections=sections, examples=examples, scale=scale,
+        task_names=TASK_NAMES, benchmark_names=BENCHMARK_NAMES, cell_text=cell_text, cards=cards,
+        name_of=name_of, facts_of=facts_of, pictures=with_oracle, jpeg=jpeg, sound=sound,
         longest=SOUND_SECONDS / max(1, len(examples))))
 
 

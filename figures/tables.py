@@ -114,7 +114,7 @@ def grids(task, ours, oracle, paper):
             headings = {**headings, 'AP_textbook': 'textbook AP'}       # of --reading paper
         rows = []
         for benchmark in shown:
-            for name, scores in named_rows(task, benchmark, ours, oracle or {}, paper):
+            for name, scores in named_rows(task, benchmark, ours, oracle, paper):
                 n, expected = scores.get('n'), scores.get('n_expected')
                 rows.append([BENCHMARK_NAMES[benchmark] if name == 'ours' else '', name,
                              *(score_of(scores, metric) for metric in headings),
@@ -132,7 +132,7 @@ def named_rows(task, benchmark, ours, oracle, paper):
     rows = [('ours', ours[benchmark]), (ROW_NAMES.get(paper), own)]
     if task in ORACLE_TASKS:
         own = printed.get((task, benchmark, 'clipseg_gt_text'))
-        rows += [('oracle', oracle.get(benchmark) or {}), ('paper, oracle', own)]
+        rows += [('oracle', (oracle or {}).get(benchmark) or {}), ('paper, oracle', own)]
     return [(name, scores) for name, scores in rows if scores is not None]
 
 
