@@ -55,9 +55,9 @@ def loss_curve(log_path, png_path, p_pos, p_neg):
     curves = read_log(log_path)
     if not curves.keys() & {*LINES, 'val_loss'}:
         raise ValueError(f'{log_path} holds no logged step yet, so there is no curve to draw.')
-    figure, axes = _axes((10, 6.4), 2, ['Training loss', 'Validation loss',
-                                        'Mask area (fraction of the image)',
-                                        'Mask projection $w M_G + b$'])
+    titles = ['Training loss', 'Validation loss', 'Mask area (fraction of the image)',
+              'Mask projection $w M_G + b$']
+    figure, axes = _axes((10, 6.4), 2, titles)
     losses, validation, areas, w_axis = axes
     b_axis = w_axis.twinx()             # w and b change by little, each on its own scale
     b_axis.spines[:].set_visible(False)
@@ -104,8 +104,7 @@ def precision_recall_picture(curves, path):
         axis.annotate(f'F1 {f1:g}', (1, lowest), (2, 0), textcoords='offset points', fontsize=8,
                       color='#999999', va='center', annotation_clip=False)
     for name, (precision, recall, (p, r)) in curves.items():
-        marker = 'o' if len(recall) == 1 else None
-        [line] = axis.plot(recall, precision, linewidth=1.8, label=name, marker=marker)
+        [line] = axis.plot(recall, precision, linewidth=1.8, label=name)
         axis.plot(r, p, 'o', color=line.get_color(), markersize=7, markeredgecolor='white',
                   label=f'its max-F1, {200 * p * r / max(p + r, 1e-9):.1f}')
     axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='recall', ylabel='precision')

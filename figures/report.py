@@ -67,17 +67,15 @@ def tiles(example):
 
 
 def name_of(example):
-    label = example['label'] or example['id']
-    return label if isinstance(label, str) else ' + '.join(label)
+    name = example['label'] or example['id']
+    return name if isinstance(name, str) else ' + '.join(name)
 
 
 def facts_of(example):
     """What is known of an example beside its name: ['sounding', 'IoU 0.81', 'confidence 0.68']."""
     facts = [example['condition']] if example['condition'] in ('sounding', 'silent') else []
-    for word, key in (('IoU', 'score'), ('confidence', 'confidence')):
-        if example[key] is not None:
-            facts.append(f'{word} {example[key]:.2f}')
-    return facts
+    numbers = ('IoU', example['score']), ('confidence', example['confidence'])
+    return facts + [f'{word} {value:.2f}' for word, value in numbers if value is not None]
 
 
 def example_sheet(task, benchmark, examples, path):
@@ -87,13 +85,12 @@ def example_sheet(task, benchmark, examples, path):
     """
     rows, columns, labels = [], [], []
     for frame, sounds in cards(examples, task, benchmark):
-        row, headings = [frame], ['frame']
+        row = {'frame': frame}
         for heading, example in sounds:
             pictures = tiles(example) if example else {'overlay': None}
-            row += pictures.values()
-            headings += [f'{heading}\n{caption}'.strip() for caption in pictures]
-        rows.append(row)
-        columns = max(columns, headings, key=len)           # a frame of VPO-MS has 1 to 5 sounds
+            row |= {f'{heading}\n{caption}'.strip(): tile for caption, tile in pictures.items()}
+        rows.append(list(row.values()))
+        columns = max(columns, list(row), key=len)          # a frame of VPO-MS has 1 to 5 sounds
         told = [example for _, example in sounds if example]
         if benchmark.startswith('robust'):
             told = told[:1]                                 # the positive one names the row
@@ -119,15 +116,8 @@ def report(path, title, tables, examples, facts):
     write_file(path, page.render(
         title=title, facts=facts, sections=sections, examples=examples, scale=scale,
         task_names=TASK_NAMES, benchmark_names=BENCHMARK_NAMES, cell_text=cell_text, cards=cards,
-        name_of=name_of, facts_of=facts_of, pictures=with_oracle, jpeg=jpeg, sound=sound,
+        name_of=name_of, facts_of=facts_of, tiles=tiles, overlay=overlay, jpeg=jpeg, sound=sound,
         longest=SOUND_SECONDS / max(1, len(examples))))
-
-
-def with_oracle(example):
-    pictures = tiles(example)
-    if example['oracle'] is not None and 'heatmap' in pictures:
-        pictures['text oracle'] = overlay(example['frame'], example['oracle'])
-    return pictures
 
 
 def jpeg(picture):

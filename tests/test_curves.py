@@ -119,4 +119,4 @@ def test_precision_recall_curves(drawn, tmp_path):
     assert list(named) == ['AV', 'its max-F1, 64.6', 'one', 'its max-F1, 50.0']
     assert np.allclose(named['AV'].get_data(), (recall, 1 - recall / 2))
     assert np.ravel(named['its max-F1, 64.6'].get_data()).tolist() == [0.6, 0.7]
-    assert named['one'].get_marker() == 'o'                     # a line of one point is invisible
+    assert named['its max-F1, 50.0'].get_marker() == 'o'        # all there is of a single point
