@@ -20,6 +20,7 @@ GREEN, RED = '#2a9d4a', '#c8352b'
 LINES = {'loss': (0, 'total', '#222222'), 'acl_i': (0, 'ACL$_I$, Eq. 1', '#1f77b4'),
          'acl_f': (0, 'ACL$_F$, Eq. 3', '#e07b00'), 'reg': (0, 'area, Eq. 4', GREEN),
          'acl_c': (0, 'ACL$_C$, Eq. 6', '#a03fa0'),
+         'val_loss': (1, 'total', '#222222'),
          'area_pos': (2, 'positive pairs', GREEN), 'area_neg': (2, 'negative pairs', RED),
          'w': (3, 'w', '#1f77b4'), 'b': (4, 'b', '#e07b00')}
 
@@ -53,7 +54,7 @@ def loss_curve(log_path, png_path, p_pos, p_neg):
     p_pos, p_neg: the area priors of Eq. 4, dotted. Raises ValueError where nothing was logged yet.
     """
     curves = read_log(log_path)
-    if not curves.keys() & {*LINES, 'val_loss'}:
+    if not curves.keys() & LINES.keys():
         raise ValueError(f'{log_path} holds no logged step yet, so there is no curve to draw.')
     titles = ['Training loss', 'Validation loss', 'Mask area (fraction of the image)',
               'Mask projection $w M_G + b$']
@@ -65,9 +66,9 @@ def loss_curve(log_path, png_path, p_pos, p_neg):
         axis = [*axes, b_axis][panel]
         if key in curves:
             steps, values = curves[key]
-            marker = 'o' if len(steps) == 1 else None   # a line of one point is invisible
+            dot = '.' if len(steps) < 40 else ''        # a line of one point is invisible
             axis.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
-            axis.plot(steps, smooth(values), color=colour, linewidth=1.8, label=name, marker=marker)
+            axis.plot(steps, smooth(values), dot + '-', color=colour, linewidth=1.8, label=name)
         if key in ('w', 'b'):
             axis.set_ylabel(name, color=colour, rotation=0, va='center', labelpad=9, fontsize=12)
             axis.tick_params(axis='y', labelcolor=colour, labelsize=9, length=0)
@@ -76,12 +77,10 @@ def loss_curve(log_path, png_path, p_pos, p_neg):
         areas.axhline(p_pos, color=GREEN, linestyle=':', label=f'p$^+$ = {p_pos:g}')
         areas.axhline(p_neg, color=RED, linestyle=':', label=f'p$^-$ = {p_neg:g}')
         areas.set_ylim(-0.03, None)
-    if 'val_loss' in curves:                            # few points: show each, smooth none
-        steps, values = curves['val_loss']
-        best = values.argmin()
-        validation.plot(steps, values, color='#222222', marker='o', markersize=4)
-        validation.plot(steps[best], values[best], 'o', color=RED,
-                        label=f'lowest, {values[best]:.3f} at step {steps[best]:.0f}')
+    if 'val_loss' in curves:
+        step, lowest = min(curves['val_loss'].T, key=lambda point: point[1])
+        validation.plot(step, lowest, 'o', color=RED,
+                        label=f'lowest, {lowest:.3f} at step {step:.0f}')
     for axis in axes:
         axis.sharex(losses)
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)      # no step 0.96
@@ -97,12 +96,10 @@ def precision_recall_picture(curves, path):
     curves: {name: (precision (T,), recall (T,), (precision, recall) of the highest F1)}, fractions.
     """
     figure, [axis] = _axes((5.6, 5), 1, ['Precision and recall'])
-    for f1 in (0.2, 0.4, 0.6, 0.8):
-        lowest = f1 / (2 - f1)                          # the recall at precision 1, and vice versa
-        x = np.linspace(lowest, 1, 200)
-        axis.plot(x, f1 * x / (2 * x - f1), color='#d5d5d5', linewidth=0.8, zorder=1)
-        axis.annotate(f'F1 {f1:g}', (1, lowest), (2, 0), textcoords='offset points', fontsize=8,
-                      color='#999999', va='center', annotation_clip=False)
+    r, p = np.meshgrid(np.linspace(0.01, 1, 100), np.linspace(0.01, 1, 100))
+    grey = axis.contour(r, p, 2 * p * r / (p + r), [0.2, 0.4, 0.6, 0.8], colors='#bbbbbb',
+                        linewidths=0.8)
+    axis.clabel(grey, fmt='F1 %g', fontsize=8)
     for name, (precision, recall, (p, r)) in curves.items():
         [line] = axis.plot(recall, precision, linewidth=1.8, label=name)
         axis.plot(r, p, 'o', color=line.get_color(), markersize=7, markeredgecolor='white',

@@ -41,10 +41,7 @@ def heat_colours(heatmap):
 
 
 def overlay(frame, heatmap):
-    """frame (H, W, 3), heatmap (h, w) in 0..1 -> (H, W, 3) uint8: the heat's colours on the frame.
-
-    The heatmap is resized to the frame bilinearly.
-    """
+    """frame (H, W, 3), heatmap (h, w) in 0..1 -> (H, W, 3) uint8: the heat's colours on it."""
     colours = heat_colours(resize(heatmap, frame))                              # (H, W, 3)
     return ((1 - HEAT_WEIGHT) * frame + HEAT_WEIGHT * colours).round().astype(np.uint8)
 
@@ -59,8 +56,7 @@ def ground_truth_tile(frame, ground_truth):
     inside = resize(ground_truth >= 0.5, frame) >= 0.5                          # (H, W)
     agreed = resize(ground_truth >= 1, frame) >= 0.5
     picture = frame * np.select([agreed, inside], [1, (1 + DIMMED) / 2], DIMMED)[..., None]
-    # The outline is what erosion removes. A border of zeros lets the mask erode at the edge of the
-    # frame too.
+    # The outline is what erosion removes. Zeros around the frame let the mask erode at its edge.
     width = max(1, round(min(inside.shape) / 64))
     padded = Image.fromarray(np.pad(inside, width).astype(np.uint8))
     eroded = ImageOps.crop(padded.filter(ImageFilter.MinFilter(2 * width + 1)), width)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from checkpoint import write_file
 from figures.pictures import contact_sheet, ground_truth_tile, heat_colours, overlay
-from figures.tables import BENCHMARK_NAMES, CONDITIONS, TABLES, TASK_NAMES, cell_text, grids
+from figures.tables import BENCHMARK_NAMES, CONDITIONS, TASK_NAMES, cell_text, grids
 
 LOUD, SOFTENED = 0.35, 0.1      # root mean square: sounds above the first are played at the second
 SOUND_SECONDS = 240             # in one report: 16 kHz, 16 bit and base64 make 43 KB a second
@@ -106,15 +106,11 @@ def report(path, title, tables, examples, facts):
     tables: {task: (ours, oracle, paper)}, the arguments of task_tables. facts: {name: str}, at the
     top. Sounds of more than SOUND_SECONDS together are cut to equal shares.
     """
-    sections = []
-    for task in sorted(tables, key=list(TABLES).index):
-        shown = dict.fromkeys(e['benchmark'] for e in examples if e['task'] == task)
-        sections.append((task, grids(task, *tables[task]), shown))
     [scale] = heat_colours(np.linspace(0, 1, 17)[None])         # (17, 3)
     template = Path(__file__).with_name('report_template.html').read_text(encoding='utf-8')
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
     write_file(path, page.render(
-        title=title, facts=facts, sections=sections, examples=examples, scale=scale,
+        title=title, facts=facts, tables=tables, examples=examples, scale=scale, grids=grids,
         task_names=TASK_NAMES, benchmark_names=BENCHMARK_NAMES, cell_text=cell_text, cards=cards,
         name_of=name_of, facts_of=facts_of, tiles=tiles, overlay=overlay, jpeg=jpeg, sound=sound,
         longest=SOUND_SECONDS / max(1, len(examples))))

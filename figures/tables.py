@@ -7,15 +7,14 @@ paper_tables.csv holds the paper's own numbers as printed: in per cent, FPR and 
 """
 
 import csv
-import functools
 import numbers
 from pathlib import Path
 
-TASK_NAMES = {'single': 'Single sound source localization',
-              'robustness': 'Audio-visual robustness',
-              'segmentation': 'Audio-visual segmentation',
-              'interactive': 'Interactive sound source localization',
-              'multisource': 'Sound source localization in mixtures'}
+TASK_NAMES = {
+    'single': 'Single sound source localization', 'robustness': 'Audio-visual robustness',
+    'segmentation': 'Audio-visual segmentation',
+    'interactive': 'Interactive sound source localization',
+    'multisource': 'Sound source localization in mixtures'}
 BENCHMARK_NAMES = {
     'vggss': 'VGG-SS', 'flickr': 'Flickr-SoundNet', 'is4': 'IS4', 'vpo_ss': 'VPO-SS',
     'vpo_ms': 'VPO-MS', 'avs_s4': 'AVSBench S4', 'avs_ms3': 'AVSBench MS3', 'ade20k': 'ADE20K',
@@ -54,7 +53,6 @@ TABLES = {
          {name: name for name in ('CAP', 'PIAP', 'AUC', 'CIoU@10', 'CIoU@30', 'CIoU@50')})]}
 
 
-@functools.cache
 def paper_scores():
     """-> {(task, benchmark, row): {metric: value}}; row: 'av', 'av_llm' or 'clipseg_gt_text'."""
     scores = {}
@@ -128,12 +126,11 @@ def grids(task, ours, oracle, paper):
 def named_rows(task, benchmark, ours, oracle, paper):
     """-> [(name of a row, its scores)] of one benchmark. The paper lacks some of its own."""
     printed = paper_scores() if paper else {}
-    own = printed.get((task, benchmark, paper))
-    rows = [('ours', ours[benchmark]), (ROW_NAMES.get(paper), own)]
+    rows = {'ours': ours[benchmark], ROW_NAMES.get(paper): printed.get((task, benchmark, paper))}
     if task in ORACLE_TASKS:
-        own = printed.get((task, benchmark, 'clipseg_gt_text'))
-        rows += [('oracle', (oracle or {}).get(benchmark) or {}), ('paper, oracle', own)]
-    return [(name, scores) for name, scores in rows if scores is not None]
+        rows['oracle'] = (oracle or {}).get(benchmark) or {}
+        rows['paper, oracle'] = printed.get((task, benchmark, 'clipseg_gt_text'))
+    return [(name, scores) for name, scores in rows.items() if scores is not None]
 
 
 def score_of(scores, metric):

@@ -57,7 +57,7 @@ def test_each_line_is_its_own(panels):
         'p$^-$ = 0.0625': 0.0625}
     assert found['positive pairs'][1] == found['p$^+$ = 0.25'][1]       # a prior has its colour
     assert found['negative pairs'][1] == found['p$^-$ = 0.0625'][1] != found['positive pairs'][1]
-    everything, best = validation.lines
+    _, everything, best = validation.lines
     assert everything.get_xdata().tolist() == [10, 20, 30]
     assert everything.get_ydata().tolist() == [3, 2, 2.5]
     assert (np.ravel(best.get_xdata()), np.ravel(best.get_ydata())) == ([20], [2])
@@ -73,7 +73,7 @@ def test_a_run_of_one_step_is_a_dot_in_its_panel(drawn, tmp_path):
     (tmp_path / 'log.jsonl').write_text('{"step": 1, "loss": 3.0, "acl_i": NaN}\n{"step": 2, "lo')
     loss_curve(tmp_path / 'log.jsonl', tmp_path / 'a.png', 0.4, 0)
     [(_, (losses, *others))] = drawn
-    assert [line.get_marker() for line in losses.lines] == ['None', 'o']
+    assert [line.get_marker() for line in losses.lines] == ['None', '.']
     assert not any(axis.lines for axis in others)
 
 
@@ -112,10 +112,11 @@ def test_precision_recall_curves(drawn, tmp_path):
     with Image.open(tmp_path / 'curve.png') as picture:
         assert min(picture.size) > 500
     [(_, [axis])] = drawn
-    grey, named = axis.lines[:4], {line.get_label(): line for line in axis.lines[4:]}
-    for line, f1 in zip(grey, (0.2, 0.4, 0.6, 0.8)):
-        x, y = line.get_data()
-        assert np.allclose(2 * x * y / (x + y), f1) and max(y) == pytest.approx(1) == x[-1]
+    named = {line.get_label(): line for line in axis.lines}
+    [grey] = axis.collections
+    for path, f1 in zip(grey.get_paths(), (0.2, 0.4, 0.6, 0.8), strict=True):
+        x, y = path.vertices.T
+        assert np.allclose(2 * x * y / (x + y), f1, atol=0.01)
     assert list(named) == ['AV', 'its max-F1, 64.6', 'one', 'its max-F1, 50.0']
     assert np.allclose(named['AV'].get_data(), (recall, 1 - recall / 2))
     assert np.ravel(named['its max-F1, 64.6'].get_data()).tolist() == [0.6, 0.7]
