@@ -87,14 +87,12 @@ def contact_sheet(rows, path, columns, labels, title=''):
     lines_above = (1.5 if title else 0) + max(heading.count('\n') + 1 for heading in columns)
     top = MARGIN + round(LINE * lines_above) + GAP
     right = max(left + len(columns) * (cell[0] + GAP), MARGIN + round(title_font.getlength(title)))
-    bottom = top + len(rows) * (TILE + GAP)
-    sheet = Image.new('RGB', (right + GAP, bottom + GAP), 'white')
+    sheet = Image.new('RGB', (right + GAP, top + len(rows) * (TILE + GAP) + GAP), 'white')
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, INK, title_font)
     for c, heading in enumerate(columns):
         x = left + c * (cell[0] + GAP)
-        middle = x + cell[0] / 2, top - GAP
-        draw.text(middle, heading, INK, font, anchor='md', align='center')
+        draw.text((x + cell[0] / 2, top - GAP), heading, INK, font, anchor='md', align='center')
         for r, row in enumerate(rows):
             tile = Image.new('RGB', cell, BLANK)
             if c < len(row) and row[c] is not None:

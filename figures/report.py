@@ -74,15 +74,12 @@ def name_of(example):
 def facts_of(example):
     """What is known of an example beside its name: ['sounding', 'IoU 0.81', 'confidence 0.68']."""
     facts = [example['condition']] if example['condition'] in ('sounding', 'silent') else []
-    numbers = ('IoU', example['score']), ('confidence', example['confidence'])
-    return facts + [f'{word} {value:.2f}' for word, value in numbers if value is not None]
+    scores = ('IoU', example['score']), ('confidence', example['confidence'])
+    return facts + [f'{word} {value:.2f}' for word, value in scores if value is not None]
 
 
 def example_sheet(task, benchmark, examples, path):
-    """The contact sheet of a task and benchmark, a PNG. A row is a frame and its sounds' tiles.
-
-    Raises ValueError where there is no example.
-    """
+    """The contact sheet of a task and benchmark: a row is a frame and the tiles of its sounds."""
     rows, columns, labels = [], [], []
     for frame, sounds in cards(examples, task, benchmark):
         row = {'frame': frame}

@@ -28,9 +28,9 @@ ADAPTED = 'w/ Adap.'
 EXTENDED = ('ext_vggss', 'ext_flickr')
 # task: [(the paper's tables, benchmarks in their order, {metric: heading} in their order)]
 TABLES = {
-    'single': [
-        ('Tables 1 and 2', ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),
-         {'cIoU': 'cIoU', 'cIoU_adap': ADAPTED, 'AUC': 'AUC', 'AUC_adap': ADAPTED})],
+    'single': [('Tables 1 and 2',
+                ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),
+                {'cIoU': 'cIoU', 'cIoU_adap': ADAPTED, 'AUC': 'AUC', 'AUC_adap': ADAPTED})],
     'robustness': [
         ('Table 3', EXTENDED, {'AP': 'AP', 'max_F1': 'max-F1', 'LocAcc': 'LocAcc'}),
         ('Table 4', EXTENDED,
@@ -42,15 +42,12 @@ TABLES = {
           'mIoU_noise': 'noise mIoU', 'F_noise': 'F', 'FPR_noise': 'FPR',
           'mIoU_offscreen': 'offscreen mIoU', 'F_offscreen': 'F', 'FPR_offscreen': 'FPR',
           'G_mIoU': 'G-mIoU', 'G_F': 'G-F', 'G_FPR': 'G-FPR'})],
-    'segmentation': [
-        ('Table 6', ('is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'avs_ms3', 'ade20k'),
-         {'mIoU': 'mIoU', 'mIoU_adap': ADAPTED, 'F': 'F-Score', 'F_adap': ADAPTED})],
-    'interactive': [
-        ('Table 7', ('is4', 'vpo_ms'),
-         {'IIoU': 'IIoU', 'IIoU_adap': ADAPTED, 'IAUC': 'IAUC', 'IAUC_adap': ADAPTED})],
-    'multisource': [
-        ('Table 8', ('vgg_instruments', 'vgg_duet'),
-         {name: name for name in ('CAP', 'PIAP', 'AUC', 'CIoU@10', 'CIoU@30', 'CIoU@50')})]}
+    'segmentation': [('Table 6', ('is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'avs_ms3', 'ade20k'),
+                      {'mIoU': 'mIoU', 'mIoU_adap': ADAPTED, 'F': 'F-Score', 'F_adap': ADAPTED})],
+    'interactive': [('Table 7', ('is4', 'vpo_ms'), {'IIoU': 'IIoU', 'IIoU_adap': ADAPTED,
+                                                    'IAUC': 'IAUC', 'IAUC_adap': ADAPTED})],
+    'multisource': [('Table 8', ('vgg_instruments', 'vgg_duet'), {
+        name: name for name in ('CAP', 'PIAP', 'AUC', 'CIoU@10', 'CIoU@30', 'CIoU@50')})]}
 
 
 def paper_scores():
