@@ -12,10 +12,10 @@ from transformers import (AutoProcessor, AutoTokenizer, Blip2ForConditionalGener
 
 from captions import OBJECT_PROMPTS, answer_prompts, caption_images, caption_sounds, load_model
 from data import normalise, read_audio
-from miniature import captioners
+from miniature.pretraining import captioners
 from miniature.drawings import CLASSES, SOUNDING
-from miniature.language import UNKNOWN, could_be, enumerated, word_tokenizer
-from miniature.pretrain import WEIGHTS
+from miniature.pretraining.language import UNKNOWN, could_be, enumerated, word_tokenizer
+from miniature.pretraining.pretrain import WEIGHTS
 from model import load_clipseg
 
 MEGABYTE = 2 ** 20

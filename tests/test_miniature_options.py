@@ -12,7 +12,8 @@ from PIL import Image
 
 from beats import BEATsConfig
 from media import read_pickled_mask
-from miniature import captioners, drawings, language, pretrain, sounds, world
+from miniature import drawings, sounds, world
+from miniature.pretraining import captioners, language, pretrain
 
 SPLITS = {'vggss': 3, 'ext_vggss': 9, 'flickr': 2, 'ext_flickr': 3, 'vpo_ss': 2, 'vpo_ms': 4,
           'avs_s4': 1, 'avs_ms3': 3, 'ade20k': 3, 'vgg_instruments': 4, 'vgg_duet': 3}
@@ -107,7 +108,7 @@ def test_two_sounds_at_once_have_half_gain_each():
     assert sounds.mixture(np.ones(3), np.array([0, 2, 4])).tolist() == [0.5, 1.5, 2.5]
 
 
-# ---- miniature.pretrain
+# ---- miniature.pretraining
 
 STAGES = {'beats': ('pretrain_beats', 'check_beats'),
           'clipseg': ('pretrain_clipseg', 'check_clipseg'),
@@ -142,7 +143,7 @@ def test_all_stages_are_trained_in_their_order_with_seed_and_steps(stages, tmp_p
         ('pretrain_clipseg', folder / 'clipseg', 3, 9), ('tune_decoder', folder / 'clipseg', 3)]
     assert [call[2] for call in stages('--seed', '3')] == [3] * 4
     assert 'quality: 0.500' in capsys.readouterr().out
-    assert pretrain.WEIGHTS == Path(pretrain.__file__).parent / 'weights'
+    assert pretrain.WEIGHTS == Path(world.__file__).parent / 'weights'
 
 
 @pytest.mark.parametrize('name', list(STAGES))

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from miniature import captioners, language, pretrain, world
+from miniature import world
+from miniature.pretraining import captioners, language, pretrain
 
 
 def test_a_phrase_names_the_colour_as_often_as_asked():

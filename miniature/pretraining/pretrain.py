@@ -1,10 +1,10 @@
 """Train the miniature's backbones: a tiny BEATs, a tiny CLIP and a tiny CLIPSeg decoder, all from nothing.
 
-Also the captioners of section 3.6 (miniature/captioners.py), the last stage: the image captioner sees with the tiny CLIP.
+Also the captioners of section 3.6 (miniature/pretraining/captioners.py), the last stage: the image captioner sees with the tiny CLIP.
 
-    python -m miniature.pretrain                  # about an hour on two cores, writes miniature/weights
-    python -m miniature.pretrain --only beats     # three minutes of it
-    python -m miniature.pretrain --check          # measures the weights that are there, on held-out scenes and sounds
+    python -m miniature.pretraining                  # about an hour on two cores, writes miniature/weights
+    python -m miniature.pretraining --only beats     # three minutes of it
+    python -m miniature.pretraining --check          # measures the weights that are there, on held-out scenes and sounds
 
 The paper takes its backbones as they come (section 4.1: CLIP ViT-B/16, CLIPSeg, BEATs). This script plays the part of
 the people who made them: it sees scenes with their descriptions and sounds with their labels. train.py never does.
@@ -29,15 +29,15 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from beats import BEATs, BEATsConfig, fbank, load_beats, save_beats
 from data import normalise
-from miniature.captioners import check_captioners, pretrain_captioners
+from miniature.pretraining.captioners import check_captioners, pretrain_captioners
 from miniature.drawings import CLASSES, COLOURS, SOUNDING
-from miniature.language import NAMELESS, build_tokenizer, in_template, phrase, with_article
+from miniature.pretraining.language import NAMELESS, build_tokenizer, in_template, phrase, with_article
 from miniature.sounds import AMBIENT, mixture, sound
 from miniature.world import draw_scene, sample_generator, usable_cores
 from model import PROMPT, decode, embed_image, embed_prompt, encode_image, load_clipseg, prompt_ids
 from resumable import some_path
 
-WEIGHTS = Path(__file__).resolve().parent / 'weights'
+WEIGHTS = Path(__file__).resolve().parent.parent / 'weights'
 BOUNDARY = -14 / 10      # where MaskGen_I's w = 10 and b = 14 put the edge of a mask: M_G = -b / w
 LOGIT_SCALE = 2.5        # M_G = BOUNDARY + (log-odds of the object) / LOGIT_SCALE, so that logits span about -5 .. 0,
 #                          as the real decoder's do; wider, and the straight-through gradient under w = 10 is dead
@@ -410,7 +410,7 @@ STAGES = ('beats', 'clipseg', 'decoder', 'captioners')
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser('python -m miniature.pretraining', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', choices=STAGES, help='one of the stages (default: all, in this order)')
     parser.add_argument('--check', action='store_true', help='measure, do not train')
     parser.add_argument('--seed', type=int, default=0)
@@ -442,7 +442,7 @@ def main():
             for what, value in quality.items():
                 print(f'  {what}: {value:.3f}' if isinstance(value, float) else f'  {what}: {value}', flush=True)
     except (OSError, ValueError) as error:
-        sys.exit(f'miniature.pretrain: {error}')
+        sys.exit(f'miniature.pretraining: {error}')
 
 
 if __name__ == '__main__':

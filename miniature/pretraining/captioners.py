@@ -1,10 +1,10 @@
 """The miniature's captioners: a tiny BLIP-2, a tiny Qwen2-Audio and a tiny Mistral, for section 3.6.
 
-    python -m miniature.pretrain --only captioners             # writes miniature/weights/{blip2,qwen2_audio,mistral}
-    python -m miniature.pretrain --only captioners --check     # measures those that are there
+    python -m miniature.pretraining --only captioners             # writes miniature/weights/{blip2,qwen2_audio,mistral}
+    python -m miniature.pretraining --only captioners --check     # measures those that are there
 
 captions.py loads them by the classes it loads the paper's with; only their sizes differ. They are taught on scenes and
-sounds of the world drawn for them alone, and on what miniature/language.py would say of each. Like the real ones:
+sounds of the world drawn for them alone, and on what miniature/pretraining/language.py would say of each. Like the real ones:
 
     the BLIP-2 starts from a frozen ViT, the tiny CLIP's, of which it learns to speak; it does not know what sounds;
     the Qwen2-Audio hears two seconds, and the fainter they are, the less they tell it: three classes share a phrase;
@@ -29,7 +29,7 @@ from captions import (AUDIO_PROMPT, OBJECT_PROMPTS, answer_prompts, caption_imag
                       parse_answer)
 from data import normalise
 from miniature.drawings import CLASSES, COLOURS, PLACES, SOUNDING
-from miniature.language import (HALF_HEARD, HEARD, KINDS, NAMED, TOLD_APART, UNKNOWN, VAGUE, audio_caption,
+from miniature.pretraining.language import (HALF_HEARD, HEARD, KINDS, NAMED, TOLD_APART, UNKNOWN, VAGUE, audio_caption,
                                 captions_and_answer, could_be, image_caption, with_article, word_tokenizer)
 from miniature.sounds import DESCRIPTIONS, SAMPLE_RATE, sound
 from miniature.world import IMAGE_SIZE, draw_scene, sample_generator, usable_cores
