@@ -384,8 +384,8 @@ def sprite(name, colour, size, rng, pose=True):
         limit = GUITAR_ROTATION if name == 'guitar' else ROTATION
         image = image.rotate(rng.uniform(-limit, limit), Image.Resampling.BILINEAR, expand=True)
         squeeze = rng.uniform(SQUEEZE, 1.0)
-    inside = image.getchannel('A').point(lambda alpha: 255 * (alpha > ALPHA_INSIDE))
-    image = image.crop(inside.getbbox())
+    inside = np.asarray(image.getchannel('A')) > ALPHA_INSIDE                           # (H, W)
+    image = image.crop(Image.fromarray(inside).getbbox())
     width, height = image.width * squeeze, image.height
     scale = size / max(width, height)
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
