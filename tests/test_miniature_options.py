@@ -12,7 +12,7 @@ from PIL import Image
 
 from beats import BEATsConfig
 from media import read_pickled_mask
-from miniature import drawings, sounds, world
+from miniature import drawings, scenes, sounds, world
 from miniature.pretraining import captioners, language, pretrain
 
 SPLITS = {'vggss': 3, 'ext_vggss': 9, 'flickr': 2, 'ext_flickr': 3, 'vpo_ss': 2, 'vpo_ms': 4,
@@ -89,7 +89,7 @@ def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine():
 
 
 def test_a_sample_s_generator_differs_in_seed_split_and_index():
-    drawn = {tuple(world.sample_generator(seed, split, index).integers(1 << 40, size=2))
+    drawn = {tuple(scenes.sample_generator(seed, split, index).integers(1 << 40, size=2))
              for seed in (0, 1) for split in ('train', 'val') for index in (0, 1)}
     assert len(drawn) == 8
 
@@ -219,12 +219,12 @@ def test_sounds_and_scenes_of_a_set_have_their_own_labels_and_seeds(serial):
     clips, labels = pretrain.sound_set('train', 2, 3)
     assert labels.tolist() == [k // 2 for k in range(2 * len(pretrain.HEARD))]
     name, index = pretrain.HEARD[4], 1
-    again = sounds.sound(name, world.sample_generator(3, f'beats-train-{name}', index))
+    again = sounds.sound(name, scenes.sample_generator(3, f'beats-train-{name}', index))
     assert np.array_equal(clips[2 * 4 + index], (again * 32767).astype(np.int16))
     assert not np.array_equal(clips, pretrain.sound_set('test', 2, 3)[0])
     images, owners, things, places = pretrain.scene_set('train', 3, 3)
     for k in range(3):
-        scene = world.draw_scene(world.sample_generator(3, 'clip-train', k))
+        scene = scenes.draw_scene(scenes.sample_generator(3, 'clip-train', k))
         assert np.array_equal(images[k], scene.image) and places[k] == scene.place
         names = [drawings.CLASSES[c] for c, _ in things[k]]
         assert names == [thing.name for thing in scene.objects]
@@ -263,7 +263,7 @@ def test_zoom_shift_and_flip_move_the_image_and_its_owners_alike():
     boxes = set()
     for picture, inside in zip(x[:, 0], owner == 1):
         assert inside.any() and picture[inside].mean() > picture[~inside].mean() + 1
-        boxes.add(world.box_of(inside.numpy()))
+        boxes.add(scenes.box_of(inside.numpy()))
     assert len(boxes) > 20 and len({box[0] > 48 for box in boxes}) == 2     # some are flipped
     assert len({round(picture.max().item(), 3) for picture in x}) > 20      # and brighter
     assert x.shape == (24, 3, 96, 96) and owner.dtype == torch.long

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from miniature import world
+from miniature import scenes, world
 from miniature.pretraining import captioners, language, pretrain
 
 
@@ -38,7 +38,7 @@ def test_what_one_caption_does_not_tell_is_not_asked_of_it():
 
 def test_the_largest_thing_is_named_first():
     for index in range(6):
-        scene = world.draw_scene(world.sample_generator(3, 'captions-test', index))
+        scene = scenes.draw_scene(scenes.sample_generator(3, 'captions-test', index))
         area = lambda thing: ((thing.box[2] - thing.box[0]) * (thing.box[3] - thing.box[1]))
         largest = sorted(scene.objects, key=area, reverse=True)
         _, things, place, share = captioners._scene(('test', index, 3))
@@ -96,14 +96,14 @@ def test_the_decoder_is_tuned_alone_on_named_absent_and_nameless_things(monkeypa
 
 def test_a_scene_with_a_hidden_object_is_drawn_again_under_the_same_conditions(monkeypatch):
     asked = []
-    compose = world.compose
+    compose = scenes.compose
 
     def hidden_at_first(picture, place, names, colours, sprites, rng, overlap):
         asked.append((list(names), overlap, [max(sprite.size) for sprite in sprites]))
         return compose(picture, place, names, colours, sprites, rng, overlap) if asked[1:] else None
 
-    monkeypatch.setattr(world, 'compose', hidden_at_first)
-    world.draw_scene(np.random.default_rng(0), ['dog', 'cup'], 96, (0.5, 0.5), 0.3)
+    monkeypatch.setattr(scenes, 'compose', hidden_at_first)
+    scenes.draw_scene(np.random.default_rng(0), ['dog', 'cup'], 96, (0.5, 0.5), 0.3)
     assert asked == 2 * [(['dog', 'cup'], 0.3, [48, 48])]
 
 

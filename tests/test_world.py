@@ -1,20 +1,22 @@
 """The miniature's world: deterministic, disjoint splits, exact masks, checked when it is used again."""
 
 import csv
+import errno
 import hashlib
 import json
-import multiprocessing
+import os
 import xml.etree.ElementTree as ET
-from types import SimpleNamespace
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
 import soundfile
+from filelock import Timeout
 from PIL import Image
 
 import media
 from conftest import SMALL
-from miniature import benchmarks, drawings, sounds, world
+from miniature import benchmarks, drawings, scenes, sounds, world
 
 TINY = {'train': 1, 'val': 1, 'vggss': 6, 'is4': 1, 'ext_vggss': 6, 'flickr': 4, 'ext_flickr': 3, 'vpo_ss': 4, 'vpo_ms': 6,
         'avs_s4': 2, 'avs_ms3': 2, 'ade20k': 6, 'vgg_instruments': 5, 'vgg_duet': 6}
@@ -45,20 +47,20 @@ def records_of(root, split):
 
 
 def test_the_same_seed_gives_the_same_scene_and_sound_and_another_split_does_not():
-    one, same, other = (world.draw_scene(world.sample_generator(0, split, 3)) for split in ('train', 'train', 'val'))
+    one, same, other = (scenes.draw_scene(scenes.sample_generator(0, split, 3)) for split in ('train', 'train', 'val'))
     assert (one.image == same.image).all() and [o.name for o in one.objects] == [o.name for o in same.objects]
     assert not (one.image == other.image).all()
-    a, b, c = (sounds.sound('dog', world.sample_generator(0, split, 3)) for split in ('train', 'train', 'vggss'))
+    a, b, c = (sounds.sound('dog', scenes.sample_generator(0, split, 3)) for split in ('train', 'train', 'vggss'))
     assert (a == b).all() and not (a == c).all()
 
 
 def test_masks_and_boxes_are_of_the_visible_part_and_never_overlap():
     for i in range(40):
-        scene = world.draw_scene(world.sample_generator(1, 'train', i))
+        scene = scenes.draw_scene(scenes.sample_generator(1, 'train', i))
         assert np.sum([thing.mask for thing in scene.objects], 0).max() == 1
         for thing in scene.objects:
             x0, y0, x1, y1 = thing.box
-            assert thing.mask.sum() >= world.MIN_VISIBLE_PIXELS and thing.mask[y0:y1, x0:x1].sum() == thing.mask.sum()
+            assert thing.mask.sum() >= scenes.MIN_VISIBLE_PIXELS and thing.mask[y0:y1, x0:x1].sum() == thing.mask.sum()
             assert thing.mask[y0].any() and thing.mask[:, x1 - 1].any()             # the box is tight
         assert len({thing.name for thing in scene.objects}) == len(scene.objects)
 
@@ -95,24 +97,98 @@ def test_a_world_is_reused_when_whole_and_redrawn_when_damaged(tmp_path):
     assert frame.read_bytes() == pixels and not list(tmp_path.glob('*.partial-*'))
 
 
-def test_a_drawing_process_that_was_killed_is_not_waited_for():
-    class Written:
-        """Late with its second result, and without a third."""
-        answers = iter(['first', multiprocessing.TimeoutError(), 'second'])
+def files_of(root):
+    """{path below root: content}, without the manifest."""
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob('*')
+            if path.is_file() and path.name != 'world.json'}
 
-        def next(self, timeout):
-            answer = next(self.answers, multiprocessing.TimeoutError())
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
 
-    alive = [True, True]
-    workers = [SimpleNamespace(is_alive=lambda k=k: alive[k]) for k in (0, 1)]
-    results = world._results(Written(), workers, 'data/w')
-    assert [next(results), next(results)] == ['first', 'second']
-    alive[1] = False
-    with pytest.raises(OSError, match='a process that drew data/w has ended: free memory'):
-        next(results)
+def folders_in(folder):
+    return [path.name for path in folder.iterdir() if path.is_dir()]
+
+
+def test_several_processes_draw_the_same_world_where_there_is_no_fork(tmp_path, monkeypatch):
+    for name in ('fork', 'sched_getaffinity'):
+        monkeypatch.delattr(os, name, raising=False)
+    splits = {'vggss': 3, 'avs_ms3': 1, 'vgg_duet': 2}
+    one, two = (world.build(tmp_path / str(count), 3, splits, count) for count in (1, 2))
+    assert files_of(one) == files_of(two)
+    for cores, used in ((None, 1), (3, 3), (64, 8)):
+        monkeypatch.setattr(os, 'cpu_count', lambda: cores)
+        assert world.usable_cores() == used
+
+
+def test_a_drawing_process_that_was_killed_ends_the_drawing(tmp_path, monkeypatch):
+    class Pool:
+        """Its first sample is drawn, then a process is killed."""
+
+        def __init__(self, *given):
+            pass
+
+        def map(self, function, jobs, chunksize):
+            yield function(jobs[0])
+            raise BrokenProcessPool
+
+        def shutdown(self, cancel_futures):
+            assert cancel_futures
+
+    monkeypatch.setattr(world, 'ProcessPoolExecutor', Pool)
+    with pytest.raises(OSError, match='a process that drew w has ended: free memory'):
+        world.build(tmp_path / 'w', splits={'val': 2}, processes=2)
+    assert not folders_in(tmp_path)
+
+
+def test_what_a_killed_drawing_left_is_removed(tmp_path):
+    (tmp_path / 'w.partial-7/vggsound').mkdir(parents=True)
+    world.build(tmp_path / 'w', splits={'val': 1}, processes=1)
+    assert folders_in(tmp_path) == ['w']
+
+
+def test_a_second_process_waits_for_the_first_and_draws_nothing(tmp_path, monkeypatch, capsys):
+    place, drawn, draw = tmp_path / 'w', [], world._draw
+
+    class LockOfTheFirst:
+        """Held until the first process has drawn the world."""
+
+        def __init__(self, path):
+            self.lock_file = path
+
+        def acquire(self, blocking=True):
+            if not blocking:
+                raise Timeout(self.lock_file)
+            draw(place, 0, {'val': 1}, 1)
+
+        def release(self):
+            drawn.append('released')
+
+    monkeypatch.setattr(world, 'FileLock', LockOfTheFirst)
+    monkeypatch.setattr(world, '_draw', lambda *given: drawn.append('again'))
+    world.build(place, splits={'val': 1}, processes=1)
+    assert drawn == ['released'] and world.ready(place, 0, {'val': 1})
+    assert 'another process is drawing w: waiting for it' in capsys.readouterr().err
+
+
+def test_a_world_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(os, 'replace', full)
+    with pytest.raises(OSError, match=r'cannot draw the world in .*w \(No space left on device\)'):
+        world.build(tmp_path / 'w', splits={'val': 1}, processes=1)
+    assert not folders_in(tmp_path)
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OSError, match='name another folder'):
+        world.build(tmp_path / 'file/w', splits={'val': 1}, processes=1)
+
+
+def test_a_complete_world_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    root = world.build(tmp_path / 'w', splits={'val': 1}, processes=1)
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, 'Permission denied')
+    monkeypatch.setattr(world, 'FileLock', refused)
+    assert world.build(root, splits={'val': 1}) == root
+    with pytest.raises(OSError, match='Permission denied'):
+        world.build(tmp_path / 'v', splits={'val': 1})
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
@@ -219,7 +295,7 @@ def test_flickr_has_several_coarse_boxes_that_hold_the_object_and_do_not_agree(e
         for x0, y0, x1, y1 in boxes:
             assert 0 <= x0 < x1 <= 256 and 0 <= y0 < y1 <= 256
             consensus[y0:y1, x0:x1] += 0.5
-        x0, y0, x1, y1 = (round(v * 256 / world.IMAGE_SIZE) for v in truth)
+        x0, y0, x1, y1 = (round(v * 256 / scenes.IMAGE_SIZE) for v in truth)
         assert (consensus[y0:y1, x0:x1] >= 1).mean() > 0.8          # they mean the same object
         assert (consensus == 0.5).any()                             # and not the same pixels
     assert len(list((folder / 'test/frames').iterdir())) == len(list((folder / 'test/audio').iterdir())) == len(records)
@@ -239,7 +315,7 @@ def test_vpo_masks_agree_with_their_boxes_and_groups_share_a_frame(every_benchma
             assert entry['audio'].endswith(f'audio_wav/{name}.wav') and (folder / f'audio_wav/{name}.wav').exists()
             mask = pixels_of(folder / f'gray_masks/{name}.jpg')
             assert mask.ndim == 2 and ((mask < 40) | (mask > 215)).mean() > 0.95            # JPEG, but nearly 0 or 255
-            assert np.array(world.box_of(mask > 127)) * 224 / world.IMAGE_SIZE == pytest.approx(entry['gt_box'], abs=5)
+            assert np.array(scenes.box_of(mask > 127)) * 224 / scenes.IMAGE_SIZE == pytest.approx(entry['gt_box'], abs=5)
             assert records[name]['sounding'] == labels[name]
             groups.setdefault(image, []).append(name)
         sounding = [sum(thing['name'] in drawings.SOUNDING for thing in r['objects']) for r in records.values()]
@@ -275,12 +351,12 @@ def test_avsbench_has_five_moving_frames_and_a_stereo_sound_per_clip(every_bench
             assert mask.any() == bool(boxes)
             if boxes:                                               # the mask is the union of what sounds
                 x0, y0, x1, y1 = zip(*boxes)
-                assert world.box_of(mask) == (min(x0), min(y0), max(x1), max(y1))
+                assert scenes.box_of(mask) == (min(x0), min(y0), max(x1), max(y1))
         assert any(empty) == (part == 'ms3')
     boxes = json.loads((every_benchmark / 'avsbench/s4/s4_box.json').read_text())
     for entry in boxes:
         mask = pixels_of(every_benchmark / entry['image'].replace('visual_frames', 'gt_masks')) > 0
-        assert np.array(world.box_of(mask)) * 224 / 96 == pytest.approx(entry['gt_box'])
+        assert np.array(scenes.box_of(mask)) * 224 / 96 == pytest.approx(entry['gt_box'])
         assert (every_benchmark / entry['audio']).exists()
 
 
@@ -308,7 +384,7 @@ def test_ade20k_codes_every_object_and_some_rows_cannot_be_used(every_benchmark)
         wanted = [thing['box'] for thing in record['objects'] if thing['name'] == record['sounding']]
         if class_id != '0':
             x0, y0, x1, y1 = zip(*wanted)
-            assert world.box_of(classes == int(class_id)) == (min(x0), min(y0), max(x1), max(y1))
+            assert scenes.box_of(classes == int(class_id)) == (min(x0), min(y0), max(x1), max(y1))
         assert (folder / 'frames' / image).exists()
         assert not heard or (folder / 'audio' / heard.split('/')[-1]).exists()
 
@@ -323,7 +399,7 @@ def test_instruments_and_duets_pair_samples_of_different_classes(every_benchmark
         with open(folder / f'annotations/{name}.pkl', 'rb') as file:
             mask = media._ArraysOnly(file).load()
         assert type(mask) is np.ndarray and mask.dtype == np.uint8 and set(np.unique(mask)) == {0, 1}
-        assert list(world.box_of(mask)) == record['objects'][0]['box']
+        assert list(scenes.box_of(mask)) == record['objects'][0]['box']
     rows = rows_of(every_benchmark / 'vgg_duet/vggsound_duet_test.csv')
     samples = dict(rows_of(every_benchmark / 'vggss/vggss_test.csv'))
     assert len(rows) == TINY['vgg_duet'] and all(samples[i] == a and samples[j] == b and a != b for i, a, j, b in rows)
@@ -334,8 +410,7 @@ def test_the_same_seed_gives_the_same_benchmarks_and_another_seed_others(every_b
     files = []
     for name, seed in (('one', 4), ('same', 4), ('other', 7)):
         root = world.build(tmp_path / name, seed=seed, splits=splits, processes=1)
-        files.append({path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob('*')
-                      if path.is_file() and path.name != 'world.json'})
+        files.append(files_of(root))
     one, same, other = files
     assert one == same
     drawn = [name for name in one if name.endswith(('.jpg', '.wav', '.png', '.pkl')) and name in other]
@@ -343,12 +418,12 @@ def test_the_same_seed_gives_the_same_benchmarks_and_another_seed_others(every_b
 
 
 def test_a_sample_can_be_remade_alone_and_no_two_splits_share_one(every_benchmark):
-    scenes = [json.dumps([r['place'], r['objects']]) for split in TINY if split != 'vgg_duet'
+    drawn = [json.dumps([r['place'], r['objects']]) for split in TINY if split != 'vgg_duet'
               for r in {r['id'].split('_')[0] if split == 'vpo_ms' else r['id']: r
                         for r in records_of(every_benchmark, split)}.values() if r['objects'] and split != 'is4']
-    assert len(set(scenes)) == len(scenes)
+    assert len(set(drawn)) == len(drawn)
     names = ['dog', 'tree']
-    one, same = (benchmarks.draw_views(world.sample_generator(1, 'avs_s4', 2), names) for _ in range(2))
+    one, same = (benchmarks.draw_views(scenes.sample_generator(1, 'avs_s4', 2), names) for _ in range(2))
     assert all((a.image == b.image).all() for a, b in zip(one, same))
-    gone = benchmarks.draw_views(world.sample_generator(1, 'avs_s4', 2), names, {1: ['dog']})
+    gone = benchmarks.draw_views(scenes.sample_generator(1, 'avs_s4', 2), names, {1: ['dog']})
     assert [len(scene.objects) for scene in gone] == [2, 1, 2, 2, 2]

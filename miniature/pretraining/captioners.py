@@ -32,7 +32,8 @@ from miniature.drawings import CLASSES, COLOURS, PLACES, SOUNDING
 from miniature.pretraining.language import (HALF_HEARD, HEARD, KINDS, NAMED, TOLD_APART, UNKNOWN, VAGUE, audio_caption,
                                 captions_and_answer, could_be, image_caption, with_article, word_tokenizer)
 from miniature.sounds import DESCRIPTIONS, SAMPLE_RATE, sound
-from miniature.world import IMAGE_SIZE, draw_scene, sample_generator, usable_cores
+from miniature.scenes import IMAGE_SIZE, draw_scene, sample_generator
+from miniature.world import usable_cores
 from model import load_clipseg
 
 # The recipe. Each model has about a million parameters; the ViT's sizes are the tiny CLIP's.

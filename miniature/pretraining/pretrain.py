@@ -33,7 +33,8 @@ from miniature.pretraining.captioners import check_captioners, pretrain_captione
 from miniature.drawings import CLASSES, COLOURS, SOUNDING
 from miniature.pretraining.language import NAMELESS, build_tokenizer, in_template, phrase, with_article
 from miniature.sounds import AMBIENT, mixture, sound
-from miniature.world import draw_scene, sample_generator, usable_cores
+from miniature.scenes import draw_scene, sample_generator
+from miniature.world import usable_cores
 from model import PROMPT, decode, embed_image, embed_prompt, encode_image, load_clipseg, prompt_ids
 from resumable import some_path
 
