@@ -156,7 +156,7 @@ def _coarse_box(box, rng):
 
 
 def _annotation_xml(boxes):
-    """One annotator per box. As released: a bbox's first child is its number, which readers skip."""
+    """One annotator per box. A bbox's first child is its number, as released; readers skip it."""
     people = ''
     for i, box in enumerate(boxes):
         corners = ''.join(f'<{name}>{v}</{name}>'

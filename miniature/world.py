@@ -19,7 +19,7 @@ of one of its objects. data.py reads what is written as if it were the real data
     ade20k/frames, audio, annotations/<image>_seg.png, prompted_segmentation.csv    whole classes
     vgg_instruments/frames, audio, annotations/<id>.pkl, vgginstruments_multi_test.csv
     vgg_duet/vggsound_duet_test.csv                                 pairs of samples of vggss
-    scenes.jsonl, world.json                                        what was drawn; every file's size
+    scenes.jsonl, world.json                                        what was drawn; all sizes
 
 The two sets of AVSBench-Robust reuse avsbench. Everything follows from the seed.
 """
