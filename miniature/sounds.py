@@ -125,8 +125,8 @@ def fill(rng, n, event):
     while start < n / SAMPLE_RATE:
         x, step = event(index)
         add(y, x, start)
-        start = start + step
-        index = index + 1
+        start += step
+        index += 1
     return y
 
 

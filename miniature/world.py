@@ -159,7 +159,8 @@ def _draw(place, seed, splits, processes):
     jobs = [(partial, split, index, seed) for split, count in splits.items()
             for index in range(count) if split != 'vgg_duet']
     try:
-        records = _records(jobs, processes, place.name)
+        written = in_parallel(write_sample, jobs, f'drawing {place.name}', processes)
+        records = [r for records in written for r in records]
         write_annotations(partial, splits, seed, records)
         manifest = {'version': VERSION, 'seed': seed, 'splits': splits, 'files': _sizes(partial)}
         (partial / 'world.json').write_text(json.dumps(manifest), encoding='utf-8')
@@ -170,19 +171,18 @@ def _draw(place, seed, splits, processes):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _records(jobs, processes, name):
-    """Write all samples, in several processes. -> their records, in order"""
-    bar = {'desc': f'drawing {name}', 'total': len(jobs), 'unit': ' scenes'}
+def in_parallel(function, jobs, label, processes):
+    """[function(job) for job in jobs], in several processes; OSError where one of them ends."""
     if processes == 1:
-        return [r for records in tqdm(map(write_sample, jobs), **bar) for r in records]
+        return list(tqdm(map(function, jobs), label, len(jobs)))
     spawn = multiprocessing.get_context('spawn')        # the one way that every system has
     pool = ProcessPoolExecutor(processes, spawn, _begin)
     try:
         with _without_main_script():
-            written = pool.map(write_sample, jobs, chunksize=8)
-        return [r for records in tqdm(written, **bar) for r in records]
+            results = pool.map(function, jobs, chunksize=8)
+        return list(tqdm(results, label, len(jobs)))
     except BrokenProcessPool:
-        raise OSError(f'a process that drew {name} has ended: free memory and start '
+        raise OSError(f'a process that was {label} has ended: free memory and start '
                       'again') from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The miniature's captioners: of the paper's classes, small, and right often enough, from pixels and waveforms on."""
+"""The miniature's captioners: of the paper's classes, small, and right often enough."""
 
 import json
 
@@ -7,26 +7,23 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from transformers import (AutoProcessor, AutoTokenizer, Blip2ForConditionalGeneration, Blip2Processor,
-                          MistralForCausalLM, Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor)
+from transformers import AutoTokenizer, MistralForCausalLM, Qwen2AudioProcessor
 
 from captions import OBJECT_PROMPTS, answer_prompts, caption_images, caption_sounds, load_model
 from data import normalise, read_audio
-from miniature.pretraining import captioners
 from miniature.drawings import CLASSES, SOUNDING
+from miniature.pretraining import captioners, lessons, tiny_blip2, tiny_mistral
+from miniature.pretraining.__main__ import WEIGHTS
+from miniature.pretraining.captioners import CLASS_OF
 from miniature.pretraining.language import UNKNOWN, could_be, enumerated, word_tokenizer
-from miniature.pretraining.pretrain import WEIGHTS
 from model import load_clipseg
 
 MEGABYTE = 2 ** 20
-CLASS_OF = {'blip2': (Blip2ForConditionalGeneration, Blip2Processor),
-            'qwen2_audio': (Qwen2AudioForConditionalGeneration, AutoProcessor),
-            'mistral': (MistralForCausalLM, AutoTokenizer)}
 
 
 @pytest.fixture(scope='module')
 def models():
-    return {name: load_model(*classes, str(WEIGHTS / name), torch.float32, 'cpu') for name, classes in CLASS_OF.items()}
+    return {name: captioners.load_captioner(WEIGHTS, name) for name in CLASS_OF}
 
 
 @pytest.fixture(scope='module')
@@ -83,10 +80,10 @@ def test_answers_have_at_most_three_words_and_follow_the_captions(models):
 
 def test_the_image_captioner_sees_as_the_clip_it_was_copied_from(models):
     clip = load_clipseg(WEIGHTS / 'clipseg')[0].clip.vision_model
-    scenes = [captioners._scene(('look', index, 3)) for index in range(8)]
+    scenes = [lessons.one_scene(('look', index, 3)) for index in range(8)]
     x = torch.stack([normalise(image) for image, *_ in scenes])
     with torch.no_grad():
-        wanted = captioners.seen_by_clip(clip, x)
+        wanted = tiny_blip2.seen_by_clip(clip, x)
         seen = models['blip2'][0].vision_model(x).last_hidden_state
     assert ((seen - wanted) ** 2).mean() < 0.1 * wanted.var()
 
@@ -94,11 +91,11 @@ def test_the_image_captioner_sees_as_the_clip_it_was_copied_from(models):
 def test_the_right_answer_is_in_sight_and_can_be_heard_or_is_unknown():
     rng = np.random.default_rng(0)
     for _ in range(300):
-        prompt, answer = captioners.question('both', rng)
+        prompt, answer = tiny_mistral.question('both', rng)
         image, audio = prompt.rsplit('Image caption: ', 1)[1].split(', Audio caption: ')
         fitting = [name for name in could_be(audio) if name in image.replace(',', '').split()]
         assert answer in fitting if fitting else answer == UNKNOWN
-    assert captioners.question('image', rng)[1] in (*SOUNDING, UNKNOWN)
+    assert tiny_mistral.question('image', rng)[1] in (*SOUNDING, UNKNOWN)
 
 
 def test_words_come_back_as_they_went_in():
@@ -112,20 +109,20 @@ def test_words_come_back_as_they_went_in():
 
 
 def test_only_answers_are_learned():
-    ids, labels = captioners.padded([[5, 6, 7], [8]], [[1, 2], [3, 2]], 0)
+    ids, labels = lessons.padded([[5, 6, 7], [8]], [[1, 2], [3, 2]], 0)
     assert ids.tolist() == [[5, 6, 7, 1, 2], [8, 3, 2, 0, 0]]
     assert labels.tolist() == [[-100, -100, -100, 1, 2], [-100, 3, 2, -100, -100]]
     logits = torch.full((2, 5, 9), -50.0)
     for place, word in (((0, 2), 1), ((0, 3), 2), ((1, 0), 3), ((1, 1), 2)):
         logits[place][word] = 50
-    assert captioners.next_token_loss(logits, labels) < 1e-6
+    assert lessons.next_token_loss(logits, labels) < 1e-6
 
 
 def test_training_writes_a_whole_folder_and_the_same_one_for_the_same_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(captioners, 'MISTRAL_STEPS', 2)
-    monkeypatch.setattr(captioners, 'MISTRAL_BATCH', 4)
+    monkeypatch.setattr(tiny_mistral, 'STEPS', 2)
+    monkeypatch.setattr(tiny_mistral, 'BATCH', 4)
     for name in ('first', 'again'):
-        captioners.pretrain_mistral(tmp_path / name, seed=4)
+        tiny_mistral.pretrain_mistral(tmp_path / name, seed=4)
     first, again = ((tmp_path / name / 'model.safetensors').read_bytes() for name in ('first', 'again'))
     assert first == again
     model, tokenizer = load_model(MistralForCausalLM, AutoTokenizer, str(tmp_path / 'first'), torch.float32, 'cpu')

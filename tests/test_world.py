@@ -133,7 +133,7 @@ def test_a_drawing_process_that_was_killed_ends_the_drawing(tmp_path, monkeypatc
             assert cancel_futures
 
     monkeypatch.setattr(world, 'ProcessPoolExecutor', Pool)
-    with pytest.raises(OSError, match='a process that drew w has ended: free memory'):
+    with pytest.raises(OSError, match='a process that was drawing w has ended: free memory'):
         world.build(tmp_path / 'w', splits={'val': 2}, processes=2)
     assert not folders_in(tmp_path)
 
