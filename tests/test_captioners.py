@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, MistralForCausalLM, Qwen2AudioProcessor
 
 from captions import OBJECT_PROMPTS, answer_prompts, caption_images, caption_sounds, load_model
 from data import normalise, read_audio
-from miniature.drawings import CLASSES, SOUNDING
+from miniature.drawings import SOUNDING
 from miniature.pretraining import captioners, lessons, tiny_blip2, tiny_mistral
 from miniature.pretraining.__main__ import WEIGHTS
 from miniature.pretraining.captioners import CLASS_OF
@@ -28,7 +28,7 @@ def models():
 
 @pytest.fixture(scope='module')
 def pairs(small_world):
-    """40 pairs of a world that no captioner was taught on: scenes, image captions, audio captions."""
+    """40 pairs of a world that no captioner was taught on."""
     scenes = [json.loads(line) for line in (small_world / 'scenes.jsonl').read_text().splitlines()]
     return [scene for scene in scenes if scene['split'] == 'train'][:40]
 
@@ -36,9 +36,11 @@ def pairs(small_world):
 @pytest.fixture(scope='module')
 def captions(small_world, models, pairs):
     folder = small_world / 'vggsound'
-    images = [Image.open(folder / 'frames' / f'{scene["id"]}.jpg').convert('RGB') for scene in pairs]
+    images = [Image.open(folder / 'frames' / f'{scene["id"]}.jpg').convert('RGB')
+              for scene in pairs]
     wavs = [read_audio(folder / 'audio' / f'{scene["id"]}.wav', 2.0) for scene in pairs]
-    return caption_images(*models['blip2'], images, 30), caption_sounds(*models['qwen2_audio'], wavs, 30)
+    return (caption_images(*models['blip2'], images, 30),
+            caption_sounds(*models['qwen2_audio'], wavs, 30))
 
 
 def test_the_three_are_small_and_in_16_bits(models):
@@ -57,12 +59,14 @@ def test_image_captions_name_what_is_in_sight(captions, pairs):
     assert quality['image captions: objects there that are named'] > 0.7, quality
     assert quality['audio captions: true of the sound'] > 0.8, quality
     words = [caption.replace(',', '').split() for caption in captions[0]]
-    assert sum(any(name in said for name, _ in drawn) for said, drawn in zip(words[:20], things)) >= 16
-    assert any(name in said for said in words for name in set(CLASSES) - set(SOUNDING))     # silent ones, too
+    named = [[name for name, _ in drawn if name in said] for said, drawn in zip(words, things)]
+    assert sum(map(bool, named)) >= 0.8 * len(words)
+    assert any(name not in SOUNDING for names in named for name in names)   # silent ones, too
 
 
 def test_two_captions_answer_better_than_one(captions, models, pairs):
-    quality = captioners.answer_quality(*models['mistral'], *captions, [scene['sounding'] for scene in pairs])
+    quality = captioners.answer_quality(*models['mistral'], *captions,
+                                        [scene['sounding'] for scene in pairs])
     assert quality['answers right, both'] > 0.7, quality
     assert quality['answers right, both'] > quality['answers right, image'], quality
     assert quality['answers right, both'] > quality['answers right, audio'], quality
@@ -73,8 +77,8 @@ def test_answers_have_at_most_three_words_and_follow_the_captions(models):
              ('a red drum and a green dog in an open field', 'an animal makes short calls'),
              ('a green dog and a red drum in an open field', 'a drum is played'),
              ('a photo of a blue cup on a checkered floor', 'a siren wails')]
-    answers = answer_prompts(*models['mistral'], [OBJECT_PROMPTS['both'].format(image=image, audio=audio)
-                                                  for image, audio in asked], 12)
+    prompts = [OBJECT_PROMPTS['both'].format(image=image, audio=audio) for image, audio in asked]
+    answers = answer_prompts(*models['mistral'], prompts, 12)
     assert [answer.strip() for answer in answers] == ['drum', 'dog', 'drum', UNKNOWN]
 
 
@@ -118,13 +122,15 @@ def test_only_answers_are_learned():
     assert lessons.next_token_loss(logits, labels) < 1e-6
 
 
-def test_training_writes_a_whole_folder_and_the_same_one_for_the_same_seed(tmp_path, monkeypatch):
+def test_training_writes_a_complete_folder_and_the_same_one_for_the_same_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_mistral, 'STEPS', 2)
     monkeypatch.setattr(tiny_mistral, 'BATCH', 4)
     for name in ('first', 'again'):
         tiny_mistral.pretrain_mistral(tmp_path / name, seed=4)
-    first, again = ((tmp_path / name / 'model.safetensors').read_bytes() for name in ('first', 'again'))
+    first, again = ((tmp_path / name / 'model.safetensors').read_bytes()
+                    for name in ('first', 'again'))
     assert first == again
-    model, tokenizer = load_model(MistralForCausalLM, AutoTokenizer, str(tmp_path / 'first'), torch.float32, 'cpu')
+    model, tokenizer = load_model(MistralForCausalLM, AutoTokenizer, str(tmp_path / 'first'),
+                                  torch.float32, 'cpu')
     assert model.config.vocab_size == len(tokenizer)
     assert not list(tmp_path.glob('*.partial'))
