@@ -217,7 +217,7 @@ def usable_cores():
 
 
 def main():
-    from resumable import some_path     # here, not above: drawing needs no torch
+    from checkpoint import some_path    # here, not above: the drawing processes need no torch
     parser = argparse.ArgumentParser('python -m miniature.world', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=some_path, default='data/miniature',
@@ -227,13 +227,11 @@ def main():
     parser.add_argument('--force', action='store_true',
                         help='draw it again even if it is there and complete')
     args = parser.parse_args()
-    try:
-        print(build(args.out, args.seed, force=args.force))
-    except (OSError, ValueError) as error:
-        sys.exit(f'miniature.world: {error}')
+    print(build(args.out, args.seed, force=args.force))
 
 
 if __name__ == '__main__':
+    from checkpoint import run_script
     # not this copy of the file: the drawing processes know miniature.world, and no __main__
     from miniature import world
-    world.main()
+    run_script('miniature.world', world.main, 'interrupted; the same command draws the world anew')

@@ -10,15 +10,14 @@ checkpoint {'cfg', 'model'} that keeps its predictor.
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
+from checkpoint import run_script, some_path
 from miniature.pretraining.captioners import check_captioners, pretrain_captioners
 from miniature.pretraining.tiny_beats import check_beats, pretrain_beats
 from miniature.pretraining.tiny_clipseg import (STEPS, check_clipseg, pretrain_clipseg,
                                                 tune_decoder)
-from resumable import some_path
 
 WEIGHTS = Path(__file__).resolve().parent.parent / 'weights'
 STAGES = ('beats', 'clipseg', 'decoder', 'captioners')      # BLIP-2 sees with the tiny CLIP
@@ -69,7 +68,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f'miniature.pretraining: {error}')
+    run_script('miniature.pretraining', main, 'interrupted; the old weights are kept')
