@@ -3,13 +3,13 @@
     pytest tests/test_golden_metrics.py                          # tests/golden
     ACL_GOLDEN=/some/directory pytest tests/test_golden_metrics.py
 
-`replay` recomputes every number of metrics.json, with the option that brings the evaluator's reading back. Then
-each number or list is a test of its own, so that an entry that nobody replays fails instead of passing unseen.
+`replay` recomputes every number of metrics.json with the evaluator's own reading
+(released_evaluators.py). Then each number or list is a test of its own, so that an entry that is
+not replayed fails.
 """
 
 import functools
 import json
-import math
 import os
 import re
 import sys
@@ -22,6 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import metrics as M  # noqa: E402
+import released_evaluators as released  # noqa: E402
 
 GOLDEN = Path(os.environ.get('ACL_GOLDEN', ROOT / 'tests' / 'golden'))
 pytestmark = pytest.mark.skipif(not (GOLDEN / 'metrics.json').exists(), reason=f'no golden files in {GOLDEN}')
@@ -78,7 +79,8 @@ def replay():
                     for key in ('gt_box', 'gt_mask'))                               # (N, H, W) each
     confidence, n_boxes = torch.from_numpy(data['conf']), torch.tensor(inputs['n_boxes'])
     sounding = n_boxes > 0                                                          # (N,)
-    groups = [M.group_of(name) for name in inputs['names']]
+    condition = ['sounding' if n else 'silent' for n in n_boxes.tolist()]
+    groups = [released.group_of(name) for name in inputs['names']]
     ours = {}
 
     def subset(key):
@@ -88,7 +90,7 @@ def replay():
     ours['vggss'] = {}
     for key in said['vggss']:
         chosen = subset(key)
-        metric = M.SingleSource(policy(key), empty=math.nan, first_of_batch=True)
+        metric = released.VGGSS(policy(key))
         batches(metric, batch_size(key), heatmaps[chosen], boxes[chosen])
         scores = metric.compute()
         ours['vggss'][key] = {'cIoU_AP50': scores['cIoU'], 'AUC': scores['AUC'],
@@ -98,17 +100,16 @@ def replay():
     ours['ssl_iiou'] = {}
     for key in said['ssl_iiou']:
         chosen = subset(key)
-        options = dict(strict=True, normalise='median' in key, empty=math.nan)
-        single = batches(M.SingleSource(policy(key), **options), 7, heatmaps[chosen], boxes[chosen])
+        maps = released.min_max(heatmaps) if 'median' in key else heatmaps
+        single = batches(released.AlignmentSingle(policy(key)), 7, maps[chosen], boxes[chosen])
         names = [group for group, there in zip(groups, chosen) if there]
-        grouped = M.Interactive(policy(key), nan_spreads=True, **options)
-        batches(grouped, 7, heatmaps[chosen], boxes[chosen], names)
-        maps = M.min_max(heatmaps) if 'median' in key else heatmaps
-        n_gt = boxes.sum((1, 2)).long()
+        sizes = [names.count(name) for name in names]
+        grouped = released.AlignmentInteractive(policy(key))
+        batches(grouped, 7, maps[chosen], boxes[chosen], names, sizes)
         ours['ssl_iiou'][key] = {**single.compute(), **grouped.compute(),
                                  'per_sample': single.iou, 'per_sample_adap': single.iou_adaptive,
                                  'thr': M.thresholds_for(maps, policy(key))[chosen, 0].tolist(),
-                                 'thr_adap': M.thresholds_for(maps, 'adaptive', n_gt)[chosen, 0].tolist(),
+                                 'thr_adap': M.thresholds_for(maps, 'adaptive', boxes)[chosen, 0].tolist(),
                                  'n_groups': len(set(names))}
 
     # The extended sets, on the heatmaps and on lists of IoU and confidence.
@@ -127,8 +128,8 @@ def replay():
 
     ours['extended'] = {}
     for key in said['extended']:
-        metric = batches(M.Extended(policy(key), first_of_batch=True), batch_size(key),
-                         heatmaps, boxes, confidence, sounding)
+        metric = batches(released.ExtendedSets(policy(key)), batch_size(key),
+                         heatmaps, boxes, confidence, condition)
         ours['extended'][key] = {**extended_scores(metric), 'area': boxes.sum((1, 2)).tolist()}
 
     ours['extended_lists'] = {}
@@ -145,29 +146,30 @@ def replay():
     # AVSBench as the release scores it, and as its own repository does (which puts a sigmoid on logits first).
     ours['avsbench'] = {}
     for key in said['avsbench']:
-        metric = batches(M.Segmentation(policy(key), batch_means=True), batch_size(key), heatmaps, masks)
-        scores = metric.compute()
-        ours['avsbench'][key] = {'mIoU': scores['mIoU'], 'Fmeasure': scores['F'], 'n_F': metric.f_count,
-                                 'per_batch_miou': [row[0] for row in metric.batch_iou],
+        metric = batches(M.Segmentation(policy(key)), batch_size(key), heatmaps, masks)
+        parts = released.batch_scores(policy(key), heatmaps, masks, batch_size(key))
+        ours['avsbench'][key] = {'mIoU': M.mean([part['mIoU'] for part in parts]),
+                                 'Fmeasure': metric.compute()['F'], 'n_F': metric.f_count,
+                                 'per_batch_miou': [part['mIoU'] / 100 for part in parts],
                                  'argmax_thr_index': int(metric.f_curve().argmax())}
     key = next(key for key in said if key.startswith('avsbench_original'))
     probabilities = torch.sigmoid(8 * (heatmaps - 0.5))
-    metric = batches(M.Segmentation(batch_means=True, f_max='batch'), batch_size(key), probabilities, masks)
-    scores = metric.compute()
-    ours[key] = {'mIoU': scores['mIoU'] / 100, 'F_mean_of_batch_max': scores['F'] / 100,
-                 'per_batch_miou': [row[0] for row in metric.batch_iou], 'per_batch_F': metric.batch_f}
+    parts = released.batch_scores('fixed:0.5', probabilities, masks, batch_size(key))
+    per_batch = {name: [part[name] / 100 for part in parts] for name in ('mIoU', 'F')}
+    ours[key] = {'mIoU': M.mean(per_batch['mIoU']), 'F_mean_of_batch_max': M.mean(per_batch['F']),
+                 'per_batch_miou': per_batch['mIoU'], 'per_batch_F': per_batch['F']}
 
     # AVGN and SLAVC: SLAVC's confidence, 0/0 is NaN, and AVGN's PIAP.
     for key in [key for key in said if key.startswith(('avgn', 'slavc'))]:
         top_quarter = M.top_quarter_mean(heatmaps)
-        metric = batches(M.Extended(policy(key), empty=math.nan), 6, heatmaps, boxes, top_quarter, sounding)
+        metric = batches(released.SLAVC(policy(key)), 6, heatmaps, boxes, top_quarter, condition)
         scores = extended_scores(metric)
-        mixtures = batches(M.MultiSource(policy(key), piap='avgn'), 6, heatmaps[:, None], boxes[:, None])
-        cut = M.binarise(heatmaps, policy(key)).float()
+        piap = released.avgn_piap(heatmaps[:, None], boxes[:, None], policy(key)).tolist()
+        cut = released.binarise(heatmaps, policy(key)).float()
         ours[key] = {'AP50': scores['AP'] / 100, 'f1_at_50': scores['f1_at_50'],
                      'LocAcc_gt0p5': scores['LocAcc_gt0p5'], 'per_sample_ciou': metric.iou,
                      'slavc_conf_top_quarter_mean': top_quarter.tolist(),
-                     'piap_per_sample_official': mixtures.piap, 'piap_mean_official': plain_mean(mixtures.piap),
+                     'piap_per_sample_official': piap, 'piap_mean_official': plain_mean(piap),
                      'pixel_AP_correct_order_heatmap_score': M.pixel_ap(heatmaps, boxes).tolist(),
                      'pixel_AP_correct_order_binary_score': M.pixel_ap(cut, boxes).tolist()}
     return ours

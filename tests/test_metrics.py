@@ -11,6 +11,8 @@ import torch.multiprocessing as multiprocessing
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import metrics as M  # noqa: E402
+from released_evaluators import (VGGSS, AlignmentInteractive, ExtendedSets,  # noqa: E402
+                                 SceneAverage, batch_scores, binarise, group_of, min_max)
 
 
 def maps(*rows):
@@ -28,42 +30,47 @@ LEFT = maps([1, 1, 0, 0], [1, 1, 0, 0])
 # ------------------------------------------------------------------------------------------------
 
 def test_policies_by_hand():
-    n_gt = torch.tensor([4])
-    assert M.binarise(HEAT, 'fixed:0.5').long().tolist() == [[[1, 1, 1, 0], [1, 0, 0, 0]]]
+    assert binarise(HEAT, 'fixed:0.5').long().tolist() == [[[1, 1, 1, 0], [1, 0, 0, 0]]]
     # Sorted: 0 .1 .1 .2 .6 .7 .8 .9; place 4 holds 0.6, and >= takes the upper four.
-    assert M.binarise(HEAT, 'top50').long().tolist() == [[[1, 1, 1, 0], [1, 0, 0, 0]]]
+    assert binarise(HEAT, 'top50').long().tolist() == [[[1, 1, 1, 0], [1, 0, 0, 0]]]
     # Adaptive is strictly above place 8 - 4: one pixel fewer than the ground truth has.
-    assert M.binarise(HEAT, 'adaptive', n_gt).long().tolist() == [[[1, 1, 0, 0], [1, 0, 0, 0]]]
-    assert M.binarise(HEAT, 'sweep').shape == (1, 19, 2, 4)
-    areas = M.binarise(HEAT, 'sweep').sum((2, 3))[0].tolist()
+    assert binarise(HEAT, 'adaptive', LEFT).long().tolist() == [[[1, 1, 0, 0], [1, 0, 0, 0]]]
+    assert binarise(HEAT, 'sweep').shape == (1, 19, 2, 4)
+    areas = binarise(HEAT, 'sweep').sum((2, 3))[0].tolist()
     assert areas == [7, 7, 5, 5, 4, 4, 4, 4, 4, 4, 4, 4, 3, 3, 2, 2, 1, 1, 0]
 
 
 def test_an_unknown_policy_is_named():
     with pytest.raises(ValueError, match='otsu'):
-        M.binarise(HEAT, 'otsu')
+        binarise(HEAT, 'otsu')
 
 
 def test_at_and_above_the_threshold():
     plateau = torch.full((1, 2, 2), 0.5)
-    assert M.binarise(plateau, 'fixed:0.5').all() and not M.binarise(plateau, 'fixed:0.5', strict=True).any()
-    assert M.binarise(plateau, 'top50').all() and not M.binarise(plateau, 'adaptive', torch.tensor([2])).any()
+    assert binarise(plateau, 'fixed:0.5').all() and not binarise(plateau, 'fixed:0.5', strict=True).any()
+    assert binarise(plateau, 'top50').all() and not binarise(plateau, 'adaptive', maps([1, 1], [0, 0])).any()
 
 
 def test_adaptive_without_ground_truth_takes_the_upper_half():
     four = maps([.1, .2], [.3, .4])
-    assert M.binarise(four, 'adaptive', torch.tensor([0])).long().tolist() == [[[0, 0], [0, 1]]]  # > .3
+    assert binarise(four, 'adaptive', 0 * four).long().tolist() == [[[0, 0], [0, 1]]]  # > .3
 
 
-def test_first_of_batch_reuses_the_first_median():
-    batch = torch.cat([HEAT, HEAT / 2])
+def test_the_first_median_serves_a_batch_of_the_release_only():
+    batch, truth = torch.cat([HEAT, HEAT / 2]), torch.cat([LEFT, LEFT])
     assert M.thresholds_for(batch, 'top50').flatten().tolist() == pytest.approx([.6, .3])
-    assert M.thresholds_for(batch, 'top50', first_of_batch=True).flatten().tolist() == pytest.approx([.6, .6])
+    ours, single = M.SingleSource('top50'), VGGSS('top50')
+    extended = ExtendedSets('top50')
+    ours.update(batch, truth)
+    single.update(batch, truth)
+    extended.update(batch, truth, [.5, .5], ['sounding', 'sounding'])
+    assert ours.iou == pytest.approx([.6, .6])
+    assert single.iou == extended.iou == pytest.approx([.6, 0])         # nothing reaches 0.6
 
 
 def test_min_max_leaves_a_constant_map():
     both = torch.cat([HEAT / 2 + .25, torch.full((1, 2, 4), .3)])
-    assert torch.allclose(M.min_max(both)[0], HEAT[0] / .9) and torch.equal(M.min_max(both)[1], both[1])
+    assert torch.allclose(min_max(both)[0], HEAT[0] / .9) and torch.equal(min_max(both)[1], both[1])
 
 
 @pytest.mark.parametrize('strict', [False, True])
@@ -82,20 +89,24 @@ def test_one_pass_over_thresholds_equals_one_comparison_each(thresholds, strict)
     assert torch.equal(total[:, 0], consensus.sum((1, 2)).double())
 
 
-def test_mask_iou_by_hand():
-    left, none, full = LEFT.bool(), torch.zeros(1, 2, 4, dtype=torch.bool), torch.ones(1, 2, 4, dtype=torch.bool)
-    assert M.mask_iou(HEAT >= .5, left).tolist() == pytest.approx([3 / 5])
-    assert M.mask_iou(none, left).tolist() == [0] and M.mask_iou(full, left).tolist() == [.5]
-    assert M.mask_iou(left, none).tolist() == [0] and M.mask_iou(none, none).tolist() == [0]
-    assert math.isnan(M.mask_iou(none, none, empty=math.nan)[0])
-    one = none.clone()
-    one[0, 0, 0] = True
-    assert M.mask_iou(one, one).tolist() == [1] and M.mask_iou(one, left).tolist() == [.25]
+def iou(prediction, truth, **empty):
+    cut = M.thresholds_for(prediction)
+    return M.ratio(*M.overlap(prediction, truth, cut), **empty)[:, 0].tolist()
+
+
+def test_iou_by_hand():
+    none, full, one = torch.zeros(1, 2, 4), torch.ones(1, 2, 4), torch.zeros(1, 2, 4)
+    one[0, 0, 0] = 1
+    assert iou(HEAT, LEFT) == pytest.approx([3 / 5])
+    assert iou(none, LEFT) == [0] and iou(full, LEFT) == [.5]
+    assert iou(LEFT, none) == [0] and iou(none, none) == [0]
+    assert math.isnan(iou(none, none, empty=math.nan)[0])
+    assert iou(one, one) == [1] and iou(one, LEFT) == [.25]
 
 
 def test_two_overlapping_boxes_are_their_union():
-    boxes = (maps([1, 1, 0, 0], [1, 1, 0, 0]) + maps([0, 1, 1, 0], [0, 1, 1, 0])).clamp(max=1)
-    assert M.mask_iou(LEFT.bool(), boxes.bool()).tolist() == pytest.approx([4 / 6])
+    boxes = maps([1, 1, 0, 0], [1, 1, 0, 0]) + maps([0, 1, 1, 0], [0, 1, 1, 0])
+    assert iou(LEFT, boxes.clamp(max=1)) == pytest.approx([4 / 6])
 
 
 # ------------------------------------------------------------------------------------------------
@@ -129,7 +140,7 @@ def test_exactly_the_k_highest_pixels_by_the_papers_letter():
     for metric in (M.SingleSource('adaptive', reading='paper'), M.MultiSource('adaptive', reading='paper'),
                    M.Extended('adaptive', reading='paper'), M.Segmentation('adaptive', reading='paper')):
         one_source = isinstance(metric, M.MultiSource)
-        confidence = [[.5]] if isinstance(metric, M.Extended) else []
+        confidence = [[.5], ['sounding']] if isinstance(metric, M.Extended) else []
         metric.update(*((m[:, None] if one_source else m) for m in (HEAT, LEFT)), *confidence)
         assert metric.iou == pytest.approx([3 / 5])
 
@@ -143,17 +154,17 @@ def test_precision_recall_and_f_coincide_on_exactly_k_pixels():
 def test_iou_of_exactly_one_half_is_not_greater_than_one_half():
     single, both = M.SingleSource(reading='paper'), M.Interactive(reading='paper')
     single.update(torch.ones(1, 2, 4), LEFT)                                        # full prediction
-    both.update(torch.ones(2, 2, 4), torch.cat([LEFT, LEFT]), ['a', 'a'])
+    both.update(torch.ones(2, 2, 4), torch.cat([LEFT, LEFT]), ['a', 'a'], [2, 2])
     assert single.iou == both.iou[:1] == [0.5]
     assert single.compute()['cIoU'] == 0 and both.compute()['IIoU'] == 0
     both = M.Interactive()
-    both.update(torch.ones(2, 2, 4), torch.cat([LEFT, LEFT]), ['a', 'a'])
+    both.update(torch.ones(2, 2, 4), torch.cat([LEFT, LEFT]), ['a', 'a'], [2, 2])
     assert both.compute()['IIoU'] == 100
     # of the three highest pixels two are right: 2 of 4
     three, heat = maps([1, 1, 0, 0], [1, 0, 0, 0]), maps([.9, .8, .7, .1], [.1, .1, .1, .1])
     for metric, name in ((M.SingleSource(reading='paper'), 'cIoU_adap'),
                          (M.Interactive(reading='paper'), 'IIoU_adap')):
-        metric.update(heat, three, *([['a']] if name.startswith('I') else []))
+        metric.update(heat, three, *([['a'], [1]] if name.startswith('I') else []))
         assert metric.iou_adaptive == [0.5] and metric.compute()[name] == 0
 
 
@@ -171,12 +182,12 @@ def test_consensus_map():
 
 
 def test_empty_ground_truth():
-    released, mended = M.SingleSource(empty=math.nan), M.SingleSource()
-    for metric in (released, mended):
+    released, ours = VGGSS(), M.SingleSource()
+    for metric in (released, ours):
         metric.update(torch.cat([torch.zeros_like(HEAT), HEAT]), torch.zeros(2, 2, 4))
-    assert math.isnan(released.iou[0]) and released.iou[1] == 0 and mended.iou == [0, 0]
+    assert math.isnan(released.iou[0]) and released.iou[1] == 0 and ours.iou == [0, 0]
     assert released.compute()['AUC'] == pytest.approx(1.25)                         # NaN fails the level of 0 too
-    assert mended.compute()['AUC'] == pytest.approx(2.5) and mended.compute()['cIoU'] == 0
+    assert ours.compute()['AUC'] == pytest.approx(2.5) and ours.compute()['cIoU'] == 0
 
 
 def test_sweep_gives_nineteen():
@@ -226,14 +237,11 @@ def test_segmentation_by_hand():
     assert float(metric.f_curve()[0]) == pytest.approx(100 * 1.3 * .5 / (.3 * .5 + 1))
 
 
-def test_empty_mask_counts_its_background_or_is_skipped():
-    heat, masks = torch.cat([HEAT, HEAT]), torch.cat([LEFT, 0 * LEFT])
-    background, skipped = M.Segmentation(), M.Segmentation(empty='skip')
-    for metric in (background, skipped):
-        metric.update(heat, masks)
-        assert metric.f_count == len(metric.f_adaptive) == 1        # no F without an object
-    assert background.compute()['mIoU'] == pytest.approx((60 + 50) / 2)
-    assert skipped.compute()['mIoU'] == pytest.approx(60)
+def test_an_empty_mask_counts_its_background():
+    metric = M.Segmentation()
+    metric.update(torch.cat([HEAT, HEAT]), torch.cat([LEFT, 0 * LEFT]))
+    assert metric.f_count == len(metric.f_adaptive) == 1            # no F without an object
+    assert metric.compute()['mIoU'] == pytest.approx((60 + 50) / 2)
 
 
 def test_empty_prediction_and_no_samples():
@@ -244,21 +252,14 @@ def test_empty_prediction_and_no_samples():
     assert metric.compute()['F'] == pytest.approx(100 * 1.3 * .5 / (.3 * .5 + 1))   # threshold 0 takes the frame
 
 
-def test_batch_readings_differ_only_on_request():
-    heat = torch.cat([HEAT, HEAT, 1 - HEAT])
-    masks = LEFT.expand(3, 2, 4)
-
-    def fed(sizes, **options):
-        metric, start = M.Segmentation(**options), 0
-        for size in sizes:
-            metric.update(heat[start:start + size], masks[start:start + size])
-            start += size
-        return metric.compute()
-
-    assert fed([2, 1]) == fed([1, 1, 1]) == fed([3])
-    released = fed([2, 1], batch_means=True)['mIoU']
-    assert released == pytest.approx((60 + 100 / 7) / 2) and released != pytest.approx(fed([3])['mIoU'])
-    assert fed([2, 1], f_max='batch')['F'] > fed([2, 1])['F']
+def test_samples_are_averaged_and_not_means_of_batches():
+    heat, masks = torch.cat([HEAT, HEAT, 1 - HEAT]), LEFT.expand(3, 2, 4)
+    metric = M.Segmentation()
+    metric.update(heat, masks)
+    scores, released = metric.compute(), batch_scores('fixed:0.5', heat, masks, 2)
+    assert scores['mIoU'] == pytest.approx((60 + 60 + 100 / 7) / 3)
+    assert M.mean([part['mIoU'] for part in released]) == pytest.approx((60 + 100 / 7) / 2)
+    assert M.mean([part['F'] for part in released]) > scores['F']
 
 
 # ------------------------------------------------------------------------------------------------
@@ -286,7 +287,8 @@ def test_extended_by_hand():
 def metric_as(reading, metric):
     """What an Extended has seen, read in another way."""
     other = M.Extended(reading=reading)
-    return other.merge(metric)
+    other.merge(metric)
+    return other
 
 
 def test_textbook_ap_counts_a_misplaced_object_as_a_miss_too():
@@ -298,9 +300,10 @@ def test_textbook_ap_counts_a_misplaced_object_as_a_miss_too():
 @pytest.mark.parametrize('odd', [math.nan, math.inf])
 def test_a_confidence_that_is_no_number_is_named(odd):
     metric = M.Extended()
-    metric.update(HEAT, LEFT, [.5])
+    metric.update(HEAT, LEFT, [.5], ['sounding'])
     with pytest.raises(ValueError, match='confidence number 2 .* NaN or infinity'):
-        metric.update(torch.cat([HEAT, HEAT]), torch.cat([LEFT, LEFT]), torch.tensor([.5, odd]))
+        metric.update(torch.cat([HEAT, HEAT]), torch.cat([LEFT, LEFT]), torch.tensor([.5, odd]),
+                      ['sounding', 'sounding'])
 
 
 def test_ten_perfect_samples_score_80():
@@ -313,7 +316,7 @@ def test_ten_perfect_samples_score_80():
 def test_extended_from_maps_and_ties():
     metric = M.Extended(reading='paper')
     heat, truth = torch.cat([HEAT, HEAT, torch.ones_like(HEAT)]), torch.cat([LEFT, 0 * LEFT, LEFT])
-    metric.update(heat, truth, torch.tensor([.5, .5, .5]))
+    metric.update(heat, truth, torch.tensor([.5, .5, .5]), ['sounding', 'silent', 'sounding'])
     assert metric.sounding == [True, False, True] and metric.iou == pytest.approx([.6, 0, .5])
     scores = metric.compute()
     # one point; of the three detections one has IoU > 0.5, and by the release's >= two have
@@ -321,7 +324,7 @@ def test_extended_from_maps_and_ties():
     assert float(metric_as('release', metric).precision_recall(torch.tensor([.5]).double())[0]) == pytest.approx(2 / 3)
     assert scores['LocAcc'] == pytest.approx(50)                                    # > 0.5 in both readings
     lost = M.Extended()                                                # a box clipped away still sounds
-    lost.update(heat[:1], 0 * LEFT, [.5], sounding=[True])
+    lost.update(heat[:1], 0 * LEFT, [.5], ['sounding'])
     assert lost.sounding == [True] and lost.compute()['LocAcc'] == 0
 
 
@@ -332,7 +335,8 @@ def test_top_quarter_mean():
 def test_robustness_by_hand():
     metric = M.Robustness()
     metric.update(torch.cat([HEAT, 0 * HEAT]), torch.cat([LEFT, LEFT]), ['positive', 'silence'])
-    metric.update(HEAT, 1 - LEFT, 'noise')
+    assert metric.last_iou == pytest.approx([.6, 0])
+    metric.update(HEAT, 1 - LEFT, ['noise'])
     scores = metric.compute()
     assert scores['mIoU_positive'] == pytest.approx(60) and scores['mIoU_silence'] == 0
     assert scores['FPR_silence'] == 0 and scores['FPR_noise'] == .5 and scores['G_FPR'] == .25
@@ -363,8 +367,9 @@ def test_robustness_under_sweep():
 
 def test_interactive_by_hand():
     metric = M.Interactive()
-    assert M.group_of('accordion_female_10438_accordion') == 'accordion_female_10438'
-    metric.update(torch.cat([HEAT, HEAT, HEAT]), torch.cat([LEFT, 1 - LEFT, LEFT]), ['a', 'a', 'b'])
+    assert group_of('accordion_female_10438_accordion') == 'accordion_female_10438'
+    metric.update(torch.cat([HEAT, HEAT, HEAT]), torch.cat([LEFT, 1 - LEFT, LEFT]), ['a', 'a', 'b'],
+                  [2, 2, 1])
     scores = metric.compute()                                                       # worst: 1/7 in a, 3/5 in b
     assert scores['IIoU'] == 50 and scores['IIoU_adap'] == 50
     assert scores['IAUC'] == pytest.approx(100 * .05 * (.5 * 1 + 2 * 1 + 9 / 2))
@@ -373,21 +378,21 @@ def test_interactive_by_hand():
 def test_interactive_takes_what_is_above_the_threshold_and_single_source_what_is_at_it():
     single, both = M.SingleSource(), M.Interactive()
     single.update(torch.full((1, 2, 4), .5), LEFT)
-    both.update(torch.full((1, 2, 4), .5), LEFT, ['a'])
+    both.update(torch.full((1, 2, 4), .5), LEFT, ['a'], [1])
     assert (single.iou, both.iou) == ([.5], [0])
 
 
 def test_nan_fails_its_group_or_spreads():
     heat, truth = torch.cat([0 * HEAT, HEAT]), torch.cat([0 * LEFT, LEFT])
-    mended, released = M.Interactive(empty=math.nan), M.Interactive(empty=math.nan, nan_spreads=True)
-    for metric in (mended, released):
-        metric.update(heat, truth, ['a', 'b'])
-    assert mended.compute()['IIoU'] == 50 and math.isnan(released.compute()['IIoU'])
+    ours, released = M.Interactive(), AlignmentInteractive()
+    for metric in (ours, released):
+        metric.update(heat, truth, ['a', 'b'], [1, 1])
+    assert ours.compute()['IIoU'] == 50 and math.isnan(released.compute()['IIoU'])
 
 
 def test_interactive_under_sweep():
     metric = M.Interactive('sweep')
-    metric.update(torch.cat([HEAT, HEAT]), torch.cat([LEFT, LEFT]), ['a', 'a'])
+    metric.update(torch.cat([HEAT, HEAT]), torch.cat([LEFT, LEFT]), ['a', 'a'], [2, 2])
     assert len(metric.compute()['IIoU']) == 19
 
 
@@ -413,7 +418,7 @@ def test_mixtures_find_the_pairing():
 
 
 def test_mixtures_by_hand():
-    metric, scene = M.MultiSource(), M.MultiSource(average='scene')
+    metric, scene = M.MultiSource(), SceneAverage()
     heat = torch.stack([HEAT, maps([0, .3, .3, .3], [0, .3, .3, .3])], 1)           # the second stays below 0.5
     truth = torch.stack([LEFT, 1 - LEFT], 1)
     for m in (metric, scene):
@@ -421,7 +426,7 @@ def test_mixtures_by_hand():
     # HEAT on the left: .9 .8 .7 right, .6 wrong, .2 right: (1 + 1 + 1 + 4/5) / 4. The other: 4 of 6 tied.
     assert metric.cap == pytest.approx([((3 + 4 / 5) / 4 + 4 / 6) / 2])
     assert metric.piap == pytest.approx([1.0])                                      # every pixel is of some source
-    assert metric.iou == pytest.approx([3 / 5, 0]) and scene.scene_iou == pytest.approx([.3])
+    assert metric.iou == pytest.approx([3 / 5, 0]) and scene.iou == pytest.approx([.3])
     assert metric.compute()['CIoU@10'] == 50 and scene.compute()['CIoU@10'] == 100
     assert metric.compute()['CIoU@50'] == 50 and scene.compute()['CIoU@50'] == 0
 
@@ -432,6 +437,30 @@ def test_a_source_without_pixels_is_left_out():
     metric.update(torch.stack([HEAT, HEAT], 1), torch.zeros(1, 2, 2, 4))
     assert len(metric.iou) == 1 and math.isnan(metric.cap[1]) and math.isnan(metric.piap[1])
     assert metric.compute()['CAP'] == pytest.approx(95) and metric.compute()['PIAP'] == pytest.approx(95)
+
+
+# ------------------------------------------------------------------------------------------------
+# Held-out frames
+# ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('first, second, right', [
+    ((3, 1), (1, 3), 100), ((3, 1), (3, 1), 0), ((1, 3), (1, 3), 0), ((1, 3), (3, 1), 0),
+    ((2, 2), (1, 3), 0), ((3, 2), (.1, .2), 100)])
+def test_both_right_asks_both_sounds_for_their_own_object(first, second, right):
+    """first, second: the heat on the first and on the second object, under the sound of each."""
+    metric, objects = M.BothRight(), (LEFT, 1 - LEFT)
+    for heat, mask in zip((first, second), objects):
+        metric.update(heat[0] * LEFT + heat[1] * (1 - LEFT), mask, ['a'])
+    assert len(metric) == 1 and metric.compute() == {'both_right': right}
+
+
+def test_both_right_waits_for_the_second_sound_and_leaves_out_what_has_no_mask():
+    metric = M.BothRight()
+    assert math.isnan(metric.compute()['both_right'])
+    metric.update(torch.cat([LEFT, LEFT, LEFT]), [LEFT[0], None, LEFT[0]], ['a', 'b', 'c'])
+    assert len(metric) == 0 and [name for name, *_ in metric.waiting] == ['a', 'c']
+    metric.update(torch.cat([LEFT, 1 - LEFT]), 1 - LEFT.expand(2, 2, 4), ['c', 'a'])
+    assert len(metric) == 2 and metric.compute() == {'both_right': 50} and not metric.waiting
 
 
 # ------------------------------------------------------------------------------------------------
@@ -456,16 +485,22 @@ def samples():
 def everything(order, size, threshold='fixed:0.5'):
     """Every metric, fed the samples of `order`, `size` at a time."""
     heat, truth, confidence, groups = samples()
-    fed = [M.SingleSource(threshold), M.Segmentation(threshold), M.Robustness(threshold), M.Interactive(threshold),
-           M.MultiSource(threshold)] + ([M.Extended(threshold)] if threshold != 'sweep' else [])
+    kinds = [M.SingleSource, M.Segmentation, M.Robustness, M.Interactive, M.MultiSource, M.BothRight]
+    kinds += [M.Extended] if threshold != 'sweep' else []
+    fed = [kind(threshold) for kind in kinds]
     for start in range(0, len(order), size):
         part = order[start:start + size]
-        h, t, names = heat[part], truth[part], [groups[i] for i in part]
-        conditions = [('positive', *M.NEGATIVES)[i % 4] for i in part]
-        extra = [[], [], [conditions], [names], [], [confidence[part]]]
-        for place, (metric, more) in enumerate(zip(fed, extra)):
-            both = [torch.stack([x, x.flip(2)], 1) for x in (h, t)] if place == 4 else [h, t]
-            metric.update(*both, *more)
+        pairs = [torch.stack([x, x.flip(2)], 1) for x in (heat[part], truth[part])]
+        names = [('positive', *M.NEGATIVES)[i % 4] for i in part]
+        batch = {'boxes': truth[part], 'mask': truth[part], 'sources': pairs[1],
+                 'group': [groups[i] for i in part], 'group_size': [2 for i in part],
+                 'confidence': confidence[part], 'condition': names}
+        for metric in fed:
+            if isinstance(metric, M.Extended):
+                sounding = [truth[i].any() for i in part]
+                batch['condition'] = ['sounding' if one else 'silent' for one in sounding]
+            maps = pairs[0] if isinstance(metric, M.MultiSource) else heat[part]
+            metric.update(maps, *[batch[key] for key in metric.needs])
     return fed
 
 
@@ -480,13 +515,17 @@ def test_neither_batch_size_nor_order_nor_merging_shows(threshold):
     assert results(everything(list(range(N)), 1, threshold)) == whole
     assert results(everything(shuffled, 5, threshold)) == whole
     first, second = everything(list(range(0, N, 2)), 4, threshold), everything(list(range(1, N, 2)), 3, threshold)
-    assert results([one.merge(other) for one, other in zip(first, second)]) == whole
+    for one, other in zip(first, second):
+        one.merge(other)
+    assert results(first) == whole
 
 
 def one_of_two_ranks(rank, folder):
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
     fed = everything(list(range(rank, N, 2)), 3)
-    torch.save(results([metric.merge_across_ranks() for metric in fed]), f'{folder}/{rank}.pt')
+    for metric in fed:
+        metric.merge_across_ranks()
+    torch.save(results(fed), f'{folder}/{rank}.pt')
     torch.distributed.destroy_process_group()
 
 
@@ -525,9 +564,9 @@ def test_the_gpu_agrees():
 
 def test_a_frame_that_lacks_a_sound_says_nothing_interactively():
     truth, wrong = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
-    metric = M.Interactive(sizes={'a': 2, 'b': 2})
-    metric.update(truth.repeat(2, 1, 1), truth.repeat(2, 1, 1), ['a', 'a'])
-    metric.update(truth, truth, ['b'])                  # right, but its other sound was never heard
+    metric = M.Interactive()
+    metric.update(truth.repeat(2, 1, 1), truth.repeat(2, 1, 1), ['a', 'a'], [2, 2])
+    metric.update(truth, truth, ['b'], [2])                  # right, but its other sound was never heard
     assert metric.compute()['IIoU'] == 100 and len(metric.worst(metric.iou)) == 1
-    metric.update(wrong, truth, ['b'])
+    metric.update(wrong, truth, ['b'], [2])
     assert metric.compute()['IIoU'] == 50
