@@ -171,7 +171,8 @@ class Benchmark(Dataset):
     classes: the sorted class names of the whole set.
 
     A sample is 'id'; 'label', None where the set has none; 'image'; 'wav'; 'boxes' (224, 224), the mask's tight box
-    where there is none; 'mask' (224, 224) or None; 'group', what samples of one frame share; 'condition' (robustness).
+    where there is none; 'mask' (224, 224) or None; 'group', what samples of one frame share; 'group_size',
+    how many they are in the whole set; 'condition' (robustness).
     A mixture of two has a list of two as 'label', None for 'boxes' and 'mask', and 'sources' (2, 224, 448), each one's
     ground truth in its half of the two frames side by side; otherwise that is None.
     """
@@ -224,7 +225,8 @@ class Benchmark(Dataset):
                     mask = read_mask(s.masks[0], frames[0].size, s.threshold, s.ade_class)
                 boxes = box_from_mask(mask) if s.boxes is None else box_map(s.boxes, s.unit, s.agreement)
             return {'id': s.id, 'label': s.label, 'image': evaluation_image(image, self.image_size), 'wav': self._wav(s),
-                    'boxes': boxes, 'mask': mask, 'group': s.group, 'condition': s.condition, 'sources': sources}
+                    'boxes': boxes, 'mask': mask, 'group': s.group,
+                    'group_size': self.group_sizes[s.group], 'condition': s.condition, 'sources': sources}
         except SampleError as error:
             return {'id': s.id, 'error': error}
 

@@ -66,7 +66,7 @@ def meter_for(task, dataset, threshold, reading='release'):
     reading: 'release' or 'paper', see metrics.py
     """
     if task == 'interactive':
-        return metrics.Interactive(threshold, sizes=dataset.group_sizes, reading=reading)
+        return metrics.Interactive(threshold, reading=reading)
     robustness = metrics.Extended if dataset.name.startswith('ext_') else metrics.Robustness
     kind = {'single': metrics.SingleSource, 'segmentation': metrics.Segmentation,
             'robustness': robustness, 'multisource': metrics.MultiSource}[task]
@@ -75,16 +75,8 @@ def meter_for(task, dataset, threshold, reading='release'):
 
 def feed(meter, batch, heat, confidence=None):
     """Hand a batch of heatmaps to a meter, with the ground truth that it scores against."""
-    if isinstance(meter, metrics.Extended):
-        meter.update(heat, batch['boxes'], confidence, [c == 'sounding' for c in batch['condition']])
-    elif isinstance(meter, metrics.Robustness):
-        meter.update(heat, batch['mask'], batch['condition'])
-    elif isinstance(meter, metrics.Segmentation):
-        meter.update(heat, batch['mask'])
-    elif isinstance(meter, metrics.Interactive):
-        meter.update(heat, batch['boxes'], batch['group'])
-    else:
-        meter.update(heat, batch['sources' if isinstance(meter, metrics.MultiSource) else 'boxes'])
+    known = {**batch, 'confidence': confidence}
+    meter.update(heat, *[known[key] for key in meter.needs])
 
 
 def score(dataset, tasks, find, args):
@@ -184,7 +176,7 @@ def example(batch, found, sure, i, benchmark, task, meter):
         truth, heat = batch['sources'][i], heat[meter.pairing[i]]       # each source beside the map that it is scored with
     else:
         truth = batch['boxes' if task in ('single', 'interactive') or benchmark.startswith('ext_') else 'mask'][i]
-    iou = None if pair else iou_of(meter, batch, i)
+    iou = None if pair else meter.last_iou[i]
     with_oracle = task in WITH_ORACLE and 'oracle' in found and batch['label'][i]
     as_arrays = lambda maps: [one.numpy() for one in maps] if pair else maps.numpy()
     return {'task': task, 'benchmark': benchmark, 'id': batch['id'][i], 'group': batch['group'][i],
@@ -193,16 +185,6 @@ def example(batch, found, sure, i, benchmark, task, meter):
             'oracle': found['oracle'][i].numpy() if with_oracle else None,
             'wav': batch['wav'][i].numpy(), 'rate': SAMPLE_RATE, 'score': iou,
             'confidence': None if sure is None else float(sure[i])}
-
-
-def iou_of(meter, batch, i):
-    """The IoU that the meter gave sample i of the batch it saw last; the middle one of a sweep."""
-    seen, place = meter, i - len(batch['id'])               # counted from the end
-    if isinstance(meter, metrics.Robustness):
-        same = [j for j, condition in enumerate(batch['condition']) if condition == batch['condition'][i]]
-        seen, place = meter.conditions[batch['condition'][i]], same.index(i) - len(same)
-    iou = seen.iou[place]
-    return iou[len(iou) // 2] if isinstance(iou, list) else iou
 
 
 # ------------------------------------------------------------------------------------------------

@@ -56,10 +56,11 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
                 if name == 'vggss':
                     maps, boxes = h[rows[who]], batch['boxes'][rows[who]]
                     iou = metrics.overlap(maps, boxes, metrics.thresholds_for(maps))
-                    keep(who, 'box_iou', metrics.ratio(*iou, 0.0)[:, 0].tolist())
+                    keep(who, 'box_iou', metrics.ratio(*iou)[:, 0].tolist())
                 if masked := [i for i in rows[who] if masks[i] is not None]:
-                    truth = torch.stack([masks[i] for i in masked]) > 0.5
-                    iou = (metrics.mask_iou(h[masked] > 0.5, truth) * 100).tolist()
+                    maps, truth = h[masked], torch.stack([masks[i] for i in masked]) > 0.5
+                    iou = metrics.overlap(maps, truth.float(), metrics.thresholds_for(maps), True)
+                    iou = (metrics.ratio(*iou)[:, 0] * 100).tolist()
                     keep(who, 'mIoU', iou)
                     keep(who, 'mIoU_multi', iou if name == 'is4' else [])
             for i in samples if name == 'is4' else ():

@@ -17,7 +17,7 @@ import evaluate
 import metrics
 from conftest import ROOT, failed_in_one_sentence
 from data import Benchmark, SampleError, collate
-from evaluate import TASKS, feed, iou_of
+from evaluate import TASKS, feed
 from heatmaps import (localise, localise_sources, read_confidences, read_heatmap, read_localised,
                       save_heatmaps)
 from model import embed_image, encode_image, load_model
@@ -154,13 +154,14 @@ def test_pictures_say_the_iou_and_the_pairing_that_the_scores_are_made_of():
     for meter in (single, robust):
         feed(meter, batch, heat)
         feed(meter, batch, 1 - heat)                    # the batch before must not answer for this one
-    assert [iou_of(single, batch, i) for i in range(3)] == single.iou[3:]
+    assert single.last_iou == single.iou[3:]
     silent = robust.conditions['silence'].iou[2:]
-    assert [iou_of(robust, batch, i) for i in (0, 2)] == silent
+    positive = robust.conditions['positive'].iou[1:]
+    assert robust.last_iou == [silent[0], positive[0], silent[1]]
     two = torch.stack([truth[:1], 1 - truth[:1]], 1)    # (1, 2, 8, 8)
     meter = metrics.MultiSource()
     meter.update(two.flip(1), two)
-    assert meter.pairing.tolist() == [[1, 0]]
+    assert meter.pairing.tolist() == [[1, 0]] and meter.last_iou is None
 
 
 @pytest.mark.parametrize('content, words', [

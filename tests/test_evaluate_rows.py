@@ -222,9 +222,9 @@ def test_maps_without_confidences_are_ranked_by_their_highest_quarter(monkeypatc
         np.save(folder / f'ext_vggss.{name}.npy', known_map(f'ext_vggss.{name}').half().numpy())
     update = metrics.Extended.update
 
-    def spy(meter, heat, truth, confidence, sounding):
-        seen.append((confidence.tolist(), sounding))
-        update(meter, heat, truth, confidence, sounding)
+    def spy(meter, heat, truth, confidence, condition):
+        seen.append((confidence.tolist(), [name == 'sounding' for name in condition]))
+        update(meter, heat, truth, confidence, condition)
     monkeypatch.setattr(metrics.Extended, 'update', spy)
     run('--heatmaps', tmp_path / 'maps', '--benchmarks', 'ext_vggss')
     [(confidence, sounding)] = seen

@@ -121,13 +121,14 @@ def test_every_meter_counts_the_samples_that_it_has_seen():
     for _ in range(2):
         single.update(heat, truth)
         segmentation.update(heat, torch.zeros_like(truth))              # empty masks count too
-        extended.update(heat, truth, torch.rand(3))
+        extended.update(heat, truth, torch.rand(3), ['sounding', 'sounding', 'silence'])
         robust.update(heat, truth, ['positive', 'noise', 'noise'])
-        interactive.update(heat, truth, ['a', 'a', 'b'])
+        interactive.update(heat, truth, ['a', 'a', 'b'], [4, 4, 2])
         mixture.update(two, (two > 0.5).float())
     for meter in (single, segmentation, extended, robust, interactive, mixture):
         assert len(meter) == 6, type(meter)
-    assert len(robust.merge(robust)) == 12
+    robust.merge(robust)
+    assert len(robust) == 12
 
 
 def test_n_is_what_was_scored_not_what_was_listed(small_world, tmp_path, capsys, monkeypatch):

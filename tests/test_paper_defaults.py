@@ -245,7 +245,7 @@ def test_maps_are_cut_at_one_half_unless_asked_otherwise():
         meter.update(heat, truth)
         assert meter.compute()[score] == 100
     robust = metrics.Robustness()
-    robust.update(heat, truth, 'silence')
+    robust.update(heat, truth, ['silence'])
     assert robust.compute()['FPR_silence'] == 0.25
 
 
