@@ -20,12 +20,11 @@ def group_of(name):
     return name.rsplit('_', 1)[0]
 
 
-def binarise(heatmaps, policy='fixed:0.5', ground_truth=None, strict=False):
-    """heatmaps (B, H, W) -> predicted regions (B, H, W) bool; 'sweep' gives (B, 19, H, W)."""
-    cut = M.thresholds_for(heatmaps, policy, ground_truth)[..., None, None]
-    maps = heatmaps[:, None]                                                # (B, 1, H, W)
-    above = maps > cut if strict or policy == 'adaptive' else maps >= cut   # (B, T, H, W)
-    return above if policy == 'sweep' else above[:, 0]
+def binarise(heatmap, policy='fixed:0.5', ground_truth=None, strict=False):
+    """A heatmap (H, W) -> the predicted region (H, W) bool; 'sweep' gives (19, H, W)."""
+    cut = M.thresholds_for(heatmap, policy, ground_truth)[:, None, None]    # (T, 1, 1)
+    above = heatmap > cut if strict or policy == 'adaptive' else heatmap >= cut     # (T, H, W)
+    return above.squeeze(0)
 
 
 def min_max(heatmaps):
@@ -39,11 +38,14 @@ def min_max(heatmaps):
 # ------------------------------------------------------------------------------------------------
 
 class FirstMedian:
-    def counts(self, policy, heatmaps, ground_truth):
+    def update(self, heatmaps, *more):
+        self.median = M.thresholds_for(heatmaps[0], 'top50')                # (1,)
+        super().update(heatmaps, *more)
+
+    def counts(self, policy, heatmap, ground_truth):
         if policy != 'top50':
-            return super().counts(policy, heatmaps, ground_truth)
-        cut = M.thresholds_for(heatmaps, policy)                            # (B, 1)
-        return M.overlap(heatmaps, ground_truth, cut[:1].expand_as(cut), self.strict)
+            return super().counts(policy, heatmap, ground_truth)
+        return M.overlap(heatmap, ground_truth, self.median, self.strict)
 
 
 class VGGSS(FirstMedian, M.SingleSource):
@@ -96,15 +98,15 @@ class SLAVC(M.Extended):
     empty = math.nan
 
 
-def avgn_piap(heatmaps, ground_truth, policy):
-    """heatmaps, ground_truth (B, k, H, W) -> (B,)"""
-    merged, union = heatmaps.amax(1), ground_truth.amax(1)                  # (B, H, W) each
-    return M.pixel_ap(union, binarise(merged, policy, union).float()).nan_to_num(0.0)
+def avgn_piap(heatmap, ground_truth, policy):
+    """heatmap, ground_truth (H, W), each the maximum over a scene's sources."""
+    ap = M.pixel_ap(ground_truth, binarise(heatmap, policy, ground_truth))
+    return 0.0 if math.isnan(ap) else ap
 
 
 class SceneAverage(M.MultiSource):
-    def update(self, heatmaps, sources):
-        for heat, source in zip(heatmaps, sources):
-            of_all, self.iou = self.iou, []
-            super().update(heat[None], source[None])
-            self.iou = of_all + ([M.mean(self.iou)] if self.iou else [])
+    def add(self, maps, sources):
+        before = len(self.iou)
+        super().add(maps, sources)
+        of_scene = self.iou[before:]
+        self.iou[before:] = [M.mean(of_scene)] if of_scene else []

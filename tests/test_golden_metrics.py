@@ -69,6 +69,10 @@ def plain_mean(values):
     return float(np.mean(values))          # NaN spreads, as in the evaluators
 
 
+def cuts(policy, heatmaps, truths):
+    return [float(M.thresholds_for(heat, policy, truth)) for heat, truth in zip(heatmaps, truths)]
+
+
 @functools.lru_cache
 def replay():
     said, data = expected(), np.load(GOLDEN / 'metrics.npz')
@@ -108,8 +112,8 @@ def replay():
         batches(grouped, 7, maps[chosen], boxes[chosen], names, sizes)
         ours['ssl_iiou'][key] = {**single.compute(), **grouped.compute(),
                                  'per_sample': single.iou, 'per_sample_adap': single.iou_adaptive,
-                                 'thr': M.thresholds_for(maps, policy(key))[chosen, 0].tolist(),
-                                 'thr_adap': M.thresholds_for(maps, 'adaptive', boxes)[chosen, 0].tolist(),
+                                 'thr': cuts(policy(key), maps[chosen], boxes[chosen]),
+                                 'thr_adap': cuts('adaptive', maps[chosen], boxes[chosen]),
                                  'n_groups': len(set(names))}
 
     # The extended sets, on the heatmaps and on lists of IoU and confidence.
@@ -149,7 +153,7 @@ def replay():
         metric = batches(M.Segmentation(policy(key)), batch_size(key), heatmaps, masks)
         parts = released.batch_scores(policy(key), heatmaps, masks, batch_size(key))
         ours['avsbench'][key] = {'mIoU': M.mean([part['mIoU'] for part in parts]),
-                                 'Fmeasure': metric.compute()['F'], 'n_F': metric.f_count,
+                                 'Fmeasure': metric.compute()['F'], 'n_F': len(metric.f_adaptive),
                                  'per_batch_miou': [part['mIoU'] / 100 for part in parts],
                                  'argmax_thr_index': int(metric.f_curve().argmax())}
     key = next(key for key in said if key.startswith('avsbench_original'))
@@ -164,14 +168,14 @@ def replay():
         top_quarter = M.top_quarter_mean(heatmaps)
         metric = batches(released.SLAVC(policy(key)), 6, heatmaps, boxes, top_quarter, condition)
         scores = extended_scores(metric)
-        piap = released.avgn_piap(heatmaps[:, None], boxes[:, None], policy(key)).tolist()
-        cut = released.binarise(heatmaps, policy(key)).float()
+        piap = [released.avgn_piap(*pair, policy(key)) for pair in zip(heatmaps, boxes)]
+        cut = [released.binarise(heat, policy(key)).float() for heat in heatmaps]
         ours[key] = {'AP50': scores['AP'] / 100, 'f1_at_50': scores['f1_at_50'],
                      'LocAcc_gt0p5': scores['LocAcc_gt0p5'], 'per_sample_ciou': metric.iou,
                      'slavc_conf_top_quarter_mean': top_quarter.tolist(),
                      'piap_per_sample_official': piap, 'piap_mean_official': plain_mean(piap),
-                     'pixel_AP_correct_order_heatmap_score': M.pixel_ap(heatmaps, boxes).tolist(),
-                     'pixel_AP_correct_order_binary_score': M.pixel_ap(cut, boxes).tolist()}
+                     'pixel_AP_correct_order_heatmap_score': list(map(M.pixel_ap, heatmaps, boxes)),
+                     'pixel_AP_correct_order_binary_score': list(map(M.pixel_ap, cut, boxes))}
     return ours
 
 

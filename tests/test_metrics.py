@@ -30,35 +30,37 @@ LEFT = maps([1, 1, 0, 0], [1, 1, 0, 0])
 # ------------------------------------------------------------------------------------------------
 
 def test_policies_by_hand():
-    assert binarise(HEAT, 'fixed:0.5').long().tolist() == [[[1, 1, 1, 0], [1, 0, 0, 0]]]
+    heat, left = HEAT[0], LEFT[0]
+    assert binarise(heat, 'fixed:0.5').long().tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
     # Sorted: 0 .1 .1 .2 .6 .7 .8 .9; place 4 holds 0.6, and >= takes the upper four.
-    assert binarise(HEAT, 'top50').long().tolist() == [[[1, 1, 1, 0], [1, 0, 0, 0]]]
+    assert binarise(heat, 'top50').long().tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
     # Adaptive is strictly above place 8 - 4: one pixel fewer than the ground truth has.
-    assert binarise(HEAT, 'adaptive', LEFT).long().tolist() == [[[1, 1, 0, 0], [1, 0, 0, 0]]]
-    assert binarise(HEAT, 'sweep').shape == (1, 19, 2, 4)
-    areas = binarise(HEAT, 'sweep').sum((2, 3))[0].tolist()
+    assert binarise(heat, 'adaptive', left).long().tolist() == [[1, 1, 0, 0], [1, 0, 0, 0]]
+    areas = binarise(heat, 'sweep').sum((1, 2)).tolist()
     assert areas == [7, 7, 5, 5, 4, 4, 4, 4, 4, 4, 4, 4, 3, 3, 2, 2, 1, 1, 0]
 
 
 def test_an_unknown_policy_is_named():
     with pytest.raises(ValueError, match='otsu'):
-        binarise(HEAT, 'otsu')
+        binarise(HEAT[0], 'otsu')
 
 
 def test_at_and_above_the_threshold():
-    plateau = torch.full((1, 2, 2), 0.5)
-    assert binarise(plateau, 'fixed:0.5').all() and not binarise(plateau, 'fixed:0.5', strict=True).any()
-    assert binarise(plateau, 'top50').all() and not binarise(plateau, 'adaptive', maps([1, 1], [0, 0])).any()
+    flat, two = torch.full((2, 2), 0.5), torch.tensor([[1, 1], [0, 0]])
+    assert binarise(flat, 'fixed:0.5').all() and binarise(flat, 'top50').all()
+    assert not binarise(flat, 'fixed:0.5', strict=True).any()
+    assert not binarise(flat, 'adaptive', two).any()
 
 
 def test_adaptive_without_ground_truth_takes_the_upper_half():
-    four = maps([.1, .2], [.3, .4])
-    assert binarise(four, 'adaptive', 0 * four).long().tolist() == [[[0, 0], [0, 1]]]  # > .3
+    four = torch.tensor([[.1, .2], [.3, .4]])
+    assert binarise(four, 'adaptive', 0 * four).long().tolist() == [[0, 0], [0, 1]]     # > .3
 
 
 def test_the_first_median_serves_a_batch_of_the_release_only():
     batch, truth = torch.cat([HEAT, HEAT / 2]), torch.cat([LEFT, LEFT])
-    assert M.thresholds_for(batch, 'top50').flatten().tolist() == pytest.approx([.6, .3])
+    cuts = [float(M.thresholds_for(heat, 'top50')) for heat in batch]
+    assert cuts == pytest.approx([.6, .3])
     ours, single = M.SingleSource('top50'), VGGSS('top50')
     extended = ExtendedSets('top50')
     ours.update(batch, truth)
@@ -77,21 +79,27 @@ def test_min_max_leaves_a_constant_map():
 @pytest.mark.parametrize('thresholds', [M.SWEEP, M.F_THRESHOLDS], ids=['sweep', 'F'])
 def test_one_pass_over_thresholds_equals_one_comparison_each(thresholds, strict):
     generator = torch.Generator().manual_seed(0)
-    heat = torch.rand(11, 13, 17, generator=generator)
-    heat[0] = thresholds[torch.randint(0, len(thresholds), (13, 17), generator=generator)]  # ties with cuts
+    heat = torch.rand(3, 13, 17, generator=generator)
+    ties = torch.randint(0, len(thresholds), (13, 17), generator=generator)
+    heat[0] = thresholds[ties]
     heat[1, :6], heat[1, 6:] = 0, 1
-    consensus = torch.randint(0, 3, heat.shape, generator=generator) / 2                      # 0, 0.5 and 1
-    inside, outside, total = M.overlap(heat, consensus, thresholds, strict)
+    consensus = torch.randint(0, 3, heat.shape, generator=generator) / 2    # 0, 0.5 and 1
     cut = thresholds[:, None, None]
-    above = heat[:, None] > cut if strict else heat[:, None] >= cut                           # (B, T, H, W)
-    assert torch.equal(inside, (above * consensus[:, None]).sum((2, 3)).double())
-    assert torch.equal(outside, (above & (consensus == 0)[:, None]).sum((2, 3)).double())
-    assert torch.equal(total[:, 0], consensus.sum((1, 2)).double())
+    for one, truth in zip(heat, consensus):
+        inside, outside, total = M.overlap(one, truth, thresholds, strict)
+        above = one > cut if strict else one >= cut                         # (T, H, W)
+        assert torch.equal(inside, (above * truth).sum((1, 2)).double())
+        assert torch.equal(outside, (above & (truth == 0)).sum((1, 2)).double())
+        assert total == truth.sum()
+        single = [M.overlap(one, truth, t[None], strict)[:2] for t in thresholds]
+        assert torch.equal(torch.stack([inside, outside]), torch.tensor(single).double().T)
 
 
-def iou(prediction, truth, **empty):
-    cut = M.thresholds_for(prediction)
-    return M.ratio(*M.overlap(prediction, truth, cut), **empty)[:, 0].tolist()
+def iou(prediction, truth, empty=0.0):
+    metric = M.SingleSource()
+    metric.empty = empty
+    metric.update(prediction, truth)
+    return metric.iou
 
 
 def test_iou_by_hand():
@@ -129,9 +137,11 @@ def test_single_source_by_hand():
 def test_exactly_the_k_highest_pixels_by_the_papers_letter():
     flat = torch.full((1, 2, 4), .5)
     both = torch.cat([HEAT, flat])
-    assert M.highest_pixels(both, torch.tensor([4, 3])).tolist() == [[[1, 1, 1, 0], [1, 0, 0, 0]],
-                                                                      [[1, 1, 1, 0], [0, 0, 0, 0]]]
-    assert M.highest_pixels(both, torch.tensor([0, 8])).sum((1, 2)).tolist() == [0, 8]
+    for k in range(1, 8):               # of equal pixels the first in reading order
+        metric, truth = M.SingleSource(reading='paper'), (torch.arange(8) < k).float().view(1, 2, 4)
+        metric.update(flat, truth)
+        metric.update(flat, truth.flip(1, 2))
+        assert metric.iou_adaptive == [1, max(0, 2 * k - 8) / min(2 * k, 8)]
     letter, release = M.SingleSource(reading='paper'), M.SingleSource()
     for metric in (letter, release):
         metric.update(both, torch.cat([LEFT, LEFT]))
@@ -240,7 +250,7 @@ def test_segmentation_by_hand():
 def test_an_empty_mask_counts_its_background():
     metric = M.Segmentation()
     metric.update(torch.cat([HEAT, HEAT]), torch.cat([LEFT, 0 * LEFT]))
-    assert metric.f_count == len(metric.f_adaptive) == 1            # no F without an object
+    assert len(metric.f_adaptive) == 1                              # no F without an object
     assert metric.compute()['mIoU'] == pytest.approx((60 + 50) / 2)
 
 
@@ -401,11 +411,12 @@ def test_interactive_under_sweep():
 # ------------------------------------------------------------------------------------------------
 
 def test_pixel_ap_by_hand():
-    scores, truth = maps([.9, .8], [.7, .6]), maps([1, 0], [1, 0])
-    assert M.pixel_ap(scores, truth).tolist() == pytest.approx([(1 + 2 / 3) / 2])
-    assert M.pixel_ap(torch.full((1, 2, 2), .3), truth).tolist() == pytest.approx([.5])       # all tied: one step
-    assert M.pixel_ap(maps([.9, .9], [.1, .1]), truth).tolist() == pytest.approx([.5 * .5 + .5 * .5])
-    assert math.isnan(M.pixel_ap(scores, 0 * truth)[0])
+    scores, truth = torch.tensor([[.9, .8], [.7, .6]]), torch.tensor([[1, 0], [1, 0]])
+    assert M.pixel_ap(scores, truth) == pytest.approx((1 + 2 / 3) / 2)
+    assert M.pixel_ap(torch.full((2, 2), .3), truth) == pytest.approx(.5)       # all tied: one step
+    tied = torch.tensor([[.9, .9], [.1, .1]])
+    assert M.pixel_ap(tied, truth) == pytest.approx(.5 * .5 + .5 * .5)
+    assert math.isnan(M.pixel_ap(scores, 0 * truth))
 
 
 def test_mixtures_find_the_pairing():
@@ -454,11 +465,11 @@ def test_both_right_asks_both_sounds_for_their_own_object(first, second, right):
     assert len(metric) == 1 and metric.compute() == {'both_right': right}
 
 
-def test_both_right_waits_for_the_second_sound_and_leaves_out_what_has_no_mask():
+def test_both_right_waits_for_the_second_sound_of_a_frame():
     metric = M.BothRight()
     assert math.isnan(metric.compute()['both_right'])
-    metric.update(torch.cat([LEFT, LEFT, LEFT]), [LEFT[0], None, LEFT[0]], ['a', 'b', 'c'])
-    assert len(metric) == 0 and [name for name, *_ in metric.waiting] == ['a', 'c']
+    metric.update(torch.cat([LEFT, LEFT]), torch.cat([LEFT, LEFT]), ['a', 'c'])
+    assert len(metric) == 0 and [name for *_, name in metric.waiting] == ['a', 'c']
     metric.update(torch.cat([LEFT, 1 - LEFT]), 1 - LEFT.expand(2, 2, 4), ['c', 'a'])
     assert len(metric) == 2 and metric.compute() == {'both_right': 50} and not metric.waiting
 
