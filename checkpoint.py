@@ -12,11 +12,13 @@
     log.jsonl, summary.json, loss.png, before_after.png     see train.py
     lock                    held by the process that trains
 
-Signals (SIGTERM, Ctrl-C, SIGHUP, SIGUSR1) are blocked by train.py before any thread starts and
-looked for between two steps. No handler ever runs, so none can interrupt a computation: on x86,
-oneDNN below 3.11.2 computes with the stack pointer in the heap, which a handler would overwrite.
+Signals (SIGTERM, Ctrl-C, SIGHUP, SIGUSR1) are blocked by train.py before any thread starts; one
+thread waits for them, and the loop looks between two steps. No handler ever interrupts a
+computation: on x86, oneDNN below 3.11.2 computes with the stack pointer in the heap, which a
+handler would overwrite.
 """
 
+import _thread
 import argparse
 import contextlib
 import io
@@ -24,6 +26,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from datetime import timedelta
@@ -210,27 +213,38 @@ def write_file(path, content, remedy='free some space or name another place'):
         raise OSError(f'cannot write {path} ({error.strerror or error}): {remedy}') from None
 
 
-def stop_asked():
-    """The number of a signal that any process was sent and train.py holds back, or 0.
+HELD = {getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
+        if hasattr(signal, name)}
+asked = []                      # the signals that came while steps were taken
+taking_steps = threading.Event()
 
-    A collective call.
+
+def watch_signals():
+    """Wait for HELD, which train.py has blocked, in a thread of its own.
+
+    Outside the steps they end the process, Ctrl-C as KeyboardInterrupt. During the steps they are
+    noted for stop_asked; a second Ctrl-C ends the process at once.
     """
-    if not hasattr(signal, 'sigpending'):
-        return largest(0)
-    return largest(max(signal.sigpending() - {signal.SIGCHLD}, default=0))
+    if hasattr(signal, 'pthread_sigmask'):
+        threading.Thread(target=_watch, daemon=True).start()
 
 
-@contextlib.contextmanager
-def interruptible():
-    """Within it, the signals that train.py holds back end the process at once, as elsewhere."""
-    if not hasattr(signal, 'pthread_sigmask'):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _watch():
+    while True:
+        number = signal.sigwait(HELD)
+        if taking_steps.is_set() and not (asked and number == signal.SIGINT):
+            asked.append(number)
+            if rank_and_processes()[0] == 0:
+                print('\ntrain.py: stopping after this step', file=sys.stderr, flush=True)
+        elif number == signal.SIGINT and not taking_steps.is_set():
+            _thread.interrupt_main()
+        else:
+            os._exit(128 + number)
+
+
+def stop_asked():
+    """The number of a signal that came during the steps, in any process, or 0. Collective."""
+    return largest(max(asked, default=0))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -249,8 +263,13 @@ class Run:
         self.overwrites = overwrite
         self.save_seconds = save_seconds        # least time between two checkpoints
         self.first = rank_and_processes()[0] == 0
+        self.began, self.seconds_before = time.time(), 0.0
         if self.first:
             self._claim()
+
+    def seconds(self):
+        """How long this run has taken, earlier starts included."""
+        return self.seconds_before + time.time() - self.began
 
     def _claim(self):
         finished = (self.folder / 'summary.json').exists()
@@ -323,16 +342,27 @@ class Run:
 
     # --- the steps
 
-    def begin(self, step, pairs_per_step):
-        """Before the first step: the log loses what was written after the checkpoint, and
-        --overwrite renames the old run's files to *.old until this one has saved something."""
+    @contextlib.contextmanager
+    def steps_from(self, step, seconds_before, pairs_per_step):
+        """Around the loop, in which signals wait for the end of a step.
+
+        The log loses what was written after the checkpoint, and --overwrite renames the old run's
+        files to *.old until this one has saved something.
+        """
+        self.seconds_before = seconds_before
         self.saved_at = self.logged_at = time.time()
         self.logged_step = step
         self.pairs_per_step = pairs_per_step
-        if not self.first:
-            return
-        if self.overwrites and not self.resumes:
+        if self.first:
             self._set_aside()
+            self._shorten_log(step)
+        taking_steps.set()
+        try:
+            yield
+        finally:
+            taking_steps.clear()
+
+    def _shorten_log(self, step):
         log = self.folder / 'log.jsonl'
         if log.exists():
             lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
@@ -340,7 +370,7 @@ class Run:
 
     def _set_aside(self):
         saved = self._has_checkpoint()
-        for name in RUN_FILES:
+        for name in RUN_FILES if self.overwrites and not self.resumes else ():
             path, old = self.folder / name, self.folder / f'{name}.old'
             # an older run's files stay where the run here failed before it saved anything
             if path.exists() and (saved or not old.exists()):
