@@ -5,12 +5,11 @@ import shutil
 
 import pytest
 
-import answers
 import benchmarks
 import captions
 import data
 import heatmaps
-from resumable import read_audio_captions
+from captions import read_audio_captions, read_captions
 
 IDS = ['a_000001', 'b_000020', 'c_000300']
 
@@ -19,7 +18,8 @@ def as_lines(key):
     return ''.join(json.dumps({'id': i, key: f'dog {k}'}) + '\n' for k, i in enumerate(IDS))
 
 
-@pytest.mark.parametrize('key, read', [('object', answers.read_captions), ('audio_caption', read_audio_captions)])
+@pytest.mark.parametrize('key, read', [('object', read_captions),
+                                       ('audio_caption', read_audio_captions)])
 def test_json_lines_of_other_programs_are_read(tmp_path, key, read):
     path, text = tmp_path / 'made.jsonl', as_lines(key)
     for content in (text.rstrip('\n'), '\ufeff' + text, text.replace('\n', '\n\n \n'), text.replace('\n', '\r\n'),
@@ -30,14 +30,26 @@ def test_json_lines_of_other_programs_are_read(tmp_path, key, read):
         assert texts == ['dog 0', 'dog 1', 'dog 2']
     for content in (text[:-3], text + '{"id"', text + '\n[1]', text.rstrip('\n')[:-1]):
         path.write_text(content)
-        with pytest.raises(ValueError, match='made.jsonl ends in the middle of a line'):
+        number = content.count('\n') + 1
+        with pytest.raises(ValueError, match=f'made.jsonl: line {number} is no JSON object, or t'):
             read(path, IDS)
     path.write_text(text.replace('"dog 1"', 'NaN'))
     with pytest.raises(ValueError, match=r"'b_000020'.*both texts"):
         read(path, IDS)
     path.write_text(text, encoding='utf-16')
-    with pytest.raises(ValueError, match='line 1 is not UTF-8'):
+    with pytest.raises(ValueError, match='made.jsonl is not a UTF-8 text'):
         read(path, IDS)
+
+
+def test_captions_made_elsewhere_lose_line_breaks_and_must_be_of_all_pairs(tmp_path):
+    path, table = tmp_path / 'a.jsonl', tmp_path / 'a.csv'
+    path.write_text(json.dumps({'id': 'x', 'audio_caption': ' a dog\n barks  '}))
+    assert read_audio_captions(path, ['x']) == {'x': 'a dog barks'}
+    with pytest.raises(ValueError, match='lacks 1 of the 2 pairs, the first y'):
+        read_audio_captions(path, ['x', 'y'])
+    table.write_text('id,audio_caption\nx, a dog\ny,a cat, and a bell\n')
+    with pytest.raises(ValueError, match='line 3, with 3 fields, not 2.*quotes'):
+        read_audio_captions(table, ['x'])
 
 
 @pytest.mark.parametrize('text', [
@@ -115,8 +127,8 @@ def test_one_stray_quote_in_a_long_csv_is_a_short_sentence_and_swallows_no_line(
     lines[69] = 'x_000069,dog'                              # a quote within a text is a letter
     path.write_text('\n'.join(lines))
     assert len(data.read_ids(path)) == len(benchmarks.lists.read_rows(path, ('id', 'label'))) == 20_000
-    captions = read_audio_captions(path, ['x_000089'])
-    assert captions['x_000089'] == 'dog"' and len(captions) == 20_000
+    found = read_audio_captions(path, [f'x_{k:06d}' for k in range(20_000)])
+    assert found['x_000089'] == 'dog"'
 
 
 def test_a_name_that_an_annotation_file_holds_twice_is_named(small_world, tmp_path):

@@ -188,7 +188,7 @@ def test_an_empty_path_is_an_error(parse_args, options, capsys):
 
 def test_a_result_never_overwrites_an_input_or_another_result(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ('heat.png', 'a.wav', 'last.pt', 'beats.pt', 'gama.jsonl', 'audio_captions.jsonl', 'maps/is4/confidence.csv',
+    for name in ('heat.png', 'a.wav', 'last.pt', 'beats.pt', 'gama.jsonl', 'audio_captions', 'maps/is4/confidence.csv',
                  'world/vggss/vggss.json', 'world/captions.jsonl', 'clipseg/config.json'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('mine')
@@ -214,8 +214,8 @@ def test_a_result_never_overwrites_an_input_or_another_result(tmp_path, capsys, 
             (evaluate.parse_args, ['--json', ROOT / 'miniature/weights/av.pt'], 'the weights that ship'),
             (captions.parse_args, ['all', '--out', 'gama.jsonl', '--audio-captions', 'gama.jsonl'],
              '--out would overwrite --audio-captions'),
-            (captions.parse_args, ['audio', '--out', 'captions.jsonl', '--audio-captions', 'audio_captions.jsonl'],
-             'the file of the audio stage would overwrite --audio-captions'),
+            (captions.parse_args, ['audio', '--out', 'captions.jsonl', '--audio-captions', 'audio_captions'],
+             'the folder of the audio stage would overwrite --audio-captions'),
             (captions.parse_args, ['all', '--ids', 'a.wav', '--out', 'a.wav'], '--out would overwrite --ids'),
             (captions.parse_args, ['all', '--out', '.'], '--out . is a folder: name a file in it'),
             (bench.parse_args, ['--json', ROOT / 'miniature/weights/beats.pt'], '--json would overwrite the weights'),
