@@ -179,8 +179,7 @@ def make_captions(captions_from, device=None):
     """Caption the miniature's own pairs, in the calling process alone."""
     args = parse_args(['all', '--captions-from', captions_from])
     if failed := caption(args, pick_device(device)):
-        raise ValueError(f'{len(failed)} pairs of {args.data_root} could not be captioned, such as '
-                         '{}: {}'.format(*min(failed.items())))
+        raise ValueError(f'{len(failed)} pairs could not be captioned: {min(failed.values())}')
 
 
 def load_answers(path, model, tokenizer, ids):
@@ -199,8 +198,8 @@ def load_answers(path, model, tokenizer, ids):
     C = torch.cat([model.embed_text(tokenizer, texts[k:k + 256], template='<*>')
                    for k in range(0, len(texts), 256)])                         # (texts, D)
     if rank_and_processes()[0] == 0:
-        print(f'{path}: {len(object_of)} of {len(ids)} pairs have an answer, {len(texts)} '
-              'different ones')
+        print(f'{path}: {len(object_of)} of {len(ids)} pairs have an answer, '
+              f'{len(texts)} different ones')
     row_of = {text: row for row, text in enumerate(texts)}
     return C.float().cpu(), {i: row_of[text] for i, text in object_of.items()}, digest
 
@@ -211,9 +210,8 @@ def read_captions(path, ids):
     """The lines of a captions file for the given ids. -> {id: line}"""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'no captions at {path}: make them with python captions.py all '
-                                '(--data-root, --captions-from as here) or name others by '
-                                '--captions')
+        raise FileNotFoundError(f'no captions at {path}: make them by captions.py all (--data-root, '
+                                '--captions-from as here), or name others by --captions')
     found = by_id(path, json_lines(path, 'rerun captions.py, which completes it'), 'object', ids)
     for i, line in found.items():
         if re.search('[\ud800-\udfff]', line['object']):
@@ -234,11 +232,8 @@ def read_audio_captions(path, ids):
                 for number, fields in lines if fields != ['id', 'audio_caption']]
     else:
         rows = json_lines(path, 'write it again')
-    for row in rows:
-        if isinstance(row.get('audio_caption'), str):
-            row['audio_caption'] = ' '.join(row['audio_caption'].split()) or None
     found = by_id(path, rows, 'audio_caption', ids)
-    return {i: row['audio_caption'] for i, row in found.items()}
+    return {i: ' '.join(row['audio_caption'].split()) for i, row in found.items()}
 
 
 def json_lines(path, remedy):
@@ -249,15 +244,16 @@ def json_lines(path, remedy):
             if line.strip():
                 found.append(dict(json.loads(line)))
         except (ValueError, TypeError, RecursionError):
-            raise ValueError(f'{path}: line {number} is no JSON object, or truncated: {remedy}'
-                             ) from None
+            wrong = 'is not a JSON object, or is truncated'
+            raise ValueError(f'{path}: line {number} {wrong}: {remedy}') from None
     return found
 
 
 def by_id(path, rows, key, ids):
     """{id: row} for the given ids. ValueError where a pair is missing, twice, or has no text."""
     for row in rows:
-        if not isinstance(row.get('id'), str) or not isinstance(row.get(key), str):
+        texts = [text for text in (row.get('id'), row.get(key)) if isinstance(text, str)]
+        if len(texts) < 2 or (key == 'audio_caption' and not texts[1].strip()):
             raise ValueError(f'{path}: the entry {str(row)[:80]} needs an id and an {key}, both '
                              'texts; in a csv, one with commas stands in quotes')
     found = unique([(row['id'], row) for row in rows], path)
@@ -291,18 +287,16 @@ def check_model(stage, name):
     except Exception as error:          # transformers, its hub client and json each raise their own
         raise OSError(f'no usable model at {name!r} ({error!r:.200}): put its folder there '
                       f'or name another with {STAGES[stage]}') from None
-    kind = {'image': 'blip-2', 'audio': 'qwen2_audio', 'object': config.model_type}[stage]
-    speaks = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    if config.model_type != kind or (stage == 'object' and not speaks):
-        wanted = 'a causal language model' if stage == 'object' else kind
+    kind = config.model_type
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = 'causal language model'
+    wanted = {'image': 'blip-2', 'audio': 'qwen2_audio', 'object': 'causal language model'}[stage]
+    if kind != wanted:
         raise ValueError(f'{name} holds a model of type {config.model_type!r}, but the {stage} '
-                         f'stage takes {wanted}: name one with {STAGES[stage]}')
-    folder = Path(name).resolve()
-    if not folder.is_dir():
-        return f'{name}@{getattr(config, "_commit_hash", None) or "unknown"}'
-    shipped = folder.is_relative_to(ROOT)
-    files = [file for file in folder.iterdir() if file.is_file() and file.name[0] != '.']
-    return f'{folder.relative_to(ROOT).as_posix() if shipped else name}@{file_hash(sorted(files))}'
+                         f'stage takes a {wanted}: name one with {STAGES[stage]}')
+    files = sorted(file for file in Path(name).glob('[!.]*') if file.is_file())
+    revision = file_hash(files) if files else getattr(config, '_commit_hash', None) or 'unknown'
+    return Path(name).as_posix().removeprefix(f'{ROOT.as_posix()}/') + f'@{revision}'
 
 
 def file_hash(paths):
@@ -366,10 +360,12 @@ def caption(args, device, rank=0, processes=1):
     ids, names, elsewhere = gather_lists(prepared) if processes > 1 else prepared
     failed = {}
     for stage in args.stages:
-        lines, models = [{'id': i} for i in ids], {}
+        lines = [{'id': i} for i in ids]
+        if stage == 'audio' and elsewhere:
+            lines = [{'id': i, 'audio_caption': elsewhere[i]} for i in ids]
         if stage == 'object':
             lines, models = read_stages(args, ids)
-        lines = run_stage(stage, args, names[stage], lines, elsewhere, rank, processes)
+        lines = run_stage(stage, args, names[stage], lines, rank, processes)
         failed |= {line['id']: line['error'] for line in lines if line['error']}
         if stage == 'object' and rank == 0:
             write_captions(args.out, lines, {**models, 'llm': names[stage]})
@@ -377,7 +373,7 @@ def caption(args, device, rank=0, processes=1):
 
 
 def prepare(args):
-    """What can be refused is, before hours of work. -> [ids, {stage: model}, captions elsewhere]"""
+    """Refuse bad input before hours of work. -> [ids, {stage: model}, {id: given caption}]"""
     if args.preset == 'miniature' and not args.data_root_given:
         from miniature import world
         world.build(args.data_root)
@@ -388,16 +384,15 @@ def prepare(args):
             names[stage] = f'{args.audio_captions.name}@{file_hash([args.audio_captions])}'
         else:
             names[stage] = check_model(stage, args.models[stage])
-    for stage in args.stages:
+    answers = stage_folder('object', args.out)
+    if 'object' in args.stages and args.out.exists() and not (args.overwrite or answers.exists()):
+        raise FileExistsError(f'{args.out} is there without {answers.name}, so it was made '
+                              'elsewhere: choose another --out, or start over with --overwrite')
+    for stage in args.stages if args.overwrite else ():
         folder = stage_folder(stage, args.out)
-        old = [*folder.glob('[0-9]*.json'), folder / 'settings.json']
-        if stage == 'object':
-            old.append(args.out.resolve())      # a link stays, and will lead to the new file
-        for file in old if args.overwrite else ():
-            file.unlink(missing_ok=True)
-        if stage == 'object' and args.out.exists() and not folder.exists():
-            raise FileExistsError(f'{args.out} is there without {folder.name}, so it was made '
-                                  'elsewhere: choose another --out, or start over by --overwrite')
+        result = [args.out.resolve()] if stage == 'object' else []  # a link stays
+        for old in (*folder.glob('[0-9]*.json'), folder / 'settings.json', *result):
+            old.unlink(missing_ok=True)
     return [ids, names, elsewhere]
 
 
@@ -416,8 +411,8 @@ def pairs_to_caption(args):
     return ids
 
 
-def run_stage(stage, args, model, lines, elsewhere, rank, processes):
-    """Work off the batches that a stage's folder lacks. -> lines, each with the model's text
+def run_stage(stage, args, model, lines, rank, processes):
+    """Caption the batches that a stage's folder lacks. -> all lines, each with the model's text
 
     Batch k is lines[k B : (k + 1) B], whoever captions it and however often the run was killed.
     """
@@ -433,8 +428,8 @@ def run_stage(stage, args, model, lines, elsewhere, rank, processes):
     if processes > 1:
         todo = gather_lists(todo)
     if rank < len(todo):
-        say = list if elsewhere and stage == 'audio' else load_captioner(stage, args)
-    read = partial(read_input, stage, args, elsewhere)
+        say = list if key in lines[0] else load_captioner(stage, args)
+    read = partial(read_input, stage, args)
     done = len(lines) - sum(len(batches[k]) for k in todo)
     with ThreadPoolExecutor(args.workers) as readers, \
             tqdm(total=len(lines), initial=done, desc=folder.name, unit=' pairs',
@@ -477,20 +472,20 @@ def begin(folder, stage, args, model, ids):
 
 
 def is_outdated(stage, args, batch, found):
-    """Whether a batch is to be done again: by --retry-failed, or as its captions are others now."""
+    """Whether a batch is captioned again: for --retry-failed, or as its own captions are new."""
     if stage != 'object' and args.retry_failed and any(line['error'] for line in found):
         return True
     return any(new | line != new for line, new in zip(batch, found, strict=True))
 
 
-def read_input(stage, args, elsewhere, line):
+def read_input(stage, args, line):
     """What the stage's model is given of a pair, or the SampleError that says why not."""
     folder, i = args.data_root / 'vggsound', line['id']
     try:
         if stage == 'image':
             return read_image(folder / f'frames/{i}.jpg')
-        if stage == 'audio' and elsewhere:
-            return elsewhere[i]
+        if stage == 'audio' and args.audio_captions:
+            return line['audio_caption']
         if stage == 'audio':
             return read_audio(sound_file(folder / 'audio', i), PRESETS[args.preset].seconds)
     except SampleError as error:

@@ -350,7 +350,7 @@ def test_audio_captions_made_elsewhere_replace_the_audio_captioner(undisturbed, 
     text = made.read_text()
     for content, words in ((text + text.splitlines()[4] + '\n', f'{ids[4]} twice'),
                            (text.replace(ids[0], 'x_1'), f'lacks 1 of the {PAIRS}'),
-                           (text.replace('train', 'other'), 'another dataset'), (text[:-4], 'line 12 is no JSON object, or truncated'),
+                           (text.replace('train', 'other'), 'another dataset'), (text[:-4], 'line 12 is not a JSON object, or is truncated'),
                            (text.replace('sound, number 3', ' '), 'both texts'), (text.encode() + b'\xff\n', 'not a UTF-8 text')):
         made.write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(ValueError, match=words):
@@ -397,9 +397,9 @@ def test_read_captions_names_what_is_wrong_with_a_file(undisturbed, pairs, tmp_p
     answer = json.dumps(lines_of(undisturbed / 'captions.jsonl')[3]['object'])
     for content, words in (
             (text + text.splitlines()[2] + '\n', f'{ids[2]} twice'),
-            (text[:-9], 'line 12 is no JSON object, or truncated: rerun captions.py'),
+            (text[:-9], 'line 12 is not a JSON object, or is truncated: rerun captions.py'),
             (text.replace('train', 'other'), 'another dataset'),
-            ('[1]\n' + text, 'line 1 is no JSON object'),
+            ('[1]\n' + text, 'line 1 is not a JSON object'),
             (text.replace(ids[1], 'x_1'), f'lacks 1 of the {PAIRS} pairs, the first {ids[1]}'),
             (text.encode() + b'\xff\n', 'not a UTF-8 text'),
             (text.replace(f'"object": {answer}', r'"object": "dog \ud83d"'), 'lone surrogate'),

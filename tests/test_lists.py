@@ -31,7 +31,7 @@ def test_json_lines_of_other_programs_are_read(tmp_path, key, read):
     for content in (text[:-3], text + '{"id"', text + '\n[1]', text.rstrip('\n')[:-1]):
         path.write_text(content)
         number = content.count('\n') + 1
-        with pytest.raises(ValueError, match=f'made.jsonl: line {number} is no JSON object, or t'):
+        with pytest.raises(ValueError, match=f'made.jsonl: line {number} is not a JSON object'):
             read(path, IDS)
     path.write_text(text.replace('"dog 1"', 'NaN'))
     with pytest.raises(ValueError, match=r"'b_000020'.*both texts"):
