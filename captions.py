@@ -210,8 +210,8 @@ def read_captions(path, ids):
     """The lines of a captions file for the given ids. -> {id: line}"""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'no captions at {path}: make them by captions.py all (--data-root, '
-                                '--captions-from as here), or name others by --captions')
+        raise FileNotFoundError(f'no captions at {path}: make them by captions.py all with this '
+                                '--data-root and --captions-from, or name others by --captions')
     found = by_id(path, json_lines(path, 'rerun captions.py, which completes it'), 'object', ids)
     for i, line in found.items():
         if re.search('[\ud800-\udfff]', line['object']):
@@ -564,7 +564,7 @@ def parse_args(argv=None):
     add('--ids', type=some_path, help='list of pairs, any subset (default: vggsound/train.csv)')
     add('--captions-from', choices=list(OBJECT_PROMPTS), default='both',
         help='what the language model is told (Table 10); "all" leaves out the other captioner')
-    add('--audio-captions', type=some_path, help='made elsewhere: jsonl or csv of id, audio_caption')
+    add('--audio-captions', type=some_path, help='made elsewhere: jsonl, or csv of id,caption')
     for stage, option in STAGES.items():
         names = ', '.join(f'{preset}: {Path(c[stage][0]).name}' for preset, c in CAPTIONERS.items())
         add(option, type=some_path, dest=f'{stage}_model', help=f'hub name or folder ({names})')

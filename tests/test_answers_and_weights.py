@@ -117,7 +117,7 @@ def test_a_checkpoint_brings_its_weights_prompt_and_tokens_unless_others_are_nam
 
 def test_a_prompt_and_its_audio_tokens_must_fit_the_text_encoder(asked):
     assert model.load_model('miniature', prompt='a ' * 14 + '<*>', audio_tokens=8)
-    with pytest.raises(ValueError, match='takes 25 tokens with its 8 of audio, .* reads 24: shorten'):
+    with pytest.raises(ValueError, match='25 tokens with its 8 of audio, .* reads 24: shorten'):
         model.load_model('miniature', prompt='a ' * 15 + '<*>', audio_tokens=8)
 
 
@@ -125,7 +125,7 @@ def test_a_checkpoint_with_one_number_or_weight_too_odd_is_refused(asked, tmp_pa
     path = tmp_path / 'last.pt'
     saved = model.trained_state(model.load_model('miniature')[0])
     torch.save({**saved, 'masker_i': {**saved['masker_i'], 'v': torch.ones(1)}}, path)
-    with pytest.raises(ValueError, match='last.pt does not fit this model: it also holds masker_i.v'):
+    with pytest.raises(ValueError, match='last.pt does not fit this model: .* masker_i.v'):
         model.load_model('miniature', path)
     weight = saved['audio_proj']['fc1.weight'].clone()
     weight[0, 1] = float('nan')

@@ -1,4 +1,4 @@
-"""The second variant, section 3.6: the language model's answers as a third thing to align the audio with."""
+"""The second variant, section 3.6: the audio is aligned with the language model's answers too."""
 
 import json
 from types import SimpleNamespace
@@ -25,7 +25,8 @@ def alignment(A):
     return SimpleNamespace(A=A)
 
 
-ARGS = SimpleNamespace(lambda_i=0, lambda_f=0, lambda_reg=0, lambda_c=1, tau=0.07, same_answers='negatives')
+ARGS = SimpleNamespace(lambda_i=0, lambda_f=0, lambda_reg=0, lambda_c=1, tau=0.07,
+                       same_answers='negatives')
 
 
 def test_pairs_without_an_answer_take_no_part():
@@ -38,15 +39,17 @@ def test_pairs_without_an_answer_take_no_part():
 
 def test_one_answer_in_a_batch_has_nothing_to_be_held_against():
     A = torch.randn(3, 8, requires_grad=True)
-    term = train.loss_terms(alignment(A), ARGS, torch.randn(2, 8), torch.tensor([-1, 1, -1]))['acl_c']
-    term.backward()                                     # DistributedDataParallel waits for every gradient
+    rows = torch.tensor([-1, 1, -1])
+    term = train.loss_terms(alignment(A), ARGS, torch.randn(2, 8), rows)['acl_c']
+    term.backward()                                     # DDP waits for every gradient
     assert term.item() == 0 and A.grad.abs().max() == 0
 
 
 def test_raw_answers_are_encoded_without_a_template(tmp_path):
     model, tokenizer = load_model('miniature')
-    path = write_answers(tmp_path / 'c.jsonl', ['a', 'b', 'c'], {'a': 'dog', 'b': 'bell', 'c': ''}.get)
-    C, row_of, _ = captions.load_answers(path, model, tokenizer, ['a', 'b', 'c'])
+    said = {'a': 'dog', 'b': 'bell', 'c': ''}
+    path = write_answers(tmp_path / 'c.jsonl', said, said.get)
+    C, row_of, _ = captions.load_answers(path, model, tokenizer, list(said))
     ids = tokenizer(['dog', 'bell'], padding=True, return_tensors='pt')
     expected = model.clipseg.clip.get_text_features(**ids).pooler_output
     assert torch.allclose(C[[row_of['a'], row_of['b']]], expected, atol=1e-6)
@@ -54,7 +57,8 @@ def test_raw_answers_are_encoded_without_a_template(tmp_path):
 
 def test_av_llm_trains_with_given_captions(small_world, script, tmp_path):
     ids = read_ids(small_world / 'vggsound/train.csv')
-    answers = write_answers(tmp_path / 'c.jsonl', ids, lambda i: ['bell', 'dog', ''][int(i[5:10]) % 3])
+    answers = write_answers(tmp_path / 'c.jsonl', ids,
+                            lambda i: ['bell', 'dog', ''][int(i[5:10]) % 3])
     done = script('train.py', '--variant', 'av_llm', '--data-root', small_world, '--steps', 2,
                   '--batch-size', 8, '--captions', answers, '--out', tmp_path / 'run')
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,9 @@
 The models are stand-ins that read pair k off its frame (grey 20 k) and its sound (level k / 16).
 """
 
+import errno
 import json
+import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -341,6 +343,24 @@ def test_a_model_that_fails_within_a_batch_costs_that_batch(root, calls, monkeyp
     with pytest.raises(torch.OutOfMemoryError):
         run(root, 'all', '--batch-size', 3)
     monkeypatch.setattr(captions, 'caption_sounds', describe)
+    run(root, 'all', '--batch-size', 3)
+    assert contents(root.parent / 'out') == contents(root.parent / 'undisturbed')
+
+
+def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(root, calls, monkeypatch):
+    run(root, 'all', '--batch-size', 3, out='undisturbed/captions.jsonl')
+    fsync, written = os.fsync, []
+
+    def full(number):
+        written.append(number)
+        if len(written) == 7:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        fsync(number)
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space left on device.: free some .*the same command'):
+        run(root, 'all', '--batch-size', 3)
+    assert not list(root.parent.glob('out/*/*.partial*'))
     run(root, 'all', '--batch-size', 3)
     assert contents(root.parent / 'out') == contents(root.parent / 'undisturbed')
 

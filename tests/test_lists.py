@@ -1,4 +1,4 @@
-"""Lists and captions as other programs and VGGSound's authors write them: read as they are, or one sentence with the line."""
+"""Lists and captions as others write them: read as they are, or one sentence with the line."""
 
 import json
 import shutil
@@ -22,8 +22,8 @@ def as_lines(key):
                                        ('audio_caption', read_audio_captions)])
 def test_json_lines_of_other_programs_are_read(tmp_path, key, read):
     path, text = tmp_path / 'made.jsonl', as_lines(key)
-    for content in (text.rstrip('\n'), '\ufeff' + text, text.replace('\n', '\n\n \n'), text.replace('\n', '\r\n'),
-                    '\ufeff\n' + text + '  '):
+    for content in (text.rstrip('\n'), '\ufeff' + text, text.replace('\n', '\n\n \n'),
+                    text.replace('\n', '\r\n'), '\ufeff\n' + text + '  '):
         path.write_bytes(content.encode())
         found = read(path, IDS)
         texts = [found[i][key] if key == 'object' else found[i] for i in IDS]
@@ -56,20 +56,23 @@ def test_captions_made_elsewhere_lose_line_breaks_and_must_be_of_all_pairs(tmp_p
     'a_000001\nb_000020\nc_000300\n',
     'a_000001.mp4,dog\nb_000020.mp4,"rowboat, canoe"\nc_000300.mp4,people "cheering"',
     'a,1,dog,train\nb,20,"rowboat, canoe, kayak rowing",train\nc,300,cat,train\n',
-    '# YouTube ID, start seconds, label, train/test split\n a , 1,dog,train\n\n  \nb,20.0,bell,TRAIN\n , ,\nc,300,cat,train\n',
+    '# YouTube ID, start seconds, label, train/test split\n a , 1,dog,train\n\n  \n'
+    'b,20.0,bell,TRAIN\n , ,\nc,300,cat,train\n',
     'YouTube ID,start second,label,split\na,1,dog,train\nb,20,bell,train\nc,300,cat,train\n',
-    'id,label\r\na_000001.jpg,dog\r\nb_000020.wav,rowboat, canoe, kayak rowing\r\nc_000300,5,dog\r\n'])
+    'id,label\r\na_000001.jpg,dog\r\nb_000020.wav,rowboat, canoe, kayak rowing\r\n'
+    'c_000300,5,dog\r\n'])
 def test_every_form_of_a_list_names_the_same_pairs(tmp_path, text):
     (tmp_path / 'train.csv').write_bytes(text.encode())
     assert data.read_ids(tmp_path / 'train.csv', training=True) == IDS
 
 
-def test_of_vggsound_s_own_list_training_takes_the_split_train_and_says_so(small_world, tmp_path, capsys):
+def test_of_vggsound_s_own_list_training_takes_the_split_train_and_says_so(small_world, tmp_path,
+                                                                           capsys):
     root = shutil.copytree(small_world, tmp_path / 'world')
     path = root / 'vggsound/train.csv'
     ids = data.read_ids(path)
-    rows = [[i.rpartition('_')[0], str(int(i.rpartition('_')[2])), 'dog', 'test' if k % 3 == 0 else 'train']
-            for k, i in enumerate(ids)]
+    rows = [[i.rpartition('_')[0], str(int(i.rpartition('_')[2])), 'dog',
+             'train' if k % 3 else 'test'] for k, i in enumerate(ids)]
     path.write_text(''.join(','.join(row) + '\n' for row in rows))
     taken = [i for k, i in enumerate(ids) if k % 3]
     assert data.VGGSound(root, 'train', 96, 2.0).ids == taken and data.read_ids(path) == ids
@@ -77,7 +80,7 @@ def test_of_vggsound_s_own_list_training_takes_the_split_train_and_says_so(small
     assert capsys.readouterr().out == f'{path}: left out 32 lines of other splits than "train"\n'
     args = captions.parse_args(['image', '--data-root', str(root), '--device', 'cpu'])
     assert captions.pairs_to_caption(args) == taken
-    shutil.copyfile(path, root / 'vggsound/val.csv')        # as a list for validation, whatever the split
+    shutil.copyfile(path, root / 'vggsound/val.csv')        # for validation, whatever the split
     kept = data.VGGSound(root, 'val', 96, 2.0, skip_bad=True)
     assert kept.ids == ids
     path.write_text('a,1,dog,test\n')
@@ -89,20 +92,25 @@ def test_a_list_of_which_nothing_has_files_is_told_the_forms(small_world, tmp_pa
     root = shutil.copytree(small_world, tmp_path / 'world')
     path = root / 'vggsound/train.csv'
     ids = data.read_ids(path)
-    for text in ('\n'.join(f'{i};dog' for i in ids), '\n'.join(f'{i}\tdog' for i in ids), 'x_1,dog\n'):
+    for text in ('\n'.join(f'{i};dog' for i in ids), '\n'.join(f'{i}\tdog' for i in ids),
+                 'x_1,dog\n'):
         path.write_text(text)
+        words = f'none of .*train.csv.*{text[:3]}.*a line is "<youtubeid>_<start second.*,split"'
         for skip_bad in (False, True):
-            with pytest.raises(ValueError, match=f'none of the .*train.csv.*{text[:3]}.*a line is "<youtubeid>_<start second.*,split"'):
+            with pytest.raises(ValueError, match=words):
                 data.VGGSound(root, 'train', 96, 2.0, skip_bad=skip_bad)
+    args = captions.parse_args(['image', '--data-root', str(root), '--device', 'cpu'])
     with pytest.raises(ValueError, match='none of the 1 pairs.*a line is "<youtubeid>_'):
-        captions.pairs_to_caption(captions.parse_args(['image', '--data-root', str(root), '--device', 'cpu']))
+        captions.pairs_to_caption(args)
 
 
 @pytest.mark.parametrize('text, words', [
-    ('a_000001,dog\nb_000020,cat\na_000001,dog\n', 'names 1 pairs more than once, the first a_000001'),
+    ('a_000001,dog\nb_000020,cat\na_000001,dog\n',
+     'names 1 pairs more than once, the first a_000001'),
     ('a_000001.mp4,dog\na,1,dog,train\n', 'more than once, the first a_000001'),
     ('a_000001,dog\n ,cat\n', 'line 2 names no id'), ('# a comment\n\n', 'lists no sample'),
-    ('a_000001'.encode('utf-16'), 'not a UTF-8 text'), ('a_000001\n'.encode('utf-16-le'), 'zero bytes, as UTF-16')])
+    ('a_000001'.encode('utf-16'), 'not a UTF-8 text'),
+    ('a_000001\n'.encode('utf-16-le'), 'zero bytes, as UTF-16')])
 def test_odd_lists_of_pairs_are_one_sentence(tmp_path, text, words):
     path = tmp_path / 'train.csv'
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -112,7 +120,7 @@ def test_odd_lists_of_pairs_are_one_sentence(tmp_path, text, words):
 
 
 def test_one_stray_quote_in_a_long_csv_is_a_short_sentence_and_swallows_no_line(tmp_path):
-    """Read in one go, '"dog' of line 70 would end at the quote of line 90, and twenty lines would be missing."""
+    """Read in one go, '"dog' of line 70 would end at the quote of line 90, and hide 20 lines."""
     lines = [f'x_{k:06d},dog {k}' for k in range(20_000)]
     lines[69], lines[89] = 'x_000069,"dog', 'x_000089,dog"'
     path = tmp_path / 'made.csv'
