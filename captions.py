@@ -423,8 +423,8 @@ def run_stage(stage, args, model, lines, rank, processes):
     todo = []
     if rank == 0:
         begin(folder, stage, args, model, [line['id'] for line in lines])
-        todo = [k for k, file in enumerate(files)
-                if not file.exists() or is_outdated(stage, args, batches[k], read_json(file))]
+        again = args.retry_failed and stage != 'object'
+        todo = [k for k, file in enumerate(files) if not is_finished(file, batches[k], again)]
     if processes > 1:
         todo = gather_lists(todo)
     if rank < len(todo):
@@ -471,11 +471,12 @@ def begin(folder, stage, args, model, ids):
                              'another folder, or start over with --overwrite')
 
 
-def is_outdated(stage, args, batch, found):
-    """Whether a batch is captioned again: for --retry-failed, or as its own captions are new."""
-    if stage != 'object' and args.retry_failed and any(line['error'] for line in found):
-        return True
-    return any(new | line != new for line, new in zip(batch, found, strict=True))
+def is_finished(file, batch, retry_failed):
+    """Whether a batch has its file. An answer to captions that have changed since is none."""
+    found = read_json(file) if file.exists() else []
+    if retry_failed and any(line['error'] for line in found):
+        return False
+    return [new | line for line, new in zip(batch, found)] == found and len(found) == len(batch)
 
 
 def read_input(stage, args, line):
