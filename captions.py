@@ -285,7 +285,7 @@ def check_model(stage, name):
     try:
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:          # transformers, its hub client and json each raise their own
-        raise OSError(f'no usable model at {name!r} ({error!r:.200}): put its folder there '
+        raise OSError(f'no usable model at {name!r} ({first_line(error)}): put its folder there '
                       f'or name another with {STAGES[stage]}') from None
     kind = config.model_type
     if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -297,6 +297,10 @@ def check_model(stage, name):
     files = sorted(file for file in Path(name).glob('[!.]*') if file.is_file())
     revision = file_hash(files) if files else getattr(config, '_commit_hash', None) or 'unknown'
     return Path(name).as_posix().removeprefix(f'{ROOT.as_posix()}/') + f'@{revision}'
+
+
+def first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def file_hash(paths):
@@ -317,7 +321,7 @@ def load_model(model_class, processor_class, name, dtype, device):
         model, report = model_class.from_pretrained(name, dtype=dtype, output_loading_info=True,
                                                     trust_remote_code=False)
     except Exception as error:          # as above, and safetensors' own
-        raise ValueError(f'the model at {name} cannot be loaded ({error!r:.200}): fetch it '
+        raise ValueError(f'the model at {name} cannot be loaded ({first_line(error)}): fetch it '
                          'again or name another') from None
     if lost := sorted(map(str, [*report['missing_keys'], *report['mismatched_keys']])):
         raise ValueError(f'the model at {name} lacks {len(lost)} of its weights, the first '
