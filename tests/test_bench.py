@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import CLIPSegConfig
 
-import bench
-import costs
+from speed import bench
+from speed import costs
 import data
 import train
-from bench_parts import measure_evaluation, measure_loading, measure_metrics
+from speed.parts import measure_evaluation, measure_loading, measure_metrics
 from beats import BEATsConfig
 from conftest import ROOT
 
@@ -146,14 +146,15 @@ def test_scores_are_those_of_the_loops_and_come_sooner():
 
 def test_a_subprocess_does_not_inherit_its_parents_peak():
     ballast = torch.ones(150_000_000)                               # 0.6 GB, in memory
-    code = 'from costs import peak_bytes; print(peak_bytes("cpu"))'
+    code = 'from speed.costs import peak_bytes; print(peak_bytes("cpu"))'
     alone = int(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT).stdout)
     assert costs.peak_bytes('cpu') > ballast.nbytes + 0.5 * alone > alone > 1e8
 
 
-def test_the_script_prints_tables_and_writes_json(tmp_path, script):
-    done = script('bench.py', 'step', 'memory', '--precision', 'float32', '--batch-sizes', 2, '--repeats', 1,
-                  '--json', tmp_path / 'bench.json')
+def test_the_script_prints_tables_and_writes_json(tmp_path):
+    command = [sys.executable, '-m', 'speed.bench', 'step', 'memory', '--precision', 'float32', '--batch-sizes', '2',
+               '--repeats', '1', '--json', str(tmp_path / 'bench.json')]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / 'bench.json').read_text())
     row = report['step'][0]
@@ -165,6 +166,7 @@ def test_the_script_prints_tables_and_writes_json(tmp_path, script):
     assert 'Peak memory' in done.stdout and 'decoder' in done.stdout and 'times' in done.stdout
 
 
-def test_an_unknown_section_is_named(script):
-    done = script('bench.py', 'speed')
-    assert done.returncode == 2 and "no section 'speed'" in done.stderr
+def test_an_unknown_section_is_named(capsys):
+    with pytest.raises(SystemExit) as end:
+        bench.parse_args(['speed'])
+    assert end.value.code == 2 and "no section 'speed'" in capsys.readouterr().err

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import bench
-import bench_parts
-import costs
+from speed import bench
+from speed import parts as bench_parts
+from speed import costs
 
 STEP = {'loss': 1.0, 'gradient': 2.0, 'vision_passes': 2}
 
@@ -296,12 +296,12 @@ def test_memory_asks_a_process_of_its_own_for_each_variant(monkeypatch):
     rows = bench.measure_memory(args)
     assert rows == [{'B': 2, 'plain float32': 1, **ours(2)}, {'B': 4, **ours(5)}]
     command = lambda who, B, precision: [
-        sys.executable, bench.__file__, '--alone', who, '--preset', 'paper', '--batch-sizes', B,
+        sys.executable, '-m', 'speed.bench', '--alone', who, '--preset', 'paper', '--batch-sizes', B,
         '--precision', precision, '--device', 'cpu']
     assert commands[0] == command('plain', '2', 'float32')
     assert commands[1] == command('ours', '2', 'float32')
     assert commands[6] == [*command('ours', '4', 'bf16'), '--cached-audio']
-    assert bench.parse_args(commands[6][2:]).alone == 'ours'
+    assert bench.parse_args(commands[6][3:]).alone == 'ours'
     args.free_memory = True
     bench.measure_memory(args)
     assert '--free-memory' in commands[-1]

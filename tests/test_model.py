@@ -4,7 +4,7 @@ import torch
 import pytest
 
 import losses
-from costs import count_vision
+from speed.costs import count_vision
 from model import PROMPT, embed_image, embed_prompt, encode_image, load_model, prompt_ids, read_checkpoint
 
 

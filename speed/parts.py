@@ -1,4 +1,4 @@
-"""bench.py's other half (sections 4.1, 4.2): what does not belong to a step. Training pairs read per second, heatmaps per
+"""The other half of bench.py (sections 4.1, 4.2): what does not belong to a step. Training pairs read per second, heatmaps per
 second, and scoring beside loops written from the metrics' definitions.
 """
 
@@ -16,10 +16,10 @@ from PIL import Image
 
 import metrics
 from cache import prepare
-from costs import clock, count_vision
 from data import SAMPLE_RATE, VGGSound, read_audio, read_image, training_loader
 from media import RESIZE_BEFORE_CROP
 from model import encode_image
+from speed.costs import clock, count_vision
 
 
 # ------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """What a step, an evaluation and a score cost, beside a plain reading of the paper (section 3.5, 4.1).
 
-    python bench.py --json bench.json                           # the miniature, a minute
-    python bench.py --preset paper --json bench.json            # ViT-B/16 at 352 x 352, 12-layer BEATs, random weights
-    python bench.py step --preset paper --batch-sizes 2 8       # one section: step, memory, load, evaluate or metrics
-    python bench.py step --preset paper --precision bf16 --cached-audio --batch-sizes 16 64         # on a GPU
+    python -m speed.bench --json bench.json                           # the miniature, a minute
+    python -m speed.bench --preset paper --json bench.json            # ViT-B/16 at 352 x 352, 12-layer BEATs, random weights
+    python -m speed.bench step --preset paper --batch-sizes 2 8       # one section: step, memory, load, evaluate or metrics
+    python -m speed.bench step --preset paper --precision bf16 --cached-audio --batch-sizes 16 64         # on a GPU
 
 The plain reading takes section 3.2 and Eq. 2 as they stand on the page: for each audio, images and audio go through the
 grounder, so the vision encoder runs once per audio over all B images, once for v_D and once on the masked images, B + 2
@@ -37,12 +37,12 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 import losses
 import train
 from beats import FRAME, HOP, N_MELS, SAMPLE_RATE, BEATs, BEATsConfig
-from bench_parts import measure_evaluation, measure_loading, measure_metrics
-from costs import clock, count_vision, counter, keep_freed_memory, matrix_product_rate, name_of, peak_bytes
 from figures.tables import table
 from masks import mask_gen_f
-from model import PRESETS, Alignment, SoundLocalizer, embed_image, embed_prompt, encode_image, load_model
+from model import PRESETS, ROOT, Alignment, SoundLocalizer, embed_image, embed_prompt, encode_image, load_model
 from resumable import given_options, overwritten, some_path, write_whole
+from speed.costs import clock, count_vision, counter, keep_freed_memory, matrix_product_rate, name_of, peak_bytes
+from speed.parts import measure_evaluation, measure_loading, measure_metrics
 
 EPOCHS, PAIRS = 20, 144_000     # section 4.1
 GPU, GPU_PEAK = 'H100 SXM', 989e12      # dense bf16 operations a second (data sheet), for the estimate
@@ -376,10 +376,10 @@ def measure_memory(args):
         variants = [('plain', 'float32', False)] * (B <= args.plain_memory_up_to) + [('ours', *v) for v in args.variants]
         for who, precision, cached in variants:
             bar.set_postfix_str(f'B = {B}, {who} {precision}{" cached" * cached}')
-            command = [sys.executable, __file__, '--alone', who, '--preset', args.preset, '--batch-sizes', str(B),
+            command = [sys.executable, '-m', 'speed.bench', '--alone', who, '--preset', args.preset, '--batch-sizes', str(B),
                        '--precision', precision, '--device', args.device, *['--cached-audio'] * cached,
                        *['--free-memory'] * args.free_memory]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
             label = f'{who} {variant_name(precision, cached)}'
             row[label] = json.loads(done.stdout.splitlines()[-1])['peak'] if done.returncode == 0 else None
             if done.returncode:

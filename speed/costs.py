@@ -8,12 +8,16 @@ torch.utils.flop_counter; what is elementwise, the filterbank, norms and softmax
 import contextlib
 import ctypes
 import platform
-import resource
 import time
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+try:
+    import resource
+except ImportError:         # Windows
+    resource = None
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4       # malloc.h
 
@@ -81,13 +85,14 @@ def keep_freed_memory():
 
 
 def peak_bytes(device):
-    """The most memory this process has held (GPU: its tensors)."""
+    """The most memory this process has held (GPU: its tensors); None on Windows, where Python cannot ask."""
     if torch.device(device).type == 'cuda':
         return torch.cuda.max_memory_allocated()
     status = Path('/proc/self/status')      # Linux lets ru_maxrss begin at the parent's peak: useless in a subprocess
     if status.exists():
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith('VmHWM'))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss       # macOS counts it in bytes
+    # macOS counts it in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else None
 
 
 def name_of(device):
