@@ -13,7 +13,7 @@ from PIL import Image
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 import beats
-import bench
+from speed import bench
 import benchmarks
 import captions
 import data

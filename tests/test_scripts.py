@@ -9,13 +9,13 @@ import soundfile
 import torch
 from PIL import Image
 
-import bench
 import captions
 import data
 import evaluate
 import train
 from conftest import ROOT, failed_in_one_sentence
 from model import load_model, trained_state
+from speed import bench
 
 
 def test_help_names_the_paper(script):
