@@ -104,7 +104,7 @@ def test_evaluate_s_wrong_inputs(small_world, script, tmp_path):
     for arguments, words in (
             (['--checkpoint', tmp_path / 'none.pt'], ['none.pt', '--checkpoint']),
             (['--checkpoint', tmp_path / 'bad.pt'], ['bad.pt', 'not a checkpoint']),
-            (['--checkpoint', tmp_path / 'two.pt'], ['two.pt does not fit', 'expected (1, 128, 1)']),
+            (['--checkpoint', tmp_path / 'two.pt'], ['two.pt does not fit', 'Unexpected key', 'fga.reduce_potentials.1.weight']),
             (['--data-root', tmp_path], ['vggss.json', '--data-root']),
             (['--image', tmp_path / 'none.jpg', '--audio', tmp_path / 'none.wav'], ['none.jpg'])):
         root = [] if '--data-root' in arguments else ['--data-root', small_world]
