@@ -79,7 +79,7 @@ def mask_gen_f(M_G, grid):
 # ---- Between the two resolutions (Table 13 reuses each mask at the other's place) -----------
 
 def to_grid(mask, grid):
-    """(B, N, H, W) -> (B, N, h, w) by nearest neighbour: the top-left pixel of each patch (released code)."""
+    """(B, N, H, W) -> (B, N, h, w), nearest neighbour: the top-left pixel of a patch (released)."""
     return F.interpolate(mask, size=grid, mode='nearest')
 
 

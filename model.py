@@ -31,8 +31,8 @@ from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 from transformers.utils import logging as transformers_logging
 
 from beats import load_beats
+from losses import everyone, first_of_mine
 from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, soft_image_mask, to_grid, to_image
-from negatives import everyone, first_of_mine
 
 ROOT = Path(__file__).resolve().parent
 PROMPT = 'A photo of a <*>'         # Section 3.1; the audio token takes the place of <*>
