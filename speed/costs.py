@@ -1,18 +1,22 @@
-"""What a piece of code costs: seconds, operations, passes of the vision encoder, bytes. bench.py asks.
+"""What a piece of code costs: seconds, operations, passes of the vision encoder, bytes.
 
-A stage is a context manager under a name, stage('decoder'), so that one way of writing a step can be timed and counted.
-Operations are multiplications and additions of matrix products and convolutions, read off the shapes by
-torch.utils.flop_counter; what is elementwise, the filterbank, norms and softmax do not count.
+stage(name) is a context manager; what runs in it is counted under that name, but for inner stages.
+Operations are the multiplications and additions of matrix products and convolutions
+(torch.utils.flop_counter), without elementwise operations, filterbank, norms and softmax.
 """
 
 import contextlib
 import ctypes
 import platform
+import re
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+import model as model_file
 
 try:
     import resource
@@ -22,76 +26,98 @@ except ImportError:         # Windows
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4       # malloc.h
 
 
-def settle(device):
-    if torch.device(device).type == 'cuda':
-        torch.cuda.synchronize()
-
-
 def clock(device):
-    """-> a stage(name) that measures seconds, and the dict {name: seconds} that it fills"""
+    """-> a stage(name) that measures seconds, and the dict {name: seconds} that it fills."""
     seconds = {}
+
+    def now():
+        if torch.device(device).type == 'cuda':
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     @contextlib.contextmanager
     def stage(name):
-        settle(device)
-        began = time.perf_counter()
+        others, began = sum(seconds.values()), now()
         yield
-        settle(device)
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
+        inner = sum(seconds.values()) - others
+        seconds[name] = seconds.get(name, 0.0) + now() - began - inner
     return stage, seconds
 
 
 def counter():
-    """-> a stage(name) that counts operations, and the dict {name: operations} that it fills"""
+    """-> a stage(name) that counts operations, and the dict {name: operations} that it fills."""
     counts = {}
 
     @contextlib.contextmanager
     def stage(name):
+        others = sum(counts.values())
         with FlopCounterMode(display=False) as mode:
             yield
-        counts[name] = counts.get(name, 0) + mode.get_total_flops()
+        inner = sum(counts.values()) - others
+        counts[name] = counts.get(name, 0) + mode.get_total_flops() - inner
     return stage, counts
 
 
+@contextlib.contextmanager
+def staged(model, stage):
+    """Within it, the parts of a SoundLocalizer's forward pass are stages under these names."""
+    parts = ((model.beats, 'forward', 'BEATs'), (model, 'embed_audio', 'projection, text'),
+             (model_file, 'encode_image', 'vision'), (model, 'ground', 'decoder'),
+             (model_file, 'embed_image', 'masked vision'), (model, 'forward', 'masks'))
+
+    def within(name, function):
+        def run(*given, **options):
+            with stage(name):
+                return function(*given, **options)
+        return run
+
+    with contextlib.ExitStack() as patches:
+        for owner, attribute, name in parts:
+            wrapped = within(name, getattr(owner, attribute))
+            patches.enter_context(mock.patch.object(owner, attribute, wrapped))
+        yield
+
+
 def count_vision(model, step):
-    """How often the vision encoder runs in step(): every pass begins with its patch embedding."""
+    """How often the vision encoder runs in step(): each pass begins with its patch embedding."""
     calls = []
-    hook = model.clipseg.clip.vision_model.embeddings.register_forward_hook(lambda *_: calls.append(1))
-    step()
-    hook.remove()
+    embeddings = model.clipseg.clip.vision_model.embeddings
+    with embeddings.register_forward_hook(lambda *_: calls.append(1)):
+        step()
     return len(calls)
 
 
 def matrix_product_rate(device, precision):
-    """Operations a second of one large matrix product, the best of five: the limit that a step is held against."""
+    """Operations a second of one large matrix product, the best of five: the machine's limit."""
     n = 8192 if torch.device(device).type == 'cuda' else 2048
-    x = torch.randn(n, n, device=device, dtype=torch.bfloat16 if precision == 'bf16' else torch.float32)
-    best = float('inf')
-    for _ in range(6):                                              # the first one warms up
-        stage, seconds = clock(device)
-        with stage('product'):
+    dtype = torch.bfloat16 if precision == 'bf16' else torch.float32
+    x = torch.randn(n, n, device=device, dtype=dtype)
+    stage, seconds = clock(device)
+    for k in range(6):                                              # the first one warms up
+        with stage(k):
             x @ x
-        best = min(best, seconds['product'])
-    return 2 * n**3 / best
+    return 2 * n**3 / min(seconds.values())
 
 
 def keep_freed_memory():
-    """Ask glibc not to hand freed tensors back to the system, so that no step pays for getting them again, page by page:
-    at full size on a CPU that can be a third of it. The price: a process stays as large as it has ever been."""
+    """Ask glibc to keep the memory of freed tensors, which no step then has to get page by page.
+
+    At full size on a CPU that can be a third of a step. The process never becomes smaller.
+    """
     if platform.libc_ver()[0] == 'glibc':
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)                                 # large blocks come from the heap too
+        libc.mallopt(M_MMAP_MAX, 0)                                 # large blocks from the heap too
         libc.mallopt(M_TRIM_THRESHOLD, -1)                          # and the heap never shrinks
 
 
 def peak_bytes(device):
-    """The most memory this process has held (GPU: its tensors); None on Windows, where Python cannot ask."""
+    """The most memory this process has held (GPU: its tensors); None on Windows."""
     if torch.device(device).type == 'cuda':
         return torch.cuda.max_memory_allocated()
-    status = Path('/proc/self/status')      # Linux lets ru_maxrss begin at the parent's peak: useless in a subprocess
+    status = Path('/proc/self/status')      # ru_maxrss begins at the parent's peak on Linux
     if status.exists():
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith('VmHWM'))
-    # macOS counts it in bytes
+        lines = status.read_text(encoding='utf-8').splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith('VmHWM'))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else None
 
 
@@ -100,6 +126,6 @@ def name_of(device):
     if torch.device(device).type == 'cuda':
         return torch.cuda.get_device_name(device)
     listed = Path('/proc/cpuinfo')
-    names = [line.split(':', 1)[1].strip() for line in listed.read_text().splitlines()
-             if line.startswith('model name')] if listed.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
+    text = listed.read_text(encoding='utf-8') if listed.exists() else ''
+    found = re.search('model name.*: (.*)', text)
+    return found[1] if found else platform.processor() or platform.machine()

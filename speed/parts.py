@@ -1,6 +1,4 @@
-"""The other half of bench.py (sections 4.1, 4.2): what does not belong to a step. Training pairs read per second, heatmaps per
-second, and scoring beside loops written from the metrics' definitions.
-"""
+"""What is not part of a step: pairs read, heatmaps and scores per second (Sections 4.1, 4.2)."""
 
 import contextlib
 import io
@@ -14,109 +12,100 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import data
 import metrics
-from cache import prepare
-from data import SAMPLE_RATE, VGGSound, read_audio, read_image, training_loader
-from media import RESIZE_BEFORE_CROP
 from model import encode_image
 from speed.costs import clock, count_vision
 
 
-# ------------------------------------------------------------------------------------------------
-# Section `load`: training pairs per second
-# ------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+# ---- section `load` ---------------------------------------------------------------------------
 
 def write_pairs(root, count, seconds):
-    """A training set of drawn noise in VGGSound's layout and sizes: 640 x 360 JPEGs, mono 16-bit sounds at 16 kHz."""
+    """Noise in VGGSound's layout and sizes: 640 x 360 JPEGs of 80 KB, mono 16-bit sounds."""
     random, folder = np.random.default_rng(0), Path(root, 'vggsound')
     for part in ('frames', 'audio'):
         (folder / part).mkdir(parents=True)
     for k in range(count):
-        coarse = Image.fromarray(random.integers(0, 256, (18, 32, 3), np.uint8)).resize((640, 360), Image.Resampling.BICUBIC)
-        grain = random.normal(0, 8, (360, 640, 3))                  # about 80 KB a file, as a detailed photograph has
-        Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(folder / f'frames/{k:04}.jpg', quality=90)
-        soundfile.write(folder / f'audio/{k:04}.wav', random.uniform(-0.5, 0.5, round(seconds * SAMPLE_RATE)), SAMPLE_RATE)
-    (folder / 'train.csv').write_text(''.join(f'{k:04}\n' for k in range(count)))
+        coarse = Image.fromarray(random.integers(0, 256, (18, 32, 3), np.uint8))
+        smooth = np.asarray(coarse.resize((640, 360), Image.Resampling.BICUBIC))
+        frame = (smooth + random.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(frame).save(folder / f'frames/{k:04}.jpg', quality=90)
+        wav = random.uniform(-0.5, 0.5, round(seconds * data.SAMPLE_RATE))
+        soundfile.write(folder / f'audio/{k:04}.wav', wav, data.SAMPLE_RATE)
+    ids = ''.join(f'{k:04}\n' for k in range(count))
+    (folder / 'train.csv').write_text(ids, encoding='utf-8')
 
 
 def measure_loading(image_size, seconds, count=96):
-    """What one process reads in a second, from the files and from `data.py prepare`'s. -> dict
+    """Pairs that one process reads in a second, from the files and from `data.py prepare`'s.
 
-    The files have just been written: this is the work of decoding, not the speed of a disk.
+    Both have just been written: this is the work of decoding, not the speed of a disk. -> dict
     """
-    found, threads = {}, torch.get_num_threads()
-    torch.set_num_threads(1)                                        # as PyTorch's loading processes do
-    with tempfile.TemporaryDirectory() as root:
-        write_pairs(root, count, seconds)
-        dataset = VGGSound(root, 'train', image_size, seconds, augmented=True)
-        batches = [list(range(i, min(i + 16, count))) for i in range(0, count, 16)]
-        stage, spent = clock('cpu')
-        with stage('frame'):
-            frames = [read_image(dataset.frames / f'{i}.jpg') for i in dataset.ids]
-        side = int(RESIZE_BEFORE_CROP * image_size)
-        with stage('resize'):
-            for frame in frames:
-                frame.resize((side, side), Image.Resampling.BICUBIC)
-        with stage('sound'):
-            for i in dataset.ids:
-                read_audio(dataset.audio / f'{i}.wav', seconds)
-        with stage('files'):
-            list(training_loader(dataset, batches))
+    stage, spent = clock('cpu')
+    batches = [list(range(k, min(k + 16, count))) for k in range(0, count, 16)]
+    with tempfile.TemporaryDirectory() as folder, one_thread():     # as a loading process
+        files, prepared = Path(folder, 'files'), Path(folder, 'prepared')
+        write_pairs(files, count, seconds)
         with contextlib.redirect_stdout(io.StringIO()):
-            dataset.prepared = prepare(Path(root, 'prepared'), dataset)
-        with stage('prepared'):
-            list(training_loader(dataset, batches))
-    torch.set_num_threads(threads)
-    for name in ('frame', 'resize', 'sound'):
-        found[f'{name}, ms'] = 1000 * spent[name] / count
-    for name in ('files', 'prepared'):
-        found[f'pairs/s, {name}'] = count / spent[name]
-    return found
+            data.prepare(files, prepared, image_size, seconds)
+        for root in (files, prepared):
+            pairs = data.VGGSound(root, 'train', image_size, seconds, augmented=True)
+            with stage(root.name):
+                list(data.training_loader(pairs, batches))
+    return {f'pairs/s, {name}': count / seconds for name, seconds in spent.items()}
 
 
-# ------------------------------------------------------------------------------------------------
-# Section `evaluate`: heatmaps per second
-# ------------------------------------------------------------------------------------------------
+# ---- section `evaluate` -----------------------------------------------------------------------
 
 @torch.no_grad()
-def measure_evaluation(model, random_batch, repeats):
-    """Heatmaps at 224 x 224 per second for B images under N sounds each. random_batch(B) -> dict. -> a list of dicts"""
-    rows, device = [], next(model.parameters()).device
+def measure_evaluation(model, images, wavs, repeats):
+    """Seconds of heatmaps at 224 x 224 for B images under N sounds each. -> a list of dicts"""
+    rows = []
     for B, N in ((1, 1), (8, 1), (1, 8), (8, 8)):
-        image, wav = random_batch(B)['image'], random_batch(N if N > 1 else B)['wav']
+        image, wav = images[:B], wavs[:N if N > 1 else B]
 
         def localise():
             A = model.embed_audio(wav)
-            A = A.expand(B, N, -1) if N > 1 else A.unsqueeze(1)     # (B, N, D)
-            return model.heatmaps(encode_image(model.clipseg, image), A, (224, 224))
-        passes, times = count_vision(model, localise), []           # and warms up
-        for _ in range(repeats):
-            stage, seconds = clock(device)
-            with stage('all'):
+            A = A.unsqueeze(1) if N == 1 else A.expand(B, N, -1)        # (B, N, D)
+            model.heatmaps(encode_image(model.clipseg, image), A, (224, 224))
+        passes = count_vision(model, localise)                          # and warms up
+        stage, seconds = clock(image.device)
+        for k in range(repeats):
+            with stage(k):
                 localise()
-            times.append(seconds['all'])
-        rows.append({'images': B, 'audios': N, 'sounds': len(wav), 'vision_passes': passes,
-                     'seconds': statistics.median(times), 'pairs_per_second': B * N / statistics.median(times)})
+        spent = statistics.median(seconds.values())
+        rows.append({'images': B, 'audios': N, 'vision_passes': passes, 'seconds': spent,
+                     'pairs_per_second': B * N / spent})
     return rows
 
 
-# ------------------------------------------------------------------------------------------------
-# Section `metrics`: scoring, beside loops written from the definitions
-# ------------------------------------------------------------------------------------------------
+# ---- section `metrics`: scoring, beside loops written from the definitions --------------------
 
 def loop_iou(heat, truth, cut, strict):
     """IoU of one map (H, W) at one threshold, from its definition."""
     predicted = (heat > cut if strict else heat >= cut).float()
-    return ((predicted * truth).sum() / (truth.sum() + (predicted * (truth == 0)).sum())).item()
+    union = truth.sum() + (predicted * (truth == 0)).sum()
+    return ((predicted * truth).sum() / union).item()
 
 
 def loop_scores(heatmaps, truths):
-    """Single source and segmentation, sample by sample, threshold by threshold. -> cIoU (19), mIoU (19), F, per cent"""
-    single, segmented, f = [], [], torch.zeros(len(metrics.F_THRESHOLDS), dtype=torch.float64)
+    """cIoU (19), mIoU (19) and F in per cent, sample by sample, threshold by threshold."""
+    hits, ious, f = torch.zeros(19), torch.zeros(19), torch.zeros(len(metrics.F_THRESHOLDS))
     for heat, truth in zip(heatmaps, truths):
-        single.append([loop_iou(heat, truth, cut, strict=False) for cut in metrics.SWEEP])
-        segmented.append([loop_iou(heat, truth, cut, strict=True) for cut in metrics.SWEEP])
-        for _ in ('single source', 'segmentation'):                 # each has its adaptive column
+        for k, cut in enumerate(metrics.SWEEP):
+            hits[k] += loop_iou(heat, truth, cut, strict=False) >= 0.5
+            ious[k] += loop_iou(heat, truth, cut, strict=True)
+        for _ in ('cIoU', 'mIoU'):                                      # and adaptively
             cut = heat.flatten().sort().values[heat.numel() - int((truth > 0).sum())]
             loop_iou(heat, truth, cut, strict=True)
         for k, cut in enumerate(metrics.F_THRESHOLDS):
@@ -125,8 +114,7 @@ def loop_scores(heatmaps, truths):
             precision, recall = right / predicted.sum().clamp(min=1e-12), right / truth.sum()
             weighed = metrics.BETA_SQUARED * precision + recall
             f[k] += (1 + metrics.BETA_SQUARED) * precision * recall / weighed.clamp(min=1e-12)
-    share = [100 * sum(row[t] >= 0.5 for row in single) / len(single) for t in range(len(metrics.SWEEP))]
-    return share, [100 * statistics.fmean(column) for column in zip(*segmented)], 100 * (f / len(heatmaps)).max().item()
+    return 100 * torch.cat([hits, ious, f.max()[None]]) / len(heatmaps)
 
 
 def streamed_scores(heatmaps, truths):
@@ -135,29 +123,28 @@ def streamed_scores(heatmaps, truths):
     for heat, truth in zip(heatmaps.split(16), truths.split(16)):
         single.update(heat, truth)
         segmentation.update(heat, truth)
-    return single.compute()['cIoU'], segmentation.compute()['mIoU'], segmentation.compute()['F']
+    found = segmentation.compute()
+    return torch.tensor([*single.compute()['cIoU'], *found['mIoU'], found['F']])
 
 
 def measure_metrics(N):
-    """Seconds of both for N maps of 224 x 224 on one CPU thread, and that they agree. -> dict"""
+    """Seconds of both for N maps of 224 x 224 on one CPU thread; they must agree. -> dict"""
     generator = torch.Generator().manual_seed(0)
     coarse = 2 * torch.randn(N, 1, 14, 14, generator=generator)
     heatmaps = F.interpolate(coarse, size=(224, 224), mode='bicubic').sigmoid()[:, 0]
     truths = torch.zeros(N, 224, 224)
-    for truth, (x, y, w, h) in zip(truths, torch.randint(20, 110, (N, 4), generator=generator).tolist()):
+    boxes = torch.randint(20, 110, (N, 4), generator=generator).tolist()
+    for truth, (x, y, w, h) in zip(truths, boxes):
         truth[y:y + h, x:x + w] = 1
-    threads, found = torch.get_num_threads(), {}
-    torch.set_num_threads(1)
-    for name, scores in (('metrics.py', streamed_scores), ('loop', loop_scores)):
-        stage, seconds = clock('cpu')
-        with stage('all'):
-            answer = scores(heatmaps, truths)
-        found[name] = {'seconds': seconds['all'], 'cIoU': answer[0], 'mIoU': answer[1], 'F': answer[2]}
-    torch.set_num_threads(threads)
-    ours, loop = found.values()
-    gap = max(abs(a - b) for a, b in zip([*ours['cIoU'], *ours['mIoU'], ours['F']],
-                                         [*loop['cIoU'], *loop['mIoU'], loop['F']]))
-    if not gap <= 100 / N + 1e-3:                                   # one IoU may round to the other side of 0.5
-        raise ValueError(f'metrics.py and the loop written from the definitions differ by {gap} points')
-    return {'heatmaps': N, **{f'{name}, seconds': value['seconds'] for name, value in found.items()},
-            'ratio': loop['seconds'] / ours['seconds'], 'largest_difference': gap}
+    stage, seconds = clock('cpu')
+    with one_thread():
+        with stage('metrics.py'):
+            ours = streamed_scores(heatmaps, truths)
+        with stage('loop'):
+            loop = loop_scores(heatmaps, truths)
+    gap = (ours - loop).abs().max().item()
+    if not gap <= 100 / N + 1e-3:               # one IoU may round to the other side of 0.5
+        raise ValueError(f'metrics.py and the loop written from the definitions differ by {gap} '
+                         'points')
+    return {'heatmaps': N, **{f'{name}, seconds': value for name, value in seconds.items()},
+            'ratio': seconds['loop'] / seconds['metrics.py'], 'largest_difference': gap}
