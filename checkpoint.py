@@ -381,7 +381,7 @@ class Run:
         now = time.time()
         speed = (step + 1 - self.logged_step) * self.pairs_per_step / (now - self.logged_at)
         self.logged_at, self.logged_step = now, step + 1
-        means = {name: sum(float(part[name]) for part in values) / len(values)
+        means = {name: sum(part[name].item() for part in values) / len(values)
                  for name in values[0]}
         self.write({'step': step, 'epoch': epoch, **means, **more, 'pairs_per_second': speed})
         return means
