@@ -35,14 +35,16 @@ SIGMOID = lambda x: 1 / (1 + math.exp(-x))
 # option: the paper's value (sections 4.1 and 3.4, or the released code), the miniature's
 TRAINING = {
     'epochs': (20, 1), 'batch_size': (16, 8), 'lr': (1e-4, 2e-3), 'weight_decay': (1e-4, 1e-4),
-    'lr_schedule': ('constant', 'linear'), 'save_seconds': (600, 10), 'workers': (8, 0)}
+    'lr_schedule': ('constant', 'linear'), 'save_seconds': (600, 10), 'workers': (8, 0),
+    'data_root': (str(model.ROOT / 'data'), str(model.ROOT / 'data/miniature'))}
 SHARED = {
     'tau': 0.07, 'lambda_i': 1, 'lambda_f': 1, 'lambda_reg': 1, 'p_pos': 0.4, 'p_neg': 0,
     'audio_tokens': 1, 'prompt': 'A photo of a <*>', 'area': 'release', 'acl_f': 'paper',
     'image_mask': 'hard', 'feature_mask': 'feature', 'negatives': 'local', 'seed': 0,
     'captions_from': 'both', 'same_answers': 'negatives', 'accumulate': 1, 'precision': 'float32',
     'variant': 'av', 'steps': None, 'cache_audio': None, 'cache_share': 1, 'pair_chunk': None,
-    'skip_bad_samples': False, 'resume': False}
+    'skip_bad_samples': False, 'resume': False, 'overwrite': False, 'device': None,
+    'clipseg': None, 'beats': None, 'captions': None, 'lambda_c': 0}
 
 
 @pytest.mark.parametrize('preset, column', [('paper', 0), ('miniature', 1)])
@@ -53,11 +55,11 @@ def test_training_begins_with_the_paper_s_settings(preset, column):
     assert args['out'] == Path(f'runs/{preset}-av-seed0')
 
 
-def test_all_lambdas_are_1_and_the_caption_term_is_eq_7_s_alone():
-    assert train.weights_of(train.parse_args([])) == {'acl_i': 1, 'acl_f': 1, 'reg': 1, 'acl_c': 0}
+def test_the_caption_term_is_eq_7_s_alone_with_lambda_1():
     both = train.parse_args(['--variant', 'av_llm'])
-    assert train.weights_of(both) == {'acl_i': 1, 'acl_f': 1, 'reg': 1, 'acl_c': 1}
-    assert both.out == Path('runs/miniature-av_llm-seed0')
+    assert [both.lambda_i, both.lambda_f, both.lambda_reg, both.lambda_c] == [1, 1, 1, 1]
+    assert both.same_answers == 'negatives' and both.out == Path('runs/miniature-av_llm-seed0')
+    assert train.parse_args([]).preset == 'miniature'
 
 
 def test_the_terms_are_taken_at_temperature_0_07_and_priors_0_4_and_0():
@@ -65,7 +67,7 @@ def test_the_terms_are_taken_at_temperature_0_07_and_priors_0_4_and_0():
     areas = torch.tensor([[0.5, 0.1], [0.3, 0.5]])          # |0.5 - 0.4| + (0.1 + 0.3) / 2^2
     out = model.Alignment(A=torch.eye(2), M_G=None, areas=areas, M_I=None, v_I=v_I,
                           M_F=torch.ones(2, 2, 1, 1), v_D=v_I.view(2, 2, 1, 1))
-    terms = train.loss_terms(out, train.parse_args(['--preset', 'paper']))
+    terms = losses.loss_terms(out)
     nce = lambda right, wrong: math.log1p(math.exp((wrong - right) / 0.07))
     eq1 = (nce(1, 0) + nce(0.8, 0.6) + nce(1, 0.6) + nce(0.8, 0)) / 4   # S = [[1, 0], [0.6, 0.8]]
     assert terms['acl_i'].item() == pytest.approx(eq1, rel=1e-5)
