@@ -116,8 +116,7 @@ def tiny_beats():
     return BEATs(config).requires_grad_(False).eval()
 
 
-@pytest.fixture
-def tiny(monkeypatch):
+def shrink(patch):
     """The miniature preset at toy size. -> the paths under which its backbones are asked for"""
     asked = SimpleNamespace(clipseg=[], beats=[])
 
@@ -130,15 +129,21 @@ def tiny(monkeypatch):
         asked.beats.append(path)
         return copy.deepcopy(tiny_beats())
 
-    preset = model_file.PRESETS['miniature']
-    small = dataclasses.replace(preset, image_size=SIZE, seconds=SECONDS)
-    monkeypatch.setattr(model_file, 'load_clipseg', load_clipseg)
-    monkeypatch.setattr(model_file, 'load_beats', load_beats)
-    monkeypatch.setitem(model_file.PRESETS, 'miniature', small)
+    tiny_clipseg(), tiny_beats()            # made now, as they seed torch
+    small = dataclasses.replace(model_file.PRESETS['miniature'], image_size=SIZE, seconds=SECONDS)
+    patch.setattr(model_file, 'load_clipseg', load_clipseg)
+    patch.setattr(model_file, 'load_beats', load_beats)
+    patch.setitem(model_file.PRESETS, 'miniature', small)
+    return asked
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """shrink, on one thread of the CPU."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)      # values are the CPU's
     threads = torch.get_num_threads()
     torch.set_num_threads(1)            # tensors so small only wait for a second thread
-    yield asked
+    yield shrink(monkeypatch)
     torch.set_num_threads(threads)
 
 
