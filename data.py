@@ -18,7 +18,7 @@ names it; loaders hand it over under 'error', so that the reader of the batch de
 """
 
 import argparse
-import copy
+import functools
 import hashlib
 import io
 import math
@@ -276,51 +276,85 @@ class AudioFeatures:
 class Benchmark(Dataset):
     """A test set: the samples that are there, and an account of those that are not.
 
-    expected: how many the annotations name; missing: ids without files; unreadable: sentences, filled by whoever reads
-    the batches. scored + missing + unreadable = expected, so that a result can say N of M. limit: the first N of each
-    condition. clipped: boxes that reach beyond their frame; empty: samples whose boxes, or one
-    frame's, are left without any area.
+    expected: how many the annotations name; missing: ids without files; unreadable: sentences,
+    filled by whoever reads the batches. scored + missing + unreadable = expected, so that a result
+    can say N of M. limit: the first N of each condition. clipped: boxes that reach beyond their
+    frame; empty: samples whose boxes, or one frame's, are left without any area.
     classes: the sorted class names of the whole set.
 
-    A sample is 'id'; 'label', None where the set has none; 'image'; 'wav'; 'boxes' (224, 224), the mask's tight box
-    where there is none; 'mask' (224, 224) or None; 'group', what samples of one frame share; 'group_size',
-    how many they are in the whole set; 'condition' (robustness).
-    A mixture of two has a list of two as 'label', None for 'boxes' and 'mask', and 'sources' (2, 224, 448), each one's
-    ground truth in its half of the two frames side by side; otherwise that is None.
+    A sample is 'id'; 'label', None where the set has none; 'image'; 'wav'; 'boxes' (224, 224), the
+    mask's tight box where there is none; 'mask' (224, 224) or None; 'group', what samples of one
+    frame share, and 'group_size', how many there should be; 'condition' (robustness).
+    A mixture of two has a list of two as 'label', None for 'boxes' and 'mask', and 'sources'
+    (2, 224, 448), each one's ground truth in its half of the two frames side by side; otherwise
+    that is None.
     """
 
     def __init__(self, name, root, image_size, seconds, limit=None):
         listed = BENCHMARKS[name](Path(root))
         labels = [s.label if isinstance(s.label, list) else [s.label] for s in listed]
         self.classes = sorted({label for several in labels for label in several if label})
-        self.group_sizes = Counter(s.group for s in listed)             # of the whole set, whatever limit says
+        self.group_sizes = Counter(s.group for s in listed)     # of the whole set, despite a limit
         if limit is not None:
-            listed = [s for condition in dict.fromkeys(s.condition for s in listed)
-                      for s in [s for s in listed if s.condition == condition][:limit]]
+            kept = []
+            taken = Counter()
+            for s in listed:
+                taken[s.condition] += 1
+                if taken[s.condition] <= limit:
+                    kept.append(s)
+            listed = kept
         self.listed_groups = Counter(s.group for s in listed)   # limit may cut a frame's sounds
         names = Counter(s.id for s in listed)
         if odd := [i for i, times in names.items() if times > 1 or set(i) & set('/\\')]:
-            raise ValueError(f'{name} below {root} lists {odd[0]} twice, or it is no file name: fetch its list again')
-        self.name, self.expected, self.image_size, self.seconds = name, len(listed), image_size, seconds
-        absent = {s.id: [f for f in s.images + s.sounds + s.masks if not f.is_file()] for s in listed}
+            raise ValueError(f'{name} below {root} lists {odd[0]} twice, or it is no file name: '
+                             'fetch its list again')
+        self.name = name
+        self.expected = len(listed)
+        self.image_size = image_size
+        self.seconds = seconds
+        absent = {}
+        for s in listed:
+            absent[s.id] = [f for f in s.images + s.sounds + s.masks if not f.is_file()]
         self.samples = [s for s in listed if not absent[s.id]]
         self.missing = [s.id for s in listed if absent[s.id]]
         self.unreadable = []
         if not self.samples:
-            raise FileNotFoundError(f'none of the {len(listed)} samples of {name} is there, the first lacks '
-                                    f'{absent[listed[0].id][0] if listed else "a list"}: {WHERE}')
+            first = absent[listed[0].id][0] if listed else 'a list'
+            raise FileNotFoundError(f'none of the {len(listed)} samples of {name} is there, the '
+                                    f'first lacks {first}: {WHERE}')
+        # the samples of a batch have few frames, which are decoded once
+        self._read_image = functools.lru_cache(maxsize=2)(read_image)
+        self._count_odd_boxes()
+
+    def _count_odd_boxes(self):
         self.clipped = self.empty = 0
-        for s in (s for s in self.samples if s.boxes):
+        for s in self.samples:
+            if not s.boxes:
+                continue
             of_frames = [np.array(boxes) for boxes in (s.boxes if len(s.images) > 1 else [s.boxes])]
             pixels = [box_pixels(boxes, s.unit) for boxes in of_frames]
-            self.clipped += sum(int(((boxes < 0) | (boxes > s.unit)).any(1).sum()) for boxes in of_frames)
+            for boxes in of_frames:
+                self.clipped += int(((boxes < 0) | (boxes > s.unit)).any(1).sum())
             self.empty += any(not (p[:, 2:] > p[:, :2]).all(1).any() for p in pixels)
 
-    def part(self, indices):
-        """The same benchmark with only these of its samples; its list of unreadable ones is its own."""
-        part = copy.copy(self)
-        part.samples, part.unreadable = [self.samples[i] for i in indices], []
-        return part
+    def batches(self, batch_size):
+        """Lists of indices, each of whole frames and of about batch_size samples.
+
+        All samples of a frame stand in one batch, so that it is encoded once.
+        """
+        frames = {}
+        for index, s in enumerate(self.samples):
+            # IS4 and VPO hold a copy of a frame for each of its sounds; ADE20K asks one file for
+            # several classes, each a group of its own
+            frame = frames.get(s.group) or frames.get(tuple(s.images)) or []
+            frame.append(index)
+            frames[s.group] = frames[tuple(s.images)] = frame
+        batches = [[]]
+        for frame in {frame[0]: frame for frame in frames.values()}.values():
+            if batches[-1] and len(batches[-1]) + len(frame) > batch_size:
+                batches.append([])
+            batches[-1] += frame
+        return batches
 
     def __len__(self):
         return len(self.samples)
@@ -328,25 +362,34 @@ class Benchmark(Dataset):
     def __getitem__(self, index):
         s = self.samples[index]
         try:
-            frames = [read_image(path) for path in s.images]
-            image, boxes, mask, sources = frames[0], None, None, None
+            frames = [self._read_image(path) for path in s.images]
+            boxes = mask = sources = None
             if len(frames) > 1:
-                image, sources = side_by_side(frames), self._sources(s)
+                image = side_by_side(frames)
+                sources = self._sources(s)
             else:
+                image = frames[0]
                 if s.masks:
-                    mask = read_mask(s.masks[0], frames[0].size, s.threshold, s.ade_class)
-                boxes = box_from_mask(mask) if s.boxes is None else box_map(s.boxes, s.unit, s.agreement)
-            return {'id': s.id, 'label': s.label, 'image': evaluation_image(image, self.image_size), 'wav': self._wav(s),
-                    'boxes': boxes, 'mask': mask, 'group': s.group,
-                    'group_size': self.group_sizes[s.group], 'condition': s.condition, 'sources': sources}
+                    mask = read_mask(s.masks[0], image.size, s.threshold, s.ade_class)
+                if s.boxes is None:
+                    boxes = box_from_mask(mask)
+                else:
+                    boxes = box_map(s.boxes, s.unit, s.agreement)
+            return {'id': s.id, 'label': s.label, 'condition': s.condition,
+                    'image': evaluation_image(image, self.image_size), 'wav': self._wav(s),
+                    'boxes': boxes, 'mask': mask, 'sources': sources,
+                    'group': s.group, 'group_size': self.group_sizes[s.group]}
         except SampleError as error:
             return {'id': s.id, 'error': error}
 
     def _wav(self, s):
         length = round(self.seconds * SAMPLE_RATE)
-        if s.condition in ('silence', 'noise'):
-            return torch.zeros(length) if s.condition == 'silence' else noise(s.number, length)
-        wavs = [(read_channels if s.stereo else read_audio)(path, self.seconds) for path in s.sounds]
+        if s.condition == 'silence':
+            return torch.zeros(length)
+        if s.condition == 'noise':
+            return noise(s.number, length)
+        read = read_channels if s.stereo else read_audio
+        wavs = [read(path, self.seconds) for path in s.sounds]
         return wavs[0] if len(wavs) == 1 else MIX_GAIN * sum(wavs)
 
     def _sources(self, s):

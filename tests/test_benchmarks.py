@@ -449,11 +449,7 @@ def test_a_list_without_any_of_its_files_names_the_first_that_lacks(tmp_path):
         opened('avs_s4', tmp_path)
 
 
-def test_a_part_holds_its_own_samples_and_its_own_account(tmp_path):
+def test_what_a_set_lacks_is_none_in_a_batch(tmp_path):
     vggss(tmp_path, {name: [[0, 0, 1, 1]] for name in 'abc'})
-    test = opened('vggss', tmp_path)
-    part = test.part([2, 0])
-    part.unreadable.append('a is torn')
-    assert [part[i]['id'] for i in range(len(part))] == ['c', 'a'] and len(test) == 3 and not test.unreadable
-    batch = next(iter(data.evaluation_loader(part, 2)))
+    batch = next(iter(data.evaluation_loader(opened('vggss', tmp_path), 2)))
     assert batch['boxes'].shape == (2, 224, 224) and batch['mask'] == batch['sources'] == [None, None]

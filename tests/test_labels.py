@@ -9,9 +9,9 @@ import torch
 import evaluate
 import metrics
 from conftest import ROOT
-from data import Benchmark, collate
-from heatmaps import localise, oracle_of_named
-from heldout import held_out
+from data import Benchmark
+from evaluate import held_out, localise
+from known_world import one_thread  # noqa: F401
 from model import load_model
 
 
@@ -37,13 +37,14 @@ def by_hand(model, nameless, small_world):
     """What the sixteen score with our maps, and the thirteen with the oracle's. -> {'ours': meter, 'oracle': meter}"""
     model, tokenizer = model
     dataset = Benchmark('vggss', small_world, 96, 2.0)
-    batch = collate([dataset[i] for i in range(16)])
-    words = {name: model.embed_text(tokenizer, [name])[0] for name in batch['label']}
-    found = localise(model, batch, words)
-    kept = [i for i, name in enumerate(batch['id']) if name not in nameless[1]]
+    samples = [dataset[i] for i in range(16)]
+    words = {s['label']: model.embed_text(tokenizer, [s['label']])[0] for s in samples}
+    found = localise(model, samples, words)
+    kept = [i for i, s in enumerate(samples) if s['id'] not in nameless[1]]
     meters = {'ours': metrics.SingleSource(), 'oracle': metrics.SingleSource()}
-    meters['ours'].update(found['ours'], batch['boxes'])
-    meters['oracle'].update(found['oracle'][kept], batch['boxes'][kept])
+    boxes = torch.stack([s['boxes'] for s in samples])
+    meters['ours'].update(torch.stack(found['ours']), boxes)
+    meters['oracle'].update(torch.stack([found['oracle'][i] for i in kept]), boxes[kept])
     return {who: meter.compute() for who, meter in meters.items()}
 
 
@@ -73,17 +74,15 @@ def test_held_out_scores_too_lose_the_nameless_from_the_oracle_alone(model, name
 def test_a_map_without_a_class_name_is_never_scored_as_the_oracle_s(model, small_world):
     model, tokenizer = model
     dataset = Benchmark('is4', small_world, 96, 2.0)
-    batch = collate([dataset[i] for i in range(3)])
-    words = {name: model.embed_text(tokenizer, [name])[0] for name in batch['label']}
-    full = localise(model, batch, words)['oracle']
-    find = lambda batch: localise(model, batch, words)
-    partly = {**batch, 'label': [batch['label'][0], None, batch['label'][2]]}
-    found = oracle_of_named(find(partly), partly, find)['oracle']
-    assert torch.allclose(found[[0, 2]], full[[0, 2]], atol=1e-5) and found[1].isnan().all()
-    with pytest.raises(ValueError, match='number 1 .* holds NaN'):
-        metrics.SingleSource().update(found, batch['boxes'])
-    none = {**batch, 'label': 3 * [None]}
-    assert set(oracle_of_named(find(none), none, find)) == {'ours'}
+    samples = [dataset[i] for i in range(3)]
+    words = {s['label']: model.embed_text(tokenizer, [s['label']])[0] for s in samples}
+    full = localise(model, samples, words)['oracle']
+    samples[1]['label'] = None
+    found = localise(model, samples, words)['oracle']
+    meter = metrics.SingleSource()
+    assert evaluate.feed(meter, samples, found) == [0, 2] and len(meter) == 2 and found[1] is None
+    for i in (0, 2):
+        assert torch.allclose(found[i], full[i], atol=1e-5)
 
 
 def test_interactive_frames_of_which_a_sound_lacks_its_class_are_not_the_oracle_s(small_world, tmp_path, capsys):
@@ -132,7 +131,7 @@ def test_every_meter_counts_the_samples_that_it_has_seen():
 
 
 def test_n_is_what_was_scored_not_what_was_listed(small_world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, 'shard', lambda dataset, batch_size: dataset.part(range(len(dataset) - 1)))
+    monkeypatch.setattr(evaluate, 'share', lambda batches: [*batches[:-1], batches[-1][:-1]])
     scores, said = run(capsys, small_world, tmp_path / 'a.json', '--benchmarks', 'vggss', '--task', 'single')
     assert scores['single']['vggss']['n'] == scores['clipseg_gt_text']['single']['vggss']['n'] == 15
     assert 'vggss: scored 15 of 16 samples\n' in said

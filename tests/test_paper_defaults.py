@@ -18,8 +18,6 @@ import benchmarks
 import captions
 import data
 import evaluate
-import heatmaps
-import heldout
 import losses
 import masks
 import media
@@ -220,7 +218,7 @@ def test_training_frames_are_resized_to_1_1_cropped_anywhere_and_half_are_flippe
 def test_sizes_rates_and_gains(tmp_path):
     assert (media.SAMPLE_RATE, data.SAMPLE_RATE, beats.SAMPLE_RATE) == (16_000,) * 3
     assert media.box_map([[0, 0, 1, 1]]).shape == (224, 224) and data.GROUND_TRUTH_SIZE == 224
-    assert heatmaps.SIZE == (224, 224) and heatmaps.PAIR_SIZE == (224, 448)
+    assert evaluate.SIZE == (224, 224) and evaluate.PAIR_SIZE == (224, 448)
     assert media.side_by_side([Image.new('RGB', (9, 7))] * 2).size == (448, 224)
     assert data.MIX_GAIN == 0.5
 
@@ -228,12 +226,14 @@ def test_sizes_rates_and_gains(tmp_path):
 # ---- evaluation, section 4.2
 
 def test_each_table_has_its_benchmarks():
-    assert evaluate.TASKS == {                      # the tables' numbers at the right
+    assert {task: tuple(evaluate.metrics_of(task)) for task in evaluate.TASKS} == {     # Tables
         'single': ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),   # 1, 2
         'segmentation': ('is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'avs_ms3', 'ade20k'),     # 6
         'robustness': ('ext_vggss', 'ext_flickr', 'robust_s4', 'robust_ms3'),           # 3 to 5
         'interactive': ('is4', 'vpo_ms'),                                               # 7
         'multisource': ('vgg_instruments', 'vgg_duet')}                                 # 8
+    assert list(evaluate.metrics_of('robustness').values()) == (
+        2 * [metrics.Extended] + 2 * [metrics.Robustness])
     assert set(evaluate.WITH_ORACLE) == {'single', 'segmentation', 'interactive'}
 
 
@@ -280,18 +280,25 @@ def test_the_robust_sets_draw_from_seed_42(tmp_path):
     assert partners == [pool[k] for pool, k in zip(others, drawn)]
 
 
-def test_held_out_noise_is_drawn_from_seed_42_uniform_in_minus_1_to_1(small_world, monkeypatch):
+def test_held_out_noise_is_that_of_the_robust_sets_and_silence_is_silent(small_world, monkeypatch):
     heard = []
 
-    def localise(_, batch, words, sounds):
-        heard.append(sounds)
-        return {who: torch.zeros(len(batch['id']), 224, 224) for who in ('ours', *sounds)}
-    monkeypatch.setattr(heldout, 'embed_names', lambda *_: {})
-    monkeypatch.setattr(heldout, 'localise', localise)
-    heldout.held_out(None, None, 'miniature', small_world)
-    expected = torch.rand(16, 32_000, generator=torch.Generator().manual_seed(42)) * 2 - 1
-    assert torch.equal(heard[0]['noise'], expected) and heard[0]['silence'].abs().max() == 0
-    assert not any(heard[1:])                                       # IS4 has no such scores
+    def localise(_, samples, words, known):
+        heard.extend((s['id'], s['condition'], s['wav']) for s in samples)
+        return {'ours': [torch.zeros(224, 224)] * len(samples)}
+    monkeypatch.setattr(evaluate, 'embed_names', lambda *_: {})
+    monkeypatch.setattr(evaluate, 'localise', localise)
+    evaluate.held_out(None, None, 'miniature', small_world)
+    listed = [s.id for s in data.Benchmark('vggss', small_world, 96, 2.0).samples]
+    for name, condition, wav in heard:
+        if condition == 'noise':
+            drawn = np.random.default_rng((42, listed.index(name))).uniform(-1, 1, 32_000)
+            assert np.allclose(wav, drawn, atol=1e-6)
+        elif condition == 'silence':
+            assert wav.shape == (32_000,) and not wav.any()
+    conditions = [condition for _, condition, _ in heard]
+    assert conditions.count('noise') == conditions.count('silence') == len(listed) == 16
+    assert conditions.count('positive') == 16 + 16          # IS4 has no such scores
 
 
 # ---- captions, section 3.6

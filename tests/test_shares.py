@@ -1,4 +1,4 @@
-"""Several processes: each sample is one process's, and what they gather is in the ranks' order."""
+"""Several processes: what they gather is in the order of ranks."""
 
 import os
 import subprocess
@@ -8,25 +8,6 @@ import pytest
 
 import processes
 from conftest import ROOT
-
-
-class Samples(list):
-    def part(self, indices):
-        return [self[k] for k in indices]
-
-
-def test_the_processes_shares_are_whole_batches_that_cover_every_sample_once(monkeypatch):
-    for count in (1, 2, 3, 7, 16, 33, 50):
-        for batch_size in (1, 2, 3, 5, 16, 64):
-            for number in (1, 2, 3, 8):
-                parts = []
-                for rank in range(number):
-                    monkeypatch.setattr(processes, 'rank_and_processes', lambda: (rank, number))
-                    parts.append(processes.shard(Samples(range(count)), batch_size))
-                assert sum(parts, []) == list(range(count))
-                assert all(part[0] % batch_size == 0 for part in parts if part)
-                # no process has more than one batch above an equal share
-                assert max(map(len, parts)) <= -(-count // number) + batch_size
 
 
 @pytest.mark.parametrize('gpus, backend, device', [(True, 'cpu:gloo,cuda:nccl', 'cuda:3'),

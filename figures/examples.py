@@ -1,0 +1,120 @@
+"""What evaluate.py shows of its samples: contact sheets, Figure 7's curves, report.html.
+
+report.py says what an example is. Each picture is drawn by itself, and one that fails is named.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from checkpoint import write_file
+from figures import attempt
+from media import SAMPLE_RATE, displayable
+
+
+def ids_to_show(samples, frames):
+    """Ids of up to that many frames, spread over a benchmark, each with all of its sounds."""
+    groups = list(dict.fromkeys(sample.group for sample in samples))
+    chosen = set(groups[::-(-len(groups) // frames)])
+    return {sample.id for sample in samples if sample.group in chosen}
+
+
+def examples_of(task, benchmark, samples, taken, found, meter, shown):
+    """The samples with an id in `shown` among those that a meter has just taken from a batch.
+
+    taken: their indices; found: {row: a map, or None, for each sample}, as evaluate.py's.
+    """
+    oracle = found.get('oracle')
+    return [example(task, benchmark, samples[i], found['ours'][i], oracle and oracle[i], meter,
+                    place) for place, i in enumerate(taken) if samples[i]['id'] in shown]
+
+
+def example(task, benchmark, sample, heat, oracle, meter, place):
+    """One sample that a meter has just taken, as the place-th of its batch. -> dict"""
+    frame = displayable(sample['image'])
+    truth = sample[meter.needs[0]].numpy()
+    if sample['sources'] is not None:           # squashed for the model: back to two frames
+        size = truth.shape[:0:-1]                                           # W, H
+        frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+        heat = heat[meter.pairing[place]]       # each source beside the map it is scored with
+        truth = list(truth)
+    confidence = sample.get('confidence')
+    return {'task': task, 'benchmark': benchmark, 'id': sample['id'], 'group': sample['group'],
+            'condition': sample['condition'], 'label': sample['label'], 'frame': frame,
+            'truth': truth, 'heat': list(heat.numpy()) if heat.dim() > 2 else heat.numpy(),
+            'oracle': None if oracle is None else oracle.numpy(),
+            'wav': sample['wav'].numpy(), 'rate': SAMPLE_RATE,
+            'score': None if meter.last_iou is None else meter.last_iou[place],
+            'confidence': None if confidence is None else float(confidence)}
+
+
+def draw_pair(path, frame, heat):
+    """frame | heatmap | overlay, each of the frame's size. OSError where it cannot be written."""
+    from figures.pictures import heat_colours, overlay
+    tiles = [frame, heat_colours(heat), overlay(frame, heat)]
+    content = io.BytesIO()
+    try:
+        kind = Image.registered_extensions()[Path(path).suffix.lower()]
+        Image.fromarray(np.concatenate(tiles, 1)).save(content, kind)
+    except (KeyError, OSError, ValueError) as error:
+        raise OSError(f'cannot write {path} ({error}): name a .png or .jpg file') from None
+    write_file(path, content.getvalue())
+
+
+def draw_before_after(path, shown):
+    """shown: [(sample, its maps untrained, trained, and by the text oracle where there is one)]"""
+    from figures.pictures import contact_sheet, ground_truth_tile, overlay
+    rows = []
+    for sample, maps in shown:
+        frame = displayable(sample['image'])
+        truth = sample['boxes'] if sample['mask'] is None else sample['mask']
+        heats = [overlay(frame, heat.numpy()) for heat in maps if heat is not None]
+        rows.append([frame, ground_truth_tile(frame, truth.numpy()), *heats])
+    names = [sample['label'] or sample['id'] for sample, _ in shown]
+    columns = ['frame', 'sounding object', 'untrained', 'trained', 'text oracle']
+    contact_sheet(rows, path, columns, names)
+
+
+def draw_sheets(folder, benchmark, tasks, examples):
+    for task in tasks:
+        sheet = Path(folder, f'{task}_{benchmark}.png')
+        shown = [e for e in examples if e['task'] == task]
+        attempt(sheet, _draw_sheet, task, benchmark, shown, sheet)
+
+
+def _draw_sheet(*arguments):
+    from figures import report
+    report.example_sheet(*arguments)
+
+
+def draw_report(folder, tables, examples, meters, facts):
+    """The report, and the curves of the extended sets. meters: {benchmark: Extended}"""
+    if meters:
+        picture = Path(folder, 'precision_recall.png')
+        attempt(picture, _draw_curves, meters, picture)
+    page = Path(folder, 'report.html')
+    if attempt(page, _draw_page, page, 'Hearing and seeing', tables, examples, facts):
+        print(f'{page}: open it in a browser')
+
+
+def _draw_page(*arguments):
+    from figures import report
+    report.report(*arguments)
+
+
+def _draw_curves(meters, picture):
+    from figures import curves
+    found = {name: curve_of(meter) for name, meter in meters.items()}
+    curves.precision_recall_picture(found, picture)
+
+
+def curve_of(meter):
+    """Precision and recall over all confidences of an extended set, and the point of max-F1."""
+    levels = torch.tensor(meter.confidence, dtype=torch.float64).sort().values
+    f1, precision, recall = meter.f1_curve()
+    best = int(f1.argmax())
+    along = [values.numpy() for values in meter.precision_recall(levels)]
+    return *along, (float(precision[best]), float(recall[best]))
