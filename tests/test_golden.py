@@ -17,7 +17,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 import losses
 from beats import BEATs, BEATsConfig, fbank
-from heatmaps import confidence
+from evaluate import confidence
 from model import SoundLocalizer, encode_image, load_trained, trained_state
 
 

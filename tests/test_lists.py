@@ -8,7 +8,7 @@ import pytest
 import benchmarks
 import captions
 import data
-import heatmaps
+from benchmarks import maps
 from captions import read_audio_captions, read_captions
 
 IDS = ['a_000001', 'b_000020', 'c_000300']
@@ -128,7 +128,7 @@ def test_one_stray_quote_in_a_long_csv_is_a_short_sentence_and_swallows_no_line(
     (tmp_path / 'confidence.csv').write_text('\n'.join(lines))
     for read in (data.read_ids, lambda path: benchmarks.lists.read_rows(path, ('id', 'label')),
                  lambda path: read_audio_captions(path, ['x_000001']),
-                 lambda path: heatmaps.read_confidences(tmp_path)):
+                 lambda path: maps.read_confidences(tmp_path)):
         with pytest.raises(ValueError, match=r'\.csv, line (70|1)\b') as error:
             read(path)
         assert len(str(error.value)) < 300 and '\n' not in str(error.value)

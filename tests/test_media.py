@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import evaluate
-import heatmaps
+from benchmarks import maps
 import media
 from conftest import ROOT
 
@@ -240,11 +240,11 @@ def test_a_pipe_or_folder_in_place_of_a_file_is_named_and_not_waited_for(tmp_pat
             refused(read, tmp_path / name, 'is a folder or a pipe')
     os.mkfifo(tmp_path / 'confidence.csv')
     with pytest.raises(ValueError, match='confidence.csv is a folder or a pipe'):
-        heatmaps.read_confidences(tmp_path)
+        maps.read_confidences(tmp_path)
     for suffix in ('npy', 'png'):
         os.mkfifo(tmp_path / f'a.{suffix}')
     with pytest.raises(media.SampleError, match='no heatmap'):
-        heatmaps.read_heatmap(tmp_path, 'a', (224, 224))
+        maps.read_heatmap(tmp_path, 'a', (224, 224))
 
 
 def test_a_sound_that_may_not_be_read_is_named(tmp_path, monkeypatch):
@@ -340,7 +340,7 @@ def test_formats_that_are_not_meant_are_refused_and_start_no_other_program(tmp_p
             refused(read, tmp_path / 'a.png', 'not a readable picture.*JPEG, PNG, WEBP, BMP, GIF')
     Image.new('L', (224, 224)).save(tmp_path / 'b.png', 'BMP')
     with pytest.raises(media.SampleError, match='b.png is not a readable heatmap'):
-        heatmaps.read_heatmap(tmp_path, 'b', (224, 224))
+        maps.read_heatmap(tmp_path, 'b', (224, 224))
 
 
 def test_the_first_picture_of_several_and_unusual_colours_are_read(tmp_path):
