@@ -394,7 +394,8 @@ class Benchmark(Dataset):
 
     def _sources(self, s):
         """Of a mixture: one ground truth per source, in its half. -> (2, 224, 448)"""
-        size, sources = GROUND_TRUTH_SIZE, torch.zeros(2, GROUND_TRUTH_SIZE, 2 * GROUND_TRUTH_SIZE)
+        size = GROUND_TRUTH_SIZE
+        sources = torch.zeros(2, size, 2 * size)
         for k in (0, 1):
             truth = box_map(s.boxes[k], s.unit) if s.boxes else read_pickled_mask(s.masks[k])
             sources[k, :, k * size:(k + 1) * size] = truth

@@ -35,8 +35,6 @@ from benchmarks.maps import PAIR_SIZE, SIZE, read_confidences, read_maps, save_h
 from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
                         some_path, start_processes, wait_for_all, write_file)
 from data import Benchmark
-from figures.examples import (draw_before_after, draw_pair, draw_report, draw_sheets,
-                              examples_of, ids_to_show)
 from figures.scores import check_outputs, csv_text, json_text, without_nan
 from figures.tables import task_tables
 from masks import mask_gen_f
@@ -92,7 +90,7 @@ def localise(model, samples, words=None, known=None, with_confidence=False):
 def embed_sounds(model, samples, known=None):
     """The audio-driven embedding of each sound of a batch. -> A (B, D)
 
-    known: a dict that keeps A of every sound met, so that each is encoded once in a benchmark.
+    known: a dict, filled here with every sound's embedding, so that each is encoded only once.
     """
     known = {} if known is None else known
     keys, sounds = distinct([s['wav'] for s in samples])
@@ -104,9 +102,9 @@ def embed_sounds(model, samples, known=None):
 
 
 def encode_frames(model, samples):
-    """Each distinct frame of a batch, encoded once. -> Vision of F frames, which is each sample's
+    """Encode each distinct frame of a batch once. -> Vision of F frames, index of each sample's
 
-    IS4 and VPO hold a copy of a frame for each of its sounds: equal pixels make a frame the same.
+    Frames are the same if their pixels are: IS4 and VPO hold a copy for each sound.
     """
     keys, frames = distinct([s['image'] for s in samples])
     image = torch.stack(list(frames.values())).to(next(model.parameters()).device)  # (F, 3, H, W)
@@ -115,13 +113,13 @@ def encode_frames(model, samples):
 
 
 def distinct(tensors):
-    """-> a key of each tensor, equal where the numbers are equal, and {key: tensor}"""
+    """-> a key for each tensor, the same for equal tensors, and {key: tensor}"""
     keys = [hashlib.sha256(one.numpy().tobytes()).digest() for one in tensors]
     return keys, dict(zip(keys, tensors))
 
 
 def at(vision, places):
-    """The frames of a Vision at these places, any of them as often as it is named. -> Vision"""
+    """The frames of a Vision at these indices, which may repeat. -> Vision"""
     return replace(vision, pooled=vision.pooled[places], v_D=vision.v_D[places],
                    activations=[layer[places] for layer in vision.activations])
 
@@ -180,14 +178,15 @@ def embed_names(model, tokenizer, dataset):
 # Scores
 # ------------------------------------------------------------------------------------------------
 
-def score(dataset, batches, meters, find, shown=(), folder=None):
+def score(dataset, batches, meters, find, show=None, folder=None):
     """Read these batches of a benchmark once and feed every meter. -> examples, {id: confidence}
 
     meters: {task: {row: metric}}. find(samples) -> {row: a map, or None, for each sample}; where a
-    meter needs it, it also gives each sample its 'confidence'. shown: ids of the samples that
-    become examples; folder: where our maps are saved.
+    meter needs it, it also gives each sample its 'confidence'. show: makes examples of samples
+    (figures.examples.examples_of); folder: where our maps are saved.
     """
-    examples, confidences = [], {}
+    examples = []
+    confidences = {}
     bar = tqdm(batches, dataset.name, leave=False, unit=' batches',
                disable=rank_and_processes()[0] > 0)
     for number, batch in enumerate(bar):
@@ -200,8 +199,8 @@ def score(dataset, batches, meters, find, shown=(), folder=None):
         for task, rows in meters.items():
             for row, meter in rows.items():
                 taken = feed(meter, samples, found[row])
-                if row == 'ours':
-                    examples += examples_of(task, dataset.name, samples, taken, found, meter, shown)
+                if show and row == 'ours':
+                    examples += show(task, dataset.name, samples, taken, found, meter)
         if folder:
             save_heatmaps(folder, [s['id'] for s in samples], found['ours'])
         if number % max(1, len(batches) // 20) == 0:        # a metric goes over all samples so far
@@ -229,8 +228,8 @@ def account_for(dataset, errors):
 def feed(meter, samples, maps):
     """Hand a meter the maps and the ground truth that it needs. -> indices of the samples it took
 
-    Left out: samples without a map or that ground truth, and the negatives, whose sound is of
-    nothing in sight, but for a meter that asks for the condition.
+    Samples without a map or that ground truth are left out, and so are negatives, whose sound is
+    of nothing in sight, unless the meter asks for the condition.
     """
     taken = []
     for i, sample in enumerate(samples):
@@ -271,6 +270,7 @@ def gather(dataset, meters, examples, confidences, folder=None):
 # Held-out scores of a training: before, after, and the same frames side by side
 # ------------------------------------------------------------------------------------------------
 
+ROWS = ('ours', 'oracle', 'ceiling')
 SUMMARY = ('cIoU', 'AUC', 'mIoU', 'mIoU_multi', 'both_right', 'area_silence', 'area_noise')
 
 
@@ -301,10 +301,9 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
     score is None where its benchmark is not on the disk; that, and every sample left out, is said.
     """
     config = PRESETS[preset]
-    rows = lambda metric: {row: metric() for row in ('ours', 'oracle', 'ceiling')}
-    meters = {'vggss': {'box': rows(SingleSource), 'mask': rows(Segmentation),
+    meters = {'vggss': {'box': for_rows(SingleSource), 'mask': for_rows(Segmentation),
                         'area': {'ours': Area()}},
-              'is4': {'mask': rows(Segmentation), 'pair': rows(BothRight)}}
+              'is4': {'mask': for_rows(Segmentation), 'pair': for_rows(BothRight)}}
     for name, of_set in meters.items():
         try:
             dataset = Benchmark(name, data_root, config.image_size, config.seconds)
@@ -326,6 +325,10 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
     return summarised(meters['vggss'], meters['is4'])
 
 
+def for_rows(metric):
+    return {row: metric() for row in ROWS}
+
+
 def localise_with_ceiling(model, samples, words, known):
     found = {'oracle': [None] * len(samples), **localise(model, samples, words, known)}
     return {**found, 'ceiling': [s['mask'] for s in samples]}
@@ -334,7 +337,7 @@ def localise_with_ceiling(model, samples, words, known):
 def summarised(vggss, is4):
     """The meters of held_out -> {row: scores}, without a row that has none, and counts"""
     scores = {}
-    for row in ('ours', 'oracle', 'ceiling'):
+    for row in ROWS:
         multi = is4['mask'][row].iou
         every = vggss['mask'][row].iou + multi
         found = {**vggss['box'][row].compute(), **is4['pair'][row].compute(),
@@ -344,7 +347,8 @@ def summarised(vggss, is4):
         found = {name: found.get(name, math.nan) for name in SUMMARY}
         if not all(map(math.isnan, found.values())):
             scores[row] = without_nan(found)
-    masks, multi = len(vggss['mask']['ours']), len(is4['mask']['ours'])
+    masks = len(vggss['mask']['ours'])
+    multi = len(is4['mask']['ours'])
     silent = vggss['area']['ours'].shares['silence']
     return scores, {'boxes': len(vggss['box']['ours']), 'masks': masks + multi, 'multi': multi,
                     'pairs': len(is4['pair']['ours']), 'silence': len(silent)}
@@ -365,6 +369,7 @@ def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, f
             maps = [localise(untrained, samples)['ours'], *after.values()]
             shown += zip(samples, zip(*maps))
     if shown:
+        from figures.examples import draw_before_after      # pictures cost an import
         draw_before_after(path, shown)
 
 
@@ -387,6 +392,7 @@ def one_pair(model, config, image_file, audio_file, out):
     image = evaluation_image(picture, config.image_size)[None].to(device)
     size = picture.height, picture.width
     heat = model.heatmap(image, wav[None].to(device), size)[0].cpu().numpy()
+    from figures.examples import draw_pair
     draw_pair(out, np.asarray(picture), heat)
     smaller = f', brought down to {picture.width} x {picture.height} pixels' if reduced else ''
     print(f'{out}: frame | heatmap | overlay{smaller}; {(heat > 0.5).mean():.1%} of the frame is '
@@ -420,39 +426,33 @@ def parse_args(argv=None):
         help='scale (default: the one in the checkpoint, paper if it names none)')
     add('--variant', choices=list(SHIPPED), help='which shipped checkpoint, and which of the '
         'paper\'s rows beside ours (default: the checkpoint\'s, or av)')
-    add('--checkpoint', type=some_path,
-        help='of train.py, or the authors\' released file (default: the shipped one)')
-    add('--untrained', action='store_true',
-        help='a projection as training begins with (seed 0), to compare with')
+    add('--checkpoint', type=some_path, help='of train.py, or the authors\' (default: shipped)')
+    add('--untrained', action='store_true', help='the weights that training begins with (seed 0)')
     add('--prompt', help='default: the one the checkpoint was trained with')
     add('--data-root', type=some_path, help='default: the preset\'s')
     add('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
     add('--beats', type=some_path, help='BEATs file instead of the preset\'s')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
-    add('--threshold', default='fixed:0.5', help='fixed:T, top50, adaptive or sweep (metrics.py, '
-        'which says why; default: fixed:0.5 for every task)')
+    add('--threshold', default='fixed:0.5', help='fixed:T, top50, adaptive or sweep (metrics.py; '
+        'default: fixed:0.5 for every task)')
     add('--reading', choices=['release', 'paper'], default='release', help='paper: four metrics by '
         'the paper\'s letter, not by the evaluators that its tables are made by, and textbook AP '
         'beside AP (metrics.py; default: release)')
-    add('--batch-size', type=int, default=16, help='samples at once (default: 16); a batch holds '
-        'complete frames, so some are larger')
-    add('--limit', type=int,
-        help='only the first N samples of each benchmark, or of each of its conditions')
+    add('--batch-size', type=int, default=16, help='samples at once, in complete frames '
+        '(default: 16)')
+    add('--limit', type=int, help='the first N samples of each benchmark or of its conditions')
     add('--json', type=some_path, help='write the scores here')
-    add('--csv', type=some_path,
-        help='write the scores here, a line per task, benchmark, row and metric')
+    add('--csv', type=some_path, help='the same, a line per task, benchmark, row and metric')
     add('--figures', type=some_path, help='folder for contact sheets, precision-recall curves and '
         'report.html; what cannot be drawn is named, and costs nothing else')
-    add('--examples', type=int, default=3,
-        help='frames of each benchmark in the pictures (default: 3)')
-    add('--save-heatmaps', type=some_path, metavar='DIR',
-        help='write every heatmap to DIR/<benchmark>/<id>.npy')
+    add('--examples', type=int, default=3, help='frames of each benchmark there (default: 3)')
+    add('--save-heatmaps', type=some_path, metavar='DIR', help='write DIR/<benchmark>/<id>.npy')
     add('--heatmaps', type=some_path, metavar='DIR',
         help='score these maps (.npy or 8-bit .png) instead of a model\'s')
     add('--image', type=some_path, help='a picture of your own')
     add('--audio', type=some_path, help='and its sound')
-    add('--out', type=some_path, default='heat.png',
-        help='where frame | heatmap | overlay go (default: heat.png)')
+    add('--out', type=some_path, default='heat.png', help='for both and the heatmap over the frame'
+        ' (default: heat.png)')
     args = parser.parse_args(argv)
     outputs = [('--json', args.json), ('--csv', args.csv), ('--out', args.image and args.out)]
     inputs = [(f'--{name}', getattr(args, name)) for name in ('image', 'audio', 'checkpoint',
@@ -516,7 +516,8 @@ def evaluate(args):
     device = start_processes(args.device)
     first = rank_and_processes()[0] == 0
     model = tokenizer = None
-    preset, variant = args.preset or 'miniature', args.variant or 'av'
+    preset = args.preset or 'miniature'
+    variant = args.variant or 'av'
     if not args.heatmaps:
         model, tokenizer, preset, variant = load(
             device, args.checkpoint, args.variant, args.preset, args.untrained,
@@ -524,18 +525,24 @@ def evaluate(args):
     if args.image:
         return one_pair(model, PRESETS[preset], args.image, args.audio, args.out)
     datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
-    meters = {name: meters_for(args.wanted, dataset, model is not None, args.threshold,
-                               args.reading) for name, dataset in datasets.items()}
-    finders = {name: finder(dataset, meters[name], model, tokenizer, args.heatmaps)
-               for name, dataset in datasets.items()}
+    meters = {}
+    finders = {}
+    for name, dataset in datasets.items():
+        meters[name] = meters_for(args.wanted, dataset, bool(model), args.threshold, args.reading)
+        finders[name] = finder(dataset, meters[name], model, tokenizer, args.heatmaps)
     results = {task: {} for task in args.wanted} | {ORACLE: {task: {} for task in args.wanted}}
     paper = variant if preset == 'paper' else None          # no row of it beside the miniature's
     examples = []
+    show = None
+    if args.figures:
+        from figures.examples import draw_report, draw_sheets, examples_of, ids_to_show
     for name, dataset in datasets.items():
-        shown = ids_to_show(dataset.samples, args.examples) if args.figures else ()
+        if args.figures:
+            shown = ids_to_show(dataset.samples, args.examples)
+            show = functools.partial(examples_of, shown=shown)
         folder = Path(args.save_heatmaps, name) if args.save_heatmaps else None
         mine = share(dataset.batches(args.batch_size))
-        scored = score(dataset, mine, meters[name], finders[name], shown, folder)
+        scored = score(dataset, mine, meters[name], finders[name], show, folder)
         pictures = gather(dataset, meters[name], *scored, folder)
         add_scores(results, args.wanted, dataset, meters[name])
         if not first:
@@ -552,11 +559,11 @@ def evaluate(args):
             if set(args.wanted[task]) <= set(results[task]):
                 print('\n' + task_tables(task, results[task], results[ORACLE][task], paper))
     if first and args.figures:
-        source = from_here(args.checkpoint or SHIPPED[variant])
-        facts = {'heatmaps': args.heatmaps} if args.heatmaps else {
-            'checkpoint': 'none, untrained' if args.untrained else source}
-        facts |= {'preset': preset, 'threshold': args.threshold,
-                  'metrics': f'reading of the {args.reading}'}
+        source = 'none, untrained'
+        if not args.untrained:
+            source = args.heatmaps or from_here(args.checkpoint or SHIPPED[variant])
+        facts = {'heatmaps' if args.heatmaps else 'checkpoint': source, 'preset': preset,
+                 'threshold': args.threshold, 'metrics': f'reading of the {args.reading}'}
         tables = {task: (results[task], results[ORACLE][task], paper) for task in args.wanted}
         extended = {name: rows['robustness']['ours'] for name, rows in meters.items()
                     if args.wanted.get('robustness', {}).get(name) is Extended}
@@ -568,7 +575,8 @@ def load(device, checkpoint, variant, preset, untrained, **given):
     """The model of the command line; prints which it is. -> model, tokenizer, preset, variant"""
     if untrained:
         torch.manual_seed(0)
-        preset, checkpoint = preset or 'miniature', None
+        checkpoint = None
+        preset = preset or 'miniature'
     elif preset == 'paper' and not checkpoint:
         raise ValueError('no checkpoint ships for the paper preset: train one, or name the '
                          'authors\' by --checkpoint')
@@ -656,7 +664,8 @@ def add_scores(results, wanted, dataset, meters):
     """Enter the scores of a benchmark, in the order of the paper's tables."""
     for task, rows in meters.items():
         for table, row in ((results, 'ours'), (results[ORACLE], 'oracle')):
-            meter, scores = rows.get(row), None
+            meter = rows.get(row)
+            scores = None
             if meter:                                       # and it has seen a sample
                 scores = {**meter.compute(), 'n': len(meter), 'n_expected': dataset.expected}
             both = {**table[task], dataset.name: scores}
@@ -684,6 +693,10 @@ def tell_counts(dataset, meters):
               f'{dataset.empty} samples are left without any area and are kept')
 
 
+def main():
+    evaluate(parse_args())
+
+
 if __name__ == '__main__':
-    run_script('evaluate.py', lambda: evaluate(parse_args()) and None, 'interrupted; --json and '
-               '--csv, where given, hold the benchmarks that were finished')
+    run_script('evaluate.py', main, 'interrupted; --json and --csv, where given, hold the '
+               'benchmarks that were finished')

@@ -91,7 +91,8 @@ def read_confidences(folder):
         if number == 1 and line == ['id', 'confidence']:
             continue
         try:
-            name, value = line[0], float(line[1])
+            name = line[0]
+            value = float(line[1])
         except (IndexError, ValueError):
             value = math.nan
         if len(line) != 2 or not math.isfinite(value) or name in found:
@@ -110,7 +111,8 @@ def read_maps(folder, needs, confidences, samples):
     """
     found = {'ours': [], 'errors': []}
     for sample in samples:
-        name, heat = sample['id'], None
+        name = sample['id']
+        heat = None
         try:
             if 'sources' in needs:
                 heat = torch.stack([read_heatmap(folder, f'{name}_{k}', PAIR_SIZE) for k in (0, 1)])

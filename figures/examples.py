@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from checkpoint import write_file
-from figures import attempt
+from figures import attempt, curves, pictures, report
 from media import SAMPLE_RATE, displayable
 
 
@@ -53,8 +53,7 @@ def example(task, benchmark, sample, heat, oracle, meter, place):
 
 def draw_pair(path, frame, heat):
     """frame | heatmap | overlay, each of the frame's size. OSError where it cannot be written."""
-    from figures.pictures import heat_colours, overlay
-    tiles = [frame, heat_colours(heat), overlay(frame, heat)]
+    tiles = [frame, pictures.heat_colours(heat), pictures.overlay(frame, heat)]
     content = io.BytesIO()
     try:
         kind = Image.registered_extensions()[Path(path).suffix.lower()]
@@ -66,47 +65,35 @@ def draw_pair(path, frame, heat):
 
 def draw_before_after(path, shown):
     """shown: [(sample, its maps untrained, trained, and by the text oracle where there is one)]"""
-    from figures.pictures import contact_sheet, ground_truth_tile, overlay
     rows = []
     for sample, maps in shown:
         frame = displayable(sample['image'])
         truth = sample['boxes'] if sample['mask'] is None else sample['mask']
-        heats = [overlay(frame, heat.numpy()) for heat in maps if heat is not None]
-        rows.append([frame, ground_truth_tile(frame, truth.numpy()), *heats])
+        heats = [pictures.overlay(frame, heat.numpy()) for heat in maps if heat is not None]
+        rows.append([frame, pictures.ground_truth_tile(frame, truth.numpy()), *heats])
     names = [sample['label'] or sample['id'] for sample, _ in shown]
     columns = ['frame', 'sounding object', 'untrained', 'trained', 'text oracle']
-    contact_sheet(rows, path, columns, names)
+    pictures.contact_sheet(rows, path, columns, names)
 
 
 def draw_sheets(folder, benchmark, tasks, examples):
     for task in tasks:
         sheet = Path(folder, f'{task}_{benchmark}.png')
         shown = [e for e in examples if e['task'] == task]
-        attempt(sheet, _draw_sheet, task, benchmark, shown, sheet)
-
-
-def _draw_sheet(*arguments):
-    from figures import report
-    report.example_sheet(*arguments)
+        attempt(sheet, report.example_sheet, task, benchmark, shown, sheet)
 
 
 def draw_report(folder, tables, examples, meters, facts):
     """The report, and the curves of the extended sets. meters: {benchmark: Extended}"""
     if meters:
         picture = Path(folder, 'precision_recall.png')
-        attempt(picture, _draw_curves, meters, picture)
+        attempt(picture, draw_curves, meters, picture)
     page = Path(folder, 'report.html')
-    if attempt(page, _draw_page, page, 'Hearing and seeing', tables, examples, facts):
+    if attempt(page, report.report, page, 'Hearing and seeing', tables, examples, facts):
         print(f'{page}: open it in a browser')
 
 
-def _draw_page(*arguments):
-    from figures import report
-    report.report(*arguments)
-
-
-def _draw_curves(meters, picture):
-    from figures import curves
+def draw_curves(meters, picture):
     found = {name: curve_of(meter) for name, meter in meters.items()}
     curves.precision_recall_picture(found, picture)
 

@@ -1,4 +1,4 @@
-"""The five tasks from end to end: every cell filled, the same from several processes or from files."""
+"""The five tasks from end to end: every cell filled, from one process, several, or files."""
 
 import contextlib
 import csv
@@ -45,7 +45,7 @@ def run(*arguments):
 
 @pytest.fixture(scope='module')
 def everything(small_world, tmp_path_factory):
-    """`evaluate.py --task all` on the small world, once: the folder of what it wrote, and what it printed."""
+    """`evaluate.py --task all` on the small world, once: its folder, and what it printed."""
     out = tmp_path_factory.mktemp('all')
     _, said = run('--task', 'all', '--data-root', small_world, '--json', out / 'a.json',
                   '--csv', out / 'a.csv', '--figures', out / 'pictures', '--examples', 2,
@@ -180,7 +180,8 @@ def test_pictures_say_the_iou_and_the_pairing_that_the_scores_are_made_of():
 
 
 @pytest.mark.parametrize('content, words', [
-    (np.zeros((224, 224), complex), 'no array of numbers'), (np.full((224, 224), 2.0), 'outside 0..1')])
+    (np.zeros((224, 224), complex), 'no array of numbers'),
+    (np.full((224, 224), 2.0), 'outside 0..1')])
 def test_odd_arrays_are_named(tmp_path, content, words):
     np.save(tmp_path / 'a.npy', content)
     with pytest.raises(SampleError, match=words):

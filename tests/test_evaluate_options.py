@@ -79,7 +79,8 @@ def test_the_order_holds_although_a_later_task_brings_an_earlier_benchmark(run):
 
 @pytest.mark.parametrize('arguments', [
     ['--image', 'a.png'], ['--audio', 'a.wav'], ['--untrained', '--checkpoint', 'a.pt'],
-    ['--heatmaps', 'd', '--checkpoint', 'a.pt'], ['--heatmaps', 'd', '--device', 'cpu'], ['--heatmaps', 'd', '--untrained'],
+    ['--heatmaps', 'd', '--checkpoint', 'a.pt'], ['--heatmaps', 'd', '--untrained'],
+    ['--heatmaps', 'd', '--device', 'cpu'],
     ['--heatmaps', 'd', '--image', 'a.png', '--audio', 'a.wav'],
     ['--task', 'interactive', '--benchmarks', 'vggss'], ['--benchmarks', 'coco'],
     ['--threshold', 'fixed:1.5'], ['--threshold', 'fixed:'], ['--threshold', 'fixed:²'],

@@ -60,7 +60,8 @@ def everything(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         run = Run(patch, tmp_path_factory.mktemp('files'))
         run.curves = []
-        patch.setattr(figures.curves, 'precision_recall_picture', lambda *given: run.curves.append(given))
+        patch.setattr(figures.curves, 'precision_recall_picture',
+                      lambda *given: run.curves.append(given))
         results = run('--task', 'all', '--batch-size', 3, '--json', out / 'a.json',
                       '--csv', out / 'a.csv', '--figures', out / 'pictures', '--examples', 5,
                       '--save-heatmaps', out / 'maps')
@@ -340,7 +341,8 @@ def test_the_curve_of_figure_7_has_its_axes_and_the_point_of_max_f1(everything, 
     assert point == pytest.approx((1, 2 / 3))               # precision, recall
     drawn = []
     axes = figures.curves._axes
-    monkeypatch.setattr(figures.curves, '_axes', lambda *given: drawn.append(axes(*given)) or drawn[0])
+    monkeypatch.setattr(figures.curves, '_axes',
+                        lambda *given: drawn.append(axes(*given)) or drawn[0])
     figures.curves.precision_recall_picture({'one': curves['ext_flickr']}, tmp_path / 'p.png')
     [axis] = drawn[0][1]
     lines = {line.get_label(): line for line in axis.lines}
