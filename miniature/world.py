@@ -1,6 +1,6 @@
 """The miniature's world: drawn scenes in which one object sounds, in the real datasets' layout.
 
-    python -m miniature.world                       # writes data/miniature, half a minute
+    python -m miniature.world                       # writes data/miniature, under a minute
     python -m miniature.world --seed 1 --out DIR    # another world of the same kind, for tuning
 
 A training pair is a scene (miniature/scenes.py) and two seconds of the sound (miniature/sounds.py)
