@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from transformers import (Blip2Config, Blip2ForConditionalGeneration, Blip2Processor,
                           BlipImageProcessor, PreTrainedTokenizerFast)
 
-from data import normalise
+from media import normalise
 from miniature.drawings import CLASSES, COLOURS, PLACES
 from miniature.pretraining.language import image_caption, word_tokenizer
 from miniature.pretraining.lessons import (BATCH, all_texts, next_token_loss, padded, save,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from tqdm import trange
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
-from data import normalise
+from media import normalise
 from miniature.drawings import CLASSES, COLOURS
 from miniature.pretraining.language import (NAMELESS, build_tokenizer, in_template, phrase,
                                             with_article)
