@@ -29,7 +29,6 @@ NEGATIVES = ('silence', 'noise', 'offscreen')       # conditions of Table 5
 
 # ---- Thresholding policy: from a heatmap to the predicted region ---------------------------------
 # Tables 1 to 8 cut each heatmap into a sounding region and the rest. --threshold names how:
-#
 #   fixed:0.5   the pixels at 0.5 and above (or at any other number). This is for our own heatmaps,
 #               the probabilities sigmoid(M_G + b/w): 0.5 means "as likely as not".
 #   top50       the upper half of the pixels, whatever their values: the usual rule of the field,
@@ -37,7 +36,6 @@ NEGATIVES = ('silence', 'noise', 'offscreen')       # conditions of Table 5
 #   adaptive    as many of the highest pixels as the ground truth has: every "w/ Adap." column.
 #               This gives the size away, so it scores place and shape only.
 #   sweep       the 19 thresholds 0.05 .. 0.95 at once, as the release prints: lists of 19 results.
-#
 # Paper [46]: it describes top50 and names no threshold for its own rows; the release prints all 19.
 # We infer 0.5: Table 5 gives earlier methods an FPR of exactly 0.50, so they are cut at their upper
 # half, and gives this method less, so it is cut at a fixed value.
@@ -144,7 +142,7 @@ class Streaming:
             self.add(*sample)
         if self.kept[0] == 'iou':           # one per sample; of a sweep the middle one
             last = self.iou[-len(heatmaps):]
-            self.last_iou = [iou[9] if isinstance(iou, list) else iou for iou in last]
+            self.last_iou = [iou[len(iou) // 2] if isinstance(iou, list) else iou for iou in last]
 
     def counts(self, policy, heatmap, ground_truth):
         """The overlap of a heatmap (H, W) that is cut by a policy."""
@@ -204,9 +202,9 @@ class SingleSource(Streaming):
         return success_share(iou, strict=self.reading == 'paper')
 
     def compute(self):
-        return {'cIoU': self.success(self.iou), 'AUC': area_under_success(self.iou),
-                'cIoU_adap': self.success(self.iou_adaptive),
-                'AUC_adap': area_under_success(self.iou_adaptive)}
+        fixed, adaptive = self.iou, self.iou_adaptive
+        return {'cIoU': self.success(fixed), 'AUC': area_under_success(fixed),
+                'cIoU_adap': self.success(adaptive), 'AUC_adap': area_under_success(adaptive)}
 
 
 def f_score(inside, outside, total):
@@ -315,9 +313,9 @@ class Extended(Streaming):
             levels = levels[1:][::max(1, len(levels) // 200)]
         precision, recall = self.precision_recall(levels, textbook)         # recall grows
         ahead = precision.flip(0).cummax(0).values.flip(0)                  # the highest from here
-        if self.reading == 'release':
-            return 100 * float((ahead[:-1] * recall.diff()).sum())
-        return 100 * float((ahead * recall.diff(prepend=recall.new_zeros(1))).sum())
+        start = recall.new_zeros(0 if self.reading == 'release' else 1)
+        gain = recall.diff(prepend=start)
+        return 100 * float((ahead[:len(gain)] * gain).sum())
 
     def f1_curve(self):
         """F1, precision, recall (T,) at the confidences among which max-F1 is sought."""

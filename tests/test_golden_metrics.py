@@ -1,4 +1,4 @@
-"""metrics.py against what each released evaluator said about 40 heatmaps (golden metrics.npz and metrics.json).
+"""metrics.py against the released evaluators on 40 heatmaps (golden metrics.npz, metrics.json).
 
     pytest tests/test_golden_metrics.py                          # tests/golden
     ACL_GOLDEN=/some/directory pytest tests/test_golden_metrics.py
@@ -25,7 +25,8 @@ import metrics as M  # noqa: E402
 import released_evaluators as released  # noqa: E402
 
 GOLDEN = Path(os.environ.get('ACL_GOLDEN', ROOT / 'tests' / 'golden'))
-pytestmark = pytest.mark.skipif(not (GOLDEN / 'metrics.json').exists(), reason=f'no golden files in {GOLDEN}')
+pytestmark = pytest.mark.skipif(not (GOLDEN / 'metrics.json').exists(),
+                                reason=f'no golden files in {GOLDEN}')
 
 
 def expected():
@@ -55,7 +56,7 @@ def batches(metric, size, *columns):
 
 
 def policy(key):
-    """'..thr0.5..' -> fixed:0.5; '..thrNone..' and '..median..' -> top50; '..fixed0.5..' -> fixed:0.5."""
+    """'..thr0.5..', '..fixed0.5..' -> fixed:0.5; '..thrNone..', '..median..' -> top50."""
     number = re.search(r'(?:thr|fixed)(\d+\.?\d*)', key)
     return f'fixed:{number.group(1)}' if number else 'top50'
 
@@ -79,8 +80,8 @@ def replay():
     inputs = said['inputs']
     heatmaps = torch.from_numpy(data['heatmaps'].astype(np.float32))                # (N, H, W)
     N, H, W = heatmaps.shape
-    boxes, masks = (torch.from_numpy(np.unpackbits(data[key], axis=1)[:, :H * W].reshape(N, H, W)).float()
-                    for key in ('gt_box', 'gt_mask'))                               # (N, H, W) each
+    bits = [np.unpackbits(data[key], axis=1)[:, :H * W] for key in ('gt_box', 'gt_mask')]
+    boxes, masks = [torch.from_numpy(one).view(N, H, W).float() for one in bits]
     confidence, n_boxes = torch.from_numpy(data['conf']), torch.tensor(inputs['n_boxes'])
     sounding = n_boxes > 0                                                          # (N,)
     condition = ['sounding' if n else 'silent' for n in n_boxes.tolist()]
@@ -100,7 +101,7 @@ def replay():
         ours['vggss'][key] = {'cIoU_AP50': scores['cIoU'], 'AUC': scores['AUC'],
                               'mean_ciou': plain_mean(metric.iou), 'per_sample': metric.iou}
 
-    # The alignment code: > the threshold, each map stretched first, and NaN spreads over the groups.
+    # The alignment code: > the threshold, each map stretched first, NaN spreads over the groups.
     ours['ssl_iiou'] = {}
     for key in said['ssl_iiou']:
         chosen = subset(key)
@@ -118,17 +119,19 @@ def replay():
 
     # The extended sets, on the heatmaps and on lists of IoU and confidence.
     def extended_scores(metric, at=0.5):
-        precision, recall = (float(value) for value in metric.precision_recall(torch.tensor([at]).double()))
+        precision, recall = (float(value) for value in metric.precision_recall([at]))
         visible = [iou for iou, there in zip(metric.iou, metric.sounding) if there]
         f1 = metric.f1_curve()[0]
         scores = metric.compute()
-        return {'AP': scores['AP'], 'MaxF1_rounded': scores['max_F1'], 'LocAcc_gt0p5': scores['LocAcc'] / 100,
+        return {'AP': scores['AP'], 'MaxF1_rounded': scores['max_F1'],
+                'LocAcc_gt0p5': scores['LocAcc'] / 100,
                 'ef1_unrounded': 100 * float(f1.max()), 'ef1': 100 * float(f1.max()),
-                'precision_at_conf_minus1000': float(metric.precision_recall(torch.tensor([-1000.]).double())[0]),
+                'precision_at_conf_minus1000': float(metric.precision_recall([-1000.])[0]),
                 'F1_list': ' '.join(f'{100 * float(value):.1f}' for value in f1),
-                'AUC_visible': M.area_under_success(visible) / 100, 'AUC': M.area_under_success(visible) / 100,
+                'AUC_visible': M.area_under_success(visible) / 100,
+                'AUC': M.area_under_success(visible) / 100,
                 'pr_at_conf0p5': [precision, recall], 'per_sample': metric.iou,
-                'f1_at_50': 2 * precision * recall / (precision + recall) if precision + recall else 0.0}
+                'f1_at_50': 2 * precision * recall / ((precision + recall) or 1.0)}
 
     ours['extended'] = {}
     for key in said['extended']:
@@ -140,14 +143,16 @@ def replay():
     for key in said['extended_lists']:
         metric = M.Extended()
         if key == 'perfect10_AP':
-            metric.iou, metric.confidence, metric.sounding = [1.0] * 10, [i / 10 for i in range(10)], [True] * 10
+            metric.iou, metric.sounding = [1.0] * 10, [True] * 10
+            metric.confidence = [i / 10 for i in range(10)]
             ours['extended_lists'][key] = metric.compute()['AP']
             continue
-        metric.iou, metric.confidence = data[f'list{key}_ciou'].tolist(), data[f'list{key}_conf'].tolist()
+        metric.iou = data[f'list{key}_ciou'].tolist()
+        metric.confidence = data[f'list{key}_conf'].tolist()
         metric.sounding = (data[f'list{key}_bb'] > 0).tolist()
         ours['extended_lists'][key] = extended_scores(metric)
 
-    # AVSBench as the release scores it, and as its own repository does (which puts a sigmoid on logits first).
+    # AVSBench as the release scores it, and as its own repository does (sigmoid of logits first).
     ours['avsbench'] = {}
     for key in said['avsbench']:
         metric = batches(M.Segmentation(policy(key)), batch_size(key), heatmaps, masks)
@@ -197,12 +202,14 @@ def test_entry(path, value):
 
 
 def test_multi_source_in_proper_order_is_the_mean_over_samples_with_ground_truth():
-    """The default PIAP of one map per scene is the golden pixel AP, over the samples that have a ground truth."""
+    """PIAP of one map per scene is the golden pixel AP, over the samples with a ground truth."""
     said, data = expected(), np.load(GOLDEN / 'metrics.npz')
     key = next(key for key in said if key.startswith('avgn'))
     per_sample = said[key]['pixel_AP_correct_order_heatmap_score']
     heatmaps = torch.from_numpy(data['heatmaps'].astype(np.float32))[:, None]       # (N, 1, H, W)
-    boxes = torch.from_numpy(np.unpackbits(data['gt_box'], axis=1)[:, :heatmaps[0].numel()]).view_as(heatmaps)
+    bits = np.unpackbits(data['gt_box'], axis=1)[:, :heatmaps[0].numel()]
+    boxes = torch.from_numpy(bits).view_as(heatmaps)
     scores = batches(M.MultiSource(), 9, heatmaps, boxes).compute()
-    assert scores['PIAP'] == pytest.approx(100 * np.mean([v for v in per_sample if v is not None]), rel=1e-6)
-    assert scores['CAP'] == scores['PIAP']                                          # with one source they coincide
+    known = [v for v in per_sample if v is not None]
+    assert scores['PIAP'] == pytest.approx(100 * np.mean(known), rel=1e-6)
+    assert scores['CAP'] == scores['PIAP']  # with one source they coincide

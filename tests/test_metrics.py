@@ -20,7 +20,8 @@ def maps(*rows):
     return torch.tensor([rows], dtype=torch.float32)
 
 
-# A 2 x 4 frame used below: the object is the left half (4 pixels). At 0.5 the heatmap takes 3 of them and 1 more.
+# A 2 x 4 frame used below: the object is the left half (4 pixels). At 0.5 the heatmap takes 3 of
+# them and 1 more.
 HEAT = maps([.9, .8, .6, .1], [.7, .2, .1, .0])
 LEFT = maps([1, 1, 0, 0], [1, 1, 0, 0])
 
@@ -124,11 +125,13 @@ def test_two_overlapping_boxes_are_their_union():
 def test_single_source_by_hand():
     metric = M.SingleSource()
     metric.update(torch.cat([HEAT, HEAT, torch.zeros(1, 2, 4)]), torch.cat([LEFT, 1 - LEFT, LEFT]))
-    # 3/5; mirrored: 1 inside, 3 outside, 1/7; empty prediction: 0. Adaptive, 3 pixels: 3/4, 0/7 and 0.
-    assert metric.iou == pytest.approx([3 / 5, 1 / 7, 0]) and metric.iou_adaptive == pytest.approx([3 / 4, 0, 0])
+    # 3/5; mirrored: 1 inside, 3 outside, 1/7; empty prediction: 0. Adaptive, 3 pixels: 3/4, 0, 0.
+    assert metric.iou == pytest.approx([3 / 5, 1 / 7, 0])
+    assert metric.iou_adaptive == pytest.approx([3 / 4, 0, 0])
     scores = metric.compute()
-    assert scores['cIoU'] == pytest.approx(100 / 3) and scores['cIoU_adap'] == pytest.approx(100 / 3)
-    # Shares: 3/3 at 0, 2/3 at .05 and .10, 1/3 at .15 .. .55. 3/5 itself falls short of the level 12 * 0.05,
+    assert scores['cIoU'] == pytest.approx(100 / 3)
+    assert scores['cIoU_adap'] == pytest.approx(100 / 3)
+    # Shares: 3/3 at 0, 2/3 at .05 and .10, 1/3 at .15 .. .55. 3/5 is below the level 12 * 0.05,
     # which in floating point is 0.6000000000000001, here as in the released code.
     assert scores['AUC'] == pytest.approx(100 * .05 * (.5 * 1 + 2 * 2 / 3 + 9 / 3))
     assert scores['AUC_adap'] == pytest.approx(100 * .05 * (.5 * 1 + 15 / 3))
@@ -145,10 +148,12 @@ def test_exactly_the_k_highest_pixels_by_the_papers_letter():
     letter, release = M.SingleSource(reading='paper'), M.SingleSource()
     for metric in (letter, release):
         metric.update(both, torch.cat([LEFT, LEFT]))
-    # four pixels, three of them inside; the flat map's first row, two inside; the release takes three and none
-    assert letter.iou_adaptive == pytest.approx([3 / 5, 2 / 6]) and release.iou_adaptive == pytest.approx([3 / 4, 0])
-    for metric in (M.SingleSource('adaptive', reading='paper'), M.MultiSource('adaptive', reading='paper'),
-                   M.Extended('adaptive', reading='paper'), M.Segmentation('adaptive', reading='paper')):
+    # four pixels, three of them inside; the flat map's first row, two inside; the release takes
+    # three and none
+    assert letter.iou_adaptive == pytest.approx([3 / 5, 2 / 6])
+    assert release.iou_adaptive == pytest.approx([3 / 4, 0])
+    for kind in (M.SingleSource, M.MultiSource, M.Extended, M.Segmentation):
+        metric = kind('adaptive', reading='paper')
         one_source = isinstance(metric, M.MultiSource)
         confidence = [[.5], ['sounding']] if isinstance(metric, M.Extended) else []
         metric.update(*((m[:, None] if one_source else m) for m in (HEAT, LEFT)), *confidence)
@@ -158,12 +163,13 @@ def test_exactly_the_k_highest_pixels_by_the_papers_letter():
 def test_precision_recall_and_f_coincide_on_exactly_k_pixels():
     metric = M.Segmentation(reading='paper')
     metric.update(HEAT, LEFT)
-    assert metric.f_adaptive == pytest.approx([3 / 4]) and metric.iou_adaptive == pytest.approx([3 / 5])
+    assert metric.f_adaptive == pytest.approx([3 / 4])
+    assert metric.iou_adaptive == pytest.approx([3 / 5])
 
 
 def test_iou_of_exactly_one_half_is_not_greater_than_one_half():
     single, both = M.SingleSource(reading='paper'), M.Interactive(reading='paper')
-    single.update(torch.ones(1, 2, 4), LEFT)                                        # full prediction
+    single.update(torch.ones(1, 2, 4), LEFT)  # full prediction
     both.update(torch.ones(2, 2, 4), torch.cat([LEFT, LEFT]), ['a', 'a'], [2, 2])
     assert single.iou == both.iou[:1] == [0.5]
     assert single.compute()['cIoU'] == 0 and both.compute()['IIoU'] == 0
@@ -180,7 +186,7 @@ def test_iou_of_exactly_one_half_is_not_greater_than_one_half():
 
 def test_iou_of_exactly_one_half_counts():
     metric = M.SingleSource()
-    metric.update(torch.ones(1, 2, 4), LEFT)                                        # full prediction
+    metric.update(torch.ones(1, 2, 4), LEFT)  # full prediction
     assert metric.iou == [.5] and metric.compute()['cIoU'] == 100
 
 
@@ -188,7 +194,7 @@ def test_consensus_map():
     metric = M.SingleSource()
     metric.update(maps([.9, .8], [.7, .1]), maps([1, .5], [0, 0]))
     assert metric.iou == pytest.approx([1.5 / (1.5 + 1)])
-    assert metric.iou_adaptive == pytest.approx([1 / 1.5])                          # 2 non-zero pixels: 1 is taken
+    assert metric.iou_adaptive == pytest.approx([1 / 1.5])  # 2 non-zero pixels: 1 is taken
 
 
 def test_empty_ground_truth():
@@ -196,7 +202,7 @@ def test_empty_ground_truth():
     for metric in (released, ours):
         metric.update(torch.cat([torch.zeros_like(HEAT), HEAT]), torch.zeros(2, 2, 4))
     assert math.isnan(released.iou[0]) and released.iou[1] == 0 and ours.iou == [0, 0]
-    assert released.compute()['AUC'] == pytest.approx(1.25)                         # NaN fails the level of 0 too
+    assert released.compute()['AUC'] == pytest.approx(1.25)  # NaN fails the level of 0 too
     assert ours.compute()['AUC'] == pytest.approx(2.5) and ours.compute()['cIoU'] == 0
 
 
@@ -242,7 +248,8 @@ def test_segmentation_by_hand():
     best = 100 * 1.3 * .75 / (.3 + .75)
     assert scores['F'] == pytest.approx(best) and scores['F_adap'] == pytest.approx(best)
     assert metric.area == [.5]
-    # Between .2 and .6: 3 inside, 1 outside, so precision = recall = F = 3/4. At 0: the whole frame, 1/2 and 1.
+    # Between .2 and .6: 3 inside, 1 outside, so precision = recall = F = 3/4. At 0: the whole
+    # frame, 1/2 and 1.
     assert float(metric.f_curve()[100]) == pytest.approx(75)
     assert float(metric.f_curve()[0]) == pytest.approx(100 * 1.3 * .5 / (.3 * .5 + 1))
 
@@ -259,7 +266,8 @@ def test_empty_prediction_and_no_samples():
     assert all(math.isnan(value) for value in metric.compute().values())
     metric.update(torch.zeros(1, 2, 4), LEFT)
     assert metric.compute()['mIoU'] == 0
-    assert metric.compute()['F'] == pytest.approx(100 * 1.3 * .5 / (.3 * .5 + 1))   # threshold 0 takes the frame
+    # threshold 0 takes the frame
+    assert metric.compute()['F'] == pytest.approx(100 * 1.3 * .5 / (.3 * .5 + 1))
 
 
 def test_samples_are_averaged_and_not_means_of_batches():
@@ -285,10 +293,12 @@ def extended(reading):
 
 
 def test_extended_by_hand():
-    # Along falling confidence: precision 1, 1/2, 1/3, 1/2 (interpolated 1, 1/2, 1/2, 1/2); recall 1/3, 1/3, 1/2, 1
+    # Along falling confidence: precision 1, 1/2, 1/3, 1/2 (interpolated 1, 1/2, 1/2, 1/2); recall
+    # 1/3, 1/3, 1/2, 1
     exact, released = extended('paper').compute(), extended('release').compute()
     assert exact['AP'] == pytest.approx(100 * (1 / 3 + .5 / 6 + .5 / 2))
-    assert released['AP'] == pytest.approx(100 * (.5 / 6 + .5 / 2))     # neither .9 nor the first rectangle
+    # neither .9 nor the first rectangle
+    assert released['AP'] == pytest.approx(100 * (.5 / 6 + .5 / 2))
     assert exact['max_F1'] == pytest.approx(200 / 3) and released['max_F1'] == 66.7
     assert released['precision'] == pytest.approx(50) and released['recall'] == pytest.approx(100)
     assert released['LocAcc'] == pytest.approx(200 / 3)
@@ -319,7 +329,8 @@ def test_a_confidence_that_is_no_number_is_named(odd):
 def test_ten_perfect_samples_score_80():
     for reading, score in (('release', 80), ('paper', 100)):
         metric = M.Extended(reading=reading)
-        metric.iou, metric.confidence, metric.sounding = [1.] * 10, [i / 10 for i in range(10)], [True] * 10
+        metric.iou, metric.sounding = [1.] * 10, [True] * 10
+        metric.confidence = [i / 10 for i in range(10)]
         assert metric.compute()['AP'] == pytest.approx(score)
 
 
@@ -331,9 +342,10 @@ def test_extended_from_maps_and_ties():
     scores = metric.compute()
     # one point; of the three detections one has IoU > 0.5, and by the release's >= two have
     assert scores['AP'] == pytest.approx(100 / 3) and scores['precision'] == pytest.approx(100 / 3)
-    assert float(metric_as('release', metric).precision_recall(torch.tensor([.5]).double())[0]) == pytest.approx(2 / 3)
-    assert scores['LocAcc'] == pytest.approx(50)                                    # > 0.5 in both readings
-    lost = M.Extended()                                                # a box clipped away still sounds
+    precision, _ = metric_as('release', metric).precision_recall([.5])
+    assert float(precision) == pytest.approx(2 / 3)
+    assert scores['LocAcc'] == pytest.approx(50)  # > 0.5 in both readings
+    lost = M.Extended()  # a box clipped away still sounds
     lost.update(heat[:1], 0 * LEFT, [.5], ['sounding'])
     assert lost.sounding == [True] and lost.compute()['LocAcc'] == 0
 
@@ -380,7 +392,7 @@ def test_interactive_by_hand():
     assert group_of('accordion_female_10438_accordion') == 'accordion_female_10438'
     metric.update(torch.cat([HEAT, HEAT, HEAT]), torch.cat([LEFT, 1 - LEFT, LEFT]), ['a', 'a', 'b'],
                   [2, 2, 1])
-    scores = metric.compute()                                                       # worst: 1/7 in a, 3/5 in b
+    scores = metric.compute()  # worst: 1/7 in a, 3/5 in b
     assert scores['IIoU'] == 50 and scores['IIoU_adap'] == 50
     assert scores['IAUC'] == pytest.approx(100 * .05 * (.5 * 1 + 2 * 1 + 9 / 2))
 
@@ -422,7 +434,7 @@ def test_pixel_ap_by_hand():
 def test_mixtures_find_the_pairing():
     metric = M.MultiSource()
     truth = torch.stack([LEFT, 1 - LEFT], 1)                                        # (1, 2, H, W)
-    metric.update(truth.flip(1) * .9, truth * .25)                                  # non-zero is source
+    metric.update(truth.flip(1) * .9, truth * .25)  # non-zero is source
     scores = metric.compute()
     assert all(scores[key] == pytest.approx(100) for key in scores)
     assert metric.iou == [1, 1]
@@ -430,13 +442,15 @@ def test_mixtures_find_the_pairing():
 
 def test_mixtures_by_hand():
     metric, scene = M.MultiSource(), SceneAverage()
-    heat = torch.stack([HEAT, maps([0, .3, .3, .3], [0, .3, .3, .3])], 1)           # the second stays below 0.5
+    below = maps([0, .3, .3, .3], [0, .3, .3, .3])                          # nothing at 0.5
+    heat = torch.stack([HEAT, below], 1)
     truth = torch.stack([LEFT, 1 - LEFT], 1)
     for m in (metric, scene):
         m.update(heat, truth)
-    # HEAT on the left: .9 .8 .7 right, .6 wrong, .2 right: (1 + 1 + 1 + 4/5) / 4. The other: 4 of 6 tied.
+    # HEAT on the left: .9 .8 .7 right, .6 wrong, .2 right: (1 + 1 + 1 + 4/5) / 4. The other: 4 of 6
+    # tied.
     assert metric.cap == pytest.approx([((3 + 4 / 5) / 4 + 4 / 6) / 2])
-    assert metric.piap == pytest.approx([1.0])                                      # every pixel is of some source
+    assert metric.piap == pytest.approx([1.0])  # every pixel is of some source
     assert metric.iou == pytest.approx([3 / 5, 0]) and scene.iou == pytest.approx([.3])
     assert metric.compute()['CIoU@10'] == 50 and scene.compute()['CIoU@10'] == 100
     assert metric.compute()['CIoU@50'] == 50 and scene.compute()['CIoU@50'] == 0
@@ -447,7 +461,8 @@ def test_a_source_without_pixels_is_left_out():
     metric.update(torch.stack([HEAT, HEAT], 1), torch.stack([LEFT, 0 * LEFT], 1))
     metric.update(torch.stack([HEAT, HEAT], 1), torch.zeros(1, 2, 2, 4))
     assert len(metric.iou) == 1 and math.isnan(metric.cap[1]) and math.isnan(metric.piap[1])
-    assert metric.compute()['CAP'] == pytest.approx(95) and metric.compute()['PIAP'] == pytest.approx(95)
+    scores = metric.compute()
+    assert scores['CAP'] == pytest.approx(95) and scores['PIAP'] == pytest.approx(95)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -482,9 +497,10 @@ N = 12
 
 
 def samples():
-    """Heatmaps and ground truths (N, 20, 24), among them empty and full ones and ties; confidences; groups."""
+    """Heatmaps and ground truths (N, 20, 24), also empty, full and tied; confidences; groups."""
     generator = torch.Generator().manual_seed(3)
-    heat = (torch.rand(N, 20, 24, generator=generator) * 20).round() / 20           # many pixels lie on thresholds
+    # many pixels lie on thresholds
+    heat = (torch.rand(N, 20, 24, generator=generator) * 20).round() / 20
     truth = torch.zeros(N, 20, 24)
     for i, (size, sounding) in enumerate(zip(range(2, 2 + N), [1, 1, 0, 1] * 3)):
         truth[i, 2:2 + size, 3:3 + size] = sounding
@@ -496,7 +512,8 @@ def samples():
 def everything(order, size, threshold='fixed:0.5'):
     """Every metric, fed the samples of `order`, `size` at a time."""
     heat, truth, confidence, groups = samples()
-    kinds = [M.SingleSource, M.Segmentation, M.Robustness, M.Interactive, M.MultiSource, M.BothRight]
+    kinds = [M.SingleSource, M.Segmentation, M.Robustness, M.Interactive, M.MultiSource,
+             M.BothRight]
     kinds += [M.Extended] if threshold != 'sweep' else []
     fed = [kind(threshold) for kind in kinds]
     for start in range(0, len(order), size):
@@ -516,7 +533,8 @@ def everything(order, size, threshold='fixed:0.5'):
 
 
 def results(fed):
-    return [str(metric.compute()) for metric in fed]       # as text: every digit counts, and NaN equals NaN
+    # As text every digit counts, and NaN equals NaN.
+    return [str(metric.compute()) for metric in fed]
 
 
 @pytest.mark.parametrize('threshold', ['fixed:0.5', 'top50', 'adaptive', 'sweep'])
@@ -525,14 +543,16 @@ def test_neither_batch_size_nor_order_nor_merging_shows(threshold):
     shuffled = torch.randperm(N, generator=torch.Generator().manual_seed(1)).tolist()
     assert results(everything(list(range(N)), 1, threshold)) == whole
     assert results(everything(shuffled, 5, threshold)) == whole
-    first, second = everything(list(range(0, N, 2)), 4, threshold), everything(list(range(1, N, 2)), 3, threshold)
+    first = everything(list(range(0, N, 2)), 4, threshold)
+    second = everything(list(range(1, N, 2)), 3, threshold)
     for one, other in zip(first, second):
         one.merge(other)
     assert results(first) == whole
 
 
 def one_of_two_ranks(rank, folder):
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank,
+                                         world_size=2)
     fed = everything(list(range(rank, N, 2)), 3)
     for metric in fed:
         metric.merge_across_ranks()
@@ -543,11 +563,12 @@ def one_of_two_ranks(rank, folder):
 def test_two_processes_equal_one(tmp_path):
     multiprocessing.spawn(one_of_two_ranks, args=(str(tmp_path),), nprocs=2)
     whole = results(everything(list(range(N)), N))
-    assert torch.load(tmp_path / '0.pt', weights_only=True) == torch.load(tmp_path / '1.pt', weights_only=True) == whole
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f'{rank}.pt', weights_only=True) == whole
 
 
 def test_memory_does_not_grow_with_the_maps():
-    """What is kept of a 4 times larger map is as much as of the small one: numbers per sample and sums."""
+    """As much is kept of a 4 times larger map: numbers per sample and sums."""
     small, large = M.Segmentation(), M.Segmentation()
     small.update(HEAT, LEFT)
     large.update(HEAT.repeat(1, 2, 2), LEFT.repeat(1, 2, 2))
@@ -562,8 +583,9 @@ def test_memory_does_not_grow_with_the_maps():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
 def test_the_gpu_agrees():
     heat, truth, confidence, groups = samples()
-    for make in (M.SingleSource, M.Segmentation, lambda: M.SingleSource('sweep'), lambda: M.SingleSource('top50')):
-        here, there = make(), make()
+    for kind, threshold in ((M.SingleSource, 'fixed:0.5'), (M.SingleSource, 'sweep'),
+                            (M.SingleSource, 'top50'), (M.Segmentation, 'fixed:0.5')):
+        here, there = kind(threshold), kind(threshold)
         here.update(heat, truth)
         there.update(heat.cuda(), truth.cuda())
         assert str(here.compute()) == str(there.compute())
@@ -577,7 +599,7 @@ def test_a_frame_that_lacks_a_sound_says_nothing_interactively():
     truth, wrong = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
     metric = M.Interactive()
     metric.update(truth.repeat(2, 1, 1), truth.repeat(2, 1, 1), ['a', 'a'], [2, 2])
-    metric.update(truth, truth, ['b'], [2])                  # right, but its other sound was never heard
+    metric.update(truth, truth, ['b'], [2])  # right, but its other sound was never heard
     assert metric.compute()['IIoU'] == 100 and len(metric.worst(metric.iou)) == 1
     metric.update(wrong, truth, ['b'], [2])
     assert metric.compute()['IIoU'] == 50
