@@ -182,8 +182,8 @@ def score(dataset, batches, meters, find, show=None, folder=None):
     """Read these batches of a benchmark once and feed every meter. -> examples, {id: confidence}
 
     meters: {task: {row: metric}}. find(samples) -> {row: a map, or None, for each sample}; where a
-    meter needs it, it also gives each sample its 'confidence'. show: makes examples of samples
-    (figures.examples.examples_of); folder: where our maps are saved.
+    meter needs it, each sample is also given its 'confidence'. show: figures.examples.examples_of,
+    where pictures are asked for. folder: where our maps are saved.
     """
     examples = []
     confidences = {}
@@ -565,9 +565,7 @@ def evaluate(args):
         facts = {'heatmaps' if args.heatmaps else 'checkpoint': source, 'preset': preset,
                  'threshold': args.threshold, 'metrics': f'reading of the {args.reading}'}
         tables = {task: (results[task], results[ORACLE][task], paper) for task in args.wanted}
-        extended = {name: rows['robustness']['ours'] for name, rows in meters.items()
-                    if args.wanted.get('robustness', {}).get(name) is Extended}
-        draw_report(args.figures, tables, examples, extended, facts)
+        draw_report(args.figures, tables, examples, meters, facts)
     return results
 
 

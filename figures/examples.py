@@ -84,10 +84,15 @@ def draw_sheets(folder, benchmark, tasks, examples):
 
 
 def draw_report(folder, tables, examples, meters, facts):
-    """The report, and the curves of the extended sets. meters: {benchmark: Extended}"""
-    if meters:
+    """The report, and the curves of the extended sets. meters: {benchmark: {task: {row: ...}}}"""
+    extended = {}
+    for name, tasks in meters.items():
+        meter = tasks.get('robustness', {}).get('ours')
+        if meter and 'confidence' in meter.needs:
+            extended[name] = meter
+    if extended:
         picture = Path(folder, 'precision_recall.png')
-        attempt(picture, draw_curves, meters, picture)
+        attempt(picture, draw_curves, extended, picture)
     page = Path(folder, 'report.html')
     if attempt(page, report.report, page, 'Hearing and seeing', tables, examples, facts):
         print(f'{page}: open it in a browser')
