@@ -10,7 +10,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, MistralForCausalLM, Qwen2AudioProcessor
 
 from captions import OBJECT_PROMPTS, answer_prompts, caption_images, caption_sounds, load_model
-from data import normalise, read_audio
+from media import normalise, read_audio
 from miniature.drawings import SOUNDING
 from miniature.pretraining import captioners, lessons, tiny_blip2, tiny_mistral
 from miniature.pretraining.__main__ import WEIGHTS

@@ -16,7 +16,8 @@ from transformers import (AutoProcessor, AutoTokenizer, Blip2Config, Blip2ForCon
                           WhisperFeatureExtractor)
 
 import captions
-from data import SAMPLE_RATE, read_audio, read_ids, read_image
+from data import read_ids
+from media import SAMPLE_RATE, read_audio, read_image
 
 WORDS = ('dog cat bell red blue a the of sound is on left right drum frog car house tree with and '
          'small ringing barking loud soft quiet wall sky').split()
