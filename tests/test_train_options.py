@@ -220,10 +220,12 @@ def test_the_optimiser_has_the_projection_and_w_and_b_where_a_loss_uses_them(
 def test_prompt_and_audio_tokens_reach_the_text_encoder(
         training, monkeypatch, prompt, tokens, before, after):
     asked = []
-    note = lambda A, clipseg, *parts: asked.append(parts)
-    watch(monkeypatch, model_file, 'embed_prompt', note)
+    watch(monkeypatch, model_file, 'embed_prompt', lambda A, clipseg, *parts: asked.append(parts))
     seen = training('--prompt', prompt, '--audio-tokens', str(tokens))
-    words = lambda text: tiny_clipseg()[1](text).input_ids[1:-1]
+
+    def words(text):
+        return tiny_clipseg()[1](text).input_ids[1:-1]
+
     assert len(asked) == len(seen.forwards) + len(seen.validations)
     for ids_before, audio, ids_after in asked:
         assert ids_before.tolist()[1:] == words(before) and ids_after.tolist()[:-1] == words(after)
@@ -238,13 +240,12 @@ def test_a_given_prompt_goes_before_the_checkpoint_s_and_that_before_the_default
     made, tokenizer = load_model('miniature', prompt='An image of a <*>', audio_tokens=2)
     saved = {**model_file.trained_state(made), 'prompt': 'An image of a <*>', 'audio_tokens': 2}
     torch.save(saved, tmp_path / 'a.pt')
-    words = lambda text: tokenizer(text).input_ids[:-1]
     for path, prompt, expected, tokens in ((tmp_path / 'a.pt', None, 'An image of a', 2),
                                            (tmp_path / 'a.pt', 'the <*>', 'the', 2),
                                            (tmp_path / 'a.pt', PROMPT, 'A photo of a', 2),
                                            (None, None, 'A photo of a', 1)):
         model, _ = load_model('miniature', path, prompt)
-        assert model.prompt_before.tolist() == words(expected)
+        assert model.prompt_before.tolist() == tokenizer(expected).input_ids[:-1]
         assert model.audio_tokens(torch.rand(1, 8000)).shape[1] == tokens
 
 
@@ -306,7 +307,10 @@ def test_after_a_training_in_bf16_the_scores_are_those_of_the_trained_weights_in
 
 def test_chunks_reach_the_decoder(training, monkeypatch):
     pairs = []
-    note = lambda M_G, clipseg, activations, A: pairs.append(A.shape[:2].numel())
+
+    def note(M_G, clipseg, activations, A):
+        pairs.append(A.shape[:2].numel())
+
     watch(monkeypatch, model_file, 'decode', note)
     training('--pair-chunk', '8')
     assert pairs == [8, 8, 16]      # 4 x 4 pairs in training; validation keeps no graph

@@ -1,4 +1,4 @@
-"""What a training saves, and when: no weights that are not finite, and into no other run's folder."""
+"""What a training saves and when: no weights that are not finite, no other run's folder."""
 
 import json
 from types import SimpleNamespace
