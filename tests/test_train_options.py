@@ -82,6 +82,16 @@ def test_values_out_of_range_are_refused_by_name(capsys):
     assert 'at least one of' in capsys.readouterr().err
 
 
+def test_a_batch_is_two_pairs_or_more_for_each_process(monkeypatch):
+    for processes, words in ((3, 'does not divide among 3'), (4, 'at least 2 pairs'), (2, None)):
+        monkeypatch.setattr(train, 'rank_and_processes', lambda: (0, processes))
+        if words:
+            with pytest.raises(ValueError, match=words):
+                train.refuse_uneven(4)
+        else:
+            train.refuse_uneven(4)
+
+
 # ---- the equations, by another way than losses.py's
 
 def cosine(x, y):
