@@ -535,6 +535,8 @@ def prepare_pair(pairs, folder, sample):
     if all(is_newer(target, source) for target, source in zip(targets, sources)):
         return None
     side = int(RESIZE_BEFORE_CROP * pairs.image_size)
+    for source in sources:      # linked by an earlier start with a smaller --share
+        (folder / source.parent.name / source.name).unlink(missing_ok=True)
     frame, sound = io.BytesIO(), io.BytesIO()
     try:
         image = read_image(sources[0]).resize((side, side), Image.Resampling.BICUBIC)
