@@ -29,6 +29,7 @@ import signal
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -498,8 +499,9 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
     print(f'{len(chosen):,} pairs will take about {len(chosen) * pair_bytes(pairs) / 1e9:,.1f} GB '
           f'in {folder}; {shutil.disk_usage(folder).free / 1e9:,.1f} GB are free')
     bad = set()
-    with ThreadPoolExecutor() as pool:
-        found = pool.map(partial(prepare_pair, pairs, folder), chosen)
+    prepare_one = partial(prepare_pair, pairs, folder)
+    # closing: the first bad pair, or Ctrl-C, ends it at once, not after all the others
+    with ThreadPoolExecutor() as pool, closing(pool.map(prepare_one, chosen)) as found:
         for sample, error in zip(chosen, tqdm(found, 'training pairs', len(chosen))):
             if error and not skip_bad:
                 raise SampleError(f'{error}; or --skip-bad-samples leaves such pairs out')
