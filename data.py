@@ -26,6 +26,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -448,13 +449,23 @@ def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, process
 def training_loader(pairs, batches, workers=0):
     """Loads the given batches (lists of indices), in their order."""
     return DataLoader(pairs, batch_sampler=batches, num_workers=workers, collate_fn=collate,
-                      pin_memory=torch.cuda.is_available(), worker_init_fn=obey_the_trainer_alone)
+                      pin_memory=torch.cuda.is_available(), worker_init_fn=obey_the_trainer_alone,
+                      multiprocessing_context=start_method(workers))
 
 
 def evaluation_loader(dataset, batch_size, workers=0):
     """Batches in the dataset's order, the last one smaller."""
     return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate,
-                      worker_init_fn=obey_the_trainer_alone)
+                      worker_init_fn=obey_the_trainer_alone,
+                      multiprocessing_context=start_method(workers))
+
+
+def start_method(workers):
+    """How loading processes start: on Linux by fork, as before Python 3.14.
+
+    Its fork server would inherit that train.py blocks SIGCHLD, and never learn that one has ended.
+    """
+    return 'fork' if workers and sys.platform == 'linux' else None
 
 
 def obey_the_trainer_alone(worker):
