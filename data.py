@@ -504,8 +504,11 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
     pairs = VGGSound(root, 'train', image_size, seconds, augmented=True, skip_bad=skip_bad)
     tell_other_splits(pairs.list)
     folder = Path(out) / 'vggsound'
-    for kind in ('frames', 'audio'):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for source in (pairs.frames, pairs.audio):
+        target = folder / source.name
+        target.mkdir(parents=True, exist_ok=True)
+        if target.samefile(source):
+            raise ValueError(f'{target} is a folder of the data root itself: name another --out')
     chosen = pairs.ids[:round(share * len(pairs))]
     print(f'{len(chosen):,} pairs will take about {len(chosen) * pair_bytes(pairs) / 1e9:,.1f} GB '
           f'in {folder}; {shutil.disk_usage(folder).free / 1e9:,.1f} GB are free')
@@ -603,8 +606,6 @@ def main(argv=None):
     out = args.out or Path(root, 'prepared')
     if sentence := overwritten([('--out', out)], [('--data-root', Path(root, 'vggsound'))]):
         parser.error(sentence)
-    if Path(out).resolve() == Path(root).resolve():
-        parser.error(f'--out {out} is the data root: name another folder')
     count = prepare(root, out, config.image_size, config.seconds, args.share, args.skip_bad_samples)
     print(f'{out}: {count} pairs; train.py --data-root {out} reads them')
 
