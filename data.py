@@ -510,8 +510,10 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
         if target.samefile(source):
             raise ValueError(f'{target} is a folder of the data root itself: name another --out')
     chosen = pairs.ids[:round(share * len(pairs))]
-    print(f'{len(chosen):,} pairs will take about {len(chosen) * pair_bytes(pairs) / 1e9:,.1f} GB '
-          f'in {folder}; {shutil.disk_usage(folder).free / 1e9:,.1f} GB are free')
+    need = len(chosen) * sum(file_bytes(pairs))
+    free = shutil.disk_usage(folder).free
+    print(f'{len(chosen):,} pairs will take {need / 1e9:,.1f} GB in {folder}; {free / 1e9:,.1f} GB '
+          'are free')
     bad = set()
     prepare_one = partial(prepare_pair, pairs, folder)
     # closing: the first bad pair, or Ctrl-C, ends it at once, not after all the others
@@ -538,17 +540,17 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
     return len(ids)
 
 
-def pair_bytes(pairs):
-    """Bytes of one prepared pair."""
+def file_bytes(pairs):
+    """Bytes of a prepared frame, whose rows a BMP file pads to 4, and of a prepared sound."""
     side = int(RESIZE_BEFORE_CROP * pairs.image_size)
-    return 3 * side**2 + 2 * round(pairs.seconds * SAMPLE_RATE)
+    return 54 + side * (-(-3 * side // 4) * 4), 44 + 2 * round(pairs.seconds * SAMPLE_RATE)
 
 
 def prepare_pair(pairs, folder, sample):
     """Write one pair below folder. -> None, or the SampleError of a file that cannot be read"""
     sources = pairs.frame_file(sample), pairs.sound_file(sample)
     targets = folder / f'frames/{sample}.bmp', folder / f'audio/{sample}.wav'
-    if all(is_newer(target, source) for target, source in zip(targets, sources)):
+    if all(map(is_newer, targets, sources, file_bytes(pairs))):
         return None
     side = int(RESIZE_BEFORE_CROP * pairs.image_size)
     for source in sources:      # linked by an earlier start with a smaller --share
@@ -567,8 +569,11 @@ def prepare_pair(pairs, folder, sample):
     return None
 
 
-def is_newer(target, source):
-    return target.exists() and target.stat().st_mtime_ns > source.stat().st_mtime_ns
+def is_newer(target, source, size):
+    """Whether a copy is of this size (of another preset's frames it is not) and newer."""
+    if not target.exists() or target.stat().st_size != size:
+        return False
+    return target.stat().st_mtime_ns > source.stat().st_mtime_ns
 
 
 def link(source, target):
