@@ -17,6 +17,7 @@ SMALL = '--lambda-i 0.015625 --lambda-f 0.03125 --lambda-reg 0.015625 --tau 1'.s
 def spoil(which, factor=float('nan')):
     """A hook that multiplies w's gradient in one forward pass, counted from 1."""
     def hook(seen, one):
+        hook.seen = seen
         if len(seen.forwards) == which:
             hook.handle = one['self'].masker_i.w.register_hook(lambda gradient: gradient * factor)
         elif len(seen.forwards) == which + 1:
@@ -27,8 +28,10 @@ def spoil(which, factor=float('nan')):
 # ---- gradients that are not finite
 
 def test_a_step_that_is_not_finite_is_neither_taken_nor_saved_nor_logged(training, tmp_path):
+    hook = spoil(2)
     with pytest.raises(ValueError, match='gradient is not finite at step 1 .*run.last.pt'):
-        training('--epochs', '1', '--save-seconds', '0', hook=spoil(2))
+        training('--epochs', '1', '--save-seconds', '0', hook=hook)
+    assert len(hook.seen.steps) == 1
     saved = torch.load(tmp_path / 'run/last.pt', weights_only=True)
     assert saved['trainer']['step'] == 1 and saved['masker_i']['w'].isfinite()
     lines = (tmp_path / 'run/log.jsonl').read_text(encoding='utf-8').splitlines()
