@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-import processes
+import checkpoint
 from conftest import ROOT
 
 
@@ -14,33 +14,30 @@ from conftest import ROOT
                                                    (False, 'gloo', 'cpu')])
 def test_each_process_of_torchrun_joins_with_its_own_device(monkeypatch, gpus, backend, device):
     chosen, joined = [], []
-    monkeypatch.setattr(sys, 'excepthook', sys.excepthook)          # put back afterwards
-    monkeypatch.delenv('TORCHELASTIC_RUN_ID', raising=False)
     monkeypatch.setenv('LOCAL_RANK', '3')
-    monkeypatch.setattr(processes.torch.cuda, 'is_available', lambda: gpus)
-    monkeypatch.setattr(processes.torch.cuda, 'set_device', chosen.append)
-    monkeypatch.setattr(processes.dist, 'init_process_group',
+    monkeypatch.setattr(checkpoint.torch.cuda, 'is_available', lambda: gpus)
+    monkeypatch.setattr(checkpoint.torch.cuda, 'set_device', chosen.append)
+    monkeypatch.setattr(checkpoint.dist, 'init_process_group',
                         lambda backend, timeout: joined.append((backend, timeout.total_seconds())))
     monkeypatch.delenv('RANK', raising=False)
-    assert str(processes.start_processes()) == device and not joined
+    assert str(checkpoint.start_processes()) == device and not joined
     monkeypatch.setenv('RANK', '3')
-    assert str(processes.start_processes()) == device
-    assert joined == [(backend, 12 * 3600)] and chosen == [3, 3] * gpus
+    assert str(checkpoint.start_processes()) == device
+    assert joined == [(backend, 12 * 3600)] and [str(one) for one in chosen] == ['cuda:3'] * 2 * gpus
 
 
 TOGETHER = """
 import sys
 import torch
 import torch.distributed as dist
-from negatives import everyone, first_of_mine
-from processes import agree, gather_lists, largest, rank_and_processes, smallest
+from checkpoint import agree, gather_lists, largest, rank_and_processes
+from losses import everyone, first_of_mine
 
 rank = int(sys.argv[1])
 dist.init_process_group('gloo', init_method=f'file://{sys.argv[2]}', rank=rank, world_size=2)
 assert rank_and_processes() == (rank, 2)
 assert gather_lists([f'{rank}{k}' for k in range(rank + 1)]) == ['00', '10', '11']
-assert (largest([9, -2][rank]), smallest([9, -2][rank])) == (9, -2)
-assert (largest([0.25, 0.75][rank]), smallest([0.25, 0.75][rank])) == (0.75, 0.25)
+assert largest([9, -2][rank]) == 9 and largest([0.25, 0.75][rank]) == 0.75
 agree(7, 'all have seven')
 try:
     agree([7, 8][rank], 'not all have seven')
