@@ -28,6 +28,7 @@ from unittest import mock
 import torch
 import torch.nn as nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
@@ -36,8 +37,8 @@ from checkpoint import given_options, overwritten, pick_device, run_script, some
 from figures.tables import table
 from losses import loss_terms
 from model import PRESETS, ROOT, SoundLocalizer, load_model
-from speed.costs import (clock, count_vision, counter, keep_freed_memory, matrix_product_rate,
-                         name_of, peak_bytes, staged)
+from speed.costs import (clock, count_vision, keep_freed_memory, matrix_product_rate, name_of,
+                         peak_bytes, staged, stages)
 from speed.parts import measure_evaluation, measure_loading, measure_metrics
 from speed.plain import plain_reading
 
@@ -122,11 +123,15 @@ class Contender:
         return take_step(self.forward, self.batch, self.optimiser, self.precision, stage)
 
 def operations(who, model, B, size, seconds, cached=False):
-    """Operations of a step, counted from the shapes of the model. -> {term: operations}"""
+    """Multiplications and additions of a step's matrix products and convolutions, by the shapes.
+
+    Elementwise operations, the filterbank, norms and softmax do not count. -> {term: operations}
+    """
     frames = (round(seconds * SAMPLE_RATE) - FRAME) // HOP + 1
     ids = model.prompt_before.tolist(), model.prompt_after.tolist()
-    stage, counts = counter()
-    with torch.device('meta'), sdpa_kernel(SDPBackend.MATH):        # fused kernels do not count
+    mode = FlopCounterMode(display=False)
+    stage, counts = stages(mode.get_total_flops)
+    with torch.device('meta'), mode, sdpa_kernel(SDPBackend.MATH):  # it knows no fused kernels
         bare = SoundLocalizer(CLIPSegForImageSegmentation(model.clipseg.config),
                               BEATs(model.beats.cfg), ids)
         spectrogram = torch.empty(B, frames, N_MELS)
@@ -134,7 +139,7 @@ def operations(who, model, B, size, seconds, cached=False):
                  'noise': [torch.empty(B, n, size, size) for n in (B, 1)]}
         with mock.patch('beats.fbank', lambda wav: spectrogram):
             contender = Contender(bare, batch, who, cached=cached)
-            with staged(bare, stage), stage('masks'):           # of the plain reading: everything
+            with staged(bare, stage), stage('masks'):       # here, the rest of the plain reading
                 out = contender.forward(**contender.batch)
         with stage('losses'):
             loss = sum(loss_terms(out).values())

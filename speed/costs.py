@@ -1,8 +1,6 @@
-"""What a piece of code costs: seconds, operations, passes of the vision encoder, bytes.
+"""What a piece of code costs: seconds, passes of the vision encoder, bytes, by stages.
 
 stage(name) is a context manager; what runs in it is counted under that name, but for inner stages.
-Operations are the multiplications and additions of matrix products and convolutions
-(torch.utils.flop_counter), without elementwise operations, filterbank, norms and softmax.
 """
 
 import contextlib
@@ -14,7 +12,6 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import model as model_file
 
@@ -26,36 +23,26 @@ except ImportError:         # Windows
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4       # malloc.h
 
 
-def clock(device):
-    """-> a stage(name) that measures seconds, and the dict {name: seconds} that it fills."""
-    seconds = {}
-
-    def now():
-        if torch.device(device).type == 'cuda':
-            torch.cuda.synchronize()
-        return time.perf_counter()
+def stages(read):
+    """read() grows with what is spent. -> a stage(name), the dict {name: spent} that it fills"""
+    spent = {}
 
     @contextlib.contextmanager
     def stage(name):
-        others, began = sum(seconds.values()), now()
+        others, before = sum(spent.values()), read()
         yield
-        inner = sum(seconds.values()) - others
-        seconds[name] = seconds.get(name, 0.0) + now() - began - inner
-    return stage, seconds
+        inner = sum(spent.values()) - others
+        spent[name] = spent.get(name, 0) + read() - before - inner
+    return stage, spent
 
 
-def counter():
-    """-> a stage(name) that counts operations, and the dict {name: operations} that it fills."""
-    counts = {}
-
-    @contextlib.contextmanager
-    def stage(name):
-        others = sum(counts.values())
-        with FlopCounterMode(display=False) as mode:
-            yield
-        inner = sum(counts.values()) - others
-        counts[name] = counts.get(name, 0) + mode.get_total_flops() - inner
-    return stage, counts
+def clock(device):
+    """Stages in seconds. A GPU finishes what it has to do at the borders of each stage."""
+    def now():
+        if torch.device(device).type != 'cpu':
+            torch.accelerator.synchronize()
+        return time.perf_counter()
+    return stages(now)
 
 
 @contextlib.contextmanager
@@ -100,10 +87,7 @@ def matrix_product_rate(device, precision):
 
 
 def keep_freed_memory():
-    """Ask glibc to keep the memory of freed tensors, which no step then has to get page by page.
-
-    At full size on a CPU that can be a third of a step. The process never becomes smaller.
-    """
+    """Ask glibc to keep the memory of freed tensors: to get it anew can be a third of a step."""
     if platform.libc_ver()[0] == 'glibc':
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)                                 # large blocks from the heap too
