@@ -79,7 +79,10 @@ def mask_gen_f(M_G, grid):
 # ---- Between the two resolutions (Table 13 reuses each mask at the other's place) -----------
 
 def to_grid(mask, grid):
-    """(B, N, H, W) -> (B, N, h, w), nearest neighbour: the top-left pixel of a patch (released)."""
+    """(B, N, H, W) -> (B, N, h, w).
+
+    Paper [66]: does not say how. Nearest neighbour, the top-left pixel of a patch (released code).
+    """
     return F.interpolate(mask, size=grid, mode='nearest')
 
 

@@ -37,7 +37,8 @@ warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 LOUDEST = 10            # times full scale: floats may exceed it a little, unscaled integers do far
 OPPOSED = 0.2           # channels cancel: less energy than this share of independent channels' mean
 TOLERANCE = 0.05                # seconds beyond those heard that part_heard does not mention
-GROUND_TRUTH_SIZE = 224         # everything is scored at 224 x 224 (released code)
+# Paper [65]: names no size of the scored maps; the released code scores everything at 224 x 224
+GROUND_TRUTH_SIZE = 224
 SCORED = GROUND_TRUTH_SIZE, GROUND_TRUTH_SIZE
 LONGEST_SIDE = 1600             # pixels, of a picture of one's own
 JPEG_THRESHOLD = 128            # least grey of a JPEG mask that is object

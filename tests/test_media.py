@@ -16,6 +16,7 @@ import evaluate
 from benchmarks import maps
 import media
 from conftest import ROOT
+from model import PRESETS
 
 RATE = 16000
 TONE = 0.3 * np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE)      # 2 s
@@ -403,7 +404,7 @@ def test_how_much_of_a_sound_is_heard_is_told(tmp_path, capsys, mp3):
             ('silent.wav', ['hears silent.wav, all of it silent']), ('short.wav', []),
             ('long.mp3', ['hears the first 2.0 s of long.mp3']),
             ('pipe.wav', ['hears the first 2.0 of 5.0 s of pipe.wav'])):
-        evaluate.one_pair(Blank(1, 1), 'miniature', picture, tmp_path / name, out)
+        evaluate.one_pair(Blank(1, 1), PRESETS['miniature'], picture, tmp_path / name, out)
         *said, last = capsys.readouterr().out.splitlines()
         assert said == words and 'overlay, brought down to 1600 x 20 pixels; ' in last
     with Image.open(out) as shown:

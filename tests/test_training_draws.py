@@ -165,7 +165,7 @@ def test_workers_and_batch_size_reach_both_loaders(training, monkeypatch):
     def loader(kind, *arguments, num_workers, **more):
         size = len(more['batch_sampler'][0]) if 'batch_sampler' in more else arguments[0]
         asked.append((size, num_workers))
-        return DataLoader(kind, *arguments, **more)
+        return DataLoader(kind, *arguments, **{**more, 'multiprocessing_context': None})
 
     monkeypatch.setattr(data, 'DataLoader', loader)
     training('--workers', '3', '--batch-size', '6')
