@@ -1,6 +1,6 @@
-"""The fourteen test sets of section 4.1, as their authors released them: the files of each sample.
+"""The fourteen test sets of section 4.1 as their authors released them: the files of each sample.
 
-    samples = BENCHMARKS['avs_ms3'](root)       # root: a Path -> [BenchmarkSample]
+    samples = BENCHMARKS['avs_ms3'](root)       # root: a Path. -> [BenchmarkSample]
 
 Files below the root                                                            benchmark
 vggss/{frames, audio, vggss.json}                                               vggss
@@ -16,8 +16,8 @@ ade20k/{frames, audio, annotations, prompted_segmentation.csv}                  
 vgg_instruments/{frames, audio, annotations, vgginstruments_multi_test.csv}     vgg_instruments
 vgg_duet/vggsound_duet_test.csv, the rest in vggss                              vgg_duet
 
-Only the annotation files are read; data.py turns samples into tensors. A missing file is a
-FileNotFoundError, an invalid one a ValueError: one sentence that names it.
+Only annotation files are read here; data.py turns samples into tensors. FileNotFoundError: an
+annotation file is missing; ValueError: it is invalid. Both are one sentence that names the file.
 """
 
 from benchmarks.ade20k import list_ade20k

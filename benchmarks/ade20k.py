@@ -10,7 +10,7 @@ COLUMNS = 'image_location', 'vggsound_file', 'ade_class_id'     # among others
 
 
 def list_ade20k(root):
-    """A sound asks for a class, of which all objects count."""
+    """A sound asks for a class; the mask holds all objects of that class."""
     folder = root / 'ade20k'
     path = folder / 'prompted_segmentation.csv'
     samples = []
@@ -21,7 +21,7 @@ def list_ade20k(root):
         image = Path(location)
         ade_class = int(float(number))
         if not ade_class or not heard:
-            continue                        # it asks for nothing; its authors leave it out too
+            continue                        # no class or no sound; its authors skip such lines
         name = f'{image.stem}_{ade_class}_{Path(heard).stem}'
         sound = sound_file(folder / 'audio', Path(heard).stem)
         mask = folder / 'annotations' / image.with_name(f'{image.stem}_seg.png')

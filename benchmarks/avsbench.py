@@ -10,7 +10,7 @@ from benchmarks.lists import BenchmarkSample, read_boxes, read_rows, unique
 from media import GROUND_TRUTH_SIZE, file_of, sound_file
 
 OFFSCREEN_SEED = 42             # AVSBench-Robust's
-CATEGORIES = {                  # a class without any of these words is a category of its own
+CATEGORIES = {                  # a class with none of these words is a category of its own
     'music': 'piano guitar violin tabla marimba ukulele glockenspiel cello drum flute bell whistle',
     'human': 'man woman baby female male girl boy child person people speech singer',
     'animal': 'dog cat lion lions bird horse coyote wolf frog',
@@ -19,7 +19,7 @@ CATEGORIES = {                  # a class without any of these words is a catego
 
 
 def list_avs_s4(root):
-    """S4, a single source; its boxes, s4_box.json in 224 pixels, are by Senocak et al. (2025)."""
+    """S4: one source. Senocak et al. (2025) made its boxes, s4_box.json in 224 pixels."""
     folder = root / 'avsbench/s4'
     path = folder / 's4_box.json'
     entries = read_boxes(path, 'image', 'gt_box')
@@ -33,7 +33,7 @@ def list_avs_s4(root):
 
 
 def list_avs_ms3(root):
-    """MS3, several sources: labels such as "guitar, violin", no boxes; empty masks stay."""
+    """MS3: several sources, labels such as "guitar, violin", no boxes. Empty masks are kept."""
     return _list_avsbench(root / 'avsbench/ms3', 'avs1_ms3_test.csv')
 
 
@@ -52,7 +52,7 @@ def _list_avsbench(folder, annotation):
 def with_negatives(samples, conditions=('silence', 'noise', 'offscreen')):
     """The samples of any benchmark, then all of them again under each condition.
 
-    Their sounds in silence and noise are made by data.py; off-screen sounds need labels.
+    data.py makes silence and noise; to choose off-screen sounds, samples need labels.
     """
     listed = list(samples)
     partners = offscreen_partners(samples) if 'offscreen' in conditions else {}
@@ -67,11 +67,11 @@ def with_negatives(samples, conditions=('silence', 'noise', 'offscreen')):
 def offscreen_partners(samples):
     """{sound: the sound of another clip}, for the sounds of these samples.
 
-    Paper [42]: it takes its negatives from Li et al. (2025), who fix the seed 42 and swap sounds
-    between broad categories. Here the partner, drawn from (42, the clip's number), shares no
-    category with any source of the clip; else no class; else it is any other clip.
+    Paper [42]: negatives are those of Li et al. (2025), who fix the seed 42 and swap sounds between
+    broad categories. Here the partner is drawn with the seed (42, number of the clip) from the
+    clips that share no category with this one; if there are none, no class; else from all others.
     """
-    classes = {}                # those that are heard in each sound
+    classes = {}                # of each sound
     for s in samples:
         classes.setdefault(s.sounds[0], set()).update(s.label.split(', '))
     kinds = {sound: categories(', '.join(names)) for sound, names in classes.items()}
@@ -89,7 +89,7 @@ def offscreen_partners(samples):
 
 
 def categories(label):
-    """The categories of one class name or of several: 'playing violin, cat' -> music, animal."""
+    """The categories in a label: 'playing violin, cat' -> {'music', 'animal'}."""
     found = set()
     for name in label.split(', '):
         words = set(re.findall('[a-z]+', name.lower()))

@@ -9,7 +9,7 @@ from media import PICTURES, file_of, sound_file
 
 
 def list_flickr(root):
-    """flickr_test.csv: lines id,phrase; for each an XML file with boxes of several annotators."""
+    """flickr_test.csv: lines id,phrase; for each id an XML file, boxes of several annotators."""
     # Paper [37]: no oracle row, for want of "ground truth class labels"; so the phrases are unused
     folder = root / 'flickr/test'
     samples = []

@@ -7,15 +7,15 @@ from media import GROUND_TRUTH_SIZE, PICTURES, file_of, sound_file
 
 
 def list_is4(root):
-    """Two samples per frame, <scene>_<the object that sounds>."""
+    """Two samples per frame; an id is <scene>_<the object that sounds>."""
     return list_boxed(root / 'is4', 'synthetic3240_bbox.json', 'gt_masks', ('.png', '.jpg'),
                       lambda name: name.rpartition('_')[2])
 
 
 def list_boxed(folder, annotation, masks, suffixes, label_of, threshold=1):
-    """A json list [{image, audio, gt_box: a box in 224 pixels}]; of `image` the base name counts.
+    """A json list [{image, audio, gt_box: a box in 224 pixels}]; an id is the stem of `image`.
 
-    Samples of one frame differ after the last _ of their names. The folder `masks` may be missing.
+    Ids of the same frame differ after their last _. The folder `masks` may be missing.
     """
     samples = []
     for entry in read_boxes(folder / annotation, 'image', 'gt_box'):

@@ -32,8 +32,7 @@ def list_vgg_duet(root):
                 raise ValueError(f'{path} names {name}, for which {boxes} has no boxes: fetch both '
                                  'again')
         pair = [single[a], single[b]]
-        frames = [s.images[0] for s in pair]
-        sounds = [s.sounds[0] for s in pair]
-        labels = [label.replace('_', ' ') for label in (label_a, label_b)]
-        samples.append(BenchmarkSample(f'{a}_{b}', frames, sounds, labels, [s.boxes for s in pair]))
+        samples.append(BenchmarkSample(
+            f'{a}_{b}', [s.images[0] for s in pair], [s.sounds[0] for s in pair],
+            [label.replace('_', ' ') for label in (label_a, label_b)], [s.boxes for s in pair]))
     return samples

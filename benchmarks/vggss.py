@@ -25,7 +25,7 @@ def list_vggss(root):
 
 
 def area_statistic(path):
-    """Mean and deviation (over n) of the share of the frame in a sample's boxes, of vggss.json."""
+    """vggss.json -> mean and deviation (over n) of the share of the frame that boxes cover."""
     # Paper [36]: Table 14 motivates p+ = 0.4 by 0.3124 +- 0.2342, which these 224 x 224 maps give
     entries = read_boxes(Path(path), 'file', 'bbox')
     shares = [box_map(entry['bbox']).mean().item() for entry in entries]
@@ -35,21 +35,21 @@ def area_statistic(path):
 def extended(plain, folder, plain_folder):
     """The plain set, then as many pairs in which nothing visible sounds. Ids: <frame>_<sound>.
 
-    Files that extend_frames and extend_audio do not have are those of the plain set.
+    Files are looked for in extend_frames and extend_audio, then in the folders of the plain set.
     """
-    def pair(sample, frame, sound, condition):
-        image = file_of(folder / 'extend_frames', frame, PICTURES, plain_folder / 'frames')
-        heard = sound_file(folder / 'extend_audio', sound, plain_folder / 'audio')
-        return replace(sample, id=f'{frame}_{sound}', group=frame, condition=condition,
-                       images=[image], sounds=[heard], masks=[])
-
     path = folder / f'{folder.name}_test_plus_silent.csv'
     rows = read_rows(path, ('video', 'audio', 'label'), header=True)
-    for _, _, label in rows:
+    nothing = BenchmarkSample('', [], [], None, [])
+    pairs = [(s, s.id, s.id, 'sounding') for s in sorted(plain, key=lambda s: s.id)]
+    for frame, sound, label in sorted(rows):
         if label != 'non-sounding':
             raise ValueError(f'{path} has the label {label!r}: it lists only non-sounding pairs, '
                              'the sounding ones are those of the plain set')
-    nothing = BenchmarkSample('', [], [], None, [])
-    sounding = [pair(s, s.id, s.id, 'sounding') for s in sorted(plain, key=lambda s: s.id)]
-    silent = [pair(nothing, frame, sound, 'silent') for frame, sound, _ in sorted(rows)]
-    return sounding + silent
+        pairs.append((nothing, frame, sound, 'silent'))
+    samples = []
+    for truth, frame, sound, condition in pairs:
+        image = file_of(folder / 'extend_frames', frame, PICTURES, plain_folder / 'frames')
+        heard = sound_file(folder / 'extend_audio', sound, plain_folder / 'audio')
+        samples.append(replace(truth, id=f'{frame}_{sound}', group=frame, condition=condition,
+                               images=[image], sounds=[heard], masks=[]))
+    return samples

@@ -5,10 +5,10 @@ from benchmarks.lists import read_rows, unique
 
 
 def list_vpo(folder):
-    """VPO-SS has one sounding object per frame, VPO-MS one to five and a sample for each.
+    """VPO-SS has one sounding object per frame, VPO-MS one to five, and a sample for each.
 
-    Names are <coco image>_<annotation>; masks are JPEG, hence the threshold. labels.csv (id,label)
-    is to be made from COCO's instance annotations: the release has no classes for the oracle.
+    An id is <coco image>_<annotation>. Masks are JPEG, hence the threshold. The release has no
+    classes for the oracle: make labels.csv (id,label) from COCO's instance annotations.
     """
     path = folder / 'labels.csv'
     labels = unique(read_rows(path, ('id', 'label')), path) if path.exists() else {}

@@ -192,7 +192,7 @@ def test_vpo_s_jpeg_masks_are_cut_at_128_and_its_oracle_needs_labels_csv(tmp_pat
     table(tmp_path / 'vpo_ms/labels.csv', ('000000000139_8', 'dog'))
     assert [s.label for s in opened('vpo_ms', tmp_path).samples] == [None, 'dog']
     os.remove(tmp_path / 'vpo_ms/vpo_ms_bbox.json')         # masks are there, the list is not
-    with pytest.raises(FileNotFoundError, match='vpo_ms_bbox.json, which lists .*"Real data"'):
+    with pytest.raises(FileNotFoundError, match='vpo_ms_bbox.json, which lists .*docs.datasets.md'):
         opened('vpo_ms', tmp_path)
 
 
@@ -438,7 +438,7 @@ def test_columns_that_the_heading_lacks_are_named(tmp_path):
 
 @pytest.mark.parametrize('name', list(data.BENCHMARKS))
 def test_every_set_that_is_not_there_is_named_with_the_remedy(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=r'no annotation file .*\.(csv|json).*"Real data"'):
+    with pytest.raises(FileNotFoundError, match=r'no annotation file .*\.(csv|json).*datasets.md'):
         opened(name, tmp_path)
 
 
@@ -452,4 +452,5 @@ def test_a_list_without_any_of_its_files_names_the_first_that_lacks(tmp_path):
 def test_what_a_set_lacks_is_none_in_a_batch(tmp_path):
     vggss(tmp_path, {name: [[0, 0, 1, 1]] for name in 'abc'})
     batch = next(iter(data.evaluation_loader(opened('vggss', tmp_path), 2)))
-    assert batch['boxes'].shape == (2, 224, 224) and batch['mask'] == batch['sources'] == [None, None]
+    assert batch['boxes'].shape == (2, 224, 224)
+    assert batch['mask'] == batch['sources'] == [None, None]
