@@ -90,19 +90,19 @@ class BEATsConfig:
     layer_norm_first: bool = False
     activation_fn: str = "gelu"
     finetuned_model: bool = False           # there is a predictor of AudioSet classes on top
-    predictor_dropout: float = 0.1
     predictor_class: int = 527
 
     def __post_init__(self):
         for name in ("relative_position_embedding", "gru_rel_pos", "deep_norm", "layer_norm_first",
                      "activation_fn"):
-            value, only = getattr(self, name), getattr(type(self), name)
+            value = getattr(self, name)
+            only = getattr(BEATsConfig, name)
             if value != only:
                 raise ValueError(f"{name}={value!r} is not supported here, only {only!r}.")
+        D = self.encoder_embed_dim
         for name in ("encoder_attention_heads", "conv_pos_groups"):
-            if self.encoder_embed_dim % getattr(self, name):
-                raise ValueError(f"encoder_embed_dim={self.encoder_embed_dim} must be a multiple "
-                                 f"of {name}.")
+            if D % getattr(self, name):
+                raise ValueError(f"encoder_embed_dim={D} must be a multiple of {name}.")
         feature_layers(self.encoder_layers)
 
     @classmethod
@@ -129,7 +129,6 @@ class PositionConv(nn.Module):
 
     torch's weight_norm would give weight_g and weight_v other names than the official files.
     """
-
     def __init__(self, D, kernel, groups):
         super().__init__()
         self.groups = groups
@@ -319,8 +318,7 @@ def load_beats(path, keep_predictor=False):
 
     if not keep_predictor:
         cfg = dataclasses.replace(cfg, finetuned_model=False)
-        weights.pop("predictor.weight", None)
-        weights.pop("predictor.bias", None)
+        weights = {name: weights[name] for name in weights if not name.startswith("predictor.")}
     elif not cfg.finetuned_model:
         raise ValueError(f"{path} was not fine-tuned and holds no predictor: {HOW_TO_GET}.")
 
