@@ -83,11 +83,10 @@ def read_channels(path, seconds):
     """The left channel, then the right one, half of `seconds` each; a mono sound plays twice."""
     # Paper [40]: it does not say how AVSBench's clips of 5 s fill 10 s. The release plays one
     # channel after the other, and fails on mono.
-    length = round(seconds * SAMPLE_RATE)
-    channels = _at_16_khz(*_decode(path, seconds / 2), length // 2)     # (channels, length // 2)
+    sound, rate = _decode(path, seconds / 2)                            # (channels, samples)
+    channels = _at_16_khz(sound, rate, round(seconds * SAMPLE_RATE) // 2)
     right = channels[1] if len(channels) > 1 else channels[0]
-    both = torch.cat([channels[0], right])
-    return torch.nn.functional.pad(both, (0, length - len(both)))       # by 1 if the length is odd
+    return torch.cat([channels[0], right])                              # (seconds * 16,000,)
 
 
 def noise(index, length):
@@ -286,7 +285,7 @@ def read_mask(path, frame_size=None, threshold=1, ade_class=None):
     return (pixels[..., 0].int() // 10 * 256 + pixels[..., 1] == ade_class).float()
 
 
-# ---- Sound files without their true length ------------------------------------------------------
+# ---- Sound files without their true length -------------------------------------------------------
 # A program that writes into a pipe cannot know how many samples follow, and an MP3 need not say it:
 # such a sound ends where its file ends. A file that states more samples than it holds is truncated,
 # which decoders do not report.
@@ -335,17 +334,17 @@ def _read_samples(path, seconds):
 
 
 def _decode_mp3(path, wanted):
-    """-> (`wanted` samples or fewer, channels); None if the first frame (Xing, Info) states them.
+    """-> (`wanted` samples or fewer, channels); None if the first frame (Xing, Info) counts them.
 
-    Without that frame libsndfile estimates the number of samples from the size of the file and
-    stops there, often too early. Told a size of 1 GB, it decodes to the end. A truncated last frame
-    is left out.
+    Without such a frame libsndfile estimates their number from the size of the file and stops
+    there, often too early. Told a size of 1 GB, it decodes to the end; without the last frame if
+    that is truncated.
     """
     mp3 = Path(path).read_bytes()
     if mp3.startswith(b'ID3'):              # skip the tag; its size: 7 bits in each of 4 bytes
         mp3 = mp3[10 + sum(byte << 7 * k for k, byte in enumerate(mp3[9:5:-1])):]
     flags = re.search(rb'(?:Xing|Info)\0\0\0(.)', mp3[:4096], re.DOTALL)
-    if flags and flags[1][0] & 1:
+    if flags and flags[1][0] & 1:           # the number of frames is stated
         return None
     first = re.search(MP3_HEADER, mp3[:4096])       # a recorded stream may begin within a frame
     stream = _Endless(mp3[first.start():] if first else mp3)
@@ -364,12 +363,12 @@ def _decode_mp3(path, wanted):
 
 def _is_chain(path):
     """Whether an OGG holds several sounds one after the other, as internet radio writes it."""
-    flags = b''.join(re.findall(rb'OggS\0(.)', Path(path).read_bytes(), re.DOTALL))
+    flags = b''.join(re.findall(rb'OggS\0(.)', Path(path).read_bytes(), re.DOTALL))     # of pages
     return any(not page & 2 and following & 2 for page, following in zip(flags, flags[1:]))
 
 
 def _wav_with_size(path):
-    """The path; for a WAV that states a data size of 0, its bytes with the true size.
+    """The path; or, of a WAV whose data chunk states a size of 0, the bytes with the true size.
 
     libsndfile understands placeholders, and ignores the size of the RIFF chunk, often wrong.
     """
@@ -383,8 +382,8 @@ def _wav_with_size(path):
         raise SampleError(f'{path} is cut short by {stop - end} bytes: fetch it again')
     if stop > start or start == end:
         return path
-    others = [stop for _, _, stop in _chunks(wav, start)]
-    if others and others[-1] in (end - 1, end):         # no samples, but further chunks follow
+    ends = [stop for _, _, stop in _chunks(wav, start)]
+    if ends and ends[-1] in (end - 1, end):             # not samples follow, but other chunks
         return path
     size = min(end - start, 2**32 - 1) // 2 * 2         # 32 bits; an odd size would be padded
     wav[start - 4:start] = size.to_bytes(4, 'little')
