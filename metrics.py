@@ -5,16 +5,17 @@
     metric.merge_across_ranks()             # under torchrun; does nothing in one process
     metric.compute()                        # {'cIoU': 49.5, 'AUC': ..., 'cIoU_adap': ..., ...}
 
-Results are in per cent, but FPR and G_FPR are fractions, as in the paper. To the last bit, they do
-not depend on batch size, order of samples or number of processes: pixel counts are whole numbers
-(halves under a consensus map) and means over samples are exactly rounded sums. Where the released
-evaluators differ, a comment `Paper [n]` says how; tests/released_evaluators.py has their numbers.
+Tables 1, 2: SingleSource; 3, 4: Extended; 5: Robustness; 6: Segmentation; 7: Interactive; 8:
+MultiSource. In per cent, but FPR and G_FPR are fractions, as in the paper. Batch size, order and
+number of processes do not change a bit: pixel counts are whole numbers (halves under a consensus
+map), and sums over samples are exact, rounded once. Where a released evaluator differs, a comment
+`Paper [n]` says how, and tests/released_evaluators.py computes its number.
 Shapes: B maps in a batch, H W pixels, P = H * W, T thresholds (19 for 'sweep', else 1), N samples.
 """
 
+import copy
 import itertools
 import math
-from collections import Counter
 
 import numpy as np
 import torch
@@ -28,23 +29,22 @@ NEGATIVES = ('silence', 'noise', 'offscreen')       # conditions of Table 5
 
 
 # ---- Thresholding policy: from a heatmap to the predicted region ---------------------------------
-# Tables 1 to 8 cut each heatmap into a sounding region and the rest. --threshold names how:
-#   fixed:0.5   the pixels at 0.5 and above (or at any other number). This is for our own heatmaps,
-#               the probabilities sigmoid(M_G + b/w): 0.5 means "as likely as not".
-#   top50       the upper half of the pixels, whatever their values: the usual rule of the field,
-#               for maps without a scale. It fails on a source smaller than half the frame.
+# A policy, --threshold, cuts a heatmap into the predicted region and the rest:
+#   fixed:0.5   the pixels >= 0.5 (or another number), for our heatmaps: they are probabilities,
+#               sigmoid(M_G + b/w), and 0.5 means "as likely as not".
+#   top50       the upper half of the pixels: the usual rule of the field, for maps without a
+#               scale. It fails on a source smaller than half the frame.
 #   adaptive    as many of the highest pixels as the ground truth has: every "w/ Adap." column.
 #               This gives the size away, so it scores place and shape only.
-#   sweep       the 19 thresholds 0.05 .. 0.95 at once, as the release prints: lists of 19 results.
+#   sweep       the 19 thresholds 0.05 .. 0.95 at once: every score is a list of 19.
 # Paper [46]: it describes top50 and names no threshold for its own rows; the release prints all 19.
-# We infer 0.5: Table 5 gives earlier methods an FPR of exactly 0.50, so they are cut at their upper
-# half, and gives this method less, so it is cut at a fixed value.
-# Paper [48]: in four places the tables follow the released evaluators, not the paper's own words.
-# Each class follows the evaluators (reading='release') or the words (reading='paper'):
-#   cIoU and IIoU count a sample with IoU "greater than 0.5"; the evaluators take >= 0.5.
-#   LocAcc is "identical to cIoU", yet its evaluator takes > 0.5; both do in the paper's words.
-#   "w/ Adap." keeps "the top K pixels"; the evaluators keep K - 1, and fewer among ties.
-#   AP and max-F1 vary the confidence "over all samples"; the evaluator leaves most of them out.
+# We infer 0.5: Table 5's FPR is exactly 0.50 for earlier methods (top50), but lower for this one.
+# Paper [48]: the tables contradict the paper's words in four places. --reading chooses:
+#                    release (the evaluators)           paper (the words)
+#   cIoU, IIoU       IoU >= 0.5                         IoU "greater than 0.5"
+#   LocAcc           IoU > 0.5                          "identical to cIoU": the same, > 0.5
+#   w/ Adap.         K - 1 pixels, fewer among ties     "the top K pixels", exactly
+#   AP, max-F1       some of the confidences            the confidences of "all samples"
 
 def thresholds_for(heatmap, policy, ground_truth=None):
     """Where a policy cuts a heatmap (H, W); 'adaptive' needs the ground truth (H, W). -> (T,)"""
@@ -54,9 +54,9 @@ def thresholds_for(heatmap, policy, ground_truth=None):
         return heatmap.new_tensor([float(policy.removeprefix('fixed:'))])
     # Paper [49]: without a threshold, the release's VGG-SS, Flickr and extended evaluators reuse
     # the median of a batch's first map for the whole batch. Here each map has its own.
-    n_gt = int((ground_truth > 0).sum()) if policy == 'adaptive' else 0
+    K = int((ground_truth > 0).sum()) if policy == 'adaptive' else 0
     # Without any ground truth: the upper half, as in the alignment code
-    place = heatmap.numel() - n_gt if n_gt else heatmap.numel() // 2
+    place = heatmap.numel() - K if K else heatmap.numel() // 2
     values = heatmap.flatten().cpu().numpy()            # selecting takes a fortieth of sorting
     return heatmap.new_tensor([np.partition(values, place)[place]])
 
@@ -64,22 +64,22 @@ def thresholds_for(heatmap, policy, ground_truth=None):
 def overlap(heatmap, ground_truth, thresholds, strict=False):
     """How much of a heatmap, cut at T thresholds, lies inside and outside the ground truth.
 
-    thresholds (T,): ascending, evenly spaced; strict: > instead of >=. Returns inside (T,), the sum
-    of the ground truth under the prediction; outside (T,), the number of predicted pixels without
-    ground truth; and the sum of the ground truth.
+    thresholds (T,): ascending, evenly spaced; strict: > instead of >=. -> inside (T,), the sum of
+    the ground truth under the prediction; outside (T,), the number of predicted pixels without
+    ground truth; the sum of the ground truth
     """
     x, g = heatmap.flatten(), ground_truth.flatten()                        # (P,) each
     compare = torch.gt if strict else torch.ge
-    # Writing 0. and 1. without an array of bools between takes a third of the time on one thread.
+    # Comparing straight into 0. and 1. takes a third of the time of converting from bool.
     empty = torch.eq(g, 0, out=torch.empty_like(g))                         # (P,)
     T = len(thresholds)
     if T == 1:
         above = compare(x, thresholds, out=torch.empty_like(x))             # (P,)
         counts = torch.stack([above @ g, above @ empty])[:, None]           # (2, 1)
     else:
-        # How many thresholds does a pixel pass? They are evenly spaced, so arithmetic finds the
-        # nearest one: it passes all below it and none above, and one comparison is left (a fifth
-        # of the time of torch.bucketize). Small whole numbers are exact in float32.
+        # How many thresholds does a pixel pass? All below the nearest one, none above it, and the
+        # nearest by comparison. As they are evenly spaced, arithmetic finds it, in a tenth of the
+        # time of torch.bucketize. Small whole numbers are exact in float32.
         steps = (T - 1) / (thresholds[-1] - thresholds[0])
         passed = ((x - thresholds[0]) * steps).round_().clamp_(0, T - 1)    # (P,) 0 .. T - 1
         nearest = thresholds.index_select(0, passed.int())                  # (P,)
@@ -87,7 +87,7 @@ def overlap(heatmap, ground_truth, thresholds, strict=False):
         # Two histograms of it: inside, weighted by the ground truth, and outside, each pixel once.
         place = passed.add_(empty, alpha=T + 1).long()                      # (P,) 0 .. 2 T + 1
         histogram = x.new_zeros(2 * (T + 1)).scatter_add_(0, place, g + empty)
-        # Who passed n thresholds counts for the first n: sum from the end, drop "passed none".
+        # A pixel that passes n thresholds counts at the first n: sum from the end, drop n = 0.
         counts = histogram.view(2, T + 1).flip(1).cumsum(1).flip(1)[:, 1:]  # (2, T)
     inside, outside = counts.cpu().double()
     return inside, outside, float(g.sum())
@@ -104,9 +104,10 @@ def mean(values, scale=1):
 
 
 class Streaming:
-    """A metric appends to the lists in `kept` what it remembers of a sample; its len: samples seen.
+    """Sees a batch at a time and keeps a few numbers of each sample; len(): samples seen.
 
-    needs: the keys of a batch whose values update() takes after the heatmaps.
+    needs: the keys of a batch whose values update() takes after the heatmaps. kept: the attributes
+    that hold the numbers; each starts as a list, unless the class gives it another start.
     """
     needs = ()
     kept = ('iou',)
@@ -122,7 +123,7 @@ class Streaming:
         self.threshold = threshold
         self.reading = reading
         for name in self.kept:
-            setattr(self, name, getattr(type(self), name, []))
+            setattr(self, name, copy.copy(getattr(type(self), name, [])))
 
     def __len__(self):
         return len(getattr(self, self.kept[0]))
@@ -149,10 +150,10 @@ class Streaming:
         if policy == 'adaptive' and self.reading == 'paper':
             # Exactly the K highest pixels; among equal ones the first in reading order
             order = heatmap.flatten().argsort(descending=True, stable=True)         # (P,)
-            highest = order[:int((ground_truth > 0).sum())]                 # (K,)
+            highest = order[:int((ground_truth > 0).sum())]                         # (K,)
             heatmap = heatmap.new_zeros(len(order)).index_fill_(0, highest, 1)      # (P,)
             policy = 'fixed:0.5'
-        cut = thresholds_for(heatmap, policy, ground_truth)                 # (T,)
+        cut = thresholds_for(heatmap, policy, ground_truth)                         # (T,)
         return overlap(heatmap, ground_truth, cut, self.strict or policy == 'adaptive')
 
     def score(self, policy, heatmap, ground_truth):
@@ -198,13 +199,12 @@ class SingleSource(Streaming):
         self.iou.append(self.score(self.threshold, heatmap, boxes))
         self.iou_adaptive.append(self.score('adaptive', heatmap, boxes))
 
-    def success(self, iou):
-        return success_share(iou, strict=self.reading == 'paper')
-
     def compute(self):
-        fixed, adaptive = self.iou, self.iou_adaptive
-        return {'cIoU': self.success(fixed), 'AUC': area_under_success(fixed),
-                'cIoU_adap': self.success(adaptive), 'AUC_adap': area_under_success(adaptive)}
+        scores = {}
+        for suffix, iou in (('', self.iou), ('_adap', self.iou_adaptive)):
+            scores[f'cIoU{suffix}'] = success_share(iou, strict=self.reading == 'paper')
+            scores[f'AUC{suffix}'] = area_under_success(iou)
+        return scores
 
 
 def f_score(inside, outside, total):
@@ -218,13 +218,12 @@ def f_score(inside, outside, total):
 class Segmentation(Streaming):
     """mIoU, F, mIoU_adap, F_adap; `.area`: the share of pixels predicted. Non-zero is object.
 
-    F is, at each of 255 thresholds, the mean over the samples that have any object, then the
-    maximum over the thresholds; the threshold policy plays no part.
+    F needs no policy: its mean over the samples with an object at each of 255 thresholds, then the
+    maximum of the 255.
     Paper [51]: an empty mask (MS3 has some) scores the share of pixels not predicted, as released.
-    Paper [52]: the release averages the means of its batches, so that a smaller last batch weighs
+    Paper [52]: the release averages means of batches, so that samples of a smaller last batch weigh
     more; AVSBench's own code takes F's maximum inside each batch. Here samples are averaged.
-    Paper [53]: "w/ Adap." has no public code for segmentation; here it is the same top-K mask. With
-    exactly K pixels (reading='paper') precision, recall and F are equal.
+    Paper [53]: "w/ Adap." has no public code for segmentation; here it is the same top-K mask.
     """
     needs = ('mask',)
     kept = ('iou', 'iou_adaptive', 'area', 'f_adaptive', 'f_sum')
@@ -233,20 +232,16 @@ class Segmentation(Streaming):
     f_sum = torch.zeros(len(F_THRESHOLDS), dtype=torch.int64)
 
     def add(self, heatmap, mask):
-        mask, pixels = (mask > 0).float(), mask.numel()
+        mask = (mask > 0).float()
         inside, outside, total = self.counts(self.threshold, heatmap, mask)
-        self.iou.append(self.mask_iou(inside, outside, total, pixels))
-        self.area.append(((inside + outside) / pixels).squeeze(0).tolist())
+        self.iou.append(mask_iou(inside, outside, total, mask.numel()))
+        self.area.append(((inside + outside) / mask.numel()).squeeze(0).tolist())
         inside, outside, total = self.counts('adaptive', heatmap, mask)
-        self.iou_adaptive.append(self.mask_iou(inside, outside, total, pixels))
+        self.iou_adaptive.append(mask_iou(inside, outside, total, mask.numel()))
         if total:
             self.f_adaptive.append(float(f_score(inside, outside, total)))
             f = f_score(*overlap(heatmap, mask, F_THRESHOLDS.to(mask.device)))      # (255,)
             self.f_sum = self.f_sum + (f * 2**40).round().long()
-
-    def mask_iou(self, inside, outside, total, pixels):
-        iou = inside / (total + outside) if total else (pixels - outside) / pixels
-        return iou.squeeze(0).tolist()
 
     def f_curve(self):
         """Mean F at each of the 255 thresholds, in per cent. (255,)"""
@@ -255,6 +250,12 @@ class Segmentation(Streaming):
     def compute(self):
         return {'mIoU': mean(self.iou, 100), 'mIoU_adap': mean(self.iou_adaptive, 100),
                 'F': float(self.f_curve().max()), 'F_adap': mean(self.f_adaptive, 100)}
+
+
+def mask_iou(inside, outside, total, pixels):
+    """An overlap -> IoU, a float or 19; of an empty mask the share of pixels not predicted."""
+    iou = inside / (total + outside) if total else (pixels - outside) / pixels
+    return iou.squeeze(0).tolist()
 
 
 # ---- Robustness: the extended sets (Tables 3 and 4, Figure 7) and AVSBench-Robust (Table 5) ------
@@ -267,16 +268,15 @@ def top_quarter_mean(heatmaps):
 class Extended(Streaming):
     """AP, max_F1 with precision and recall there, LocAcc.
 
-    At a confidence threshold c, a sample with confidence >= c is a detection. It is right if
-    something sounds in the frame (condition 'sounding'; its boxes may be clipped to nothing) and
-    IoU >= 0.5, else wrong; a sounding sample below c is a miss. LocAcc is over sounding samples.
-    Paper [54]: the evaluator behind Tables 3 and 4 leaves out the highest confidence, takes every
-    (N // 200)-th other, omits the curve's first rectangle (ten perfect samples score 80), seeks
-    max-F1 at every (N // 10)-th confidence only and rounds it to 0.1: kept, as the tables are made
-    of it. reading='paper' takes every confidence, the whole area, IoU > 0.5; it adds AP_textbook.
+    At a level c, the samples with confidence >= c are detections. One is right if something sounds
+    in the frame (condition 'sounding'; its boxes may be clipped to nothing) and IoU >= 0.5, else
+    wrong; a sounding sample below c is a miss. LocAcc is over sounding samples.
+    Paper [54]: the evaluator behind Tables 3 and 4 computes AP without the highest confidence, from
+    every (N // 200)-th other and without the curve's first rectangle (ten perfect samples score
+    80); max-F1 from every (N // 10)-th, rounded to 0.1. reading='paper' takes all of them.
     Paper [55]: a sounding object detected in the wrong place is a false positive, but not a miss as
-    well: otherwise Table 4's recall of 86.04 could not exceed its LocAcc of 80.80. AP_textbook,
-    object detection's own AP, counts it as both.
+    well, or Table 4's recall (86.04) could not exceed its LocAcc (80.80). AP_textbook, the AP of
+    object detection, counts it as both; reading='paper' adds it.
     """
     needs = ('boxes', 'confidence', 'condition')
     kept = ('iou', 'confidence', 'sounding')
@@ -295,15 +295,11 @@ class Extended(Streaming):
         confidence, iou = torch.tensor([self.confidence, self.iou], dtype=torch.float64)    # (N,)
         sounding = torch.tensor(self.sounding, dtype=torch.bool)            # (N,)
         right = sounding & (iou > 0.5 if self.reading == 'paper' else iou >= 0.5)
-
-        def detected(chosen):                                               # how many of these
-            values = confidence[chosen].sort().values
-            return len(values) - torch.searchsorted(values, levels)         # (T,)
-
-        hits, found = detected(right), detected(sounding)
-        missed = sounding.sum() - (hits if textbook else found)             # (T,)
-        precision = (hits / detected(confidence > -math.inf)).nan_to_num(1.0)      # 0/0: 1
-        recall = (hits / (hits + missed)).nan_to_num(1.0)
+        detected = confidence >= levels[:, None]                            # (T, N)
+        hits, found = (detected & right).sum(1), (detected & sounding).sum(1)       # (T,) each
+        misses = sounding.sum() - (hits if textbook else found)
+        precision = (hits / detected.sum(1)).nan_to_num(1.0)                # 0/0: 1
+        recall = (hits / (hits + misses)).nan_to_num(1.0)
         return precision.double(), recall.double()
 
     def average_precision(self, textbook=False):
@@ -312,10 +308,10 @@ class Extended(Streaming):
         if self.reading == 'release':
             levels = levels[1:][::max(1, len(levels) // 200)]
         precision, recall = self.precision_recall(levels, textbook)         # recall grows
-        ahead = precision.flip(0).cummax(0).values.flip(0)                  # the highest from here
+        highest = precision.flip(0).cummax(0).values.flip(0)                # from here on
         start = recall.new_zeros(0 if self.reading == 'release' else 1)
-        gain = recall.diff(prepend=start)
-        return 100 * float((ahead[:len(gain)] * gain).sum())
+        width = recall.diff(prepend=start)
+        return 100 * float((highest[:len(width)] * width).sum())
 
     def f1_curve(self):
         """F1, precision, recall (T,) at the confidences among which max-F1 is sought."""
@@ -345,8 +341,8 @@ class Robustness(Streaming):
     """mIoU and F of the positives; mIoU, F and FPR of each negative condition; G_mIoU, G_F, G_FPR.
 
     A negative sample keeps the mask of the object in sight, which now makes no sound: the lower the
-    score, the better. FPR is the share of all pixels predicted, a fraction. The global scores are
-    the harmonic mean of the positive score and 100 - the mean negative one; G_FPR is the mean FPR.
+    score, the better. FPR is the share of all pixels predicted. The global scores are over the
+    conditions that have samples: global_score of mIoU and F, and the mean FPR.
     Paper [57]: F is a maximum over thresholds that begin at 0, so it is never below the score of
     predicting the whole frame: hence the 22.6 and 16.9 under every negative condition of Table 5.
     Paper [58]: two of its G-FPR do not follow from the other columns; all its G-mIoU and G-F do.
@@ -368,19 +364,18 @@ class Robustness(Streaming):
             part.merge(other.conditions[name])
 
     def compute(self):
-        """A condition without samples is NaN; the global scores are over the others."""
-        result = {}
+        scores = {}
         for name, part in self.conditions.items():
-            scores = part.compute()
-            result |= {f'mIoU_{name}': scores['mIoU'], f'F_{name}': scores['F'],
-                       f'FPR_{name}': mean(part.area)}
-        del result['FPR_positive']
+            of_condition = part.compute()
+            scores[f'mIoU_{name}'] = of_condition['mIoU']
+            scores[f'F_{name}'] = of_condition['F']
+            if name != 'positive':
+                scores[f'FPR_{name}'] = mean(part.area)
         present = [name for name in NEGATIVES if self.conditions[name].iou]
-        for score in ('mIoU', 'F'):
-            negative = mean([result[f'{score}_{name}'] for name in present])
-            result[f'G_{score}'] = global_score(result[f'{score}_positive'], negative)
-        result['G_FPR'] = mean([result[f'FPR_{name}'] for name in present])
-        return result
+        for kind in ('mIoU', 'F'):
+            negative = mean([scores[f'{kind}_{name}'] for name in present])
+            scores[f'G_{kind}'] = global_score(scores[f'{kind}_positive'], negative)
+        return {**scores, 'G_FPR': mean([scores[f'FPR_{name}'] for name in present])}
 
 
 def global_score(positive, negative):
@@ -393,10 +388,10 @@ def global_score(positive, negative):
 
 # ---- Interactive localization (Table 7), mixtures (Table 8), held-out frames ---------------------
 class Interactive(SingleSource):
-    """IIoU, IAUC, IIoU_adap, IAUC_adap: a frame counts if all of its sounds are localized.
+    """IIoU, IAUC, IIoU_adap, IAUC_adap: a frame succeeds if all of its sounds are localized.
 
-    Samples of a frame are a group. It succeeds at a level if each of them does, so its IoU is that
-    of its worst sample. A group of which fewer than group_size samples were seen is left out.
+    Samples of a frame are a group. Its IoU is that of its worst sample, so that it reaches a level
+    if each of them does. A group of which fewer than group_size samples were seen is left out.
     Paper [59]: the alignment code takes > the threshold, as here. It also stretches each map to
     0..1 first, which makes no sense before a fixed threshold on probabilities.
     Paper [60]: VPO-MS has groups of a single sample; they count, as in the alignment code.
@@ -413,16 +408,18 @@ class Interactive(SingleSource):
 
     def worst(self, iou):
         """IoU of each sample (N floats or rows of 19) -> IoU of each group's worst sample."""
-        lowest = {}
+        seen = {}                               # {group: IoU of its samples}
         for group, value in zip(self.groups, iou):
-            lowest[group] = np.minimum(value, lowest.get(group, value))
-        seen, sizes = Counter(self.groups), dict(zip(self.groups, self.sizes))
-        return [low.tolist() for group, low in lowest.items() if seen[group] == sizes[group]]
+            seen.setdefault(group, []).append(value)
+        sizes = dict(zip(self.groups, self.sizes))
+        return [np.min(all_of_it, 0).tolist() for group, all_of_it in seen.items()
+                if len(all_of_it) == sizes[group]]
 
     def compute(self):
-        fixed, adaptive = self.worst(self.iou), self.worst(self.iou_adaptive)
-        return {'IIoU': self.success(fixed), 'IAUC': area_under_success(fixed),
-                'IIoU_adap': self.success(adaptive), 'IAUC_adap': area_under_success(adaptive)}
+        frames = SingleSource(reading=self.reading)
+        frames.iou = self.worst(self.iou)
+        frames.iou_adaptive = self.worst(self.iou_adaptive)
+        return {f'I{name.removeprefix("c")}': value for name, value in frames.compute().items()}
 
 
 def pixel_ap(scores, truth):
@@ -483,22 +480,21 @@ class BothRight(Streaming):
     """
     needs = ('mask', 'group')
     kept = ('right', 'waiting')
+    waiting = {}                            # {group: (heatmap, mask)}
 
     def add(self, heatmap, mask, group):
-        mask = mask > 0.5
-        places = [k for k, (_, _, name) in enumerate(self.waiting) if name == group]
-        if not places:
-            self.waiting.append((heatmap, mask, group))
+        if group not in self.waiting:
+            self.waiting[group] = heatmap, mask
             return
-        other_heatmap, other_mask, _ = self.waiting.pop(places[0])
-        mine = heatmap[mask].mean() > heatmap[other_mask].mean()
-        theirs = other_heatmap[other_mask].mean() > other_heatmap[mask].mean()
+        other_heatmap, other_mask = self.waiting.pop(group)
+        mine = heatmap[mask > 0.5].mean() > heatmap[other_mask > 0.5].mean()
+        theirs = other_heatmap[other_mask > 0.5].mean() > other_heatmap[mask > 0.5].mean()
         self.right.append(100.0 * bool(mine and theirs))
 
     def merge(self, other):
         self.right += other.right
-        for sample in other.waiting:
-            self.add(*sample)
+        for group, sample in other.waiting.items():
+            self.add(*sample, group)
 
     def compute(self):
         return {'both_right': mean(self.right)}

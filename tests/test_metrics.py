@@ -484,7 +484,7 @@ def test_both_right_waits_for_the_second_sound_of_a_frame():
     metric = M.BothRight()
     assert math.isnan(metric.compute()['both_right'])
     metric.update(torch.cat([LEFT, LEFT]), torch.cat([LEFT, LEFT]), ['a', 'c'])
-    assert len(metric) == 0 and [name for *_, name in metric.waiting] == ['a', 'c']
+    assert len(metric) == 0 and list(metric.waiting) == ['a', 'c']
     metric.update(torch.cat([LEFT, 1 - LEFT]), 1 - LEFT.expand(2, 2, 4), ['c', 'a'])
     assert len(metric) == 2 and metric.compute() == {'both_right': 50} and not metric.waiting
 
