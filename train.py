@@ -377,7 +377,7 @@ def finish(args, model, tokenizer, state, absent, seconds_so_far):
     for name, factor in shown.items():
         values = [(column or {}).get(name) for column in columns.values()]
         rows.append([None if value is None else value * factor for value in values])
-    print(tables.table(rows, list(columns), [f'{name}, %' for name in shown]))
+    print(tables.table([[f'{name}, %', *row] for name, row in zip(shown, rows)], ['', *columns]))
     attempt(args.out / 'loss.png', curves.loss_curve, args.out / 'log.jsonl', args.out / 'loss.png',
             args.p_pos, args.p_neg)
     attempt(args.out / 'before_after.png', draw_before_and_after, model, tokenizer, args)

@@ -23,11 +23,9 @@ def attempt(picture, draw, *arguments):
 
 
 def import_matplotlib():
-    """Import it without MPLBACKEND: a notebook's backend may not be installed where we run."""
+    """Import it without MPLBACKEND, which a notebook sets to what only the notebook may have."""
     inherited = os.environ.pop('MPLBACKEND', None)
-    try:
-        import matplotlib
-    finally:
-        if inherited is not None:
-            os.environ['MPLBACKEND'] = inherited
+    import matplotlib
+    if inherited is not None:
+        os.environ['MPLBACKEND'] = inherited
     return matplotlib

@@ -8,13 +8,14 @@ paper_tables.csv holds the paper's own numbers as printed: in per cent, FPR and 
 
 import csv
 import numbers
+from collections import defaultdict
 from pathlib import Path
 
-TASK_NAMES = {
-    'single': 'Single sound source localization', 'robustness': 'Audio-visual robustness',
-    'segmentation': 'Audio-visual segmentation',
-    'interactive': 'Interactive sound source localization',
-    'multisource': 'Sound source localization in mixtures'}
+TASK_NAMES = {'single': 'Single sound source localization',
+              'robustness': 'Audio-visual robustness',
+              'segmentation': 'Audio-visual segmentation',
+              'interactive': 'Interactive sound source localization',
+              'multisource': 'Sound source localization in mixtures'}
 BENCHMARK_NAMES = {
     'vggss': 'VGG-SS', 'flickr': 'Flickr-SoundNet', 'is4': 'IS4', 'vpo_ss': 'VPO-SS',
     'vpo_ms': 'VPO-MS', 'avs_s4': 'AVSBench S4', 'avs_ms3': 'AVSBench MS3', 'ade20k': 'ADE20K',
@@ -50,45 +51,6 @@ TABLES = {
         name: name for name in ('CAP', 'PIAP', 'AUC', 'CIoU@10', 'CIoU@30', 'CIoU@50')})]}
 
 
-def paper_scores():
-    """-> {(task, benchmark, row): {metric: value}}; row: 'av', 'av_llm' or 'clipseg_gt_text'."""
-    scores = {}
-    text = Path(__file__).with_name('paper_tables.csv').read_text(encoding='utf-8')
-    for line in csv.DictReader(text.splitlines()):
-        row = scores.setdefault((line['task'], line['benchmark'], line['row']), {})
-        row[line['metric']] = float(line['value'])
-    return scores
-
-
-def table(rows, columns, row_names=None, decimals=1):
-    """Aligned text for a terminal, without a last newline.
-
-    rows: lists of values in the order of columns. Floats get `decimals` places, a number or a list
-    with one per column; None is a dash. row_names: a first column without a heading.
-    """
-    decimals = decimals if isinstance(decimals, list) else [decimals] * len(columns)
-    if row_names is not None:
-        columns, decimals = ['', *columns], [0, *decimals]
-        rows = [[str(name), *row] for name, row in zip(row_names, rows)]
-    aligned = []
-    for c, heading in enumerate(columns):
-        values = [row[c] for row in rows]
-        cells = [str(heading), *(cell_text(value, decimals[c]) for value in values)]
-        width = max(len(cell) for cell in cells)
-        cells.insert(1, '-' * width)
-        is_text = {type(value) for value in values if value is not None} == {str}
-        aligned.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in cells])
-    return '\n'.join('  '.join(line).rstrip() for line in zip(*aligned))
-
-
-def cell_text(value, decimals):
-    if value is None:
-        return '-'
-    if isinstance(value, (str, numbers.Integral)):
-        return str(value)
-    return f'{round(float(value), decimals) + 0.0:.{decimals}f}'        # + 0.0: no '-0.0'
-
-
 def task_tables(task, ours, oracle, paper=None):
     """The tables of a task with their titles, as text.
 
@@ -97,7 +59,7 @@ def task_tables(task, ours, oracle, paper=None):
     'av_llm') whose row in the paper stands below ours, with the paper's oracle; or None. Of a list
     of scores, one per threshold of a sweep, the middle one is shown: threshold 0.5.
     """
-    return '\n\n'.join(f'{title}\n{table(rows, columns, None, decimals)}'
+    return '\n\n'.join(f'{title}\n{table(rows, columns, decimals)}'
                        for title, columns, decimals, rows in grids(task, ours, oracle, paper))
 
 
@@ -130,6 +92,16 @@ def named_rows(task, benchmark, ours, oracle, paper):
     return [(name, scores) for name, scores in rows.items() if scores is not None]
 
 
+def paper_scores():
+    """-> {(task, benchmark, row): {metric: value}}; row: 'av', 'av_llm' or 'clipseg_gt_text'."""
+    scores = defaultdict(dict)
+    text = Path(__file__).with_name('paper_tables.csv').read_text(encoding='utf-8')
+    for line in csv.DictReader(text.splitlines()):
+        row = scores[line['task'], line['benchmark'], line['row']]
+        row[line['metric']] = float(line['value'])
+    return scores
+
+
 def score_of(scores, metric):
     value = scores.get(metric)
     if metric == 'recall_precision_gap' and scores.get('recall') is not None:
@@ -137,3 +109,28 @@ def score_of(scores, metric):
     if isinstance(value, list):
         value = value[len(value) // 2]
     return None if value is None else float(value)
+
+
+def table(rows, columns, decimals=1):
+    """Aligned text for a terminal, without a last newline.
+
+    rows: lists of values in the order of columns, None for a dash. decimals: the places of floats,
+    one number or a list with one per column.
+    """
+    decimals = decimals if isinstance(decimals, list) else [decimals] * len(columns)
+    aligned = []
+    for heading, places, *values in zip(columns, decimals, *rows):
+        cells = [heading, *(cell_text(value, places) for value in values)]
+        width = max(len(cell) for cell in cells)
+        cells.insert(1, '-' * width)
+        is_text = {type(value) for value in values if value is not None} == {str}
+        aligned.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in cells])
+    return '\n'.join('  '.join(line).rstrip() for line in zip(*aligned))
+
+
+def cell_text(value, decimals):
+    if value is None:
+        return '-'
+    if isinstance(value, (str, numbers.Integral)):
+        return str(value)
+    return f'{round(float(value), decimals) + 0.0:.{decimals}f}'        # + 0.0: no '-0.0'

@@ -167,8 +167,8 @@ def test_robustness_has_only_the_tables_with_a_benchmark_that_was_scored():
 
 
 def test_table_aligns_and_dashes():
-    text = table([[38.14, 49.5, None], [5.0, float('nan'), -0.001]],
-                 ['untrained', 'trained', 'oracle'], ['cIoU', 'mIoU'])
+    text = table([['cIoU', 38.14, 49.5, None], ['mIoU', 5.0, float('nan'), -0.001]],
+                 ['', 'untrained', 'trained', 'oracle'])
     assert text.split('\n') == ['      untrained  trained  oracle',
                                 '----  ---------  -------  ------',
                                 'cIoU       38.1     49.5       -',
