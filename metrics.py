@@ -55,7 +55,7 @@ def thresholds_for(heatmap, policy, ground_truth=None):
     # Paper [49]: without a threshold, the release's VGG-SS, Flickr and extended evaluators reuse
     # the median of a batch's first map for the whole batch. Here each map has its own.
     K = int((ground_truth > 0).sum()) if policy == 'adaptive' else 0
-    # Without any ground truth: the upper half, as in the alignment code
+    # Without any ground truth: the upper half, as in Senocak et al.'s code
     place = heatmap.numel() - K if K else heatmap.numel() // 2
     values = heatmap.flatten().cpu().numpy()            # selecting takes a fortieth of sorting
     return heatmap.new_tensor([np.partition(values, place)[place]])
@@ -392,10 +392,10 @@ class Interactive(SingleSource):
 
     Samples of a frame are a group. Its IoU is that of its worst sample, so that it reaches a level
     if each of them does. A group of which fewer than group_size samples were seen is left out.
-    Paper [59]: the alignment code takes > the threshold, as here. It also stretches each map to
+    Paper [59]: Senocak et al.'s code takes > the threshold, as here. It also stretches each map to
     0..1 first, which makes no sense before a fixed threshold on probabilities.
-    Paper [60]: VPO-MS has groups of a single sample; they count, as in the alignment code.
-    Paper [61]: one NaN (0/0) makes all four NaN in the alignment code; here such a sample fails.
+    Paper [60]: VPO-MS has groups of a single sample; they count, as in that code.
+    Paper [61]: one NaN (0/0) makes all four scores NaN in that code; here such a sample fails.
     """
     needs = ('boxes', 'group', 'group_size')
     kept = ('iou', 'iou_adaptive', 'groups', 'sizes')

@@ -26,7 +26,7 @@ LINES = {'loss': (0, 'total', '#222222'), 'acl_i': (0, 'ACL$_I$, Eq. 1', '#1f77b
 
 
 def read_log(path):
-    """log.jsonl -> {key: (steps (n,), values (n,))}, rising; without null, NaN and infinity.
+    """log.jsonl -> {key: (2, n): steps in order, their values}, without null, NaN and infinity.
 
     A resumed run logs the steps since its checkpoint again: the last line of a step counts.
     """
@@ -43,7 +43,7 @@ def read_log(path):
 
 
 def smooth(values):
-    """(n,) -> n means over n / 40 values to either side, but fewer at the start."""
+    """Moving average of n values over n / 40 to either side, fewer at both ends. -> n means"""
     sides = np.minimum(np.arange(len(values)), len(values) // 40)
     return [values[i - side:i + side + 1].mean() for i, side in enumerate(sides)]
 
@@ -51,7 +51,7 @@ def smooth(values):
 def loss_curve(log_path, png_path, p_pos, p_neg):
     """Draw a log.jsonl in four panels: loss terms, validation loss, mask areas, w and b.
 
-    p_pos, p_neg: the area priors of Eq. 4, dotted. Raises ValueError where nothing was logged yet.
+    p_pos, p_neg: the area priors of Eq. 4, dotted. ValueError where nothing was logged yet.
     """
     curves = read_log(log_path)
     if not curves.keys() & LINES.keys():
@@ -60,19 +60,19 @@ def loss_curve(log_path, png_path, p_pos, p_neg):
               'Mask projection $w M_G + b$']
     figure, axes = _axes((10, 6.4), 2, titles)
     losses, validation, areas, w_axis = axes
-    b_axis = w_axis.twinx()             # w and b change by little, each on its own scale
+    b_axis = w_axis.twinx()             # small changes of w and of b, each on its own scale
     b_axis.spines[:].set_visible(False)
     for key, (panel, name, colour) in LINES.items():
         axis = [*axes, b_axis][panel]
-        if key in curves:
-            steps, values = curves[key]
-            dot = '.' if len(steps) < 40 else ''        # a line of one point is invisible
-            axis.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
-            axis.plot(steps, smooth(values), dot + '-', color=colour, linewidth=1.8, label=name)
         if key in ('w', 'b'):
             axis.set_ylabel(name, color=colour, rotation=0, va='center', labelpad=9, fontsize=12)
             axis.tick_params(axis='y', labelcolor=colour, labelsize=9, length=0)
             axis.ticklabel_format(axis='y', useOffset=False)
+        if key in curves:
+            steps, values = curves[key]
+            style = '.-' if len(steps) < 40 else '-'    # a line of one point is invisible
+            axis.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
+            axis.plot(steps, smooth(values), style, color=colour, linewidth=1.8, label=name)
     if areas.lines:
         areas.axhline(p_pos, color=GREEN, linestyle=':', label=f'p$^+$ = {p_pos:g}')
         areas.axhline(p_neg, color=RED, linestyle=':', label=f'p$^-$ = {p_neg:g}')
@@ -83,7 +83,7 @@ def loss_curve(log_path, png_path, p_pos, p_neg):
                         label=f'lowest, {lowest:.3f} at step {step:.0f}')
     for axis in axes:
         axis.sharex(losses)
-        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)      # no step 0.96
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)      # not 0.5
         axis.set_xlabel('step')
         if axis.lines and axis is not w_axis:
             axis.legend(fontsize=9, frameon=False)
@@ -91,14 +91,14 @@ def loss_curve(log_path, png_path, p_pos, p_neg):
 
 
 def precision_recall_picture(curves, path):
-    """Figure 7: precision over recall of the extended sets; grey lines join points of equal F1.
+    """Figure 7: precision over recall of the extended sets; on a grey line F1 is constant.
 
-    curves: {name: (precision (T,), recall (T,), (precision, recall) of the highest F1)}, fractions.
+    curves: {name: (precision (T,), recall (T,), (precision, recall) at max-F1)}, fractions.
     """
     figure, [axis] = _axes((5.6, 5), 1, ['Precision and recall'])
     r, p = np.meshgrid(np.linspace(0.01, 1, 100), np.linspace(0.01, 1, 100))
-    grey = axis.contour(r, p, 2 * p * r / (p + r), [0.2, 0.4, 0.6, 0.8], colors='#bbbbbb',
-                        linewidths=0.8)
+    f1 = 2 * p * r / (p + r)
+    grey = axis.contour(r, p, f1, [0.2, 0.4, 0.6, 0.8], colors='#bbbbbb', linewidths=0.8)
     axis.clabel(grey, fmt='F1 %g', fontsize=8)
     for name, (precision, recall, (p, r)) in curves.items():
         [line] = axis.plot(recall, precision, linewidth=1.8, label=name)
@@ -110,7 +110,7 @@ def precision_recall_picture(curves, path):
 
 
 def _axes(size, columns, titles):
-    """-> a figure of `size` inches, and a list of its plain axes, one per title."""
+    """-> a figure of `size` inches, and a list of its axes, one per title."""
     import_matplotlib()
     from matplotlib.figure import Figure                # pyplot would need a display
     figure = Figure(size, dpi=130, layout='constrained')

@@ -3,8 +3,8 @@
     row = [frame, ground_truth_tile(frame, mask), heat_colours(heatmap), overlay(frame, heatmap)]
     contact_sheet([row], 'sheet.png', ['frame', 'truth', 'heatmap', 'overlay'], ['dog\nIoU 0.81'])
 
-Heatmaps are coloured on the fixed scale 0..1 and never stretched to their own minimum and maximum:
-the empty map of silence looks empty, and two maps can be compared.
+Colours are on the fixed scale 0..1, not from a heatmap's minimum to its maximum: so the map of
+silence looks empty, and two maps can be compared.
 """
 
 import io
@@ -16,32 +16,31 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from checkpoint import write_file
 from figures import import_matplotlib
 
-HEAT_WEIGHT = 0.5           # share of the heat's colour in an overlay; the rest is the frame
-DIMMED = 0.3                # brightness that is left outside the ground truth
-OUTLINE = (90, 255, 110)    # of the ground truth: a green that few frames hold
-
-# A contact sheet, in pixels: height of a tile, between tiles, at the edge, from line to line
+HEAT_WEIGHT = 0.5           # of the heatmap's colours in an overlay; the rest is the frame
+DIMMED = 0.3                # brightness of the frame outside the ground truth
+OUTLINE = (90, 255, 110)    # of the ground truth: a green that is rare in frames
+# A contact sheet, in pixels: height of a tile, gap between tiles, margin, height of a text line
 TILE, GAP, MARGIN, LINE = 128, 6, 12, 18
 LETTERS = 18                # in a line of a row's label
-INK, QUIET = (25, 25, 25), (110, 110, 110)      # first line of a label; the others
+INK, QUIET = (25, 25, 25), (110, 110, 110)      # colours of a label: its name, its facts
 BLANK = (240, 240, 240)     # where a tile is missing, or narrower than its column
 
 
 def heat_colours(heatmap):
     """(h, w) in 0..1 -> (h, w, 3) uint8: dark violet at 0, green at 0.5, dark red at 1.
 
-    Google's Turbo (Mikhailov, 2019) has the order of jet, which the paper's figures use, without
-    jet's false edges at cyan and yellow. Raises ValueError for values outside 0..1, as of logits.
+    Turbo (Mikhailov, 2019): the hues of jet, which the paper's figures use, without jet's false
+    edges at cyan and yellow. ValueError for values outside 0..1, as of logits.
     """
     heatmap = np.asarray(heatmap, np.float32)
     lowest, highest = heatmap.min(), heatmap.max()
-    if not (lowest >= -1e-3 and highest <= 1 + 1e-3):       # NaN fails too
+    if not (lowest >= -1e-3 and highest <= 1 + 1e-3):       # also refuses NaN
         raise ValueError(f'A heatmap lies in 0..1, not in {lowest:.3g}..{highest:.3g}.')
     return import_matplotlib().colormaps['turbo'](heatmap, bytes=True)[..., :3]
 
 
 def overlay(frame, heatmap):
-    """frame (H, W, 3), heatmap (h, w) in 0..1 -> (H, W, 3) uint8: the heat's colours on it."""
+    """frame (H, W, 3), heatmap (h, w) in 0..1 -> (H, W, 3) uint8: both blended."""
     colours = heat_colours(resize(heatmap, frame))                              # (H, W, 3)
     return ((1 - HEAT_WEIGHT) * frame + HEAT_WEIGHT * colours).round().astype(np.uint8)
 
@@ -49,14 +48,13 @@ def overlay(frame, heatmap):
 def ground_truth_tile(frame, ground_truth):
     """frame (H, W, 3), ground_truth (h, w) -> (H, W, 3) uint8: dimmed outside, with an outline.
 
-    Inside is where the ground truth is at least 0.5. Where it is less than 1, as one of Flickr's
-    two annotators alone (Figure 5), it is half dimmed. An empty one, of a sound that nothing in
-    the frame makes, dims all of it.
+    Inside: at least 0.5. Between 0.5 and 1, as where one of Flickr's two annotators disagrees
+    (Figure 5), the frame is half dimmed. The empty ground truth of an off-screen sound dims all.
     """
     inside = resize(ground_truth >= 0.5, frame) >= 0.5                          # (H, W)
     agreed = resize(ground_truth >= 1, frame) >= 0.5
     picture = frame * np.select([agreed, inside], [1, (1 + DIMMED) / 2], DIMMED)[..., None]
-    # The outline is what erosion removes. Zeros around the frame let the mask erode at its edge.
+    # The outline is what erosion removes; padding by zeros erodes the mask at the frame's edge too.
     width = max(1, round(min(inside.shape) / 64))
     padded = Image.fromarray(np.pad(inside, width).astype(np.uint8))
     eroded = ImageOps.crop(padded.filter(ImageFilter.MinFilter(2 * width + 1)), width)
@@ -73,9 +71,9 @@ def resize(values, frame):
 def contact_sheet(rows, path, columns, labels, title=''):
     """Write a PNG: a grid of tiles with a heading over each column and a label beside each row.
 
-    rows: lists of (H, W, 3) uint8 tiles; None, and the end of a shorter row, are blanks. Tiles keep
-    their proportions, and all columns are as wide as the widest tile. labels: a str per row, whose
-    second and later lines are grey: 'dog\\nIoU 0.81'. Raises ValueError where there is no tile.
+    rows: lists of (H, W, 3) uint8 tiles; None, and the end of a shorter row, are blank. All columns
+    are as wide as the widest tile. labels: of each row a name and lines of facts, which are grey:
+    'dog\\nIoU 0.81'. ValueError without any tile.
     """
     tiles = [tile for row in rows for tile in row if tile is not None]
     if not tiles:
@@ -108,8 +106,8 @@ def contact_sheet(rows, path, columns, labels, title=''):
 
 
 def label_lines(label):
-    """-> [(text, colour)]. A name that is too long for the height of a tile ends in an ellipsis."""
+    """-> [(text, colour)], as many as fit beside a tile: a longer name ends in an ellipsis."""
     name, *facts = label.split('\n')
-    room = max(1, TILE // LINE - len(facts))
-    lines = textwrap.wrap(name, LETTERS, max_lines=room, placeholder='…')
+    free = max(1, TILE // LINE - len(facts))
+    lines = textwrap.wrap(name, LETTERS, max_lines=free, placeholder='…')
     return [(line, INK) for line in lines] + [(fact, QUIET) for fact in facts]

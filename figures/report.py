@@ -1,4 +1,4 @@
-"""Examples of section 4.2: Figures 5, 6, 8, 9 and 10 as contact sheets, and report.html with sound.
+"""Examples of section 4.2: contact sheets like Figures 5, 6, 8, 9 and 10; report.html with sound.
 
     example_sheet('interactive', 'is4', examples, 'interactive_is4.png')
     report('report.html', 'My run', {'single': (ours, oracle, 'av')}, examples, {'preset': 'paper'})
@@ -6,8 +6,8 @@
 An example is one sample as evaluate.py collects it, a dict of
     task, benchmark, id; group: of the frame; label: str, None, or one per source of a mixture
     condition: of CONDITIONS in AVSBench-Robust, 'sounding' or 'silent' in the extended sets
-    score: the IoU; confidence; oracle: the text oracle's heat; each of them may be None
-    frame (H, W, 3) uint8; truth (h, w) or None; heat (h, w); lists of two for a mixture
+    score: the IoU; confidence; oracle: the text oracle's heatmap (h, w); each may be None
+    frame (H, W, 3) uint8; truth (h, w) or None; heat (h, w); truth, heat of a mixture: lists of two
     wav (samples,) in -1..1; rate
 """
 
@@ -24,29 +24,30 @@ from checkpoint import write_file
 from figures.pictures import contact_sheet, ground_truth_tile, heat_colours, overlay
 from figures.tables import BENCHMARK_NAMES, CONDITIONS, TASK_NAMES, cell_text, grids
 
-LOUD, SOFTENED = 0.35, 0.1      # root mean square: sounds above the first are played at the second
-SOUND_SECONDS = 240             # in one report: 16 kHz, 16 bit and base64 make 43 KB a second
+LOUD, SOFTENED = 0.35, 0.1  # root mean square: a sound above the first is played at the second
+SOUND_SECONDS = 240         # in one report, each 43 KB (16 kHz, 16 bit, base64)
 
 
 def cards(examples, task, benchmark):
     """Yield (frame, [(heading, example or None)]) of a task and benchmark.
 
-    The sounds of one frame stand together in Figures 8 and 9; elsewhere each has its own card.
-    AVSBench-Robust always has the four of CONDITIONS, with None where one is missing.
+    One card for all sounds of a frame in Figures 8 (the CONDITIONS, None if missing) and 9; for
+    each sound elsewhere.
     """
-    groups, is_robust = {}, benchmark.startswith('robust')
+    groups = {}
+    is_robust = benchmark.startswith('robust')
     for i, example in enumerate(examples):
         if (example['task'], example['benchmark']) == (task, benchmark):
             key = example['group'] if is_robust or task == 'interactive' else i
             groups.setdefault(key, []).append(example)
     for group in groups.values():
-        frame, headings = group[0]['frame'], ['']
+        sounds = [('', group[0])]
         if is_robust:
             by_condition = {example['condition']: example for example in group}
-            group, headings = [by_condition.get(name) for name in CONDITIONS], CONDITIONS
+            sounds = [(name, by_condition.get(name)) for name in CONDITIONS]
         elif task == 'interactive':
-            headings = [f'sound {k}' for k in range(1, len(group) + 1)]
-        yield frame, list(zip(headings, group))
+            sounds = [(f'sound {k}', example) for k, example in enumerate(group, 1)]
+        yield group[0]['frame'], sounds
 
 
 def tiles(example):
@@ -57,13 +58,12 @@ def tiles(example):
                 'overlay 1': overlay(frame, heat[0]),
                 'ground truth 2': ground_truth_tile(frame, truth[1]),
                 'overlay 2': overlay(frame, heat[1])}
-    pictures = {'ground truth': None if truth is None else ground_truth_tile(frame, truth),
-                'heatmap': heat_colours(heat), 'overlay': overlay(frame, heat)}
-    if example['benchmark'].startswith('robust'):           # Figure 8
-        return {'overlay': pictures['overlay']}
-    if example['task'] == 'interactive':                    # Figure 9
-        del pictures['heatmap']
-    return pictures
+    pictures = {}
+    if not example['benchmark'].startswith('robust'):       # Figure 8 has the overlay alone
+        pictures['ground truth'] = None if truth is None else ground_truth_tile(frame, truth)
+        if example['task'] != 'interactive':                # Figure 9
+            pictures['heatmap'] = heat_colours(heat)
+    return {**pictures, 'overlay': overlay(frame, heat)}
 
 
 def name_of(example):
@@ -72,7 +72,7 @@ def name_of(example):
 
 
 def facts_of(example):
-    """What is known of an example beside its name: ['sounding', 'IoU 0.81', 'confidence 0.68']."""
+    """-> ['sounding', 'IoU 0.81', 'confidence 0.68'], of which some may be missing"""
     facts = [example['condition']] if example['condition'] in ('sounding', 'silent') else []
     scores = ('IoU', example['score']), ('confidence', example['confidence'])
     return facts + [f'{word} {value:.2f}' for word, value in scores if value is not None]
@@ -88,20 +88,20 @@ def example_sheet(task, benchmark, examples, path):
             row |= {f'{heading}\n{caption}'.strip(): tile for caption, tile in pictures.items()}
         rows.append(list(row.values()))
         columns = max(columns, list(row), key=len)          # a frame of VPO-MS has 1 to 5 sounds
-        told = [example for _, example in sounds if example]
+        named = [example for _, example in sounds if example]
         if benchmark.startswith('robust'):
-            told = told[:1]                                 # the positive one names the row
-        facts = [fact for example in told for fact in facts_of(example)]
-        labels.append('\n'.join([' / '.join(map(name_of, told)), *facts]))
+            named = named[:1]                               # the positive sound
+        facts = [fact for example in named for fact in facts_of(example)]
+        labels.append('\n'.join([' / '.join(map(name_of, named)), *facts]))
     title = f'{TASK_NAMES[task]}: {BENCHMARK_NAMES[benchmark]}'
     contact_sheet(rows, path, columns, labels, title)
 
 
 def report(path, title, tables, examples, facts):
-    """One HTML file that needs no other, no server and no network: tables, pictures, sounds.
+    """Write one HTML file that holds all it needs: tables, pictures, sounds.
 
-    tables: {task: (ours, oracle, paper)}, the arguments of task_tables. facts: {name: str}, at the
-    top. Sounds of more than SOUND_SECONDS together are cut to equal shares.
+    tables: {task: (ours, oracle, paper)}, as task_tables takes them. facts: {name: str}, at the
+    top. Each sound gets an equal share of SOUND_SECONDS.
     """
     [scale] = heat_colours(np.linspace(0, 1, 17)[None])         # (17, 3)
     template = Path(__file__).with_name('report_template.html').read_text(encoding='utf-8')
@@ -114,15 +114,16 @@ def report(path, title, tables, examples, facts):
 
 
 def jpeg(picture):
-    small, file = Image.fromarray(picture), io.BytesIO()
+    small = Image.fromarray(picture)
     small.thumbnail((448, 224))
+    file = io.BytesIO()
     small.save(file, 'JPEG', quality=85)
     return data_uri('image/jpeg', file)
 
 
 def sound(wav, rate, longest):
-    """-> 16-bit mono WAV of at most `longest` seconds, [what was changed]"""
-    notes, file = [], io.BytesIO()
+    """-> 16-bit mono WAV of at most `longest` seconds as a data URI, [what was changed]"""
+    notes = []
     heard = np.asarray(wav, np.float64)[:max(1, round(longest * rate))]
     if len(heard) < len(wav):
         notes.append(f'the first {len(heard) / rate:.1f} of {len(wav) / rate:.1f} s')
@@ -130,6 +131,7 @@ def sound(wav, rate, longest):
     if power > LOUD:                                    # full-scale noise hurts the ears
         heard = heard * SOFTENED / power
         notes.append(f'played at {SOFTENED / power:.0%} of its level')
+    file = io.BytesIO()
     samples = (heard * 32768).round().clip(-32768, 32767).astype(np.int16)
     soundfile.write(file, samples, rate, format='WAV')
     return data_uri('audio/wav', file), notes

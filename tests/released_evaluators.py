@@ -57,7 +57,7 @@ class ExtendedSets(FirstMedian, M.Extended):
 
 
 # ------------------------------------------------------------------------------------------------
-# The alignment code: > the threshold, maps stretched first, NaN spreads over the results
+# Senocak et al.'s code: > the threshold, maps stretched first, NaN spreads over the results
 # ------------------------------------------------------------------------------------------------
 
 class AlignmentSingle(M.SingleSource):

@@ -101,7 +101,7 @@ def replay():
         ours['vggss'][key] = {'cIoU_AP50': scores['cIoU'], 'AUC': scores['AUC'],
                               'mean_ciou': plain_mean(metric.iou), 'per_sample': metric.iou}
 
-    # The alignment code: > the threshold, each map stretched first, NaN spreads over the groups.
+    # Senocak et al.'s code: > the threshold, each map stretched first, NaN spreads over the groups.
     ours['ssl_iiou'] = {}
     for key in said['ssl_iiou']:
         chosen = subset(key)

@@ -1,6 +1,7 @@
 """metrics.py on cases small enough to compute by hand, and what must hold for any input."""
 
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -561,7 +562,8 @@ def one_of_two_ranks(rank, folder):
 
 
 def test_two_processes_equal_one(tmp_path):
-    multiprocessing.spawn(one_of_two_ranks, args=(str(tmp_path),), nprocs=2)
+    method = 'fork' if hasattr(os, 'fork') else 'spawn'
+    multiprocessing.start_processes(one_of_two_ranks, (str(tmp_path),), 2, start_method=method)
     whole = results(everything(list(range(N)), N))
     for rank in (0, 1):
         assert torch.load(tmp_path / f'{rank}.pt', weights_only=True) == whole
