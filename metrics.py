@@ -309,6 +309,7 @@ class Extended(Streaming):
             levels = levels[1:][::max(1, len(levels) // 200)]
         precision, recall = self.precision_recall(levels, textbook)         # recall grows
         highest = precision.flip(0).cummax(0).values.flip(0)                # from here on
+        # The release begins at the first recall, not at 0, and so loses a rectangle.
         start = recall.new_zeros(0 if self.reading == 'release' else 1)
         width = recall.diff(prepend=start)
         return 100 * float((highest[:len(width)] * width).sum())
@@ -412,8 +413,8 @@ class Interactive(SingleSource):
         for group, value in zip(self.groups, iou):
             seen.setdefault(group, []).append(value)
         sizes = dict(zip(self.groups, self.sizes))
-        return [np.min(all_of_it, 0).tolist() for group, all_of_it in seen.items()
-                if len(all_of_it) == sizes[group]]
+        return [np.min(rows, 0).tolist() for group, rows in seen.items()
+                if len(rows) == sizes[group]]
 
     def compute(self):
         frames = SingleSource(reading=self.reading)

@@ -25,29 +25,6 @@ LINES = {'loss': (0, 'total', '#222222'), 'acl_i': (0, 'ACL$_I$, Eq. 1', '#1f77b
          'w': (3, 'w', '#1f77b4'), 'b': (4, 'b', '#e07b00')}
 
 
-def read_log(path):
-    """log.jsonl -> {key: (2, n): steps in order, their values}, without null, NaN and infinity.
-
-    A resumed run logs the steps since its checkpoint again: the last line of a step counts.
-    """
-    curves = {}
-    for line in Path(path).read_text(encoding='utf-8', errors='replace').splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:                    # a killed run leaves a truncated line
-            continue
-        for key, value in record.items():
-            if isinstance(value, numbers.Real) and math.isfinite(value):
-                curves.setdefault(key, {})[record['step']] = value
-    return {key: np.array(sorted(by_step.items()), float).T for key, by_step in curves.items()}
-
-
-def smooth(values):
-    """Moving average of n values over n / 40 to either side, fewer at both ends. -> n means"""
-    sides = np.minimum(np.arange(len(values)), len(values) // 40)
-    return [values[i - side:i + side + 1].mean() for i, side in enumerate(sides)]
-
-
 def loss_curve(log_path, png_path, p_pos, p_neg):
     """Draw a log.jsonl in four panels: loss terms, validation loss, mask areas, w and b.
 
@@ -107,6 +84,29 @@ def precision_recall_picture(curves, path):
     axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='recall', ylabel='precision')
     axis.legend(fontsize=9, frameon=False, loc='lower left')
     save(figure, path)
+
+
+def read_log(path):
+    """log.jsonl -> {key: (2, n): steps in order, their values}, without null, NaN and infinity.
+
+    A resumed run logs the steps since its checkpoint again: the last line of a step counts.
+    """
+    curves = {}
+    for line in Path(path).read_text(encoding='utf-8', errors='replace').splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:                    # a killed run leaves a truncated line
+            continue
+        for key, value in record.items():
+            if isinstance(value, numbers.Real) and math.isfinite(value):
+                curves.setdefault(key, {})[record['step']] = value
+    return {key: np.array(sorted(by_step.items()), float).T for key, by_step in curves.items()}
+
+
+def smooth(values):
+    """Moving average of n values over n / 40 to either side, fewer at both ends. -> n means"""
+    sides = np.minimum(np.arange(len(values)), len(values) // 40)
+    return [values[i - side:i + side + 1].mean() for i, side in enumerate(sides)]
 
 
 def _axes(size, columns, titles):

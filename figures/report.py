@@ -28,11 +28,46 @@ LOUD, SOFTENED = 0.35, 0.1  # root mean square: a sound above the first is playe
 SOUND_SECONDS = 240         # in one report, each 43 KB (16 kHz, 16 bit, base64)
 
 
+def example_sheet(task, benchmark, examples, path):
+    """The contact sheet of a task and benchmark: a row is a frame and the tiles of its sounds."""
+    rows, columns, labels = [], [], []
+    for frame, sounds in cards(examples, task, benchmark):
+        row = {'frame': frame}
+        for heading, example in sounds:
+            pictures = tiles(example) if example else {'overlay': None}
+            row |= {f'{heading}\n{caption}'.strip(): tile for caption, tile in pictures.items()}
+        rows.append(list(row.values()))
+        columns = max(columns, list(row), key=len)          # a frame of VPO-MS has 1 to 5 sounds
+        named = [example for _, example in sounds if example]
+        if benchmark.startswith('robust'):
+            named = named[:1]                               # the positive sound
+        facts = [fact for example in named for fact in facts_of(example)]
+        labels.append('\n'.join([' / '.join(map(name_of, named)), *facts]))
+    title = f'{TASK_NAMES[task]}: {BENCHMARK_NAMES[benchmark]}'
+    contact_sheet(rows, path, columns, labels, title)
+
+
+def report(path, title, tables, examples, facts):
+    """Write one HTML file that holds all it needs: tables, pictures, sounds.
+
+    tables: {task: (ours, oracle, paper)}, as task_tables takes them. facts: {name: str}, at the
+    top. Each sound gets an equal share of SOUND_SECONDS.
+    """
+    [scale] = heat_colours(np.linspace(0, 1, 17)[None])         # (17, 3)
+    template = Path(__file__).with_name('report_template.html').read_text(encoding='utf-8')
+    page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
+    write_file(path, page.render(
+        title=title, facts=facts, tables=tables, examples=examples, scale=scale, grids=grids,
+        task_names=TASK_NAMES, benchmark_names=BENCHMARK_NAMES, cell_text=cell_text, cards=cards,
+        name_of=name_of, facts_of=facts_of, tiles=tiles, overlay=overlay, jpeg=jpeg, sound=sound,
+        longest=SOUND_SECONDS / max(1, len(examples))))
+
+
 def cards(examples, task, benchmark):
     """Yield (frame, [(heading, example or None)]) of a task and benchmark.
 
-    One card for all sounds of a frame in Figures 8 (the CONDITIONS, None if missing) and 9; for
-    each sound elsewhere.
+    A card is a frame with all of its sounds in Figures 8 (of CONDITIONS, None for a missing one)
+    and 9, with a single sound elsewhere.
     """
     groups = {}
     is_robust = benchmark.startswith('robust')
@@ -76,41 +111,6 @@ def facts_of(example):
     facts = [example['condition']] if example['condition'] in ('sounding', 'silent') else []
     scores = ('IoU', example['score']), ('confidence', example['confidence'])
     return facts + [f'{word} {value:.2f}' for word, value in scores if value is not None]
-
-
-def example_sheet(task, benchmark, examples, path):
-    """The contact sheet of a task and benchmark: a row is a frame and the tiles of its sounds."""
-    rows, columns, labels = [], [], []
-    for frame, sounds in cards(examples, task, benchmark):
-        row = {'frame': frame}
-        for heading, example in sounds:
-            pictures = tiles(example) if example else {'overlay': None}
-            row |= {f'{heading}\n{caption}'.strip(): tile for caption, tile in pictures.items()}
-        rows.append(list(row.values()))
-        columns = max(columns, list(row), key=len)          # a frame of VPO-MS has 1 to 5 sounds
-        named = [example for _, example in sounds if example]
-        if benchmark.startswith('robust'):
-            named = named[:1]                               # the positive sound
-        facts = [fact for example in named for fact in facts_of(example)]
-        labels.append('\n'.join([' / '.join(map(name_of, named)), *facts]))
-    title = f'{TASK_NAMES[task]}: {BENCHMARK_NAMES[benchmark]}'
-    contact_sheet(rows, path, columns, labels, title)
-
-
-def report(path, title, tables, examples, facts):
-    """Write one HTML file that holds all it needs: tables, pictures, sounds.
-
-    tables: {task: (ours, oracle, paper)}, as task_tables takes them. facts: {name: str}, at the
-    top. Each sound gets an equal share of SOUND_SECONDS.
-    """
-    [scale] = heat_colours(np.linspace(0, 1, 17)[None])         # (17, 3)
-    template = Path(__file__).with_name('report_template.html').read_text(encoding='utf-8')
-    page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
-    write_file(path, page.render(
-        title=title, facts=facts, tables=tables, examples=examples, scale=scale, grids=grids,
-        task_names=TASK_NAMES, benchmark_names=BENCHMARK_NAMES, cell_text=cell_text, cards=cards,
-        name_of=name_of, facts_of=facts_of, tiles=tiles, overlay=overlay, jpeg=jpeg, sound=sound,
-        longest=SOUND_SECONDS / max(1, len(examples))))
 
 
 def jpeg(picture):
