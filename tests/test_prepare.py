@@ -149,8 +149,12 @@ def test_the_first_bad_pair_ends_it_or_bad_ones_are_named_and_left_out(root, tmp
     (root / 'vggsound/train.csv').write_text('\n'.join(i for i in NAMES if i != NAMES[7]))
     gate = threading.Event()            # the others wait until the bad pair has been met
     prepare_pair = data.prepare_pair
-    monkeypatch.setattr(data, 'prepare_pair', lambda *given: (
-        given[-1] == NAMES[0] or gate.wait(60)) and prepare_pair(*given))
+
+    def wait_and_prepare(pairs, folder, sample):
+        assert sample == NAMES[0] or gate.wait(60)
+        return prepare_pair(pairs, folder, sample)
+
+    monkeypatch.setattr(data, 'prepare_pair', wait_and_prepare)
     monkeypatch.setattr(data, 'ThreadPoolExecutor', partial(OneThread, gate))
     with pytest.raises(SampleError, match=f'{NAMES[0]}.jpg is not a rea.*--skip-bad-samples'):
         prepare(root, tmp_path / 'b')
