@@ -218,8 +218,9 @@ class AudioFeatures:
         try:
             if path.stat().st_mtime_ns <= sound.stat().st_mtime_ns:
                 return None
-            return torch.from_numpy(np.load(path))
-        except (OSError, ValueError, EOFError):             # absent or truncated
+            with open(path, 'rb') as file:
+                return torch.from_numpy(np.lib.format.read_array(file))
+        except (OSError, ValueError):                       # absent, truncated or no .npy
             return None
 
     @torch.no_grad()
