@@ -14,7 +14,8 @@ ELSEWHERE = '''
 import builtins, importlib, os, signal, sys
 from pathlib import Path
 import multiprocessing.connection, multiprocessing.popen_spawn_posix        # keep what they know
-import subprocess, filelock, tqdm, torch, torch.utils.data, transformers
+import subprocess, filelock, tqdm, torch, torch.utils.data, torch._dynamo
+from transformers import AutoTokenizer, CLIPSegConfig, CLIPSegForImageSegmentation
 import matplotlib.pyplot, soundfile, PIL.Image
 
 ROOT, folder = Path(sys.argv[1]), Path(sys.argv[2])
