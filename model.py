@@ -11,11 +11,10 @@ projection and pooling (`audio_proj`) and MaskGen_I's w and b (`masker_i`): the 
     model, tokenizer = load_model('miniature')      # or 'paper', with the real weights in place
     heatmap = model.heatmap(image, wav, size=(224, 224))        # (B, 224, 224) in 0..1
 
-Shapes: B images, N audios, H W pixels, h w feature cells, D embedding, T audio tokens of BEATs,
-k audio tokens in the prompt.
+Shapes: B images, N audios, H W pixels, h w feature cells, D embedding, T time steps of BEATs'
+features, k audio tokens in the prompt (Table 11; otherwise 1), r width of CLIPSeg's decoder.
 """
 
-import io
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -31,40 +30,16 @@ from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 from transformers.utils import logging as transformers_logging
 
 from beats import load_beats
+from checkpoint import read_or_none
 from losses import everyone, first_of_mine
 from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, soft_image_mask, to_grid, to_image
 
-ROOT = Path(__file__).resolve().parent
 PROMPT = 'A photo of a <*>'         # Section 3.1; the audio token takes the place of <*>
 RELEASE_PROMPT = 'A photo of <*>'   # Paper [1]: the released weights' own; others give wrong maps
 DROPOUT = 0.5                       # Paper [2]: names none; in the unary potential (released code)
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Sizes and paths of one scale. Everything else is shared."""
-    clipseg: str        # hub name or folder of the CLIPSeg weights and tokenizer
-    beats: str          # BEATs checkpoint file, {'cfg', 'model'}
-    data_root: str      # folder of the datasets
-    image_size: int     # pixels, square (Section 4.1: 352)
-    seconds: float      # audio length, cut or zero-padded (Section 4.1: 10 s)
-    w: float = W_INIT   # initial w and b of MaskGen_I
-    b: float = B_INIT
-
-
-PRESETS = {
-    # Paper [10]: w = 10, b = 14 suit photographs. The miniature's decoder gives larger logits: at
-    # slope 10 a wrong mask passes no gradient and stays wrong. The same b / w gives the same mask.
-    'miniature': Preset(str(ROOT / 'miniature/weights/clipseg'),
-                        str(ROOT / 'miniature/weights/beats.pt'),
-                        str(ROOT / 'data/miniature'), image_size=96, seconds=2.0, w=1.0, b=1.4),
-    'paper': Preset('CIDAS/clipseg-rd64-refined',
-                    str(ROOT / 'weights/BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt'),
-                    str(ROOT / 'data'), image_size=352, seconds=10.0),
-}
-
-
-# ---- 3.1 AudioTokenizer: projection and attentive pooling -------------------------------------
+# ---- 3.1 AudioTokenizer: projection and attentive pooling of E_A's features -------------------
 
 class UnaryPotential(nn.Module):
     """How much each time step matters by itself. x: (B, D, T) -> (B, k, T), one row per token."""
@@ -100,7 +75,7 @@ class AttentivePooling(nn.Module):
     """
     def __init__(self, dim, tokens=1):
         super().__init__()
-        self.un_models = nn.ModuleList([UnaryPotential(dim, tokens)])
+        self.un_models = nn.ModuleList([UnaryPotential(dim, tokens)])       # the released names
         self.pp_models = nn.ModuleList([SelfPotential(dim)])
         mixtures = (nn.Conv1d(2, 1, 1, bias=False) for _ in range(tokens))
         self.reduce_potentials = nn.ModuleList(mixtures)
@@ -116,7 +91,7 @@ class AttentivePooling(nn.Module):
 
 
 class AudioProjection(nn.Module):
-    """The AudioTokenizer's trained half: E_A's features (B, T, 3 * width) -> (B, k, text width)."""
+    """The trained half of the AudioTokenizer. (B, T, 3 * width of E_A) -> (B, k, text width)."""
     def __init__(self, in_dim, out_dim, tokens=1):
         super().__init__()
         self.fc1 = nn.Linear(in_dim, in_dim)
@@ -127,41 +102,45 @@ class AudioProjection(nn.Module):
         return self.fga(self.fc2(F.gelu(self.fc1(features))))
 
 
-# ---- CLIP's encoders and CLIPSeg's decoder, as functions of a CLIPSeg model -------------------
+# ---- 3.1 E_CLIP_t: CLIP's text encoder on a prompt with audio tokens --------------------------
+
+def prompt_ids(tokenizer, prompt):
+    """Token ids before and after <*> in e.g. "A photo of a <*>" (Table 12)."""
+    if prompt.count('<*>') != 1:
+        raise ValueError(f'the prompt {prompt!r} must hold <*> exactly once, '
+                         'where the audio token goes')
+    before, after = (tokenizer(part.strip()).input_ids for part in prompt.split('<*>'))
+    return before[:-1], after[1:]       # one start token at the front, one end-of-text token last
+
+
+def embed_prompt(clipseg, before, tokens, after):
+    """before, after: prompt_ids as tensors (P,), (Q,); tokens: (N, k, width) -> A (N, D).
+
+    A is read at the end-of-text token, which is the last: there is no padding.
+    """
+    text = clipseg.clip.text_model
+    start, end = (text.embeddings.token_embedding(ids).expand(len(tokens), -1, -1)
+                  for ids in (before, after))
+    x = torch.cat([start, tokens, end], 1)                          # (N, P + k + Q, width)
+    length = x.shape[1]
+    x = x + text.embeddings.position_embedding.weight[:length]
+    causal = torch.full((length, length), float('-inf'), dtype=x.dtype, device=x.device).triu(1)
+    x = text.encoder(inputs_embeds=x, attention_mask=causal[None, None]).last_hidden_state
+    return clipseg.clip.text_projection(text.final_layer_norm(x[:, -1]))
+
+
+# ---- 3.2 E_CLIP_v: CLIP's vision encoder ------------------------------------------------------
 
 @dataclass
 class Vision:
-    """What the frozen CLIP image encoder gives for B images, whatever the number of audios."""
+    """The vision encoder's output for B images; computed once, whatever the number of audios."""
     pooled: torch.Tensor        # (B, D) the image embedding
     activations: list           # three of (B, 1 + hw, width), shallow to deep, for the decoder
     v_D: torch.Tensor           # (B, D, h, w) spatial features
 
 
-def hidden_states(vision, image):
-    """The input and the outputs of all layers but the last: a list of (B, 1 + hw, width)."""
-    hidden = [vision.pre_layrnorm(vision.embeddings(image))]
-    for layer in vision.encoder.layers[:-1]:
-        hidden.append(layer(hidden[-1], attention_mask=None))
-    return hidden
-
-
-def class_token(vision, x):
-    """The last layer for the class token alone, since the image embedding reads no other token.
-
-    x: (B, 1 + hw, width), that layer's input -> (B, width). All tokens would cost 7% of a pass.
-    """
-    last = vision.encoder.layers[-1]
-    attention = last.self_attn
-    normed = last.layer_norm1(x)
-    qkv = attention.q_proj(normed[:, :1]), attention.k_proj(normed), attention.v_proj(normed)
-    q, k, v = (rearrange(y, 'b t (heads d) -> b heads t d', heads=attention.num_heads) for y in qkv)
-    pooled = rearrange(F.scaled_dot_product_attention(q, k, v), 'b heads 1 d -> b (heads d)')
-    token = x[:, 0] + attention.out_proj(pooled)
-    return vision.post_layernorm(token + last.mlp(last.layer_norm2(token)))
-
-
 def encode_image(clipseg, image):
-    """E_CLIP_v of Section 3.2. image: (B, 3, H, W), CLIP-normalised, of whole patches. -> Vision"""
+    """image: (B, 3, H, W), CLIP-normalised, H and W multiples of the patch size. -> Vision"""
     vision = clipseg.clip.vision_model
     hidden = hidden_states(vision, image)
     x = hidden[-1]                                                          # (B, 1 + hw, width)
@@ -183,27 +162,35 @@ def embed_image(clipseg, image):
     return clipseg.clip.visual_projection(class_token(vision, hidden_states(vision, image)[-1]))
 
 
-def embed_prompt(clipseg, before, tokens, after):
-    """E_CLIP_t of Section 3.1 on a prompt with audio tokens (N, k, width) in the place of words.
+def hidden_states(vision, image):
+    """The input and the outputs of all layers but the last: a list of (B, 1 + hw, width)."""
+    hidden = [vision.pre_layrnorm(vision.embeddings(image))]
+    for layer in vision.encoder.layers[:-1]:
+        hidden.append(layer(hidden[-1], attention_mask=None))
+    return hidden
 
-    before, after: the ids around them (P,), (Q,), with the start and the end-of-text token.
-    -> A (N, D), read at the end-of-text token, which is the last: there is no padding.
+
+def class_token(vision, x):
+    """The last layer for the class token alone, since the image embedding reads no other token.
+
+    x: (B, 1 + hw, width), that layer's input -> (B, width). Saves 7% of an encoder pass.
     """
-    text = clipseg.clip.text_model
-    start, end = (text.embeddings.token_embedding(ids).expand(len(tokens), -1, -1)
-                  for ids in (before, after))
-    x = torch.cat([start, tokens, end], 1)                          # (N, P + k + Q, width)
-    length = x.shape[1]
-    x = x + text.embeddings.position_embedding.weight[:length]
-    causal = torch.full((length, length), float('-inf'), dtype=x.dtype, device=x.device).triu(1)
-    x = text.encoder(inputs_embeds=x, attention_mask=causal[None, None]).last_hidden_state
-    return clipseg.clip.text_projection(text.final_layer_norm(x[:, -1]))
+    last = vision.encoder.layers[-1]
+    attention = last.self_attn
+    normed = last.layer_norm1(x)
+    qkv = attention.q_proj(normed[:, :1]), attention.k_proj(normed), attention.v_proj(normed)
+    q, k, v = (rearrange(y, 'b t (heads d) -> b heads t d', heads=attention.num_heads) for y in qkv)
+    pooled = rearrange(F.scaled_dot_product_attention(q, k, v), 'b heads 1 d -> b (heads d)')
+    token = x[:, 0] + attention.out_proj(pooled)
+    return vision.post_layernorm(token + last.mlp(last.layer_norm2(token)))
 
+
+# ---- 3.2 G: the grounder, CLIPSeg's decoder ---------------------------------------------------
 
 def decode(clipseg, activations, A):
-    """The grounder G of Section 3.2: CLIPSeg's decoder with A in the place of a text embedding.
+    """CLIPSeg's decoder with A in the place of a text embedding.
 
-    activations: Vision's; A: (B, N, D), N conditions per image -> logits (B, N, H', W').
+    activations: Vision's; A: (B, N, D), N audios for each image -> logits (B, N, H', W').
     What does not depend on A, `reduce` above all, runs once per image instead of once per pair.
     """
     decoder = clipseg.decoder
@@ -225,7 +212,7 @@ def decode(clipseg, activations, A):
     return rearrange(decoder.transposed_convolution(x), '(b n) 1 h w -> b n h w', b=B)
 
 
-# ---- The model (Figure 2) ---------------------------------------------------------------------
+# ---- Figure 2: the model ----------------------------------------------------------------------
 
 @dataclass
 class Alignment:
@@ -243,7 +230,7 @@ class Alignment:
 class SoundLocalizer(nn.Module):
     """clipseg: transformers' CLIPSegForImageSegmentation; beats: beats.BEATs.
 
-    prompt_ids: two lists, before and after the audio tokens; audio_tokens: k of Table 11.
+    prompt_ids: two lists, see the function prompt_ids; audio_tokens: k of Table 11.
     """
 
     def __init__(self, clipseg, beats, prompt_ids, audio_tokens=1, w=W_INIT, b=B_INIT):
@@ -270,34 +257,22 @@ class SoundLocalizer(nn.Module):
         self.beats.eval()
         return self
 
-    def hold_frozen(self, dtype):
-        """Hold the frozen linear and convolution weights in dtype, for use under its autocast only.
-
-        Autocast rounds them to dtype at every use, so the results are the same. Embeddings, layer
-        norms and BEATs' PositionConv, which autocast computes in float32, stay as they are.
-        """
-        for module in (*self.clipseg.modules(), *self.beats.modules()):
-            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-                module.to(dtype)
-
     # --- 3.1
 
-    def audio_tokens(self, wav, features=None):
-        """wav: (N, samples), 16 kHz, -1..1; features: E_A's output if cached -> (N, k, width)."""
-        if features is None:
-            with torch.no_grad():
-                features = self.beats(wav)                          # (N, T, 3 * width of E_A)
-        return self.audio_proj(features)
-
     def embed_audio(self, wav, features=None):
-        """Section 3.1: wav (N, samples) -> audio-driven embedding A (N, D)."""
-        tokens = self.audio_tokens(wav, features)
+        """wav (N, samples), 16 kHz, -1..1 -> audio-driven embedding A (N, D).
+
+        features: E_A's output for these sounds, where it is cached.
+        """
+        if features is None:
+            features = self.beats(wav)                              # (N, T, 3 * width of E_A)
+        tokens = self.audio_proj(features)                          # (N, k, width)
         return embed_prompt(self.clipseg, self.prompt_before, tokens, self.prompt_after)
 
     # --- 3.2
 
     def ground(self, vision, A, size, pair_chunk=None):
-        """Section 3.2: vision of B images, A (B, N, D) -> M_G (B, N, H, W), logits at size (H, W).
+        """vision of B images, A (B, N, D) -> M_G (B, N, H, W), logits at size (H, W).
 
         pair_chunk: decode that many of the B * N pairs at a time, with activation checkpointing:
         keep the inputs, recompute in the backward pass. Saves 15 MB a pair at 352 x 352.
@@ -312,14 +287,22 @@ class SoundLocalizer(nn.Module):
             M_G = F.interpolate(M_G, size=size, mode='bicubic', align_corners=False)
         return M_G
 
+    def image_masks(self, M_G, kind, grid, uniform=None):
+        """M_G (B, N, H, W) -> image masks of that shape. grid: (h, w); uniform: see MaskGenI."""
+        if kind == 'soft':                      # Table 13
+            return soft_image_mask(M_G)
+        if kind == 'feature':                   # Table 13: M_F in the place of M_I
+            return to_image(mask_gen_f(M_G, grid), M_G.shape[-2:])
+        return self.masker_i(M_G, uniform)
+
     def forward(self, image, wav, image_mask='hard', feature_mask='feature', noise=(None, None),
                 features=None, pair_chunk=None, negatives='local'):
-        """A training step: every image (B, 3, H, W) under every audio (B, samples). -> Alignment
+        """Every image (B, 3, H, W) under every audio (B, samples), in training. -> Alignment
 
         The vision encoder runs twice whatever B is: on the images and on the masked images.
-        image_mask, feature_mask: Table 13. noise: MaskGen_I's uniform draws, (B, N, H, W) for the
-        areas and (B, 1, H, W) for the masked images; drawn here when None. features: see
-        audio_tokens. pair_chunk: see ground. negatives='global': N audios, of all processes.
+        image_mask 'hard', 'soft' or 'feature', feature_mask 'feature' or 'image': Table 13.
+        noise: MaskGen_I's uniform numbers, (B, N, H, W) for the areas and (B, 1, H, W) for the
+        masked images; drawn here when None. negatives='global': N audios, of all processes.
         """
         B, _, H, W = image.shape
         A = self.embed_audio(wav, features)                         # (B, D)
@@ -327,33 +310,22 @@ class SoundLocalizer(nn.Module):
         if negatives == 'global':
             A = everyone(A)                                         # (N, D)
             first = first_of_mine(B)
-        with torch.no_grad():
-            vision = encode_image(self.clipseg, image)
+        vision = encode_image(self.clipseg, image)
         M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)    # (B, N, H, W)
-        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # masks need 32 bits
+        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # autocast ends here
         grid = vision.v_D.shape[-2:]
 
+        # Paper [17]: Eq. 4 measures "the image masks", so the areas are those of the mask in use.
         every_M_I = self.image_masks(M_G, image_mask, grid, noise[0])   # (B, N, H, W)
-        # 'image' is Table 13's first row: M_I in the place of M_F
+        areas = every_M_I.mean((-2, -1))
+        # 'image': Table 13's first row, M_I in the place of M_F
         M_F = to_grid(every_M_I, grid) if feature_mask == 'image' else mask_gen_f(M_G, grid)
-        # each image under its own audio: (B, 1, H, W)
-        positive = M_G.diagonal(first).permute(2, 0, 1).unsqueeze(1)
         # Paper [7]: one M_I for both uses; the release draws new noise for the masked image.
-        M_I = self.image_masks(positive, image_mask, grid, noise[1])
+        own = M_G.diagonal(first).permute(2, 0, 1).unsqueeze(1)         # (B, 1, H, W)
+        M_I = self.image_masks(own, image_mask, grid, noise[1])
         # Paper [8]: M_I * X. The release masks the normalised image: 0 is CLIP's mean colour.
         v_I = embed_image(self.clipseg, image * M_I)                    # (B, D)
-        return Alignment(A, M_G, every_M_I.mean((-2, -1)), M_I, v_I, M_F, vision.v_D, first)
-
-    def image_masks(self, M_G, kind, grid, uniform=None):
-        """M_G (B, N, H, W) -> image masks of that shape: MaskGen_I or Table 13's variants.
-
-        Paper [17]: Eq. 4 measures "the image masks", so the areas are those of the mask in use.
-        """
-        if kind == 'soft':
-            return soft_image_mask(M_G)
-        if kind == 'feature':                   # M_F in the place of M_I
-            return to_image(mask_gen_f(M_G, grid), M_G.shape[-2:])
-        return self.masker_i(M_G, uniform)
+        return Alignment(A, M_G, areas, M_I, v_I, M_F, vision.v_D, first)
 
     # --- 3.7
 
@@ -376,19 +348,70 @@ class SoundLocalizer(nn.Module):
         """
         texts = [template.replace('<*>', word) for word in words]
         ids = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')
-        on_device = ids.to(self.prompt_before.device)
-        return self.clipseg.clip.get_text_features(**on_device).pooler_output
+        ids = ids.to(self.prompt_before.device)
+        return self.clipseg.clip.get_text_features(**ids).pooler_output
+
+    def hold_frozen(self, dtype):
+        """Convert the frozen linear and convolution weights to dtype, for use under its autocast.
+
+        Autocast would round them at every use, so the results are the same. Embeddings, layer
+        norms and BEATs' PositionConv, which autocast computes in float32, stay in float32.
+        """
+        for module in (*self.clipseg.modules(), *self.beats.modules()):
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                module.to(dtype)
 
 
-# ---- Weights ----------------------------------------------------------------------------------
+# ---- Sizes and weights ------------------------------------------------------------------------
 
-def prompt_ids(tokenizer, prompt):
-    """Token ids before and after <*> in e.g. "A photo of a <*>" (Table 12)."""
-    if prompt.count('<*>') != 1:
-        raise ValueError(f'the prompt {prompt!r} must hold <*> exactly once, '
-                         'where the audio token goes')
-    before, after = (tokenizer(part.strip()).input_ids for part in prompt.split('<*>'))
-    return before[:-1], after[1:]       # with one start and one end-of-text token between them
+ROOT = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes and paths of one scale. Everything else is shared."""
+    clipseg: str        # hub name or folder of the CLIPSeg weights and tokenizer
+    beats: str          # BEATs checkpoint file, {'cfg', 'model'}
+    data_root: str      # folder of the datasets
+    image_size: int     # pixels, square (Section 4.1: 352)
+    seconds: float      # audio length, cut or zero-padded (Section 4.1: 10 s)
+    w: float = W_INIT   # initial w and b of MaskGen_I
+    b: float = B_INIT
+
+
+PRESETS = {
+    # Paper [10]: w = 10, b = 14 suit photographs. The miniature's decoder gives larger logits: at
+    # slope 10 a wrong mask passes no gradient and stays wrong. The same b / w gives the same mask.
+    'miniature': Preset(str(ROOT / 'miniature/weights/clipseg'),
+                        str(ROOT / 'miniature/weights/beats.pt'),
+                        str(ROOT / 'data/miniature'), image_size=96, seconds=2.0, w=1.0, b=1.4),
+    'paper': Preset('CIDAS/clipseg-rd64-refined',
+                    str(ROOT / 'weights/BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt'),
+                    str(ROOT / 'data'), image_size=352, seconds=10.0),
+}
+
+
+def load_model(preset='miniature', checkpoint=None, prompt=None, audio_tokens=None, clipseg=None,
+               beats=None):
+    """A preset's backbones and a checkpoint's trained part. -> (SoundLocalizer, eval), tokenizer
+
+    checkpoint: train.py's or the authors'. prompt, audio_tokens: by default the checkpoint's, the
+    release's prompt where it names none; clipseg, beats: paths instead of the preset's.
+    """
+    config = PRESETS[preset]
+    saved = read_checkpoint(checkpoint) if checkpoint else {'prompt': PROMPT}
+    if prompt is None:
+        prompt = saved.get('prompt', RELEASE_PROMPT)
+        if 'prompt' not in saved:
+            print(f'{checkpoint} does not name its prompt: using the release\'s, "{prompt}"')
+    clip_model, tokenizer = load_clipseg(clipseg or config.clipseg)
+    E_A = load_beats(beats or config.beats)
+    tokens = audio_tokens or int(saved.get('audio_tokens', 1))
+    ids = prompt_ids(tokenizer, prompt)
+    model = SoundLocalizer(clip_model, E_A, ids, tokens, config.w, config.b)
+    if checkpoint:
+        load_trained(model, saved, checkpoint)
+    return model, tokenizer
 
 
 def load_clipseg(name):
@@ -410,53 +433,22 @@ def load_clipseg(name):
     return clipseg.requires_grad_(False).eval(), tokenizer
 
 
-def load_model(preset='miniature', checkpoint=None, prompt=None, audio_tokens=None, clipseg=None,
-               beats=None):
-    """A preset's backbones and a checkpoint's trained part. -> (SoundLocalizer, eval), tokenizer
-
-    checkpoint: train.py's or the authors'. prompt, audio_tokens: by default the checkpoint's, the
-    release's prompt where it names none; clipseg, beats: paths instead of the preset's.
-    """
-    config = PRESETS[preset]
-    saved = read_checkpoint(checkpoint) if checkpoint else {}
-    if saved and 'prompt' not in saved and prompt is None:
-        print(f'{checkpoint} does not name its prompt: using the release\'s, "{RELEASE_PROMPT}"')
-        prompt = RELEASE_PROMPT
-    if prompt is None:
-        prompt = saved.get('prompt', PROMPT)
-    tokens = audio_tokens or int(saved.get('audio_tokens', 1))
-    clip_model, tokenizer = load_clipseg(clipseg or config.clipseg)
-    E_A = load_beats(beats or config.beats)
-    ids = prompt_ids(tokenizer, prompt)
-    model = SoundLocalizer(clip_model, E_A, ids, tokens, config.w, config.b)
-    if saved:
-        load_trained(model, saved, checkpoint)
-    return model, tokenizer
-
-
 def read_checkpoint(path):
     """A checkpoint's dict {'audio_proj', 'masker_i', ...}.
 
     FileNotFoundError; ValueError where it is damaged; OSError where it cannot be read now.
     """
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise FileNotFoundError         # a folder; or a pipe, which would wait for its writer
-        content = Path(path).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    saved = read_or_none(path)
+    if not os.path.isfile(path):
         raise FileNotFoundError(f'no checkpoint at {path}: train one with train.py or correct '
-                                '--checkpoint') from None
-    except OSError as error:
-        raise OSError(f'cannot read {path} ({error.strerror}): it may be intact, so make it '
-                      'readable and try again') from None
+                                '--checkpoint')
     try:
-        saved = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
         weights = [*saved['audio_proj'].values(), *saved['masker_i'].values()]
         finite = all(torch.as_tensor(weight).isfinite().all() for weight in weights)
         complete = (saved.get('preset', 'paper') in PRESETS
                     and isinstance(saved.get('prompt', ''), str)
                     and saved.get('audio_tokens', 1) in (1, 2, 4, 8))
-    except Exception:           # a truncated zip, a foreign pickle, another program's file
+    except Exception:           # a damaged file (saved is None), or another program's
         complete = False
     if not complete:
         raise ValueError(f"{path} is not a checkpoint of this method: it must hold 'audio_proj' "

@@ -59,7 +59,7 @@ class Golden:
         self.ours = {
             'fbank': fbank(wav[:1]), 'fbank_row_means': fbank(wav).mean(-1),
             'beats_layers_cat': features, 'beats_x': beats.last_layer(features),
-            'audio_token': model.audio_tokens(wav)[:, 0], 'A': out.A,
+            'audio_token': model.audio_proj(features)[:, 0], 'A': out.A,
             'v_D': vision.v_D, 'vision_pooled_proj': vision.pooled,
             'vision_activations': torch.stack(vision.activations),
             'M_G': out.M_G, 'feature_mask': out.M_F, 'image_mask': out.M_I,

@@ -131,7 +131,7 @@ def test_heatmap_at_any_size_and_equal_to_training_s_diagonal(loaded, pairs):
 @pytest.mark.parametrize('k', [1, 2, 4, 8])
 def test_audio_tokens(pairs, k):
     model, _ = load_model('miniature', audio_tokens=k)
-    assert model.audio_tokens(pairs[1]).shape == (3, k, 128)
+    assert model.audio_proj(model.beats(pairs[1])).shape == (3, k, 128)
     assert model.embed_audio(pairs[1]).shape == (3, 128)
 
 
