@@ -4,24 +4,25 @@
     python -m speed.bench --preset paper                            # its sizes, random weights
     python -m speed.bench step --preset paper --batch-sizes 2 8     # one section
     python -m speed.bench step --preset paper --precision bf16 --cached-audio --batch-sizes 16 64
+    python -m speed.bench step --preset paper --batch-sizes 2 --only-count 64   # 64: not timed
 
-The plain reading runs the vision encoder B + 2 times for B pairs; ours runs it twice, and no layer
-further than it is read. Both take the same weights, batch, noise and dropout, and must give the
-same loss and gradient. Operations are counted from the shapes, on tensors without data, and held
-against the rate of one large matrix product.
+The plain reading runs the vision encoder B + 2 times for B pairs; ours runs it twice, and computes
+no layer whose output nothing reads. Both take the same weights, batch, noise and dropout, and must
+give the same loss and gradient. Operations are counted from the shapes, on tensors without data
+(device 'meta'), and compared with the rate of one large matrix product.
 
-On a CPU the process keeps the memory of freed tensors: returning 50 MB to the system at each
-operation, and getting them again, would be much of what is timed (--free-memory).
+On a CPU the process keeps the memory of freed tensors. Returning 50 MB to the system after each
+operation and asking for them again would take up to a third of a step (--free-memory).
 """
 
 import argparse
 import contextlib
 import copy
 import json
+import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from unittest import mock
 
@@ -44,9 +45,11 @@ from speed.plain import plain_reading
 
 EPOCHS, PAIRS = 20, 144_000         # Section 4.1
 GPU_RATE = 0.4 * 989e12             # operations a second: 40% (assumed) of an H100's peak in bf16
-BATCH_SIZES = {'miniature': (2, 4, 8), 'paper': (2, 4, 8, 16)}
+BATCH_SIZES = {'miniature': [2, 4, 8], 'paper': [2, 4, 8, 16]}
 TOLERANCE = 1e-4                    # relative, of float32 losses and gradients
-VARIANTS = (('float32', False), ('float32', True), ('bf16', True))      # precision, audio cached
+# A variant of a step: which reading, its precision, whether BEATs' features are cached
+PLAIN = ('plain', 'float32', False)
+OURS = [('ours', 'float32', False), ('ours', 'float32', True), ('ours', 'bf16', True)]
 
 
 # ---- models and batches -----------------------------------------------------------------------
@@ -75,7 +78,7 @@ def build(preset, device='cpu'):
 
 
 def random_batch(B, size, seconds, device='cpu'):
-    """Arguments of SoundLocalizer.forward: B pairs of noise, and MaskGen_I's uniform draws."""
+    """Arguments of SoundLocalizer.forward: B pairs of noise, and MaskGen_I's uniform numbers."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(B, 3, size, size, generator=generator)
     wav = torch.rand(B, round(seconds * SAMPLE_RATE), generator=generator) - 0.5
@@ -84,43 +87,41 @@ def random_batch(B, size, seconds, device='cpu'):
             'noise': [draw.to(device) for draw in noise]}
 
 
+# ---- a training step, and its operations ------------------------------------------------------
+
+class Step:
+    """step(): forward, Eq. 5, backward and Adam at a rate of 0, so that no weight changes."""
+
+    def __init__(self, model, batch, who='ours', precision='float32', cached=False):
+        self.model = model
+        self.forward = partial(plain_reading, model) if who == 'plain' else model
+        self.batch = {**batch, 'features': model.beats(batch['wav'])} if cached else batch
+        self.precision = precision
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(self.trained, lr=0.0, weight_decay=1e-4)
+
+    def __call__(self, stage=contextlib.nullcontext):
+        """Always with the same dropout. -> loss, gradient norm"""
+        torch.manual_seed(0)
+        self.optimiser.zero_grad()
+        autocast = contextlib.nullcontext()
+        if self.precision == 'bf16':
+            autocast = torch.autocast(self.batch['image'].device.type, torch.bfloat16)
+        with stage('masks'), autocast:                  # what of it is in no stage of `staged`
+            out = self.forward(**self.batch)
+        with stage('losses'):
+            loss = sum(loss_terms(out).values())                        # Eq. 5, each lambda 1
+        with stage('backward'):
+            loss.backward()
+        with stage('optimiser'):
+            self.optimiser.step()
+        gradients = [p.grad.norm() for p in self.trained]
+        return loss.detach(), torch.stack(gradients).norm()
+
+
 def step_name(who, precision, cached):
     return f'{who} {precision}, cached audio' if cached else f'{who} {precision}'
 
-
-# ---- a step -----------------------------------------------------------------------------------
-
-def take_step(forward, batch, optimiser, precision='float32', stage=contextlib.nullcontext):
-    """Forward, Eq. 5, backward, Adam, always with the same dropout. -> loss, gradient norm"""
-    torch.manual_seed(0)
-    optimiser.zero_grad()
-    with torch.autocast(batch['image'].device.type, torch.bfloat16, enabled=precision == 'bf16'):
-        out = forward(**batch)
-    with stage('losses'):
-        loss = sum(loss_terms(out).values())                        # Eq. 5, each lambda 1
-    with stage('backward'):
-        loss.backward()
-    with stage('optimiser'):
-        optimiser.step()
-    gradients = [p.grad.norm() for group in optimiser.param_groups for p in group['params']]
-    return loss.item(), torch.stack(gradients).norm().item()
-
-
-class Contender:
-    """The plain reading, or ours in a precision, with or without BEATs' features at hand."""
-    def __init__(self, model, batch, who='ours', precision='float32', cached=False):
-        self.name, self.who = step_name(who, precision, cached), who
-        self.model, self.batch, self.precision, self.cached = model, batch, precision, cached
-        self.forward = partial(plain_reading, model) if who == 'plain' else model
-        trained = [p for p in model.parameters() if p.requires_grad]
-        # train.py's, but at a rate of 0: its work without its effect
-        self.optimiser = torch.optim.Adam(trained, lr=0.0, weight_decay=1e-4)
-        if cached:
-            with torch.no_grad():
-                self.batch = {**batch, 'features': model.beats(batch['wav'])}
-
-    def step(self, stage=contextlib.nullcontext):
-        return take_step(self.forward, self.batch, self.optimiser, self.precision, stage)
 
 def operations(who, model, B, size, seconds, cached=False):
     """Multiplications and additions of a step's matrix products and convolutions, by the shapes.
@@ -129,86 +130,88 @@ def operations(who, model, B, size, seconds, cached=False):
     """
     frames = (round(seconds * SAMPLE_RATE) - FRAME) // HOP + 1
     ids = model.prompt_before.tolist(), model.prompt_after.tolist()
-    mode = FlopCounterMode(display=False)
-    stage, counts = stages(mode.get_total_flops)
-    with torch.device('meta'), mode, sdpa_kernel(SDPBackend.MATH):  # it knows no fused kernels
+    with torch.device('meta'):
         bare = SoundLocalizer(CLIPSegForImageSegmentation(model.clipseg.config),
                               BEATs(model.beats.cfg), ids)
         spectrogram = torch.empty(B, frames, N_MELS)
         batch = {'image': torch.empty(B, 3, size, size), 'wav': None,
                  'noise': [torch.empty(B, n, size, size) for n in (B, 1)]}
-        with mock.patch('beats.fbank', lambda wav: spectrogram):
-            contender = Contender(bare, batch, who, cached=cached)
-            with staged(bare, stage), stage('masks'):       # here, the rest of the plain reading
-                out = contender.forward(**contender.batch)
-        with stage('losses'):
-            loss = sum(loss_terms(out).values())
-        with stage('backward'):
-            loss.backward()
+    mode = FlopCounterMode(display=False)
+    stage, counts = stages(mode.get_total_flops)
+    with mode, sdpa_kernel(SDPBackend.MATH), mock.patch('beats.fbank', lambda wav: spectrogram):
+        step = Step(bare, batch, who, cached=cached)    # MATH: fused kernels are not counted
+        with staged(bare, stage):
+            step(stage)
     return counts
 
 
-# ---- section `step`: seconds, ratios, terms, and the gap to the machine's limit ---------------
+# ---- section `step`: seconds, ratios, terms, and the distance to the machine's limit ----------
 
-def time_steps(contenders, repeats):
-    """The contenders in turns, after one turn that only warms up. -> {name: dict}"""
-    found = {one.name: {'all': []} for one in contenders}
-    for turn in tqdm(range(repeats + 1), 'step', unit=' turns', leave=False):
-        for one in contenders:
-            stage, seconds = clock(one.batch['image'].device)
-            with stage('step'):                 # one: on a GPU every stage waits for it
-                loss, gradient = one.step()
-            entry = found[one.name]
-            if turn:
-                entry['all'].append(seconds['step'])
-                entry['seconds'] = statistics.median(entry['all'])
-            else:
-                passes = count_vision(one.model, one.step)
-                entry |= {'loss': loss, 'gradient': gradient, 'passes': passes}
+def time_steps(steps, repeats):
+    """The steps {name: Step} in turns, after one of each that only warms up. -> {name: dict}"""
+    found = {name: {'passes': count_vision(step.model, step), 'all': []}
+             for name, step in steps.items()}
+    for _ in tqdm(range(repeats), 'step', unit=' turns', leave=False):
+        for name, step in steps.items():
+            stage, seconds = clock(step.batch['image'].device)
+            with stage('step'):                 # a single stage: a GPU waits at the end of each
+                loss, gradient = step()
+            found[name] |= {'loss': loss.item(), 'gradient': gradient.item()}
+            found[name]['all'].append(seconds['step'])
+    for entry in found.values():
+        entry['seconds'] = statistics.median(entry['all'])
     return found
 
 
-def time_terms(contender, repeats):
-    """-> {term: median seconds}"""
+def time_terms(step, repeats):
+    """-> {term: median seconds}; the terms are the parts of a step, see costs.staged."""
     runs = []
     for _ in range(repeats):
-        stage, seconds = clock(contender.batch['image'].device)
-        with staged(contender.model, stage):
-            contender.step(stage)
+        stage, seconds = clock(step.batch['image'].device)
+        with staged(step.model, stage):
+            step(stage)
         runs.append(seconds)
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
 def measure_step(args, device):
-    """-> a list of dicts, one per batch size: 'B', 'steps' {name: dict}, 'terms' {name: dict};
-    and {precision: rate of a matrix product}"""
-    config, rows = PRESETS[args.preset], []
-    model = build(args.preset, device).train()
-    models = {'float32': model}
-    if any(precision == 'bf16' for precision, _ in args.variants):
-        models['bf16'] = copy.deepcopy(model)
+    """-> a dict for each batch size and variant, a dict for each batch size and term of ours,
+    {precision: operations a second of a matrix product}"""
+    config = PRESETS[args.preset]
+    size = config.image_size, config.seconds
+    variants = {step_name(*variant): variant for variant in (PLAIN, *args.variants)}
+    plain, ours, *_ = variants
+    models = {'float32': build(args.preset, device).train()}
+    if any(precision == 'bf16' for _, precision, _ in args.variants):
+        models['bf16'] = copy.deepcopy(models['float32'])
         models['bf16'].hold_frozen(torch.bfloat16)              # as train.py does
-    rates = {precision: matrix_product_rate(device, precision) for precision in models}
-    for B in args.batch_sizes:
-        batch = random_batch(B, config.image_size, config.seconds, device)
-        plain, *ours = [Contender(model, batch, 'plain'),
-                        *(Contender(models[p], batch, 'ours', p, c) for p, c in args.variants)]
-        found = time_steps([plain, *ours], args.repeats)
-        counts = {one.name: operations(one.who, model, B, config.image_size, config.seconds,
-                                       one.cached) for one in (plain, *ours)}
-        for one in (plain, *ours):
-            entry, counted = found[one.name], sum(counts[one.name].values())
-            entry |= {'times': found[plain.name]['seconds'] / entry['seconds'],
-                      'operations': counted,
-                      'times, counted': sum(counts[plain.name].values()) / counted,
-                      '% of product': 100 * counted / entry['seconds'] / rates[one.precision],
-                      'GPU hours': EPOCHS * PAIRS / B * counted / GPU_RATE / 3600}
-            if one.precision == 'float32':
-                refuse_difference(found[plain.name], entry, B)
-        terms = {name: {'seconds': seconds, 'operations': counts[ours[0].name].get(name, 0)}
-                 for name, seconds in time_terms(ours[0], args.repeats).items()}
-        rows.append({'B': B, 'steps': found, 'terms': terms})
-    return rows, rates
+    limits = {precision: matrix_product_rate(device, precision) for precision in models}
+    rows, terms = [], []
+    for B in [*args.batch_sizes, *args.only_count]:
+        counts = {name: operations(who, models['float32'], B, *size, cached)
+                  for name, (who, _, cached) in variants.items()}
+        timed, seconds = {}, {}
+        if B in args.batch_sizes:
+            batch = random_batch(B, *size, device)
+            steps = {name: Step(models[variant[1]], batch, *variant)
+                     for name, variant in variants.items()}
+            timed = time_steps(steps, args.repeats)
+            seconds = time_terms(steps[ours], args.repeats)
+        for name, (_, precision, _) in variants.items():
+            counted = sum(counts[name].values())
+            row = {'B': B, 'step': name, 'operations': counted,
+                   'times, counted': sum(counts[plain].values()) / counted,
+                   'GPU hours': EPOCHS * PAIRS / B * counted / GPU_RATE / 3600}
+            if timed:
+                row |= timed[name]
+                row['times'] = timed[plain]['seconds'] / row['seconds']
+                row['% of product'] = 100 * counted / row['seconds'] / limits[precision]
+                if precision == 'float32':
+                    refuse_difference(timed[plain], row, B)
+            rows.append(row)
+        terms += [{'B': B, 'term': term, 'seconds': seconds.get(term), '10^9 operations': n / 1e9}
+                  for term, n in counts[ours].items()]
+    return rows, terms, limits
 
 
 def refuse_difference(plain, ours, B):
@@ -220,65 +223,61 @@ def refuse_difference(plain, ours, B):
                              'wrong')
 
 
-def show_steps(rows, rates, variant):
-    print('\nA training step (forward, loss, backward, Adam). times: how many times as long the '
-          'plain reading takes.\n% of product: of the rate of one large matrix product, here '
-          + ', '.join(f'{rate / 1e12:.3g}e12/s in {p}' for p, rate in rates.items())
-          + f'.\nGPU hours: an estimate for {EPOCHS} epochs of {PAIRS:,} pairs at '
-          f'{GPU_RATE / 1e12:.0f}e12/s, 40% of one H100 in bf16')
+def show(title, rows, columns=None, decimals=3):
+    """Print dicts as a table, a missing value as a dash. columns: by default the first's keys."""
+    columns = list(columns or rows[0])
+    print(f'\n{title}')
+    print(table([[row.get(name) for name in columns] for row in rows], columns, decimals=decimals))
+
+
+def show_steps(rows, terms, limits, variant):
+    of_product = ', '.join(f'{rate / 1e12:.3g}e12/s in {p}' for p, rate in limits.items())
     columns = {'B': 0, 'step': 0, 'seconds': 3, 'times': 2, 'loss': 6, 'gradient': 6, 'passes': 0,
-               'times, counted': 2, '% of product': 1, 'GPU hours': 2}
-    lines = [{'B': row['B'], 'step': name, **entry}
-             for row in rows for name, entry in row['steps'].items()]
-    cells = [[line[column] for column in columns] for line in lines]
-    print(table(cells, list(columns), decimals=list(columns.values())))
-    print(f'\nTerm by term ({variant}): seconds, and 10^9 operations')
-    lines = [[row['B'], name, term['seconds'], term['operations'] / 1e9]
-             for row in rows for name, term in row['terms'].items()]
-    print(table(lines, ['B', 'term', 'seconds', 'operations'], decimals=3))
+               'times, counted': 2, '% of product': 1, 'GPU hours': 2}      # and their decimals
+    show('A training step (forward, loss, backward, Adam). times: how many times as long the '
+         f'plain reading takes.\n% of product: of one large matrix product\'s rate, {of_product}.\n'
+         f'GPU hours: an estimate for {EPOCHS} epochs of {PAIRS:,} pairs at '
+         f'{GPU_RATE / 1e12:.0f}e12/s, 40% of one H100 in bf16',
+         rows, columns, list(columns.values()))
+    show(f'Term by term ({variant})', terms)
 
 
 # ---- section `memory`: each step in a process of its own --------------------------------------
 
-def one_step_alone(args, device):
-    """What a subprocess runs: one step and nothing else. Prints its peak in bytes."""
-    config, model = PRESETS[args.preset], build(args.preset, device).train()
-    precision, cached = args.variants[0]
-    batch = random_batch(args.batch_sizes[0], config.image_size, config.seconds, device)
-    if precision == 'bf16':
+def peak_of_one_step(B, variant, preset, device, free_memory):
+    """One step in a process that does nothing else. -> the most bytes that it held"""
+    if not free_memory:
+        keep_freed_memory()
+    config = PRESETS[preset]
+    model = build(preset, device).train()
+    if 'bf16' in variant:
         model.hold_frozen(torch.bfloat16)
-    Contender(model, batch, args.alone, precision, cached).step()
-    print(json.dumps({'peak': peak_bytes(device)}))
+    Step(model, random_batch(B, config.image_size, config.seconds, device), *variant)()
+    return peak_bytes(device)
 
 
-def measure_memory(args):
-    """Peak bytes of a step by variant and batch size. -> a list of dicts"""
+def measure_memory(args, device):
+    """-> a dict for each batch size and variant; None for what did not finish"""
+    spawn = multiprocessing.get_context('spawn')
+    asked = [(B, variant) for B in args.batch_sizes for variant in (PLAIN, *args.variants)]
     rows = []
-    for B in tqdm(args.batch_sizes, 'memory', unit=' batch sizes', leave=False):
-        row = {'B': B}
-        for who, precision, cached in (('plain', 'float32', False),
-                                       *(('ours', *variant) for variant in args.variants)):
-            command = [sys.executable, '-m', 'speed.bench', '--alone', who, '--preset', args.preset,
-                       '--batch-sizes', str(B), '--precision', precision, '--device', args.device]
-            command += ['--cached-audio'] if cached else []
-            command += ['--free-memory'] if args.free_memory else []
-            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-            name = step_name(who, precision, cached)
-            row[name] = None
-            if done.returncode:
-                reason = (done.stderr.splitlines() or ['killed'])[-1]
-                tqdm.write(f'{name} at B = {B} did not finish: {reason}')
-            else:
-                row[name] = json.loads(done.stdout.splitlines()[-1])['peak']
+    for B, variant in tqdm(asked, 'memory', unit=' steps', leave=False):
+        row = {'B': B, 'step': step_name(*variant), 'peak GB': None}
+        with ProcessPoolExecutor(1, spawn) as pool:
+            peak = pool.submit(peak_of_one_step, B, variant, args.preset, device, args.free_memory)
+        if peak.exception():            # the system kills a process that has taken all memory
+            tqdm.write(f'{row["step"]} at B = {B} did not finish: {peak.exception()}')
+        elif peak.result():
+            row['peak GB'] = peak.result() / 1e9
         rows.append(row)
     return rows
 
 
 # ---- the script -------------------------------------------------------------------------------
 
-SECTIONS = ('step', 'memory', 'load', 'evaluate', 'metrics')
+SECTIONS = ('memory', 'step', 'load', 'evaluate', 'metrics')    # memory while the process is small
 SECTIONS_OF = {     # the options that only some sections read
-    'batch_sizes': ('step', 'memory'), 'precision': ('step', 'memory'),
+    'batch_sizes': ('step', 'memory'), 'only_count': ('step',), 'precision': ('step', 'memory'),
     'cached_audio': ('step', 'memory'), 'repeats': ('step', 'evaluate'), 'heatmaps': ('metrics',)}
 
 
@@ -290,15 +289,16 @@ def parse_args(argv=None):
     add('--preset', choices=list(PRESETS), default='miniature',
         help='paper: its sizes, random weights')
     add('--batch-sizes', type=int, nargs='+', help='(default: 2 4 8, and 16 for the paper)')
+    add('--only-count', type=int, nargs='+', default=[], metavar='B',
+        help='more batch sizes, whose operations are counted and no step is timed')
     add('--precision', choices=['float32', 'bf16'], help='of ours; plain stays in float32')
-    add('--cached-audio', action='store_true', help='ours finds the BEATs features ready')
+    add('--cached-audio', action='store_true', help='ours is given the BEATs features')
     add('--repeats', type=int, default=3, help='timings, of which the median counts (default: 3)')
     add('--heatmaps', type=int, default=1000, help='for the section metrics (default: 1000)')
     add('--free-memory', action='store_true',
         help='on a CPU: return the memory of freed tensors to the system, as train.py does')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='(default: the best that is there)')
     add('--json', type=some_path, help='write everything here')
-    add('--alone', choices=['plain', 'ours'], help=argparse.SUPPRESS)   # a subprocess of `memory`
     args = parser.parse_args(argv)
     for section in args.sections:
         if section not in SECTIONS:
@@ -316,63 +316,56 @@ def parse_args(argv=None):
         parser.error(sentence)
     if args.json and os.path.isdir(args.json):
         parser.error(f'--json {args.json} is a folder: name a file in it')
-    args.batch_sizes = args.batch_sizes or list(BATCH_SIZES[args.preset])
-    if min(args.batch_sizes) < 2 or args.repeats < 1 or args.heatmaps < 1:
-        parser.error('--batch-sizes must be at least 2 (one pair has no negatives), --repeats and '
+    args.batch_sizes = args.batch_sizes or BATCH_SIZES[args.preset]
+    if min(args.batch_sizes + args.only_count) < 2 or args.repeats < 1 or args.heatmaps < 1:
+        parser.error('batch sizes must be at least 2 (one pair has no negatives), --repeats and '
                      '--heatmaps at least 1')
-    args.variants = VARIANTS
+    args.variants = OURS
     if args.precision or args.cached_audio:
-        args.variants = [(args.precision or 'float32', args.cached_audio)]
+        args.variants = [('ours', args.precision or 'float32', args.cached_audio)]
     return args
 
 
 def run_section(section, args, device):
     """Measure and print one section. -> what the JSON holds of it"""
     config = PRESETS[args.preset]
-    if section == 'memory':
-        rows = measure_memory(args)
-        print('\nPeak memory of a step in GB, with weights and libraries, each in its own process '
-              '(a dash: not finished, or not told by this system)')
-        names = [name for name in rows[0] if name != 'B']
-        cells = [[row['B'], *(row[name] and row[name] / 1e9 for name in names)] for row in rows]
-        print(table(cells, ['B', *names], decimals=2))
-        return {'memory': rows}
+    size = config.image_size, config.seconds
     if section == 'step':
-        rows, rates = measure_step(args, device)
-        show_steps(rows, rates, step_name('ours', *args.variants[0]))
-        return {'step': rows, 'matrix_product': rates}
-    if section == 'load':
-        title, rows = 'Training pairs, 640 x 360 JPEG and 16-bit sound, read by one process', [
-            measure_loading(config.image_size, config.seconds)]
+        rows, terms, limits = measure_step(args, device)
+        show_steps(rows, terms, limits, step_name(*args.variants[0]))
+        return {'step': rows, 'terms': terms, 'matrix_product': limits}
+    if section == 'memory':
+        title = ('Peak memory of a step, with weights and libraries, each in its own process (a '
+                 'dash: not finished, or not told by this system)')
+        rows = measure_memory(args, device)
+    elif section == 'load':
+        title = 'Training pairs, 640 x 360 JPEG and 16-bit sound, read by one process'
+        rows = [measure_loading(*size)]
     elif section == 'evaluate':
-        batch = random_batch(8, config.image_size, config.seconds, device)
         title = 'Evaluation: heatmaps of 224 x 224 for images under audios'
+        batch = random_batch(8, *size, device)
         rows = measure_evaluation(build(args.preset, device), batch['image'], batch['wav'],
                                   args.repeats)
     else:
         title = 'Scoring at 19 thresholds (255 for F), single source and segmentation, one thread'
         rows = [measure_metrics(args.heatmaps)]
-    print(f'\n{title}')
-    print(table([list(row.values()) for row in rows], list(rows[0]), decimals=3))
-    return {section: rows if section == 'evaluate' else rows[0]}
+    show(title, rows)
+    return {section: rows}
 
 
 def main(args):
     device = pick_device(args.device)
-    args.device = device.type
-    if device.type == 'cpu' and not args.free_memory:
+    if not args.free_memory:
         keep_freed_memory()             # for both readings
-    if args.alone:
-        return one_step_alone(args, device)
     memory = 'returned' if args.free_memory else 'kept'
-    report = {'machine': {'device': name_of(device), 'threads': torch.get_num_threads(),
-                          'torch': torch.__version__, 'freed_memory': memory},
-              'preset': args.preset}
-    print(f'{args.preset} on {name_of(device)}, {torch.get_num_threads()} threads, torch '
+    machine = {'device': name_of(device), 'threads': torch.get_num_threads(),
+               'torch': torch.__version__, 'freed_memory': memory}
+    print(f'{args.preset} on {name_of(device)}, {machine["threads"]} threads, torch '
           f'{torch.__version__}, freed memory {memory}')
-    # memory first, while this process is small
-    for section in sorted(args.sections, key=('memory', *SECTIONS).index):
-        report |= run_section(section, args, device)
+    report = {'machine': machine, 'preset': args.preset}
+    for section in SECTIONS:
+        if section in args.sections:
+            report |= run_section(section, args, device)
         if args.json:                   # after each section: what is measured is saved
             write_file(args.json, json.dumps(report, indent=1))
 

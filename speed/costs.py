@@ -20,8 +20,6 @@ try:
 except ImportError:         # Windows
     resource = None
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4       # malloc.h
-
 
 def stages(read):
     """read() grows with what is spent. -> a stage(name), the dict {name: spent} that it fills"""
@@ -37,7 +35,7 @@ def stages(read):
 
 
 def clock(device):
-    """Stages in seconds. A GPU finishes what it has to do at the borders of each stage."""
+    """Stages in seconds. A GPU finishes its work at the beginning and the end of each stage."""
     def now():
         if torch.device(device).type != 'cpu':
             torch.accelerator.synchronize()
@@ -50,7 +48,7 @@ def staged(model, stage):
     """Within it, the parts of a SoundLocalizer's forward pass are stages under these names."""
     parts = ((model.beats, 'forward', 'BEATs'), (model, 'embed_audio', 'projection, text'),
              (model_file, 'encode_image', 'vision'), (model, 'ground', 'decoder'),
-             (model_file, 'embed_image', 'masked vision'), (model, 'forward', 'masks'))
+             (model_file, 'embed_image', 'masked vision'))
 
     def within(name, function):
         def run(*given, **options):
@@ -87,11 +85,11 @@ def matrix_product_rate(device, precision):
 
 
 def keep_freed_memory():
-    """Ask glibc to keep the memory of freed tensors: to get it anew can be a third of a step."""
+    """Make glibc keep the memory of freed tensors, instead of returning it to the system."""
     if platform.libc_ver()[0] == 'glibc':
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)                                 # large blocks from the heap too
-        libc.mallopt(M_TRIM_THRESHOLD, -1)                          # and the heap never shrinks
+        libc.mallopt(-4, 0)             # M_MMAP_MAX: large blocks from the heap too
+        libc.mallopt(-1, -1)            # M_TRIM_THRESHOLD: the heap never shrinks
 
 
 def peak_bytes(device):
@@ -100,13 +98,13 @@ def peak_bytes(device):
         return torch.cuda.max_memory_allocated()
     status = Path('/proc/self/status')      # ru_maxrss begins at the parent's peak on Linux
     if status.exists():
-        lines = status.read_text(encoding='utf-8').splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith('VmHWM'))
+        found = re.search(r'VmHWM:\s+(\d+) kB', status.read_text(encoding='utf-8'))
+        return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else None
 
 
 def name_of(device):
-    """What the device calls itself."""
+    """The model name of the GPU or the processor."""
     if torch.device(device).type == 'cuda':
         return torch.cuda.get_device_name(device)
     listed = Path('/proc/cpuinfo')

@@ -1,9 +1,9 @@
 """speed/ measures a step in two readings, counts what the shapes say, prints and writes it."""
 
+import contextlib
 import dataclasses
 import json
-import subprocess
-import sys
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +12,6 @@ from transformers import CLIPSegConfig
 
 import data
 from beats import BEATsConfig
-from conftest import ROOT
 from speed import bench, costs, parts
 
 SIZE, SECONDS = 32, 0.5
@@ -43,11 +42,11 @@ def tiny():
 
 def step(model, B, who, cached=False):
     """-> loss, gradient norm, every gradient, passes of the vision encoder"""
-    one = bench.Contender(model, bench.random_batch(B, SIZE, SECONDS), who, cached=cached)
+    one = bench.Step(model, bench.random_batch(B, SIZE, SECONDS), who, cached=cached)
     answers = []
-    passes = costs.count_vision(model, lambda: answers.extend(one.step()))
+    passes = costs.count_vision(model, lambda: answers.extend(one()))
     gradients = [p.grad.clone() for p in model.parameters() if p.requires_grad]
-    return *answers, gradients, passes
+    return answers[0].item(), answers[1].item(), gradients, passes
 
 
 @pytest.mark.parametrize('B', [2, 5])
@@ -80,10 +79,10 @@ def test_a_step_is_taken_in_its_precision_with_the_same_dropout(tiny, monkeypatc
     def forward(**batch):
         seen.append((torch.is_autocast_enabled('cpu'), torch.rand(1).item()))
         return tiny(**batch)
-    batch = bench.random_batch(2, SIZE, SECONDS)
-    optimiser = bench.Contender(tiny, batch).optimiser
     for precision in ('float32', 'bf16'):
-        bench.take_step(forward, batch, optimiser, precision)
+        one = bench.Step(tiny, bench.random_batch(2, SIZE, SECONDS), precision=precision)
+        one.forward = forward
+        one()
     assert [autocast for autocast, _ in seen] == [False, True] and seen[0][1] == seen[1][1]
 
 
@@ -113,7 +112,7 @@ def test_operations_are_those_one_counts_by_hand(tiny):
 
 
 def test_terms_are_timed_apart_and_together_they_are_the_step(tiny):
-    one = bench.Contender(tiny, bench.random_batch(2, SIZE, SECONDS))
+    one = bench.Step(tiny, bench.random_batch(2, SIZE, SECONDS))
     terms = bench.time_terms(one, repeats=1)
     assert set(terms) == {'BEATs', 'projection, text', 'vision', 'decoder', 'masked vision',
                           'masks', 'losses', 'backward', 'optimiser'}
@@ -181,30 +180,39 @@ def test_the_peak_is_the_high_water_mark_in_units_of_1024(monkeypatch):
     assert costs.peak_bytes('cpu') is None
 
 
-def test_a_subprocess_takes_one_step_and_has_its_own_peak():
+def test_a_step_s_peak_is_that_of_a_process_of_its_own():
     ballast = torch.ones(300_000_000)                                   # 1.2 GB, in memory
-    command = [sys.executable, '-m', 'speed.bench', '--alone', 'ours', '--batch-sizes', '2',
-               '--device', 'cpu', '--cached-audio']
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert 1e8 < json.loads(done.stdout)['peak'] < ballast.nbytes < costs.peak_bytes('cpu')
+    args = bench.parse_args(['memory', '--batch-sizes', '2', '--cached-audio'])
+    args.variants = []
+    row, = bench.measure_memory(args, 'cpu')
+    assert (row['B'], row['step']) == (2, 'plain float32')
+    assert 0.1 < row['peak GB'] < ballast.nbytes / 1e9 < costs.peak_bytes('cpu') / 1e9
 
 
 def test_memory_asks_a_process_of_its_own_for_each_variant(monkeypatch):
-    commands = []
+    asked = []
 
-    def answer(command, **_):
-        commands.append(command[3:])
-        return SimpleNamespace(returncode=int('bf16' in command), stderr='no room',
-                               stdout=f'a line\n{{"peak": {len(commands)}}}\n')
-    monkeypatch.setattr(bench.subprocess, 'run', answer)
-    args = bench.parse_args(['memory', '--batch-sizes', '2', '--device', 'cpu', '--free-memory'])
-    assert bench.measure_memory(args) == [
-        {'B': 2, 'plain float32': 1, 'ours float32': 2, 'ours float32, cached audio': 3,
-         'ours bf16, cached audio': None}]
-    asked = [bench.parse_args(command) for command in commands]
-    assert [one.alone for one in asked] == ['plain', 'ours', 'ours', 'ours']
-    assert [one.variants[0] for one in asked[1:]] == list(bench.VARIANTS)
-    assert all(one.free_memory and one.batch_sizes == [2] for one in asked)
+    class Pool(contextlib.nullcontext):
+        def __init__(self, processes, context):
+            super().__init__(self)
+            assert processes == 1 and context.get_start_method() == 'spawn'
+
+        def submit(self, function, B, variant, *more):
+            asked.append((function, *more))
+            future = Future()
+            if 'bf16' in variant:
+                future.set_exception(MemoryError('no room'))
+            else:
+                future.set_result(None if variant[2] else 2_000_000_000)
+            return future
+    monkeypatch.setattr(bench, 'ProcessPoolExecutor', Pool)
+    args = bench.parse_args(['memory', '--batch-sizes', '2', '4', '--free-memory'])
+    rows = bench.measure_memory(args, 'cpu')
+    assert [(row['B'], row['step'], row['peak GB']) for row in rows] == [
+        (B, *pair) for B in (2, 4) for pair in (
+            ('plain float32', 2.0), ('ours float32', 2.0), ('ours float32, cached audio', None),
+            ('ours bf16, cached audio', None))]
+    assert asked == 8 * [(bench.peak_of_one_step, 'miniature', 'cpu', True)]
 
 
 # ---- the command line
@@ -218,42 +226,53 @@ def run(monkeypatch, tiny, *options):
 
 
 def test_sections_print_tables_and_write_json(tiny, monkeypatch, tmp_path, capsys):
+    def operations(who, model, B, size, seconds, cached):
+        assert model is tiny and (size, seconds) == (SIZE, SECONDS)
+        return {'decoder': B * (9 if who == 'plain' else 5 - cached), 'backward': 1}
+    monkeypatch.setattr(bench, 'operations', operations)
     monkeypatch.setattr(bench, 'matrix_product_rate', lambda device, precision: 1e9)
-    monkeypatch.setattr(bench, 'measure_memory', lambda args: [{'B': 2, 'plain': 1_500_000_000,
-                                                                'ours': None}])
+    peaks = [{'B': 2, 'step': 'plain', 'peak GB': 1.5}, {'B': 2, 'step': 'ours', 'peak GB': None}]
+    monkeypatch.setattr(bench, 'measure_memory', lambda args, device: peaks)
     path = tmp_path / 'bench.json'
-    run(monkeypatch, tiny, 'step', 'memory', 'metrics', '--batch-sizes', 2, '--repeats', 1,
-        '--heatmaps', 3, '--json', path)
+    run(monkeypatch, tiny, 'step', 'memory', 'metrics', '--batch-sizes', 2, '--only-count', 3,
+        '--repeats', 1, '--heatmaps', 3, '--json', path)
     report = json.loads(path.read_text(encoding='utf-8'))
     assert report['preset'] == 'miniature' and report['machine']['freed_memory'] == 'kept'
     assert {'step', 'memory', 'metrics'} <= report.keys() and 'load' not in report
-    row, = report['step']
-    plain, ours, cached, low = row['steps'].values()
+    plain, ours, cached, low, *counted = report['step']
     assert (plain['passes'], ours['passes']) == (4, 2) and plain['times'] == 1
     assert ours['loss'] == pytest.approx(plain['loss'], rel=1e-6) and low['loss'] != ours['loss']
     assert ours['times, counted'] == pytest.approx(plain['operations'] / ours['operations'])
     assert ours['% of product'] == pytest.approx(ours['operations'] / ours['seconds'] / 1e7)
     assert cached['operations'] < ours['operations']
+    assert [row['B'] for row in counted] == [3] * 4 and 'seconds' not in counted[0]
+    assert counted[1]['GPU hours'] == pytest.approx(
+        20 * 144_000 / 3 * counted[1]['operations'] / (0.4 * 989e12) / 3600)
+    assert {row['B'] for row in report['terms'] if row['seconds'] is None} == {3}
     said = capsys.readouterr().out
     assert 'decoder' in said and 'ours bf16, cached audio' in said
-    assert any(line.split() == ['2', '1.50', '-'] for line in said.splitlines())
+    lines = [line.split() for line in said.splitlines()]
+    assert ['2', 'plain', '1.500'] in lines and ['2', 'ours', '-'] in lines
 
 
-def test_a_contender_s_time_is_the_median_of_its_turns_after_the_first(monkeypatch):
-    turns, times = [], iter([90, 50, 1, 2, 5, 9, 2, 3])     # two contenders in turns, four times
+def test_a_step_s_time_is_the_median_of_its_turns_after_the_first(monkeypatch):
+    turns, times = [], iter([1, 2, 5, 9, 2, 3])         # of two steps in turns, three times
 
-    def contender(name):
-        def step(stage=None):
-            turns.append(name)
-            return 0.5, 0.25
-        return SimpleNamespace(name=name, step=step, model=None, batch={'image': torch.zeros(1)})
-    monkeypatch.setattr(bench, 'count_vision', lambda model, step: 2)
+    class FakeStep:
+        model = None
+        batch = {'image': torch.zeros(1)}
+
+        def __call__(self):
+            turns.append(self)
+            return torch.tensor(0.5), torch.tensor(0.25)
+    monkeypatch.setattr(bench, 'count_vision', lambda model, step: step() and 2)
 
     def clock(device):
-        return lambda name: bench.contextlib.nullcontext(), {'step': next(times)}
+        return lambda name: contextlib.nullcontext(), {'step': next(times)}
     monkeypatch.setattr(bench, 'clock', clock)
-    found = bench.time_steps([contender('a'), contender('b')], 3)
-    assert turns == ['a', 'b'] * 4
+    a, b = FakeStep(), FakeStep()
+    found = bench.time_steps({'a': a, 'b': b}, 3)
+    assert turns == [a, b] * 4
     assert found['a'] == {'seconds': 2, 'all': [1, 5, 2], 'loss': 0.5, 'gradient': 0.25,
                           'passes': 2}
     assert found['b']['seconds'] == 3
@@ -265,13 +284,17 @@ def test_defaults_and_variants():
     assert parse().batch_sizes == [2, 4, 8] and parse().sections == list(bench.SECTIONS)
     assert parse('--preset', 'paper').batch_sizes == [2, 4, 8, 16]
     assert parse('--batch-sizes', '3', '5').batch_sizes == [3, 5] and parse().repeats == 3
-    assert parse().variants == (('float32', False), ('float32', True), ('bf16', True))
-    assert parse('--precision', 'bf16').variants == [('bf16', False)]
-    assert parse('--cached-audio').variants == [('float32', True)]
+    assert parse('--only-count', '64').only_count == [64] and parse().only_count == []
+    assert parse().variants == [('ours', 'float32', False), ('ours', 'float32', True),
+                                ('ours', 'bf16', True)]
+    assert parse('--precision', 'bf16').variants == [('ours', 'bf16', False)]
+    assert parse('--cached-audio').variants == [('ours', 'float32', True)]
 
 
 @pytest.mark.parametrize('options, words', [
-    (['speed'], "no section 'speed'"), (['--batch-sizes', '1'], 'one pair has no negatives')])
+    (['speed'], "no section 'speed'"), (['--batch-sizes', '1'], 'one pair has no negatives'),
+    (['step', '--only-count', '1'], 'one pair has no negatives'),
+    (['memory', '--only-count', '64'], '--only-count is for the section step')])
 def test_wrong_options_are_named(options, words, capsys):
     with pytest.raises(SystemExit) as end:
         bench.parse_args(options)
