@@ -107,7 +107,7 @@ class Step:
         autocast = contextlib.nullcontext()
         if self.precision == 'bf16':
             autocast = torch.autocast(self.batch['image'].device.type, torch.bfloat16)
-        with stage('masks'), autocast:                  # what of it is in no stage of `staged`
+        with stage('masks'), autocast:      # less what `staged` gives other names
             out = self.forward(**self.batch)
         with stage('losses'):
             loss = sum(loss_terms(out).values())                        # Eq. 5, each lambda 1

@@ -33,23 +33,23 @@ def one_thread():
 def write_pairs(root, count, seconds):
     """Noise in VGGSound's layout and sizes: 640 x 360 JPEGs of 80 KB, mono 16-bit sounds."""
     random, folder = np.random.default_rng(0), Path(root, 'vggsound')
+    ids = [f'{k:04}' for k in range(count)]
     for part in ('frames', 'audio'):
         (folder / part).mkdir(parents=True)
-    for k in range(count):
+    (folder / 'train.csv').write_text('\n'.join(ids), encoding='utf-8')
+    for name in ids:
         coarse = Image.fromarray(random.integers(0, 256, (18, 32, 3), np.uint8))
         smooth = np.asarray(coarse.resize((640, 360), Image.Resampling.BICUBIC))
         frame = (smooth + random.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
-        Image.fromarray(frame).save(folder / f'frames/{k:04}.jpg', quality=90)
+        Image.fromarray(frame).save(folder / f'frames/{name}.jpg', quality=90)
         wav = random.uniform(-0.5, 0.5, round(seconds * data.SAMPLE_RATE))
-        soundfile.write(folder / f'audio/{k:04}.wav', wav, data.SAMPLE_RATE)
-    ids = ''.join(f'{k:04}\n' for k in range(count))
-    (folder / 'train.csv').write_text(ids, encoding='utf-8')
+        soundfile.write(folder / f'audio/{name}.wav', wav, data.SAMPLE_RATE)
 
 
 def measure_loading(image_size, seconds, count=96):
     """Pairs that one process reads in a second, from the files and from `data.py prepare`'s.
 
-    Both have just been written: this is the work of decoding, not the speed of a disk. -> dict
+    The files have just been written, so this is the time of decoding, not of a disk. -> dict
     """
     stage, spent = clock('cpu')
     batches = [list(range(k, min(k + 16, count))) for k in range(0, count, 16)]
@@ -105,20 +105,20 @@ def loop_scores(heatmaps, truths):
         for k, cut in enumerate(metrics.SWEEP):
             hits[k] += loop_iou(heat, truth, cut, strict=False) >= 0.5
             ious[k] += loop_iou(heat, truth, cut, strict=True)
-        for _ in ('cIoU', 'mIoU'):                                      # and adaptively
+        for _ in ('cIoU', 'mIoU'):      # adaptive thresholds: metrics.py computes these scores too
             cut = heat.flatten().sort().values[heat.numel() - int((truth > 0).sum())]
             loop_iou(heat, truth, cut, strict=True)
         for k, cut in enumerate(metrics.F_THRESHOLDS):
             predicted = (heat >= cut).float()
             right = (predicted * truth).sum()
             precision, recall = right / predicted.sum().clamp(min=1e-12), right / truth.sum()
-            weighed = metrics.BETA_SQUARED * precision + recall
-            f[k] += (1 + metrics.BETA_SQUARED) * precision * recall / weighed.clamp(min=1e-12)
+            weighted = metrics.BETA_SQUARED * precision + recall
+            f[k] += (1 + metrics.BETA_SQUARED) * precision * recall / weighted.clamp(min=1e-12)
     return 100 * torch.cat([hits, ious, f.max()[None]]) / len(heatmaps)
 
 
 def streamed_scores(heatmaps, truths):
-    """The same by metrics.py, in batches of 16 as evaluate.py feeds them."""
+    """The same scores by metrics.py, in batches of 16 as evaluate.py passes them."""
     single, segmentation = metrics.SingleSource('sweep'), metrics.Segmentation('sweep')
     for heat, truth in zip(heatmaps.split(16), truths.split(16)):
         single.update(heat, truth)
@@ -128,7 +128,7 @@ def streamed_scores(heatmaps, truths):
 
 
 def measure_metrics(N):
-    """Seconds of both for N maps of 224 x 224 on one CPU thread; they must agree. -> dict"""
+    """Seconds of both for N maps of 224 x 224 on one CPU thread; ValueError if they differ."""
     generator = torch.Generator().manual_seed(0)
     coarse = 2 * torch.randn(N, 1, 14, 14, generator=generator)
     heatmaps = F.interpolate(coarse, size=(224, 224), mode='bicubic').sigmoid()[:, 0]
@@ -144,7 +144,7 @@ def measure_metrics(N):
             loop = loop_scores(heatmaps, truths)
     gap = (ours - loop).abs().max().item()
     if not gap <= 100 / N + 1e-3:               # one IoU may round to the other side of 0.5
-        raise ValueError(f'metrics.py and the loop written from the definitions differ by {gap} '
-                         'points')
-    return {'heatmaps': N, **{f'{name}, seconds': value for name, value in seconds.items()},
-            'ratio': seconds['loop'] / seconds['metrics.py'], 'largest_difference': gap}
+        raise ValueError(f'metrics.py and the loop of the definitions differ by {gap} points')
+    return {'heatmaps': N, 'metrics.py, seconds': seconds['metrics.py'],
+            'loop, seconds': seconds['loop'], 'ratio': seconds['loop'] / seconds['metrics.py'],
+            'largest_difference': gap}
