@@ -5,8 +5,9 @@
     M_G -MaskGen_I, MaskGen_F (masks.py)-> M_I, M_F;  M_I * image -CLIP vision encoder-> v_I
     sigmoid(M_G + b / w)                                                                     3.7
 
-E_A (beats.py), CLIP and CLIPSeg (transformers) are frozen. Trained are the AudioTokenizer's
-projection and pooling (`audio_proj`) and MaskGen_I's w and b (`masker_i`): the released names.
+E_A (beats.py), CLIP and CLIPSeg (transformers) are frozen. Only the AudioTokenizer's projection and
+pooling (`audio_proj`) and MaskGen_I's w and b (`masker_i`) train. Modules with weights have the
+names of the released checkpoint.
 
     model, tokenizer = load_model('miniature')      # or 'paper', with the real weights in place
     heatmap = model.heatmap(image, wav, size=(224, 224))        # (B, 224, 224) in 0..1
@@ -36,7 +37,7 @@ from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, soft_image_mask, to_grid
 
 PROMPT = 'A photo of a <*>'         # Section 3.1; the audio token takes the place of <*>
 RELEASE_PROMPT = 'A photo of <*>'   # Paper [1]: the released weights' own; others give wrong maps
-DROPOUT = 0.5                       # Paper [2]: names none; in the unary potential (released code)
+DROPOUT = 0.5                       # Paper [2]: names none; in the release's unary potential
 
 
 # ---- 3.1 AudioTokenizer: projection and attentive pooling of E_A's features -------------------
@@ -70,12 +71,12 @@ class SelfPotential(nn.Module):
 class AttentivePooling(nn.Module):
     """Factor graph attention over time (Yariv et al., 2023): a softmax over mixed potentials.
 
-    x: (B, T, D) -> (B, k, D). Paper [3]: silent on how Table 11's k tokens differ. Here each has
+    x: (B, T, D) -> (B, k, D). Paper [3]: does not say how Table 11's k tokens differ. Here each has
     its own row of the unary potential and its own mixture; k = 1 is the released module.
     """
     def __init__(self, dim, tokens=1):
         super().__init__()
-        self.un_models = nn.ModuleList([UnaryPotential(dim, tokens)])       # the released names
+        self.un_models = nn.ModuleList([UnaryPotential(dim, tokens)])
         self.pp_models = nn.ModuleList([SelfPotential(dim)])
         mixtures = (nn.Conv1d(2, 1, 1, bias=False) for _ in range(tokens))
         self.reduce_potentials = nn.ModuleList(mixtures)
@@ -145,8 +146,8 @@ def encode_image(clipseg, image):
     hidden = hidden_states(vision, image)
     x = hidden[-1]                                                          # (B, 1 + hw, width)
     pooled = clipseg.clip.visual_projection(class_token(vision, x))         # (B, D)
-    # Paper [4]: only says "spatial visual features". Released code: the last layer with its
-    # attention reduced to the values (MaskCLIP), so that each cell describes its own place.
+    # Paper [4]: only says "spatial visual features". Released code: in the last layer, the values
+    # take the place of attention (MaskCLIP), so that each cell describes its own place.
     last = vision.encoder.layers[-1]
     x = x + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(x)))
     x = x + last.mlp(last.layer_norm2(x))
@@ -312,7 +313,7 @@ class SoundLocalizer(nn.Module):
             first = first_of_mine(B)
         vision = encode_image(self.clipseg, image)
         M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)    # (B, N, H, W)
-        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # autocast ends here
+        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # even under autocast
         grid = vision.v_D.shape[-2:]
 
         # Paper [17]: Eq. 4 measures "the image masks", so the areas are those of the mask in use.
@@ -320,8 +321,8 @@ class SoundLocalizer(nn.Module):
         areas = every_M_I.mean((-2, -1))
         # 'image': Table 13's first row, M_I in the place of M_F
         M_F = to_grid(every_M_I, grid) if feature_mask == 'image' else mask_gen_f(M_G, grid)
-        # Paper [7]: one M_I for both uses; the release draws new noise for the masked image.
-        own = M_G.diagonal(first).permute(2, 0, 1).unsqueeze(1)         # (B, 1, H, W)
+        # Paper [7]: one M_I for areas and v_I; the release, followed here, draws new noise for v_I.
+        own = M_G.diagonal(first).permute(2, 0, 1).unsqueeze(1)     # (B, 1, H, W), own audios
         M_I = self.image_masks(own, image_mask, grid, noise[1])
         # Paper [8]: M_I * X. The release masks the normalised image: 0 is CLIP's mean colour.
         v_I = embed_image(self.clipseg, image * M_I)                    # (B, D)
@@ -331,13 +332,13 @@ class SoundLocalizer(nn.Module):
 
     @torch.no_grad()
     def heatmap(self, image, wav, size):
-        """Section 3.7: B images, each under its own sound (B, samples) -> (B, *size) in 0..1."""
+        """B images, each under its own sound (B, samples) -> (B, *size) in 0..1."""
         A = self.embed_audio(wav).unsqueeze(1)                          # (B, 1, D)
         return self.heatmaps(encode_image(self.clipseg, image), A, size)[:, 0]
 
     @torch.no_grad()
     def heatmaps(self, vision, A, size):
-        """The same from an encoded image and A (B, N, D), of audio or text -> (B, N, *size)."""
+        """Vision of B images, A (B, N, D) of audio or of text -> (B, N, *size) in 0..1."""
         return self.masker_i.inference(self.ground(vision, A, size))
 
     @torch.no_grad()
@@ -395,8 +396,8 @@ def load_model(preset='miniature', checkpoint=None, prompt=None, audio_tokens=No
                beats=None):
     """A preset's backbones and a checkpoint's trained part. -> (SoundLocalizer, eval), tokenizer
 
-    checkpoint: train.py's or the authors'. prompt, audio_tokens: by default the checkpoint's, the
-    release's prompt where it names none; clipseg, beats: paths instead of the preset's.
+    checkpoint: train.py's or the authors'. prompt, audio_tokens: default to the checkpoint's, and
+    the prompt to the release's where it names none. clipseg, beats: paths, not the preset's.
     """
     config = PRESETS[preset]
     saved = read_checkpoint(checkpoint) if checkpoint else {'prompt': PROMPT}
@@ -436,7 +437,7 @@ def load_clipseg(name):
 def read_checkpoint(path):
     """A checkpoint's dict {'audio_proj', 'masker_i', ...}.
 
-    FileNotFoundError; ValueError where it is damaged; OSError where it cannot be read now.
+    FileNotFoundError; ValueError: damaged or another file; OSError: cannot be read now.
     """
     saved = read_or_none(path)
     if not os.path.isfile(path):

@@ -1,4 +1,4 @@
-"""A plain reading of the paper, to hold the method's speed against (Sections 3.2 and 3.3).
+"""A plain reading of Sections 3.2 and 3.3, with which the speed of model.py is compared.
 
 Section 3.2 and Eq. 2 as they stand on the page: for each audio, all images go through the grounder.
 The vision encoder runs once per audio over all B images, once for v_D and once on the masked
@@ -16,7 +16,7 @@ from model import Alignment
 
 
 def plain_reading(model, image, wav, noise, features=None):
-    """What model(image, wav, noise=noise) gives, with nothing computed once. -> model.Alignment"""
+    """model(image, wav, noise=noise), with nothing shared between audios. -> model.Alignment"""
     clip, patch = model.clipseg.clip, model.clipseg.config.vision_config.patch_size
     B, _, H, W = image.shape
     A = model.embed_audio(wav, features)                                    # (B, D)
