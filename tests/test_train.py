@@ -15,21 +15,20 @@ from tiny import write_root
 
 def test_a_short_miniature_training_learns_to_localise(tmp_path, capsys):
     root = world.build(tmp_path / 'world', seed=9, processes=2,
-                       splits={'train': 240, 'val': 8, 'vggss': 8, 'is4': 24})
+                       splits={'train': 160, 'val': 8, 'vggss': 8, 'is4': 16})
     args = train.parse_args(['--data-root', str(root), '--out', str(tmp_path / 'run'), '--steps',
-                             '60', '--device', 'cpu'])
+                             '40', '--device', 'cpu'])
     assert train.train(args) == 0
     summary = json.loads((args.out / 'summary.json').read_text(encoding='utf-8'))
     before, after, oracle = (summary[k] for k in ('untrained', 'trained', 'oracle'))
-    assert summary['n'] == {'boxes': 8, 'masks': 56, 'multi': 48, 'pairs': 24, 'silence': 8}
+    assert summary['n'] == {'boxes': 8, 'masks': 40, 'multi': 32, 'pairs': 16, 'silence': 8}
     # two sounding objects in a frame: the trained model tells them apart
-    print(before, after, oracle)
-    assert after['both_right'] > before['both_right'] + 20
-    assert after['mIoU_multi'] > before['mIoU_multi'] + 10
-    assert after['mIoU_multi'] > 0.5 * oracle['mIoU_multi']
+    assert after['both_right'] > before['both_right'] + 30
+    assert after['mIoU_multi'] > before['mIoU_multi'] + 5
+    assert after['mIoU_multi'] > 0.65 * oracle['mIoU_multi']
     log = [json.loads(line) for line in (args.out / 'log.jsonl').read_text().splitlines()]
     losses = [entry['loss'] for entry in log if 'loss' in entry]
-    assert len(losses) == 6 and losses[-1] < 0.75 * losses[0]
+    assert len(losses) == 4 and losses[-1] < 0.85 * losses[0], losses
     assert any('val_loss' in entry for entry in log)
     for name in ('last.pt', 'loss.png', 'before_after.png'):
         assert (args.out / name).stat().st_size > 1000
