@@ -415,7 +415,7 @@ def test_a_list_with_a_pair_twice_not_utf8_or_of_another_dataset_is_refused(run,
 
 def test_a_model_that_is_absent_or_does_not_fit_is_named_with_its_option(run, tiny, tmp_path):
     out = tmp_path / 'captions.jsonl'
-    with pytest.raises(OSError, match='no usable model at .*nowhere.* another with --llm'):
+    with pytest.raises(OSError, match='no usable model at .*nowhere.* another with .*--llm'):
         run('all', out, '--llm', tmp_path / 'nowhere')
     for option, wrong in (('--image-model', 'mistral'), ('--audio-model', 'blip2'),
                           ('--llm', 'qwen2_audio')):
@@ -428,7 +428,7 @@ def test_a_model_that_is_absent_or_does_not_fit_is_named_with_its_option(run, ti
     with pytest.raises(ValueError, match='lacks 9 of its weights'):
         load(tmp_path, 'mistral')
     (lacking / 'model.safetensors').write_bytes(b'damaged')
-    with pytest.raises(ValueError, match='cannot be loaded'):
+    with pytest.raises(OSError, match='no usable model at .*mistral'):
         load(tmp_path, 'mistral')
     save_mistral(tmp_path / 'plain', chat_template=None)
     run('image', out)
@@ -442,7 +442,6 @@ def test_read_captions_names_what_is_wrong_with_a_file(undisturbed, pairs, tmp_p
     ids, bad = read_ids(pairs), tmp_path / 'captions.jsonl'
     with pytest.raises(FileNotFoundError, match='captions.py all'):
         captions.read_captions(bad, ids)
-    answer = json.dumps(lines_of(undisturbed / 'captions.jsonl')[3]['object'])
     for content, words in (
             (text + text.splitlines()[2] + '\n', f'{ids[2]} twice'),
             (text[:-9], 'line 12 is not a JSON object, or is truncated: rerun captions.py'),
@@ -450,7 +449,6 @@ def test_read_captions_names_what_is_wrong_with_a_file(undisturbed, pairs, tmp_p
             ('[1]\n' + text, 'line 1 is not a JSON object'),
             (text.replace(ids[1], 'x_1'), f'lacks 1 of the {PAIRS} pairs, the first {ids[1]}'),
             (text.encode() + b'\xff\n', 'not a UTF-8 text'),
-            (text.replace(f'"object": {answer}', r'"object": "dog \ud83d"'), 'lone surrogate'),
             ('{"id": "x_1", "object": null}\n', 'both texts')):
         bad.write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(ValueError, match=words) as said:
