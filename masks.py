@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# Paper [9]: gives no value for any of these; all are the released code's.
+# Paper [9]: gives no value for any of these; all are the release's.
 W_INIT, B_INIT = 10.0, 14.0           # initial w and b of MaskGen_I
 GUMBEL_TEMPERATURE = 1.0
 SOFT_THRESHOLD, SOFTNESS = 0.5, 0.07  # MaskGen_F's soft threshold and its temperature
@@ -21,10 +21,10 @@ SOFT_THRESHOLD, SOFTNESS = 0.5, 0.07  # MaskGen_F's soft threshold and its tempe
 # ---- MaskGen_I: binary masks on pixels ------------------------------------------------------
 
 def binary_gumbel(logits, uniform=None, temperature=GUMBEL_TEMPERATURE):
-    """Sample a hard 0/1 mask whose gradient is that of the relaxed sample (Jang et al., 2017).
+    """Sample a 0/1 mask with the gradient of the relaxed sample (Jang et al., 2017).
 
     P(mask = 1) = sigmoid(logits). One uniform number per pixel is enough, as the difference of two
-    Gumbel variables is logistic. uniform: in (0, 1), of the logits' shape; drawn here when None.
+    Gumbel variables is logistic. uniform: in (0, 1), of the logits' shape; drawn here if None.
     """
     if uniform is None:
         tiny = torch.finfo(torch.float32).tiny
@@ -32,11 +32,11 @@ def binary_gumbel(logits, uniform=None, temperature=GUMBEL_TEMPERATURE):
     logistic = uniform.log() - (-uniform).log1p()
     relaxed = torch.sigmoid((logits + logistic) / temperature)
     hard = (relaxed > 0.5).to(relaxed.dtype)
-    return hard + (relaxed - relaxed.detach())      # value: exactly hard; gradient: relaxed
+    return hard + (relaxed - relaxed.detach())      # straight-through: hard, gradient of relaxed
 
 
 class MaskGenI(nn.Module):
-    """MaskGen_I (Section 3.2). Only the scalars w and b are learned between M_G and the masks."""
+    """MaskGen_I (Section 3.2). The scalars w and b are all that is learned in the two masks."""
 
     def __init__(self, w=W_INIT, b=B_INIT):
         super().__init__()
@@ -66,22 +66,22 @@ def mask_gen_f(M_G, grid):
     """MaskGen_F (Section 3.2): each map scaled to 0..1, softly thresholded, at the feature grid.
 
     M_G: (B, N, H, W) logits, grid: (h, w) -> M_F: (B, N, h, w) in 0..1. Unlike M_I it is never all
-    zeros: no cell is below sigmoid(-0.5 / 0.07) = 7.9e-4, so Eq. 2 never divides by 0. A map's
-    brightest pixel comes out near 1, but may lie between the pixels that the grid samples.
+    zeros: no cell is below sigmoid(-0.5 / 0.07) = 7.9e-4, so Eq. 2 never divides by 0. The largest
+    logit of a map becomes almost 1, but to_grid may skip its pixel.
     """
     low = M_G.amin((-2, -1), keepdim=True) - 1e-7
     high = M_G.amax((-2, -1), keepdim=True) + 1e-7
-    # Beside a logit of 3 the released 1e-7 vanishes in float32: a constant map would divide by 0.
+    # Next to a logit of 3, float32 rounds 1e-7 (release) away: a constant map would divide by 0.
     stretched = (M_G - low) / (high - low).clamp(min=1e-7)
     return to_grid(torch.sigmoid((stretched - SOFT_THRESHOLD) / SOFTNESS), grid)
 
 
-# ---- Between the two resolutions (Table 13 reuses each mask at the other's place) -----------
+# ---- Between the two resolutions (Table 13 uses each mask in the place of the other) --------
 
 def to_grid(mask, grid):
     """(B, N, H, W) -> (B, N, h, w).
 
-    Paper [66]: does not say how. Nearest neighbour, the top-left pixel of a patch (released code).
+    Paper [66]: does not say how. Nearest neighbour takes the top-left pixel of a patch (release).
     """
     return F.interpolate(mask, size=grid, mode='nearest')
 
@@ -89,6 +89,6 @@ def to_grid(mask, grid):
 def to_image(mask, size):
     """(B, N, h, w) -> (B, N, H, W).
 
-    Paper [18]: 4.3.6 speaks of blurred borders, not of how M_F is upsampled: bilinear is ours.
+    Paper [18]: 4.3.6 mentions blurred borders, but not how M_F is upsampled. Bilinear is ours.
     """
     return F.interpolate(mask, size=size, mode='bilinear', align_corners=False)
