@@ -230,7 +230,7 @@ def train(args):
     refuse_uneven(args.batch_size)
     run = checkpoint.Run(args.out, args.resume, args.overwrite, args.save_seconds)
     make_data(args.preset, args.data_root, args.data_root_given, args.captions_from,
-              with_captions=args.lambda_c and not args.captions)
+              with_captions=args.lambda_c and not args.captions, device=args.device)
     pairs, validation = open_pairs(args)
     per_epoch = len(pairs) // args.batch_size // args.accumulate
     last_step = args.steps or args.epochs * per_epoch
@@ -287,13 +287,13 @@ def refuse_uneven(batch_size):
                          'negatives otherwise')
 
 
-def make_data(preset, data_root, given, captions_from, with_captions):
+def make_data(preset, data_root, given, captions_from, with_captions, device):
     """The miniature draws its world, and captions it, when it is first asked for."""
     if preset == 'miniature' and not given and rank_and_processes()[0] == 0:
         from miniature import world
         world.build(data_root)
         if with_captions and not captions_path(data_root, captions_from).exists():
-            make_captions(captions_from)
+            make_captions(captions_from, device)
     checkpoint.wait_for_all()
 
 

@@ -280,8 +280,8 @@ def test_the_miniature_makes_its_world_and_captions_where_none_are_named(
     made = []
     root = tmp_path / 'root'
 
-    def make_captions(kind):
-        made.append(kind)
+    def make_captions(kind, device):
+        made.append((kind, device))
         write_captions(root / f'captions-{kind}.jsonl', lambda n: ['dog', 'bell'][n % 2])
 
     here = dataclasses.replace(model_file.PRESETS['miniature'], data_root=str(root))
@@ -295,9 +295,9 @@ def test_the_miniature_makes_its_world_and_captions_where_none_are_named(
     monkeypatch.setattr('miniature.world.build', build)
     monkeypatch.setattr(train, 'make_captions', make_captions)
     seen = training('--variant', 'av_llm', '--captions-from', 'audio', root=None)
-    assert made == ['audio'] and seen.held_out[0][3] == str(root)
+    assert made == [('audio', 'cpu')] and seen.held_out[0][3] == str(root)
     training('--variant', 'av_llm', '--captions-from', 'audio', root=root, folder='named')
-    assert made == ['audio']
+    assert made == [('audio', 'cpu')]
 
 
 def test_without_a_list_of_validation_pairs_there_is_no_validation(training, tmp_path, capsys):
