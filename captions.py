@@ -12,8 +12,8 @@
     python captions.py object --captions-from image     # Table 10; writes captions-image.jsonl
 
 Beside --out each stage has a folder with a JSON file per finished batch: image_captions,
-audio_captions (shared by every --out there) and <out>.answers. After a kill the same command goes
-on and leaves the same bytes. The object stage joins them in --out, a line per pair: {"id",
+audio_captions (shared by every --out there) and <out>.answers. A killed run goes on with the same
+command and leaves the same bytes. The object stage joins them in --out, a line per pair: {"id",
 "image_caption", "audio_caption", "object", "models", "error"}; "object" is "" without an answer.
 """
 
@@ -233,26 +233,25 @@ def caption(args, device, rank=0, processes=1):
 
 
 def prepare(args):
-    """Check all inputs before hours of work, and begin the stages' folders.
-
-    -> [ids, {id: caption} of --audio-captions or None]
-    """
+    """Check all inputs before hours of work. -> [ids, {id: caption} of --audio-captions or None]"""
     if args.preset == 'miniature' and not args.data_root_given:
         from miniature import world
         world.build(args.data_root)
     ids = pairs_to_caption(args)
-    made = args.audio_captions
-    given = read_audio_captions(made, ids) if made else None
+    given = None
     models = {}
     for stage in args.stages:
-        models[stage] = (f'{made.name}@{file_hash([made])}' if stage == 'audio' and made else
-                         check_model(stage, args.models[stage]))
+        if stage == 'audio' and args.audio_captions:
+            given = read_audio_captions(args.audio_captions, ids)
+            models[stage] = f'{args.audio_captions.name}@{file_hash([args.audio_captions])}'
+        else:
+            models[stage] = check_model(stage, args.models[stage])
     answers = stage_folder('object', args.out)
     if 'object' in args.stages and args.out.exists() and not (args.overwrite or answers.exists()):
         raise FileExistsError(f'{args.out} is there without {answers.name}, so it was made '
                               'elsewhere: choose another --out, or start over with --overwrite')
     for stage in args.stages:
-        begin(stage, args, models[stage], ids)
+        note_settings(stage, args, models[stage], ids)
     return [ids, given]
 
 
@@ -274,7 +273,8 @@ def pairs_to_caption(args):
 def run_stage(stage, args, lines, rank, processes):
     """Caption the batches that have no file yet. -> all lines, each with the model's text
 
-    What is in a batch depends neither on the number of processes nor on what was finished before.
+    The pairs of a batch depend on --batch-size alone, so several processes, or a run that was
+    killed and goes on, leave the same files as one that was not.
     """
     folder = stage_folder(stage, args.out)
     size = args.batch_sizes[stage]
@@ -325,11 +325,11 @@ def read_both_captions(args, ids):
     models = {'image': None, 'audio': None}
     for stage in [s for s in models if args.captions_from in ('both', s)]:
         folder = stage_folder(stage, args.out)
-        if not (folder / 'settings.json').is_file():
-            raise FileNotFoundError(f'no {folder}: run the {stage} stage first, captions.py '
-                                    f'{stage} or all')
-        models[stage] = read_json(folder / 'settings.json')['model']
         rows = [row for file in sorted(folder.glob('[0-9]*.json')) for row in read_json(file)]
+        if not rows:
+            raise FileNotFoundError(f'no captions in {folder}: run the {stage} stage first, '
+                                    f'captions.py {stage} or all')
+        models[stage] = read_json(folder / 'settings.json')['model']
         for line, row in zip(lines, by_id(folder, rows, 'id', ids).values()):
             line[f'{stage}_caption'] = row[f'{stage}_caption']
             line['error'] = line['error'] or row['error']
@@ -361,8 +361,8 @@ def stage_folder(stage, out):
     return out.with_name(f'{out.stem}.answers' if stage == 'object' else f'{stage}_captions')
 
 
-def begin(stage, args, model, ids):
-    """Note a stage's settings. ValueError where its folder was begun with others."""
+def note_settings(stage, args, model, ids):
+    """Write a stage's settings.json. ValueError where it has batches of other settings."""
     folder = stage_folder(stage, args.out)
     file = folder / 'settings.json'
     leftovers = list(folder.glob('*.partial*'))             # of a killed run
@@ -375,7 +375,7 @@ def begin(stage, args, model, ids):
                 'max_new_tokens': args.max_new_tokens[stage],
                 'batch_size': args.batch_sizes[stage], 'dtype': args.dtype, 'pairs': len(ids),
                 'list of pairs': hashlib.sha256('\n'.join(ids).encode()).hexdigest()[:16]}
-    if not file.exists():
+    if not file.exists() or not any(folder.glob('[0-9]*.json')):
         write_file(file, as_bytes(settings, indent=1), GO_ON)
     before = read_json(file)
     for name, now in settings.items():
@@ -386,7 +386,7 @@ def begin(stage, args, model, ids):
 
 
 def is_finished(file, batch, retry_failed):
-    """Whether a batch has its file. Answers must be to the captions that there are now."""
+    """Whether a batch has its file, made from these lines: captions may have changed since."""
     found = read_json(file) if file.exists() else []
     if retry_failed and any(line['error'] for line in found):
         return False

@@ -286,6 +286,13 @@ def test_a_file_is_continued_with_its_own_settings_only(root, calls, monkeypatch
     assert len(calls['image']) == 1
 
 
+def test_settings_of_a_stage_that_has_no_batch_yet_may_change(root, calls):
+    with pytest.raises(FileNotFoundError, match='image_captions: run the image stage first'):
+        run(root, 'object', '--object-tokens', 9)
+    run(root, 'all', '--object-tokens', 7)
+    assert settings_of(root.parent / 'out/captions.answers')['max_new_tokens'] == 7
+
+
 def test_overwrite_starts_over_with_the_stages_that_run(root, calls):
     run(root, 'all', '--batch-size', 3)
     folder = root.parent / 'out'
