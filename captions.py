@@ -411,13 +411,11 @@ def load_captioner(stage, args):
     """-> a function from a list of the stage's inputs to a list of texts"""
     if stage == 'audio' and args.given:
         return list                         # the captions themselves
+    hub = transformers
     describe, *classes = {
-        'image': (caption_images, transformers.Blip2ForConditionalGeneration,
-                  transformers.Blip2Processor),
-        'audio': (caption_sounds, transformers.Qwen2AudioForConditionalGeneration,
-                  transformers.AutoProcessor),
-        'object': (answer_prompts, transformers.AutoModelForCausalLM,
-                   transformers.AutoTokenizer)}[stage]
+        'image': (caption_images, hub.Blip2ForConditionalGeneration, hub.Blip2Processor),
+        'audio': (caption_sounds, hub.Qwen2AudioForConditionalGeneration, hub.AutoProcessor),
+        'object': (answer_prompts, hub.AutoModelForCausalLM, hub.AutoTokenizer)}[stage]
     name = args.models[stage]
     model, processor = load_model(*classes, name, getattr(torch, args.dtype), args.device)
     if stage == 'object' and not processor.chat_template:
@@ -542,17 +540,19 @@ def parse_args(argv=None):
     add('stage', choices=[*STAGES, 'all'], help='all: one after the other, one model at a time')
     add('--preset', choices=list(PRESETS), default='miniature', help='models and data')
     add('--data-root', type=some_path, help="folder of the datasets (default: the preset's)")
-    add('--out', type=some_path, help='result (default: captions[-image|-audio].jsonl there)')
+    add('--out', type=some_path,
+        help='result (default: captions.jsonl or captions-<kind>.jsonl in the data root)')
     add('--ids', type=some_path, help='list of pairs, any subset (default: vggsound/train.csv)')
     add('--captions-from', choices=list(OBJECT_PROMPTS), default='both',
-        help='what the language model is told (Table 10); "all" leaves out the other captioner')
+        help='captions that the language model is given (Table 10); "all" runs their stages only')
     add('--audio-captions', type=some_path, help='made elsewhere: jsonl, or csv of id,caption')
     for stage, (option, _, tokens) in STAGES.items():
         names = ', '.join(f'{preset}: {Path(c[stage][0]).name}' for preset, c in CAPTIONERS.items())
         add(option, type=some_path, dest=f'{stage}_model', help=f'hub name or folder ({names})')
         add(f'--{stage}-tokens', type=int, default=tokens, help='longest text (%(default)s tokens)')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
-    add('--dtype', choices=['float32', 'bfloat16', 'float16'], help='float32 on the CPU, else bf16')
+    add('--dtype', choices=['float32', 'bfloat16', 'float16'],
+        help='default: float32 on the CPU, else bfloat16')
     sizes = {preset: [c[stage][1] for stage in STAGES] for preset, c in CAPTIONERS.items()}
     add('--batch-size', type=int, help=f'pairs at once (default of the three stages: {sizes})')
     add('--workers', type=int, default=4, help='threads that read files (default: 4)')
@@ -577,7 +577,7 @@ def parse_args(argv=None):
 
 
 def refuse(parser, argv, args):
-    """An option that no stage reads, or an output in the place of an input, is an error."""
+    """parser.error for an option that no stage reads, or an output that is also an input."""
     given = given_options(parser, argv)
     for name, readers in (('captions_from', ('object',)), ('audio_captions', ('audio',)),
                           ('retry_failed', ('image', 'audio'))):
