@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.lists import csv_lines, utf8_text
 from checkpoint import write_file
-from media import GROUND_TRUTH_SIZE, SampleError
+from media import GROUND_TRUTH_SIZE, SampleError, check_file
 from metrics import top_quarter_mean
 
 SIZE = (GROUND_TRUTH_SIZE, GROUND_TRUTH_SIZE)                   # H, W
@@ -22,17 +22,12 @@ PAIR_SIZE = (GROUND_TRUTH_SIZE, 2 * GROUND_TRUTH_SIZE)          # two frames sid
 
 
 def save_heatmaps(folder, ids, maps):
-    """Write folder/<id>.npy, or <id>_<source>.npy for maps (k, H, W): float16 in 0..1.
-
-    What rounds to 0.5 from above or below is kept on its side of it, so that a saved map cut there
-    scores as the map itself did.
-    """
-    edge = torch.tensor(0.5, dtype=torch.half)
+    """Write folder/<id>.npy, or <id>_<source>.npy for maps (k, H, W): float16 in 0..1."""
     for name, heat in zip(ids, maps):
         half = heat.half()
-        for beyond, side in ((heat > 0.5, 1.0), (heat < 0.5, 0.0)):
-            beside = torch.nextafter(edge, torch.tensor(side, dtype=torch.half))
-            half = torch.where(beyond & (half == edge), beside, half)
+        # What rounds to 0.5 goes to its neighbour, so that a saved map cut at 0.5 scores the same
+        half[(half == 0.5) & (heat > 0.5)] = 0.5 + 2**-11
+        half[(half == 0.5) & (heat < 0.5)] = 0.5 - 2**-12
         named = {name: half}
         if half.dim() > 2:
             named = {f'{name}_{k}': source for k, source in enumerate(half)}
@@ -52,46 +47,40 @@ def read_heatmap(folder, name, size):
         raise SampleError(f'no heatmap {Path(folder, name)}.npy or .png: write one of {size[1]} x '
                           f'{size[0]} pixels')
     try:
-        heat = read_png(path) if path.suffix == '.png' else np.load(path, allow_pickle=False)
-    except SampleError:
-        raise
+        if path.suffix == '.npy':
+            heat = np.load(path, allow_pickle=False)
+        else:
+            with Image.open(path, formats=['PNG']) as image:
+                if image.mode not in ('L', '1'):
+                    raise ValueError(f'mode {image.mode}, but a heatmap is grey, 8 bits a pixel')
+                heat = np.asarray(image.convert('L'), np.float32) / 255
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError,
             Image.DecompressionBombError) as error:
         raise SampleError(f'{path} is not a readable heatmap ({str(error).splitlines()[0]}): write '
                           'it again') from None
     if not isinstance(heat, np.ndarray) or heat.dtype.kind not in 'biuf':
         raise SampleError(f'{path} holds no array of numbers: write the map as one')
-    if heat.shape != tuple(size):
-        raise SampleError(f'{path} has the shape {heat.shape}: heatmaps are {tuple(size)}, height '
-                          'first')
+    if heat.shape != size:
+        raise SampleError(f'{path} has the shape {heat.shape}: heatmaps are {size}, height first')
     heat = heat.astype(np.float32)
-    if not (heat.min() >= 0 and heat.max() <= 1):           # written so that NaN fails too
+    if not (heat.min() >= 0 and heat.max() <= 1):           # NaN fails too
         raise SampleError(f'{path} holds values outside 0..1 (or NaN): scale the map, then write '
                           'it again')
     return torch.from_numpy(heat)
 
 
-def read_png(path):
-    with Image.open(path, formats=['PNG']) as image:
-        if image.mode not in ('L', '1'):
-            raise SampleError(f'{path} is a picture of mode {image.mode}: a heatmap is grey, 8 '
-                              'bits a pixel')
-        return np.asarray(image.convert('L'), np.float32) / 255
-
-
 def read_confidences(folder):
     """{id: confidence} of folder/confidence.csv; {} where there is none. ValueError names a line"""
     path = Path(folder, 'confidence.csv')
-    found = {}
     if not path.exists():
-        return found
-    if not path.is_file():
-        raise ValueError(f'{path} is a folder or a pipe: put a file of lines id,confidence there')
+        return {}
+    check_file(path)
+    found = {}
     for number, line in csv_lines(path, utf8_text(path, 'write it again'), 'write it again'):
         if number == 1 and line == ['id', 'confidence']:
             continue
+        name = line[0]
         try:
-            name = line[0]
             value = float(line[1])
         except (IndexError, ValueError):
             value = math.nan
@@ -105,29 +94,28 @@ def read_confidences(folder):
 
 
 def read_maps(folder, needs, confidences, samples):
-    """What evaluate.localise gives, from files. -> {'ours': a map, or None, each, 'errors'}
+    """As evaluate.localise, from files. -> {'ours': a map, or None, of each sample}
 
-    needs: what the metrics need of a sample. Without confidences SLAVC's own is taken of a map.
+    needs: what the metrics need of a sample: two maps for its 'sources', and its 'confidence',
+    which is added (without confidences SLAVC's own). A sample that lacks a map gets an 'error'.
     """
-    found = {'ours': [], 'errors': []}
+    maps = []
     for sample in samples:
         name = sample['id']
-        heat = None
         try:
             if 'sources' in needs:
                 heat = torch.stack([read_heatmap(folder, f'{name}_{k}', PAIR_SIZE) for k in (0, 1)])
             else:
                 heat = read_heatmap(folder, name, SIZE)
         except SampleError as error:
-            found['errors'].append(error)
-        found['ours'].append(heat)
-        if heat is None or 'confidence' not in needs:
+            sample['error'] = error
+            maps.append(None)
             continue
-        if not confidences:
-            sample['confidence'] = top_quarter_mean(heat[None])[0]
-        elif name in confidences:
-            sample['confidence'] = torch.tensor(confidences[name])
-        else:
-            raise ValueError(f'{folder}/confidence.csv has no line for {name}: write one per '
-                             'sample')
-    return found
+        maps.append(heat)
+        if 'confidence' in needs:
+            if confidences and name not in confidences:
+                raise ValueError(f'{folder}/confidence.csv has no line for {name}: write one per '
+                                 'sample')
+            sample['confidence'] = (confidences[name] if confidences
+                                    else top_quarter_mean(heat[None]).item())
+    return {'ours': maps}

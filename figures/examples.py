@@ -1,17 +1,17 @@
 """What evaluate.py shows of its samples: contact sheets, Figure 7's curves, report.html.
 
-report.py says what an example is. Each picture is drawn by itself, and one that fails is named.
+report.py says what an example is. Each picture is drawn by itself; one that fails is named.
 """
 
 import io
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from checkpoint import write_file
 from figures import attempt, curves, pictures, report
+from figures.tables import EXTENDED
 from media import SAMPLE_RATE, displayable
 
 
@@ -23,32 +23,33 @@ def ids_to_show(samples, frames):
 
 
 def examples_of(task, benchmark, samples, taken, found, meter, shown):
-    """The samples with an id in `shown` among those that a meter has just taken from a batch.
+    """The samples with an id in `shown` among those that a meter has just taken. -> dicts
 
-    taken: their indices; found: {row: a map, or None, for each sample}, as evaluate.py's.
+    taken: their indices; found: {row: a map or None for each sample of the batch}.
     """
-    oracle = found.get('oracle')
-    return [example(task, benchmark, samples[i], found['ours'][i], oracle and oracle[i], meter,
-                    place) for place, i in enumerate(taken) if samples[i]['id'] in shown]
-
-
-def example(task, benchmark, sample, heat, oracle, meter, place):
-    """One sample that a meter has just taken, as the place-th of its batch. -> dict"""
-    frame = displayable(sample['image'])
-    truth = sample[meter.needs[0]].numpy()
-    if sample['sources'] is not None:           # squashed for the model: back to two frames
-        size = truth.shape[:0:-1]                                           # W, H
-        frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-        heat = heat[meter.pairing[place]]       # each source beside the map it is scored with
-        truth = list(truth)
-    confidence = sample.get('confidence')
-    return {'task': task, 'benchmark': benchmark, 'id': sample['id'], 'group': sample['group'],
+    examples = []
+    for place, i in enumerate(taken):           # place: among the meter's latest samples
+        sample = samples[i]
+        if sample['id'] not in shown:
+            continue
+        frame = displayable(sample['image'])
+        heat = found['ours'][i]
+        oracle = found['oracle'][i] if 'oracle' in found else None
+        truth = sample[meter.needs[0]].numpy()
+        if sample['sources'] is not None:       # of a mixture, whose two frames were squashed
+            size = truth.shape[:0:-1]                                       # W, H
+            frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+            heat = heat[meter.pairing[place]]   # each source beside the map it is scored with
+            truth = list(truth)
+        examples.append({
+            'task': task, 'benchmark': benchmark, 'id': sample['id'], 'group': sample['group'],
             'condition': sample['condition'], 'label': sample['label'], 'frame': frame,
             'truth': truth, 'heat': list(heat.numpy()) if heat.dim() > 2 else heat.numpy(),
             'oracle': None if oracle is None else oracle.numpy(),
             'wav': sample['wav'].numpy(), 'rate': SAMPLE_RATE,
             'score': None if meter.last_iou is None else meter.last_iou[place],
-            'confidence': None if confidence is None else float(confidence)}
+            'confidence': sample.get('confidence')})
+    return examples
 
 
 def draw_pair(path, frame, heat):
@@ -64,7 +65,7 @@ def draw_pair(path, frame, heat):
 
 
 def draw_before_after(path, shown):
-    """shown: [(sample, its maps untrained, trained, and by the text oracle where there is one)]"""
+    """shown: [(sample, its maps untrained, trained, and of the text oracle, if it has one)]"""
     rows = []
     for sample, maps in shown:
         frame = displayable(sample['image'])
@@ -85,11 +86,7 @@ def draw_sheets(folder, benchmark, tasks, examples):
 
 def draw_report(folder, tables, examples, meters, facts):
     """The report, and the curves of the extended sets. meters: {benchmark: {task: {row: ...}}}"""
-    extended = {}
-    for name, tasks in meters.items():
-        meter = tasks.get('robustness', {}).get('ours')
-        if meter and 'confidence' in meter.needs:
-            extended[name] = meter
+    extended = {name: meters[name]['robustness']['ours'] for name in EXTENDED if name in meters}
     if extended:
         picture = Path(folder, 'precision_recall.png')
         attempt(picture, draw_curves, extended, picture)
@@ -99,14 +96,11 @@ def draw_report(folder, tables, examples, meters, facts):
 
 
 def draw_curves(meters, picture):
-    found = {name: curve_of(meter) for name, meter in meters.items()}
+    """Figure 7: precision and recall over all confidences, and the point of max-F1."""
+    found = {}
+    for name, meter in meters.items():
+        precision, recall = meter.precision_recall(sorted(meter.confidence))
+        f1, *at_levels = meter.f1_curve()
+        best = tuple(float(values[f1.argmax()]) for values in at_levels)
+        found[name] = precision.numpy(), recall.numpy(), best
     curves.precision_recall_picture(found, picture)
-
-
-def curve_of(meter):
-    """Precision and recall over all confidences of an extended set, and the point of max-F1."""
-    levels = torch.tensor(meter.confidence, dtype=torch.float64).sort().values
-    f1, precision, recall = meter.f1_curve()
-    best = int(f1.argmax())
-    along = [values.numpy() for values in meter.precision_recall(levels)]
-    return *along, (float(precision[best]), float(recall[best]))

@@ -10,9 +10,11 @@ import math
 import tempfile
 from pathlib import Path
 
+from checkpoint import write_file
+
 
 def check_outputs(files, folders):
-    """Find out now, not after the scoring, that a result has no place to go. OSError names it."""
+    """OSError for a place that cannot be written, before the scoring rather than after it."""
     files = [Path(path) for path in files if path]
     for path in files:
         if path.exists() and not path.is_file():
@@ -27,8 +29,20 @@ def check_outputs(files, folders):
                           'place') from None
 
 
-def json_text(results):
-    return json.dumps(without_nan(results), indent=1)
+def write_scores(results, json_file=None, csv_file=None):
+    """The csv has lines of row, task, benchmark, metric, value."""
+    if json_file:
+        write_file(json_file, json.dumps(without_nan(results), indent=1))
+    if csv_file:
+        lines = [('row', 'task', 'benchmark', 'metric', 'value')]
+        oracle = results['clipseg_gt_text']
+        for row, tasks in (('ours', results), ('clipseg_gt_text', oracle)):
+            for task in oracle:
+                for benchmark, scores in tasks[task].items():
+                    lines += [(row, task, benchmark, *one) for one in (scores or {}).items()]
+        text = io.StringIO()
+        csv.writer(text, lineterminator='\n').writerows(lines)
+        write_file(csv_file, text.getvalue())
 
 
 def without_nan(value):
@@ -38,17 +52,3 @@ def without_nan(value):
     if isinstance(value, list):
         return [without_nan(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def csv_text(results):
-    """Lines of row, task, benchmark, metric, value."""
-    lines = [('row', 'task', 'benchmark', 'metric', 'value')]
-    rows = {**results}
-    oracle = rows.pop('clipseg_gt_text')
-    for row, tasks in (('ours', rows), ('clipseg_gt_text', oracle)):
-        for task, sets in tasks.items():
-            for benchmark, scores in sets.items():
-                lines += [(row, task, benchmark, *one) for one in (scores or {}).items()]
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows(lines)
-    return text.getvalue()

@@ -22,7 +22,7 @@ import evaluate
 from benchmarks import BenchmarkSample
 from figures import report
 
-TASKS = {task: tuple(evaluate.metrics_of(task)) for task in evaluate.TASKS}     # benchmarks
+TASKS = {task: tuple(metrics) for task, metrics in evaluate.TASKS.items()}      # benchmarks
 UNIT = 14
 GOOD = torch.tensor([.96, .91, .86, .66, .81, .56, .53, .41,
                      .31, .76, .71, .61, .26, .21, .11, .06])
@@ -239,17 +239,14 @@ class Run:
 
     def localise(self, model, samples, words=None, known=None, with_confidence=False):
         self.note(model, samples, words=words, known=known, with_confidence=with_confidence)
-        found = {'ours': [known_map(s['id']) for s in samples]}
-        if words:
-            found['oracle'] = []
-            for s in samples:
-                own = words.get(s['label'])
-                assert own is None or torch.equal(own, code(s['label'])[0])
-                found['oracle'].append(None if own is None else known_map(s['id'], 'oracle'))
-        if with_confidence:
-            for s in samples:
-                s['confidence'] = torch.tensor(EXTENDED[s['id'].split('.')[1]][1])
-        return found
+        oracle = []
+        for s in samples:
+            own = (words or {}).get(s['label'])
+            assert own is None or torch.equal(own, code(s['label'])[0])
+            oracle.append(None if own is None else known_map(s['id'], 'oracle'))
+            if with_confidence:
+                s['confidence'] = EXTENDED[s['id'].split('.')[1]][1]
+        return {'ours': [known_map(s['id']) for s in samples], 'oracle': oracle}
 
     def localise_sources(self, model, samples, classes, known=None):
         self.note(model, samples, classes=classes)

@@ -73,7 +73,7 @@ def test_named_benchmarks_are_read_once_and_stand_in_the_papers_order(run):
 
 
 def test_the_order_holds_although_a_later_task_brings_an_earlier_benchmark(run):
-    results = run('--benchmarks', 'avs_s4', 'avs_ms3', 'ade20k')    # ade20k is read before avs_ms3
+    results = run('--benchmarks', 'avs_s4', 'avs_ms3', 'ade20k')    # ade20k is listed before avs_ms3
     assert list(results['segmentation']) == ['avs_s4', 'avs_ms3', 'ade20k']
 
 
@@ -178,7 +178,7 @@ def test_the_checkpoint_is_read_loaded_printed_and_reported(run, tmp_path, capsy
     file = checkpoint.rpartition('/')[2]
     assert run.reports[0][-1]['metrics'] == 'reading of the paper'
     assert run.reports[0][-1]['threshold'] == 'top50' and run.model.device.type == 'meta'
-    assert set(run.checkpoints) == {checkpoint} and loaded['checkpoint'] == checkpoint
+    assert run.checkpoints == [checkpoint] and loaded['checkpoint'] == checkpoint
     assert loaded['prompt'] is None and run.reports[0][-1]['checkpoint'].endswith(file)
     assert re.search(rf'^checkpoint: (.*/)?{re.escape(file)}$', capsys.readouterr().out, re.M)
 
@@ -252,10 +252,7 @@ def test_the_device_is_the_one_asked_for(run, arguments, device):
     assert run.devices == [device]
 
 
-def test_a_checkpoint_on_another_drive_is_named_as_it_was_given(run, monkeypatch, capsys):
-    def other_drive(path):
-        raise ValueError('path is on mount')
-    monkeypatch.setattr(os.path, 'relpath', other_drive)
+def test_a_checkpoint_is_named_as_it_was_given(run, capsys):
     run('--benchmarks', 'vggss', '--checkpoint', 'D:/my.pt')
     assert 'checkpoint: D:/my.pt\n' in capsys.readouterr().out
 
@@ -284,7 +281,7 @@ def test_a_given_prompt_beats_the_checkpoints_which_beats_the_default(tmp_path):
             ('authors.pt', None, RELEASE_PROMPT), ('authors.pt', PROMPT, PROMPT)):
         arguments = ['--checkpoint', tmp_path / file] if file else ['--untrained']
         args = parsed(*arguments, *(['--prompt', given] if given else []))
-        loaded, tokenizer, preset, variant = evaluate.load(
+        loaded, tokenizer, preset, variant, _ = evaluate.load(
             torch.device('cpu'), args.checkpoint, args.variant, args.preset, args.untrained,
             prompt=args.prompt, clipseg=None, beats=None)
         assert (preset, variant) == ('miniature', 'av')

@@ -223,7 +223,7 @@ def test_maps_without_confidences_are_ranked_by_their_highest_quarter(monkeypatc
     update = metrics.Extended.update
 
     def spy(meter, heat, truth, confidence, condition):
-        seen.append((confidence.tolist(), [name == 'sounding' for name in condition]))
+        seen.append((confidence, [name == 'sounding' for name in condition]))
         update(meter, heat, truth, confidence, condition)
     monkeypatch.setattr(metrics.Extended, 'update', spy)
     run('--heatmaps', tmp_path / 'maps', '--benchmarks', 'ext_vggss')
@@ -431,9 +431,9 @@ def test_what_other_processes_found_is_gathered(monkeypatch, tmp_path):
         '--save-heatmaps', tmp_path / 'm')
     confidences = (tmp_path / 'm/ext_flickr/confidence.csv').read_text().splitlines()
     assert len(confidences) == 1 + 5 + 1 and confidences[-1] == 'elsewhere,0.25'
-    assert run.sheets['robustness', 'ext_flickr'][0][-1]['id'] == 'theirs' and len(merged) == 1
+    assert run.sheets['robustness', 'ext_flickr'][0][-1]['id'] == 'theirs' and len(merged) == 2
     run('--benchmarks', 'is4')
-    assert len(merged) == 1 + 6                             # ours and the oracle of three tasks
+    assert len(merged) == 2 + 6                             # ours and the oracle of three tasks
 
 
 def test_what_other_processes_could_not_read_is_gathered_too(monkeypatch, tmp_path):

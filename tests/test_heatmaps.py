@@ -84,7 +84,7 @@ def test_ours_is_the_sound_s_map_and_the_oracle_the_own_name_s(echo):
     [vision] = echo.seen                                    # one of each pair
     for part in (vision.pooled, vision.v_D, *vision.activations):
         assert part.tolist() == [0, 1, 2, 0, 1, 2]
-    assert set(localise(echo, samples_of('dog', 'cat', 'dog'))) == {'ours'}
+    assert localise(echo, samples_of('dog', 'cat', 'dog'))['oracle'] == [None] * 3
 
 
 def test_equal_frames_and_equal_sounds_are_encoded_once_and_every_pair_keeps_its_own(echo):
@@ -225,7 +225,7 @@ def test_maps_are_read_by_id_with_their_own_confidence_and_the_rest_of_their_sam
         assert one is None if value is None else torch.equal(one, ramp(value))
     assert [s.get('confidence') for s in samples] == [pytest.approx(.1), None, pytest.approx(.2),
                                                       pytest.approx(.3)]
-    [error] = found['errors']
+    [error] = [s['error'] for s in samples if 'error' in s]
     assert isinstance(error, SampleError) and f'no heatmap {tmp_path / "b"}.npy' in str(error)
 
 
@@ -233,11 +233,12 @@ def test_two_maps_of_a_mixture_keep_their_order_and_orientation(tmp_path):
     wide = torch.stack([ramp(.25, (224, 448)), ramp(.75, (224, 448))])
     save_heatmaps(tmp_path, ['m'], wide[None])
     assert sorted(file.name for file in tmp_path.iterdir()) == ['m_0.npy', 'm_1.npy']
-    found = read_maps(tmp_path, {'sources'}, {}, [{'id': 'm'}])
-    assert torch.equal(found['ours'][0], wide) and not found['errors']
+    sample = {'id': 'm'}
+    found = read_maps(tmp_path, {'sources'}, {}, [sample])
+    assert torch.equal(found['ours'][0], wide) and 'error' not in sample
     np.save(tmp_path / 'm_1.npy', np.zeros((448, 224), np.float16))
-    found = read_maps(tmp_path, {'sources'}, {}, [{'id': 'm'}])
-    assert found['ours'] == [None] and '(448, 224)' in str(found['errors'][0])
+    found = read_maps(tmp_path, {'sources'}, {}, [sample])
+    assert found['ours'] == [None] and '(448, 224)' in str(sample['error'])
 
 
 def test_maps_of_whole_numbers_and_pictures_reach_from_0_to_1(tmp_path):

@@ -226,13 +226,13 @@ def test_sizes_rates_and_gains(tmp_path):
 # ---- evaluation, section 4.2
 
 def test_each_table_has_its_benchmarks():
-    assert {task: tuple(evaluate.metrics_of(task)) for task in evaluate.TASKS} == {     # Tables
+    assert {task: tuple(metrics) for task, metrics in evaluate.TASKS.items()} == {      # Tables
         'single': ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),   # 1, 2
         'segmentation': ('is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'avs_ms3', 'ade20k'),     # 6
         'robustness': ('ext_vggss', 'ext_flickr', 'robust_s4', 'robust_ms3'),           # 3 to 5
         'interactive': ('is4', 'vpo_ms'),                                               # 7
         'multisource': ('vgg_instruments', 'vgg_duet')}                                 # 8
-    assert list(evaluate.metrics_of('robustness').values()) == (
+    assert list(evaluate.TASKS['robustness'].values()) == (
         2 * [metrics.Extended] + 2 * [metrics.Robustness])
     assert set(evaluate.WITH_ORACLE) == {'single', 'segmentation', 'interactive'}
 
