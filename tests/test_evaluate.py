@@ -48,7 +48,7 @@ def everything(small_world, tmp_path_factory):
     """`evaluate.py --task all` on the small world, once: its folder, and what it printed."""
     out = tmp_path_factory.mktemp('all')
     _, said = run('--task', 'all', '--data-root', small_world, '--json', out / 'a.json',
-                  '--csv', out / 'a.csv', '--figures', out / 'pictures', '--examples', 2,
+                  '--csv', out / 'a.csv', '--figures', out / 'pictures', '--examples', 1,
                   '--save-heatmaps', out / 'maps', '--batch-size', 8)
     return out, said
 
