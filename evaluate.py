@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 import losses
 from benchmarks import BENCHMARKS
-from benchmarks.maps import PAIR_SIZE, SIZE, read_confidences, read_maps, save_heatmaps
+from benchmarks.maps import PAIR_SIZE, SIZE, maps_below, save_confidences, save_heatmaps
 from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
-                        some_path, start_processes, wait_for_all, write_file)
+                        some_path, start_processes, wait_for_all)
 from data import Benchmark
 from figures.examples import (draw_before_after, draw_pair, draw_report, draw_sheets, examples_of,
                               ids_to_show)
@@ -258,8 +258,7 @@ def gather(dataset, meters, examples, confidences, folder=None):
     dataset.unreadable = gather_lists(dataset.unreadable)
     confidences = gather_lists(confidences)
     if folder and confidences and rank_and_processes()[0] == 0:
-        lines = ['id,confidence', *(f'{name},{value}' for name, value in confidences)]
-        write_file(folder / 'confidence.csv', '\n'.join(lines) + '\n')
+        save_confidences(folder, confidences)
     if len(dataset.unreadable) == len(dataset):
         raise ValueError(f'no sample of {dataset.name} could be scored, the first because '
                          f'{dataset.unreadable[0]}')
@@ -479,15 +478,7 @@ def finder(dataset, meters, model, tokenizer, heatmaps):
     """Where the maps of a benchmark come from: the model, or files. -> find(samples), see score"""
     needs = {key for rows in meters.values() for key in rows['ours'].needs}
     if heatmaps:
-        folder = Path(heatmaps, dataset.name)
-        if not folder.is_dir():
-            raise FileNotFoundError(f'no folder {folder}: --heatmaps needs one per benchmark; '
-                                    '--benchmarks or --task names those that are there')
-        confidences = read_confidences(folder)
-        if 'confidence' in needs and not confidences:
-            print(f'no {folder}/confidence.csv: taking the mean of the highest quarter of each '
-                  'map, as SLAVC does')
-        return functools.partial(read_maps, folder, needs, confidences)
+        return maps_below(Path(heatmaps, dataset.name), needs)
     if 'sources' in needs:
         classes = model.embed_text(tokenizer, dataset.classes)                      # (N, D)
         return functools.partial(localise_sources, model, classes=classes, known={})

@@ -4,6 +4,7 @@ A mixture has a map for each source, <id>_0.npy and <id>_1.npy. An extended set 
 of each sample too: confidence.csv, lines id,confidence.
 """
 
+import functools
 import io
 import math
 from pathlib import Path
@@ -36,6 +37,12 @@ def save_heatmaps(folder, ids, maps):
             np.save(content, one.numpy())
             write_file(Path(folder, f'{stem}.npy'), content.getvalue(),
                        'free some space or name another place by --save-heatmaps')
+
+
+def save_confidences(folder, confidences):
+    """confidences: [(id, confidence)]"""
+    lines = ['id,confidence', *(f'{name},{value}' for name, value in confidences)]
+    write_file(Path(folder, 'confidence.csv'), '\n'.join(lines) + '\n')
 
 
 def read_heatmap(folder, name, size):
@@ -91,6 +98,18 @@ def read_confidences(folder):
     if not found:
         raise ValueError(f'{path} holds no confidence: write a line per sample, or remove it')
     return found
+
+
+def maps_below(folder, needs):
+    """-> read_maps of this folder, a function of samples. FileNotFoundError: there is no folder"""
+    if not folder.is_dir():
+        raise FileNotFoundError(f'no folder {folder}: --heatmaps needs one per benchmark; '
+                                '--benchmarks or --task names those that are there')
+    confidences = read_confidences(folder)
+    if 'confidence' in needs and not confidences:
+        print(f'no {folder}/confidence.csv: taking the mean of the highest quarter of each map, as '
+              'SLAVC does')
+    return functools.partial(read_maps, folder, needs, confidences)
 
 
 def read_maps(folder, needs, confidences, samples):
