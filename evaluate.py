@@ -349,9 +349,8 @@ def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, f
 
 
 # ---- One picture and one sound of your own -------------------------------------------------------
-def one_pair(model, preset, image_file, audio_file, out):
+def one_pair(model, config, image_file, audio_file, out):
     """Localise one sound in one picture; save frame | heatmap | overlay, each of its size."""
-    config = PRESETS[preset]
     device = next(model.parameters()).device
     picture, reduced = read_own_image(image_file)
     wav = read_audio(audio_file, config.seconds)                                # (samples,)
@@ -385,7 +384,7 @@ def evaluate(args):
             prompt=args.prompt, clipseg=args.clipseg, beats=args.beats)
         facts = {'checkpoint': source}
     if args.image:
-        return one_pair(model, preset, args.image, args.audio, args.out)
+        return one_pair(model, PRESETS[preset], args.image, args.audio, args.out)
     datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
     meters = {}
     finders = {}
