@@ -2,20 +2,19 @@
 
     run = Run(folder, resume, overwrite)            # the folder, locked; never another run's
     state = run.resume(model, optimiser, scaler, settings)
-    run.log(step, epoch, entries)                   # log.jsonl
-    stop = run.save_if_due_or_asked(step, content)  # a signal's number: save, then leave
-    device = start_processes()                      # joins torchrun's group
+    with run.steps_from(step, seconds, pairs_per_step):         # signals wait for a step's end
+        run.log(step, epoch, values)                            # a line of log.jsonl
+        stop = run.save_if_due_or_asked(due, content)           # a signal's number, or 0
 
-    last.pt, previous.pt    {'audio_proj', 'masker_i'} as in the released checkpoint, and what
-                            resuming needs; no random state, as every step seeds itself
-    last.damaged.pt         a last.pt that --resume could not read; the run went on from previous.pt
-    log.jsonl, summary.json, loss.png, before_after.png     see train.py
-    lock                    held by the process that trains
+A folder holds last.pt and previous.pt, the checkpoint before it: {'audio_proj', 'masker_i'} as the
+authors' checkpoint, and what resuming needs. No random state is saved, as every step seeds itself.
+log.jsonl, summary.json, loss.png and before_after.png are explained in train.py. `lock` is held by
+the process that trains.
 
-Signals (SIGTERM, Ctrl-C, SIGHUP, SIGUSR1) are blocked by train.py before any thread starts; one
-thread waits for them, and the loop looks between two steps. No handler ever interrupts a
-computation: on x86, oneDNN below 3.11.2 computes with the stack pointer in the heap, which a
-handler would overwrite.
+train.py blocks SIGTERM, Ctrl-C, SIGHUP and SIGUSR1 before any thread starts; one thread waits for
+them, and the loop asks for them between two steps. So no handler ever interrupts a computation: on
+x86, oneDNN below 3.11.2 computes with the stack pointer in the heap, which a handler would
+overwrite.
 """
 
 import _thread
@@ -43,9 +42,7 @@ LOCK_SECONDS = 10       # the loading processes of a killed run keep its lock fo
 RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
 
 
-# ------------------------------------------------------------------------------------------------
-# The command line
-# ------------------------------------------------------------------------------------------------
+# ============ The command line ============
 
 def some_path(text):
     """argparse's type of a path. An empty one, as an unset shell variable gives, is an error."""
@@ -63,9 +60,9 @@ def given_options(parser, argv):
 
 
 def overwritten(outputs, inputs):
-    """The sentence for an output that is an input, lies in an input folder, or is another output.
+    """A sentence where an output is an input, lies in an input folder, or is another output.
 
-    outputs, inputs: [(option, path or None)]; links are followed. None where nothing is lost.
+    outputs, inputs: [(option, path or None)]; links are followed. -> None where nothing is lost
     """
     taken = [(what, os.path.realpath(path)) for what, path in inputs if path]
     for option, path in [(what, os.path.realpath(path)) for what, path in outputs if path]:
@@ -89,9 +86,7 @@ def run_script(name, main, interrupted):
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
         print(f'{name}: {interrupted}', file=sys.stderr)
-    except SystemExit:
-        raise
-    except BaseException as problem:
+    except Exception as problem:
         sentence = None if os.environ.get('ACL_DEBUG') else sentence_for(problem)
         code = 1
         if sentence:
@@ -101,8 +96,8 @@ def run_script(name, main, interrupted):
     sys.stdout.flush()
     sys.stderr.flush()
     if dist.is_initialized():
-        # A thread of gloo may still hold a tensor of its last sum. While Python shuts down, giving
-        # it back aborts the process or deadlocks with DistributedDataParallel's destructor.
+        # A thread of gloo may still hold a tensor of its last all-reduce. To free it while Python
+        # shuts down aborts the process, or deadlocks with DistributedDataParallel's destructor.
         os._exit(code)
     sys.exit(code)
 
@@ -122,12 +117,10 @@ def sentence_for(problem):
     return text if isinstance(problem, OSError | ValueError) else None
 
 
-# ------------------------------------------------------------------------------------------------
-# Devices, and the processes of one torchrun
-# ------------------------------------------------------------------------------------------------
+# ============ Devices, and the processes of one torchrun ============
 
 def pick_device(name=None):
-    """--device. ValueError where it is not there; None: the best that is there. -> torch.device"""
+    """--device, or the best that is there. ValueError where it is not there. -> torch.device"""
     there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(),
              'cpu': True}
     if name and not there[name]:
@@ -179,27 +172,22 @@ def largest(number):
 
 
 def agree(number, sentence):
-    """ValueError with this sentence, in every process, unless all have one number.
+    """ValueError with this sentence, in every process, unless all have the same number.
 
-    Processes that differ would wait for one another for ever.
+    Otherwise processes that take different numbers of steps would deadlock.
     """
     if largest(number) != -largest(-number):
         raise ValueError(sentence)
 
 
-# ------------------------------------------------------------------------------------------------
-# Files and signals
-# ------------------------------------------------------------------------------------------------
+# ============ Files and signals ============
 
 def write_file(path, content, remedy='free some space or name another place'):
-    """Write text or bytes so that the file is complete, or still what it was. OSError names it.
-
-    The content is written beside its place, flushed to the disk, and renamed.
-    """
+    """Write text or bytes so that the file is complete, or still what it was. OSError names it."""
     target = Path(os.path.realpath(path))           # renaming would replace a link, not its file
     if target.exists() and not target.is_file():
         raise OSError(f'cannot write {path}: it is no file; name another place')
-    partial = target.with_name(f'{target.name}.partial{os.getpid()}')
+    partial = target.with_name(f'{target.name}.partial{os.getpid()}')       # renamed when complete
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, 'wb') as file:
@@ -215,15 +203,15 @@ def write_file(path, content, remedy='free some space or name another place'):
 
 HELD = {getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
         if hasattr(signal, name)}
-asked = []                      # the signals that came while steps were taken
+asked = []                      # the signals that came during the steps
 taking_steps = threading.Event()
 
 
 def watch_signals():
-    """Wait for HELD, which train.py has blocked, in a thread of its own.
+    """Wait in a thread for the signals HELD, which train.py has blocked.
 
-    Outside the steps they end the process, Ctrl-C as KeyboardInterrupt. During the steps they are
-    noted for stop_asked; a second Ctrl-C ends the process at once.
+    During the steps they are noted for stop_asked, but a second Ctrl-C ends the process at once.
+    Before and after the steps they end it too, Ctrl-C by KeyboardInterrupt.
     """
     if hasattr(signal, 'pthread_sigmask'):
         threading.Thread(target=_watch, daemon=True).start()
@@ -243,13 +231,11 @@ def _watch():
 
 
 def stop_asked():
-    """The number of a signal that came during the steps, in any process, or 0. Collective."""
+    """The number of a signal that came during the steps to any process, or 0. A collective call."""
     return largest(max(asked, default=0))
 
 
-# ------------------------------------------------------------------------------------------------
-# The folder of a run
-# ------------------------------------------------------------------------------------------------
+# ============ The folder of a run ============
 
 class Run:
     """The folder of a run, locked until the process ends. Only the first process writes into it.
@@ -259,25 +245,19 @@ class Run:
 
     def __init__(self, folder, resume=False, overwrite=False, save_seconds=0.0):
         self.folder = Path(folder)
-        self.resumes = resume
-        self.overwrites = overwrite
+        self.last = self.folder / 'last.pt'
+        self.previous = self.folder / 'previous.pt'
+        self.starts_over = overwrite and not resume
         self.save_seconds = save_seconds        # least time between two checkpoints
         self.first = rank_and_processes()[0] == 0
-        self.began, self.seconds_before = time.time(), 0.0
-        if self.first:
-            self._claim()
-
-    def seconds(self):
-        """How long this run has taken, earlier starts included."""
-        return self.seconds_before + time.time() - self.began
-
-    def _claim(self):
-        finished = (self.folder / 'summary.json').exists()
-        if finished and not self.overwrites:
+        self.began = time.time()
+        if not self.first:
+            return
+        if (self.folder / 'summary.json').exists() and not overwrite:
             raise FileExistsError(
                 f'{self.folder} holds a finished run: choose another --out, --overwrite it, or '
                 'train it longer by --resume --overwrite and more --epochs or --steps')
-        if self._has_checkpoint() and not (self.resumes or self.overwrites):
+        if self.has_checkpoint() and not (resume or overwrite):
             raise FileExistsError(f'{self.folder} holds an unfinished run: go on with --resume, or '
                                   '--overwrite it')
         try:
@@ -291,8 +271,16 @@ class Run:
             raise OSError(f'cannot write into the folder {self.folder} ({error.strerror}): choose '
                           'another --out') from None
 
-    def _has_checkpoint(self):
-        return any((self.folder / name).exists() for name in ('last.pt', 'previous.pt'))
+    def has_checkpoint(self):
+        return self.last.exists() or self.previous.exists()
+
+    def say(self, sentence):
+        if self.first:
+            print(sentence)
+
+    def seconds(self):
+        """How long this run has taken, earlier starts included."""
+        return time.time() - self.began
 
     # --- resuming
 
@@ -302,18 +290,30 @@ class Run:
         settings {name: value}: what must be as it was, or a ValueError names the option. A last.pt
         that cannot be read now may be intact: OSError. A damaged one is kept under another name.
         """
-        if not self._has_checkpoint():
-            return None
-        path = self.folder / 'last.pt'
+        state = None
+        if self.has_checkpoint():
+            state = self._load(model, optimiser, scaler, settings)
+        step = state['step'] if state else 0
+        found = f'step {step}' if state else 'no checkpoint'
+        agree(step, f'process {rank_and_processes()[0]} finds {found} in {self.folder}, and not '
+                    'all processes find the same: on several machines --out must lie on a disk '
+                    'that they share')
+        self.say(f'resuming at step {step}' if state else
+                 f'nothing to resume in {self.folder}: starting afresh')
+        return state
+
+    def _load(self, model, optimiser, scaler, settings):
+        """Of a folder that holds a checkpoint. -> the trainer's state"""
+        path = self.last
         saved = read_or_none(path)
         damaged = saved is None
         if damaged:
-            self._say(f'{path} is missing or damaged; trying the one before it')
-            path = self.folder / 'previous.pt'
+            self.say(f'{path} is missing or damaged; trying the one before it')
+            path = self.previous
             saved = read_or_none(path)
         if saved is None:
-            raise ValueError(f'{self.folder / "last.pt"} is damaged and there is no good {path}: '
-                             'put a copy of one in its place, or --overwrite the run')
+            raise ValueError(f'{self.last} is damaged and there is no good {path}: put a copy of '
+                             'one in its place, or --overwrite the run')
         trainer = saved.get('trainer')
         if not isinstance(trainer, dict) or not isinstance(trainer.get('settings'), dict):
             raise ValueError(f'{path} holds weights but no state of a training: it can be '
@@ -333,51 +333,46 @@ class Run:
             raise ValueError(f'{path} holds no usable state of a training: rename it to fall back '
                              'on previous.pt')
         if damaged and self.first:
-            keep_damaged(self.folder / 'last.pt')
+            keep_damaged(self.last)
         return state
-
-    def _say(self, sentence):
-        if self.first:
-            print(sentence)
 
     # --- the steps
 
     @contextlib.contextmanager
     def steps_from(self, step, seconds_before, pairs_per_step):
-        """Around the loop, in which signals wait for the end of a step.
+        """Around the loop: signals wait for the end of a step.
 
-        The log loses what was written after the checkpoint, and --overwrite renames the old run's
-        files to *.old until this one has saved something.
+        The log loses what was written after the checkpoint. --overwrite renames the old run's files
+        to *.old until this run has saved something.
         """
-        self.seconds_before = seconds_before
+        self.began -= seconds_before
         self.saved_at = self.logged_at = time.time()
         self.logged_step = step
         self.pairs_per_step = pairs_per_step
         if self.first:
-            self._set_aside()
-            self._shorten_log(step)
+            if self.starts_over:
+                self._set_aside()
+            log = self.folder / 'log.jsonl'
+            if log.exists():
+                lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
+                write_file(log, ''.join(line + '\n' for line in lines if is_before(line, step)))
         taking_steps.set()
         try:
             yield
         finally:
             taking_steps.clear()
 
-    def _shorten_log(self, step):
-        log = self.folder / 'log.jsonl'
-        if log.exists():
-            lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
-            write_file(log, ''.join(line + '\n' for line in lines if is_before(line, step)))
-
     def _set_aside(self):
-        saved = self._has_checkpoint()
-        for name in RUN_FILES if self.overwrites and not self.resumes else ():
-            path, old = self.folder / name, self.folder / f'{name}.old'
-            # an older run's files stay where the run here failed before it saved anything
+        saved = self.has_checkpoint()
+        for name in RUN_FILES:
+            path = self.folder / name
+            old = self.folder / f'{name}.old'
+            # where a first attempt to start over saved nothing, *.old are still the old run's
             if path.exists() and (saved or not old.exists()):
                 os.replace(path, old)
 
     def log(self, step, epoch, values, **more):
-        """Append a line. values: a list of {name: scalar}, of which the mean is logged."""
+        """Append the means of `values`, a list of {name: scalar}, and `more`. -> the means"""
         now = time.time()
         speed = (step + 1 - self.logged_step) * self.pairs_per_step / (now - self.logged_at)
         self.logged_at, self.logged_step = now, step + 1
@@ -411,25 +406,23 @@ class Run:
 
     def save(self, content):
         """Write last.pt; the one before it stays as previous.pt. OSError names the one left."""
-        last, previous = self.folder / 'last.pt', self.folder / 'previous.pt'
         memory = io.BytesIO()
         torch.save(content, memory)
-        kept = f'{last} is the last good checkpoint'
-        if not last.exists():
-            kept = 'there is no earlier checkpoint'
+        kept = 'there is no earlier checkpoint'
+        if self.last.exists():
+            kept = f'{self.last} is the last good checkpoint'
         remedy = f'free some space and --resume; {kept}'
-        if last.is_file():
-            write_file(previous, last.read_bytes(), remedy)
-        write_file(last, memory.getvalue(), remedy)
+        if self.last.is_file():
+            write_file(self.previous, self.last.read_bytes(), remedy)
+        write_file(self.last, memory.getvalue(), remedy)
         for name in RUN_FILES:
             (self.folder / f'{name}.old').unlink(missing_ok=True)
 
     def leave(self, stop, step):
-        """Say what a signal has stopped. -> the exit code that a shell expects after it"""
+        """Say which signal has stopped the run. -> the exit code that shells give to it"""
         if self.first:
             name = 'Ctrl-C' if stop == signal.SIGINT else signal.Signals(stop).name
-            last = self.folder / 'last.pt'
-            print(f'train.py: stopped by {name}; step {step} is saved in {last}, and the same '
+            print(f'train.py: stopped by {name}; step {step} is saved in {self.last}, and the same '
                   'command with --resume goes on from there', file=sys.stderr)
         wait_for_all()
         return 128 + stop
@@ -437,12 +430,10 @@ class Run:
 
 def read_or_none(path):
     """A checkpoint file as a dict; None where it is absent or damaged. OSError: unreadable now."""
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            return None                                     # reading a pipe would wait for a writer
-        content = Path(path).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.is_file():                              # reading a pipe would wait for a writer
         return None
+    try:
+        content = path.read_bytes()
     except OSError as error:
         raise OSError(f'cannot read {path} ({error.strerror}): it may be intact, so make it '
                       'readable and try again') from None
@@ -478,7 +469,7 @@ def keep_damaged(last):
 
 
 def is_before(line, step):
-    """Whether a line of the log was written before `step` was saved. A truncated line was not."""
+    """Whether a line of the log was complete when `step` was saved."""
     try:
         entry = json.loads(line)
         return entry['step'] < step or (entry['step'] == step and 'val_loss' in entry)

@@ -431,10 +431,10 @@ def epoch_batches(count, batch_size, seed, epoch, rank=0, processes=1):
 
 
 def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, processes=1, workers=0):
-    """Steps `first` to `last` of a training. Yields (step, epoch, its `accumulate` batches).
+    """Steps `first` to `last` of a training; `first` may lie within an epoch, after --resume.
 
-    What does not fill a step at the end of an epoch is dropped. A run resumes in mid-epoch by
-    starting at its step.
+    Yields (step, epoch, whether it is the last of its epoch or of all, its `accumulate` batches).
+    What does not fill a step at the end of an epoch is dropped.
     """
     per_epoch = len(pairs) // batch_size // accumulate
     for epoch in range(first // per_epoch, math.ceil(last / per_epoch)):
@@ -444,7 +444,7 @@ def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, process
         batches = batches[accumulate * (steps.start - epoch * per_epoch):][:accumulate * len(steps)]
         loaded = iter(training_loader(pairs, batches, workers))
         for step in steps:
-            yield step, epoch, [next(loaded) for _ in range(accumulate)]
+            yield step, epoch, step == steps[-1], [next(loaded) for _ in range(accumulate)]
 
 
 def training_loader(pairs, batches, workers=0):

@@ -6,10 +6,11 @@
     torchrun --nproc_per_node=2 train.py --preset paper     # as in the paper: 8 pairs on each GPU
     python train.py --variant av --resume                   # go on after a crash or a kill
 
-The loop is take_steps. Trained are only the projection, the pooling and MaskGen_I's w and b. A run
-leaves in its folder: last.pt (and previous.pt), log.jsonl, loss.png, before_after.png and
-summary.json, the scores on held-out scenes before and after. SIGTERM, which clusters send before
-they kill, Ctrl-C, SIGHUP and SIGUSR1 end it after the step at hand; --resume goes on.
+The loop is take_steps. It trains the audio projection with its pooling, and MaskGen_I's w and b;
+all else is frozen. The folder of a run then holds last.pt (and previous.pt), log.jsonl, loss.png,
+before_after.png and summary.json, the scores on held-out scenes before and after. SIGTERM (which
+clusters send before they kill), Ctrl-C, SIGHUP and SIGUSR1 end it after the step at hand.
+
 Paper [25]: silent on which epoch counts; the release keeps the best one on the VGG-SS test set.
 Here nothing is chosen by a test set: the result is the last step.
 """
@@ -17,8 +18,9 @@ Here nothing is chosen by a test set: the result is the last step.
 import signal
 
 if __name__ == '__main__' and hasattr(signal, 'pthread_sigmask'):
-    # Blocked before NumPy and torch start threads, which inherit this; checkpoint.watch_signals
-    # waits for them. Windows has no such call: there Ctrl-C stays Python's.
+    # Blocked before NumPy and torch start threads, which inherit it; checkpoint.watch_signals waits
+    # for all but SIGCHLD, whose handler DataLoader sets. Windows has no such call: there Ctrl-C
+    # interrupts as in any Python script.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
                                               signal.SIGUSR1, signal.SIGCHLD})
 
@@ -51,7 +53,7 @@ class Recipe:
     # Paper [23]: 16 (section 4.1), which was 8 on each of two GPUs, so with 7 negatives, not 15
     batch_size: int
     lr: float               # Adam; section 4.1: 1e-4
-    lr_schedule: str        # constant, as section 4.1 names no other, or linear, to 0
+    lr_schedule: str        # constant (section 4.1 names no other), or linear: falls to 0
     weight_decay: float     # section 4.1: 1e-4
     save_seconds: float     # least time between two checkpoints within an epoch
 
@@ -59,11 +61,11 @@ class Recipe:
 RECIPES = {
     'paper': Recipe(epochs=20, batch_size=16, lr=1e-4, lr_schedule='constant', weight_decay=1e-4,
                     save_seconds=600),
-    # Paper [11]: 180,000 steps at 1e-4. The miniature has 300, so twenty times the rate; 8 pairs
-    # are what one of the authors' GPUs saw, and of twelve classes more pairs would often hold the
-    # same one twice. Many more steps only raise b / w: p+ = 0.4 asks for masks larger than these
-    # objects. At so high a rate the masks of a class or two are always wrong (a dog's head only),
-    # twenty steps later those of others, so the rate falls to 0.
+    # Paper [11]: 180,000 steps at 1e-4. The miniature takes 300, at twenty times that rate. A batch
+    # of 8 is what one of the authors' GPUs saw; with only twelve classes, a larger one would often
+    # hold a class twice. Many more steps only raise b / w, as p+ = 0.4 asks for masks larger than
+    # these objects. At so high a rate the masks of a class or two are wrong at any time (only the
+    # head of a dog), twenty steps later those of others; so the rate falls to 0.
     'miniature': Recipe(epochs=1, batch_size=8, lr=2e-3, lr_schedule='linear', weight_decay=1e-4,
                         save_seconds=10),
 }
@@ -86,38 +88,37 @@ def take_steps(args, run, device, model, optimiser, scaler, pairs, validation, a
     rank, processes = rank_and_processes()
     C, row_of = answers
     last = state['last_step']
-    per_epoch = len(pairs) // args.batch_size // args.accumulate
     objective = partial(losses.loss_terms, tau=args.tau, p_pos=args.p_pos, p_neg=args.p_neg,
                         area=args.area, acl_f_reading=args.acl_f)
     weights = {'acl_i': args.lambda_i, 'acl_f': args.lambda_f, 'reg': args.lambda_reg,
                'acl_c': args.lambda_c}
     gather = losses.everyone if args.negatives == 'global' else lambda rows: rows
-    autocast = autocast_for(args.precision, device)
     parallel = share_gradients(model, device) if processes > 1 else model
     steps = training_steps(pairs, state['step'], last, args.batch_size, args.accumulate, rank,
                            processes, args.workers)
     bar = tqdm(steps, total=last, initial=state['step'], disable=rank > 0, unit=' steps',
                dynamic_ncols=True)
-    for step, epoch, batches in bar:
+    for step, epoch, ends_epoch, batches in bar:
         # Gumbel noise and dropout of this step, the same after --resume as without
         torch.manual_seed(hash((args.seed, rank, step)) % 2**63)
-        parts = []
         rate = args.lr * ((last - step) / last if args.lr_schedule == 'linear' else 1.0)
         for group in optimiser.param_groups:
             group['lr'] = rate
         optimiser.zero_grad()
         model.train()
-        for batch in batches:
+        parts = []
+        for batch in batches:                                       # one, or --accumulate N
             state['skipped'] += tell_skipped(batch, state['skipped'])
-            image, wav = (batch[key].to(device, non_blocking=True) for key in ('image', 'wav'))
-            with autocast():
+            image = batch['image'].to(device, non_blocking=True)    # (B, 3, H, W)
+            wav = batch['wav'].to(device, non_blocking=True)        # (B, samples)
+            with autocast(args.precision, device):
                 known = pairs.features and pairs.features.complete(batch, model.beats, device)
                 out = parallel(image, wav, args.image_mask, args.feature_mask, features=known,
                                pair_chunk=args.pair_chunk, negatives=args.negatives)   # Figure 2
 
             terms = objective(out, gather=gather)                   # Eq. 1; Eq. 2 and 3; Eq. 4
             if C is not None:
-                rows = gather(torch.tensor([row_of.get(i, -1) for i in batch['id']]))
+                rows = gather(torch.tensor([row_of.get(i, -1) for i in batch['id']]))   # (B,)
                 terms['acl_c'] = losses.acl_c_of_answered(          # Eq. 6
                     C, rows, out.A.float(), args.tau, args.same_answers)
             loss = losses.total_loss(terms, weights)                # Eq. 5; with acl_c Eq. 7
@@ -133,21 +134,19 @@ def take_steps(args, run, device, model, optimiser, scaler, pairs, validation, a
             mask = model.masker_i
             means = run.log(step, epoch, parts, w=mask.w.item(), b=mask.b.item(), lr=rate)
             bar.set_postfix({name: f'{value:.2f}' for name, value in means.items()})
-        state['step'] = step + 1
-        state['seconds'] = run.seconds()
-        ends_epoch = state['step'] in (last, (epoch + 1) * per_epoch)
+        state.update(step=step + 1, seconds=run.seconds())
         content = partial(checkpoint_of, args, model, optimiser, scaler, state)
         if stop := run.save_if_due_or_asked(ends_epoch, content):
             return stop
         if ends_epoch and validation:
             scores = validate(model, validation, objective, weights, args, device)
-            run.write({'step': state['step'], 'epoch': epoch, **scores})
+            run.write({'step': step + 1, 'epoch': epoch, **scores})
     return checkpoint.stop_asked()
 
 
-def autocast_for(precision, device):
-    """-> a function that makes the context in which the networks run in this precision"""
-    return partial(torch.autocast, device.type, LOW.get(precision), enabled=precision in LOW)
+def autocast(precision, device):
+    """The context in which the networks run in this precision."""
+    return torch.autocast(device.type, LOW.get(precision), enabled=precision in LOW)
 
 
 def share_gradients(model, device):
@@ -161,7 +160,7 @@ def share_gradients(model, device):
 
 
 def tell_skipped(batch, before):
-    """Name the pairs in whose places others were served. -> how many. ValueError: none was"""
+    """Name the pairs in whose places others were read. -> how many. ValueError: none was"""
     if batch['errors']:
         raise ValueError(str(batch['errors'][0]))
     skipped = [sentence for sentences in batch['unreadable'] for sentence in sentences]
@@ -174,7 +173,7 @@ def refuse_not_finite(parts, optimiser, precision, step, batches, folder):
     """ValueError where the loss or a gradient is not finite, before the weights are changed."""
     loss = sum(part['loss'].item() for part in parts) / len(parts)
     finite = math.isfinite(loss)
-    if finite and precision != 'fp16':      # whose gradients overflow by design; the scaler skips
+    if finite and precision != 'fp16':      # its gradients may overflow: the scaler skips the step
         gradients = [p.grad for group in optimiser.param_groups for p in group['params']]
         finite = torch.nn.utils.get_total_norm(gradients).isfinite().item()
     if not finite:
@@ -189,8 +188,8 @@ def refuse_not_finite(parts, optimiser, precision, step, batches, folder):
 def validate(model, validation, objective, weights, args, device):
     """Eq. 5 on held-out pairs, without dropout, and how often a masked image finds its own sound.
 
-    Paper [26]: none is mentioned, and the release watches the VGG-SS test set. This looks at pairs
-    of val.csv only. -> {'val_loss', 'val_retrieval', ..., 'val_n'}
+    Paper [26]: no validation is mentioned, and the release watches the VGG-SS test set. This looks
+    at pairs of val.csv only. -> {'val_loss', 'val_retrieval', ..., 'val_n'}
     """
     model.eval()
     torch.manual_seed(0)                    # every validation under the same Gumbel noise
@@ -202,7 +201,7 @@ def validate(model, validation, objective, weights, args, device):
         B = len(batch['id'])
         if B < 2:                           # one pair has no negatives
             continue
-        with autocast_for(args.precision, device)():
+        with autocast(args.precision, device):
             out = model(batch['image'].to(device), batch['wav'].to(device), args.image_mask,
                         args.feature_mask)
         terms = objective(out)
@@ -215,7 +214,8 @@ def validate(model, validation, objective, weights, args, device):
 
 
 def checkpoint_of(args, model, optimiser, scaler, state):
-    """What last.pt holds: the released names, how the model was made, and the trainer's state."""
+    """What last.pt holds: the trained weights under the released names, how the model was made,
+    and what --resume needs."""
     return {**trained_state(model), 'prompt': args.prompt, 'audio_tokens': args.audio_tokens,
             'preset': args.preset, 'variant': args.variant,
             'trainer': {**state, 'optimiser': optimiser.state_dict(),
@@ -243,36 +243,45 @@ def train(args):
     # everywhere, it is sigmoid(M_G + b/w), here with the initial b/w = 1.4.
     used = args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'
     model.masker_i.requires_grad_(args.image_mask == 'hard' and bool(used))
-    C, row_of, digest = None, {}, None
-    if args.lambda_c:
-        path = args.captions or captions_path(args.data_root, args.captions_from)
-        C, row_of, digest = load_answers(path, model, tokenizer, pairs.ids)
-        C = C.to(device)
-    settings = {name: getattr(args, name) for name in SETTINGS} | {'answers': digest}
     trained = [p for p in model.parameters() if p.requires_grad]
     # Paper [27]: Adam with weight decay 1e-4, that is, as a part of the gradient, on w and b
     # too (released code)
     optimiser = torch.optim.Adam(trained, args.lr, weight_decay=args.weight_decay,
                                  fused=device.type == 'cuda' or None)
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == 'fp16')
-    state = resumed(run, model, optimiser, scaler, settings, last_step)
+
+    C, row_of, digest = None, {}, None
+    if args.lambda_c:
+        path = args.captions or captions_path(args.data_root, args.captions_from)
+        C, row_of, digest = load_answers(path, model, tokenizer, pairs.ids)
+        C = C.to(device)
+    settings = {name: getattr(args, name) for name in SETTINGS} | {'answers': digest}
+    state = run.resume(model, optimiser, scaler, settings) if args.resume else None
     if state is None:
-        state = {'step': 0, 'last_step': last_step, 'seconds': 0.0, 'skipped': 0,
-                 'untrained': None, 'settings': settings}
+        state = {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': None}
         if run.first:
             scores, _ = held_out(model, tokenizer, args.preset, args.data_root)
             state['untrained'] = scores.get('ours')
+    elif args.lr_schedule == 'linear' and state['last_step'] != last_step:
+        run.say(f'the rate was to reach 0 after step {state["last_step"]}: now it does after step '
+                f'{last_step}')
+    state.update(last_step=last_step, settings=settings)
     if args.precision in LOW:
         model.hold_frozen(LOW[args.precision])
     if args.cache_audio is not None:
-        pairs.features = open_features(args, model.beats, pairs)
+        folder = args.cache_audio or Path(args.data_root, 'cache/beats')
+        pairs.features = AudioFeatures(folder, model.beats, pairs.seconds, pairs.ids,
+                                       args.cache_share)
+        if run.first:
+            pairs.features.tell_size(model.beats, pairs.seconds)
+
     with run.steps_from(state['step'], state['seconds'], args.batch_size * args.accumulate):
         stop = take_steps(args, run, device, model, optimiser, scaler, pairs, validation,
                           (C, row_of), state)
     if stop:
         return run.leave(stop, state['step'])
     if run.first:
-        finish(args, model, tokenizer, state, len(pairs.absent), run.seconds)
+        finish(args, run, model, tokenizer, state, len(pairs.absent))
     checkpoint.wait_for_all()
     return 0
 
@@ -323,47 +332,17 @@ def open_pairs(args):
 
 
 def load_parts(args):
-    """-> model, tokenizer, with the trained part as torch's random state makes it"""
+    """-> model, tokenizer; the trained part is initialised from torch's random state"""
     return load_model(args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens,
                       clipseg=args.clipseg, beats=args.beats)
 
 
-def open_features(args, beats, pairs):
-    """--cache-audio: features on disk, their size printed first."""
-    folder = args.cache_audio or Path(args.data_root, 'cache/beats')
-    features = AudioFeatures(folder, beats, pairs.seconds, pairs.ids, args.cache_share)
-    if rank_and_processes()[0] == 0:
-        features.tell_size(beats, pairs.seconds)
-    return features
+def finish(args, run, model, tokenizer, state, absent):
+    """Scores on held-out scenes, pictures and, last, summary.json: with it a run is finished.
 
-
-def resumed(run, model, optimiser, scaler, settings, last_step):
-    """--resume: the state of the checkpoint, with its weights loaded; None without one."""
-    if not run.resumes:
-        return None
-    state = run.resume(model, optimiser, scaler, settings)
-    rank, _ = rank_and_processes()
-    mine = f'step {state["step"]}' if state else 'no checkpoint'
-    agree(state['step'] if state else 0,
-          f'process {rank} finds {mine} in {run.folder}, and not all processes find the same: on '
-          'several machines --out must lie on a disk that they share')
-    if state is None:
-        if run.first:
-            print(f'nothing to resume in {run.folder}: starting afresh')
-        return None
-    before = state['last_step']
-    if run.first:
-        print(f'resuming at step {state["step"]}')
-        if settings['lr_schedule'] == 'linear' and before != last_step:
-            print(f'the rate was to reach 0 after step {before}: now it does after step '
-                  f'{last_step}')
-    return {**state, 'last_step': last_step, 'settings': settings}
-
-
-def finish(args, model, tokenizer, state, absent, seconds_so_far):
-    """Scores on held-out scenes, the table, the pictures and, last, summary.json, the mark of a
-    finished run."""
-    if args.precision in LOW:               # frozen parts are rounded: score as evaluate.py does
+    absent: how many pairs were left out because they have no files.
+    """
+    if args.precision in LOW:       # the frozen parts are rounded; evaluate.py's are in float32
         trained, device = trained_state(model), next(model.parameters()).device
         model, tokenizer = load_parts(args)
         load_trained(model, trained, args.out / 'last.pt')
@@ -381,7 +360,7 @@ def finish(args, model, tokenizer, state, absent, seconds_so_far):
     attempt(args.out / 'loss.png', curves.loss_curve, args.out / 'log.jsonl', args.out / 'loss.png',
             args.p_pos, args.p_neg)
     attempt(args.out / 'before_after.png', draw_before_and_after, model, tokenizer, args)
-    seconds = round(seconds_so_far(), 1)
+    seconds = round(run.seconds(), 1)
     print(f'{args.out}: seed {args.seed}, {state["step"]} steps, {seconds:.0f} s in all, '
           f'n = {counts}')
     summary = {**columns, 'seconds': seconds, 'seed': args.seed, 'n': counts,
@@ -391,7 +370,7 @@ def finish(args, model, tokenizer, state, absent, seconds_so_far):
 
 def draw_before_and_after(model, tokenizer, args):
     """Held-out frames under the weights that this run began with and those that it ended with."""
-    torch.manual_seed(args.seed)            # the weights this run began with
+    torch.manual_seed(args.seed)            # as train does before it makes the first ones
     untrained, _ = load_parts(args)
     untrained.to(next(model.parameters()).device)
     before_after_sheet(untrained, model, tokenizer, args.preset, args.data_root,
@@ -413,14 +392,6 @@ def refuse_ignored(parser, given, variant):
             parser.error(f'{given[one]} and {given[other]} do not go together: leave one out')
     if 'cache_share' in given and 'cache_audio' not in given:
         parser.error('--cache-share is for --cache-audio: name that, or leave it out')
-
-
-def refuse_overwriting(parser, args):
-    """A file of the run in the place of an input is an error."""
-    outputs = [('--out', args.out / name) for name in checkpoint.RUN_FILES]
-    inputs = [(f'--{name}', getattr(args, name)) for name in ('captions', 'beats', 'clipseg')]
-    if sentence := checkpoint.overwritten(outputs, inputs):
-        parser.error(sentence)
 
 
 LIMITS = {
@@ -445,10 +416,8 @@ def parse_args(argv=None):
     add('--seed', type=int, default=0)
     add('--out', type=some_path,
         help='folder of the run (default: runs/<preset>-<variant>-seed<seed>)')
-    add('--resume', action='store_true',
-        help='go on from last.pt; starts afresh where there is none')
-    add('--overwrite', action='store_true',
-        help='start over in a folder that already holds a run')
+    add('--resume', action='store_true', help='go on from last.pt; without one, start afresh')
+    add('--overwrite', action='store_true', help='start over in a folder that already holds a run')
     add('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
     add('--clipseg', type=some_path,
         help='hub name or folder of the CLIPSeg weights (default: the preset\'s)')
@@ -460,16 +429,16 @@ def parse_args(argv=None):
     add('--save-seconds', type=float,
         help=f'least time between checkpoints ({by_preset("save_seconds")})')
     add('--skip-bad-samples', action='store_true',
-        help='name and count unusable pairs, and take others in their places')
+        help='name and count unusable pairs, and train on others in their places')
 
     add = parser.add_argument_group('speed and memory (the numbers stay the same)').add_argument
     add('--cache-audio', nargs='?', const='', metavar='DIR',
         help='keep the frozen BEATs features on disk (default DIR: cache/beats in the data root); '
              'the size is printed first')
     add('--cache-share', type=float, default=1.0, metavar='SHARE',
-        help='keep those of the first part of train.csv only (default: all)')
+        help='keep those of this share of train.csv, its first lines (default: 1)')
     add('--pair-chunk', type=int, metavar='N',
-        help='decode N of the image and audio pairs at a time, and again in the backward pass: '
+        help='decode N pairs of an image and an audio at a time, and again in the backward pass: '
              'less memory, more time')
 
     add = parser.add_argument_group('optimisation (section 4.1)').add_argument
@@ -482,17 +451,15 @@ def parse_args(argv=None):
         help='linear: falls to 0 after the last step, which --resume with other --steps moves '
              f'({by_preset("lr_schedule")})')
     add('--weight-decay', type=float, help=f'({by_preset("weight_decay")})')
-    add('--tau', type=float, default=losses.TAU,
-        help='temperature of Eq. 1 (default: %(default)s)')
+    add('--tau', type=float, default=losses.TAU, help='temperature of Eq. 1 (default: %(default)s)')
     add('--accumulate', type=int, default=1, metavar='N',
         help='average the gradients of N batches in a step; each batch has its own negatives '
              '(default: 1)')
     add('--negatives', choices=['local', 'global'], default='local',
-        help='among the pairs of one process (default, as in the paper) or of all')
+        help='the other pairs of one process (default, as in the paper) or of all processes')
 
     add = parser.add_argument_group('objective and its ablations (section 4.3)').add_argument
-    add('--lambda-i', type=float, default=1.0,
-        help='weight of L_ACL_I, 0 leaves it out (Table 9)')
+    add('--lambda-i', type=float, default=1.0, help='weight of L_ACL_I; 0: without it (Table 9)')
     add('--lambda-f', type=float, default=1.0, help='weight of L_ACL_F (Table 9)')
     add('--lambda-reg', type=float, default=1.0, help='weight of L_Reg (Table 9)')
     add('--lambda-c', type=float, default=1.0,
@@ -502,7 +469,7 @@ def parse_args(argv=None):
     add('--captions-from', choices=['both', 'image', 'audio'], default='both',
         help='which captions the answers were made from (Table 10; default: both)')
     add('--same-answers', choices=['negatives', 'masked'], default='negatives',
-        help='equal answers within a batch in L_ACL_C (losses.py; default: negatives)')
+        help='pairs of a batch with equal answers in L_ACL_C (losses.py; default: negatives)')
     add('--p-pos', type=float, default=losses.P_POS,
         help='area prior p+ (Table 14; default: %(default)s)')
     add('--p-neg', type=float, default=losses.P_NEG,
@@ -510,27 +477,30 @@ def parse_args(argv=None):
     add('--area', choices=['release', 'mean', 'sum'], default='release',
         help='reading of Eq. 4 (losses.py)')
     add('--acl-f', choices=['paper', 'release'], default='paper',
-        help='whose audio S^F compares with (losses.py)')
+        help='with which audio S^F of Eq. 3 compares (losses.py)')
     add('--image-mask', choices=['hard', 'soft', 'feature'], default='hard',
-        help='in L_ACL_I (Table 13; masks.py)')
+        help='mask of the image in L_ACL_I (Table 13; masks.py)')
     add('--feature-mask', choices=['feature', 'image'], default='feature',
-        help='in L_ACL_F (Table 13; masks.py)')
+        help='mask of the features in L_ACL_F (Table 13; masks.py)')
     add('--audio-tokens', type=int, choices=[1, 2, 4, 8], default=1,
-        help='audio token length (Table 11)')
+        help='how many tokens <*> stands for (Table 11)')
     add('--prompt', default=PROMPT,
-        help='<*> is the audio token (Table 12; default: "%(default)s")')
+        help='<*> stands for the sound (Table 12; default: "%(default)s")')
 
     args = parser.parse_args(argv)
     refuse_ignored(parser, checkpoint.given_options(parser, argv), args.variant)
-    for name in ('epochs', 'batch_size', 'lr', 'lr_schedule', 'weight_decay', 'save_seconds'):
+    for name, value in vars(RECIPES[args.preset]).items():
         if getattr(args, name) is None:
-            setattr(args, name, getattr(RECIPES[args.preset], name))
+            setattr(args, name, value)
     if args.workers is None:
         args.workers = 8 if args.preset == 'paper' else 0
     args.out = Path(args.out or f'runs/{args.preset}-{args.variant}-seed{args.seed}')
     args.data_root_given = bool(args.data_root)
     args.data_root = args.data_root or PRESETS[args.preset].data_root
-    refuse_overwriting(parser, args)
+    outputs = [('--out', args.out / name) for name in checkpoint.RUN_FILES]
+    inputs = [(f'--{name}', getattr(args, name)) for name in ('captions', 'beats', 'clipseg')]
+    if sentence := checkpoint.overwritten(outputs, inputs):
+        parser.error(sentence)
     for name, (least, most) in LIMITS.items():
         value = getattr(args, name)
         if value is not None and not least <= value <= most:
