@@ -6,19 +6,18 @@
     train = VGGSound('data', 'train', 352, 10.0, augmented=True)
     test = Benchmark('vggss', 'data', 352, 10.0)                    # any name of BENCHMARKS
 
-    python data.py prepare --preset paper --out DIR     # the training pairs, decoded and resized once
-    python train.py --preset paper --data-root DIR
+    python data.py prepare --preset paper --out DIR         # decode and resize the pairs once
+    python train.py --preset paper --data-root DIR          # reads these
 
-<id> is youtubeid_startsecond; a frame is the annotated one, the 125th of a 25 fps clip. The
-miniature writes the same files (miniature/world.py). How one file becomes a tensor: media.py.
+<id> is youtubeid_startsecond. A frame is the annotated one, the 125th of a clip at 25 fps. The
+miniature writes the same files (miniature/world.py). media.py turns one file into a tensor.
 
-Samples are dicts: 'id', 'image' (3, H, W) CLIP-normalised, 'wav' (samples,) at 16 kHz in -1..1;
-test samples hold more (Benchmark). A file that cannot be used is a SampleError, one sentence that
-names it; loaders hand it over under 'error', so that the reader of the batch decides what it means.
+A sample is a dict: 'id', 'image' (3, H, W) CLIP-normalised, 'wav' (samples,) at 16 kHz in -1..1; a
+test sample holds more (Benchmark). A sample whose files cannot be read is {'id', 'error'} with a
+SampleError, one sentence that names the file: the reader of the batch decides what it means.
 """
 
 import argparse
-import functools
 import hashlib
 import io
 import math
@@ -31,7 +30,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +50,12 @@ from media import (GROUND_TRUTH_SIZE, RESIZE_BEFORE_CROP, SAMPLE_RATE, SOUNDS, S
                    side_by_side, sound_file, training_image)
 
 MIX_GAIN = 0.5          # of either waveform of a mixture
-MOST_IN_A_ROW = 10      # unreadable pairs: not some bad files, but a disk that has gone
-FEATURES_FORMAT = 3     # of what media.py and beats.py compute: raise it when that changes
+MOST_IN_A_ROW = 10      # unreadable pairs; so many mean that the disk cannot be read
+FEATURES_FORMAT = 3     # raise it when what media.py or beats.py compute changes
 FRAMES = ('.jpg', '.bmp')       # of training frames; .bmp is what `data.py prepare` writes
 
 
-# ------------------------------------------------------------------------------------------------
-# Training pairs
-# ------------------------------------------------------------------------------------------------
+# ============ Training pairs ============
 
 # a line of train.csv or val.csv
 FORMS = ('"<youtubeid>_<start second in six digits>", alone, with ".mp4" or with ",label", or '
@@ -67,10 +64,9 @@ HEADINGS = ('id', 'file', 'video', 'videoid', 'youtubeid', 'ytid')     # of a fi
 
 
 def read_list(path):
-    """The lines of a list of pairs, in any of FORMS. -> [(id, split, or None where it names none)]
+    """A list of pairs, each line in any of FORMS. -> [(id, its split, None where none is named)]
 
-    VGGSound's authors have published the last two forms. Labels are not read, so their commas need
-    no quotes.
+    VGGSound's authors have published the last two forms. Labels are not used.
     """
     path = Path(path)
     if not path.is_file():
@@ -97,10 +93,7 @@ def read_list(path):
 
 
 def read_ids(path, training=False):
-    """The ids of a list; for training, where its lines name a split, those of "train" only.
-
-    ValueError where there is none.
-    """
+    """The ids of a list; for training without those of another split. ValueError: none is left"""
     ids = [i for i, split in read_list(path) if not training or split in (None, 'train')]
     if not ids:
         raise ValueError(f'{path} has no line of the split "train": take VGGSound\'s own list, or '
@@ -117,12 +110,13 @@ def tell_other_splits(path):
 class VGGSound(Dataset):
     """Pairs of a frame and a sound for training and validation.
 
-    split: 'train' or 'val', read from <root>/vggsound/<split>.csv; augmented: crop and flip at
-    random. A sample's randomness is drawn from (seed, epoch, index) alone, so neither the number of
-    workers nor a restart changes it; set `epoch` before each pass.
-    skip_bad: leave out ids without files, and in training serve the next readable pair in the place
-    of an unreadable one ('unreadable' holds a sentence for each). features: an AudioFeatures, whose
-    (T, 3 * width) float16 come along under 'features', None where there are none yet.
+    split: 'train' or 'val', read from <root>/vggsound/<split>.csv. augmented: crop and flip at
+    random, drawn from (seed, epoch, index) alone, so that neither the number of workers nor a
+    restart changes it; set `epoch` before each pass.
+    skip_bad: leave out ids without files; in training, read the next pair in the place of one that
+    cannot be read, and say so in 'unreadable', a list of sentences.
+    features: None or an AudioFeatures; then 'features' is (T, 3 * width) float16, or None where the
+    sound's have not been computed yet.
     """
 
     def __init__(self, root, split, image_size, seconds, augmented=False, seed=0, skip_bad=False):
@@ -133,10 +127,10 @@ class VGGSound(Dataset):
         self.image_size, self.seconds, self.augmented = image_size, seconds, augmented
         self.seed, self.epoch, self.skip_bad = seed, 0, skip_bad
         self.features = None
-        frames, sounds = _stems_in(self.frames, FRAMES), _stems_in(self.audio, SOUNDS)
+        there = _stems_in(self.frames, FRAMES) & _stems_in(self.audio, SOUNDS)
         ids = read_ids(self.list, split == 'train')
-        self.ids = [i for i in ids if i in frames and i in sounds]
-        self.absent = [i for i in ids if not (i in frames and i in sounds)]
+        self.ids = [i for i in ids if i in there]
+        self.absent = [i for i in ids if i not in there]
         if not self.ids:
             raise ValueError(f'none of the {len(ids)} samples of {self.list} has frames/<id>.jpg '
                              f'and audio/<id>.wav, the first being {ids[0][:60]!r}: a line '
@@ -159,8 +153,7 @@ class VGGSound(Dataset):
         unreadable = []
         for k in range(MOST_IN_A_ROW):
             try:
-                pair = self._pair((index + k) % len(self))
-                return {**pair, 'unreadable': unreadable}
+                return {**self._pair((index + k) % len(self)), 'unreadable': unreadable}
             except SampleError as error:
                 unreadable.append(str(error))
             if not (self.skip_bad and self.augmented):
@@ -193,21 +186,24 @@ def _stems_in(folder, suffixes):
             if name.endswith(suffix)}
 
 
-class AudioFeatures:
-    """--cache-audio: E_A's features on disk, a file per sound, so that BEATs hears each sound once.
+# ============ Cached audio features ============
 
-    E_A is frozen and sound is not augmented, so its features never change. They are kept as
+class AudioFeatures:
+    """--cache-audio: E_A's features on disk, a file per sound, computed in the first epoch.
+
+    E_A is frozen and sounds are not augmented, so the features never change. They are in
     <folder>/<hash of the weights and of the length>/<id>.npy, float16: 2.3 MB for 10 s, 330 GB for
-    144,000 sounds. A file is valid while it is newer than its sound. The first epoch fills the
-    folder; share: of the first part of the list only. Nothing smaller would do: what follows the
-    features is trained, and the zero padding of a short clip attends to all else.
+    144,000 sounds. A file is valid while it is newer than its sound. share: keep those of the first
+    part of the list only. Nothing smaller would do: the pooling that follows is trained, and the
+    features at the zeros behind a short clip are no constants, as they attend to the clip.
     """
 
     def __init__(self, folder, beats, seconds, ids, share=1.0):
         key = hashlib.sha256(repr((FEATURES_FORMAT, seconds, beats.feature_layers)).encode())
         for name, weight in beats.state_dict().items():
+            weight = weight.detach().cpu().contiguous().flatten()
             key.update(name.encode())
-            key.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            key.update(weight.view(torch.uint8).numpy().tobytes())
         self.folder = Path(folder) / key.hexdigest()[:16]
         self.ids = set(ids[:round(share * len(ids))])
         self.writable = True
@@ -228,7 +224,7 @@ class AudioFeatures:
         """A batch's features; those that the loader has not found are computed, and kept.
 
         batch: with 'id', 'wav' (B, samples) and 'features'. -> (B, T, 3 * width) float32 on the
-        device, rounded to float16 in either case, so that every epoch sees the same numbers
+        device; fresh ones are rounded to float16 too, so that every epoch sees the same numbers
         """
         found = list(batch['features'])
         absent = [k for k, features in enumerate(found) if features is None]
@@ -272,25 +268,23 @@ class AudioFeatures:
                           'larger disk by --cache-audio DIR, or a part by --cache-share')
 
 
-# ------------------------------------------------------------------------------------------------
-# Test sets
-# ------------------------------------------------------------------------------------------------
+# ============ Test sets ============
 
 class Benchmark(Dataset):
-    """A test set: the samples that are there, and an account of those that are not.
+    """A test set: the samples whose files are there, and an account of the others.
 
-    expected: how many the annotations name; missing: ids without files; unreadable: sentences,
-    filled by whoever reads the batches. scored + missing + unreadable = expected, so that a result
-    can say N of M. limit: the first N of each condition. clipped: boxes that reach beyond their
-    frame; empty: samples whose boxes, or one frame's, are left without any area.
-    classes: the sorted class names of the whole set.
+    limit: the first N samples of each condition only. classes: all class names, sorted.
+    expected: how many samples the annotations name. missing: the ids of those without files.
+    unreadable: sentences, added by whoever reads the samples. Then scored + missing + unreadable =
+    expected, and a result can say N of M.
+    clipped: how many boxes reach beyond their frame. empty: of how many samples no box of a frame
+    has an area within it.
 
-    A sample is 'id'; 'label', None where the set has none; 'image'; 'wav'; 'boxes' (224, 224), the
-    mask's tight box where there is none; 'mask' (224, 224) or None; 'group', what samples of one
-    frame share, and 'group_size', how many there should be; 'condition' (robustness).
-    A mixture of two has a list of two as 'label', None for 'boxes' and 'mask', and 'sources'
-    (2, 224, 448), each one's ground truth in its half of the two frames side by side; otherwise
-    that is None.
+    A sample is 'id'; 'label', None where the set has none; 'image'; 'wav'; 'boxes' (224, 224), made
+    from the mask where the set has no boxes; 'mask' (224, 224) or None; 'condition' (robustness);
+    'group', which the samples of one frame share, and 'group_size', how many there should be.
+    A mixture of two frames side by side has two labels, no 'boxes' and no 'mask', and 'sources'
+    (2, 224, 448), the ground truth of each sound in its half; otherwise that is None.
     """
 
     def __init__(self, name, root, image_size, seconds, limit=None):
@@ -326,29 +320,28 @@ class Benchmark(Dataset):
             raise FileNotFoundError(f'none of the {len(listed)} samples of {name} is there, the '
                                     f'first lacks {first}: {WHERE}')
         # the samples of a batch have few frames, which are decoded once
-        self._read_image = functools.lru_cache(maxsize=2)(read_image)
-        self._count_odd_boxes()
+        self._read_image = lru_cache(maxsize=2)(read_image)
+        self._count_clipped_and_empty()
 
-    def _count_odd_boxes(self):
+    def _count_clipped_and_empty(self):
         self.clipped = self.empty = 0
         for s in self.samples:
-            if not s.boxes:
-                continue
-            of_frames = [np.array(boxes) for boxes in (s.boxes if len(s.images) > 1 else [s.boxes])]
-            pixels = [box_pixels(boxes, s.unit) for boxes in of_frames]
-            for boxes in of_frames:
+            frames = s.boxes if len(s.images) > 1 else [s.boxes]
+            without_area = False
+            for boxes in map(np.array, frames if s.boxes else []):              # (boxes, 4)
                 self.clipped += int(((boxes < 0) | (boxes > s.unit)).any(1).sum())
-            self.empty += any(not (p[:, 2:] > p[:, :2]).all(1).any() for p in pixels)
+                pixels = box_pixels(boxes, s.unit)
+                without_area |= not (pixels[:, 2:] > pixels[:, :2]).all(1).any()
+            self.empty += without_area
 
     def batches(self, batch_size):
-        """Lists of indices, each of whole frames and of about batch_size samples.
-
-        All samples of a frame stand in one batch, so that it is encoded once.
+        """Lists of about batch_size indices. All samples of a frame are in one of them, so that the
+        frame is encoded once.
         """
         frames = {}
         for index, s in enumerate(self.samples):
-            # IS4 and VPO hold a copy of a frame for each of its sounds; ADE20K asks one file for
-            # several classes, each a group of its own
+            # IS4 and VPO have a copy of the frame for each of its sounds, all of one group; ADE20K
+            # has one file for several classes, each a group of its own
             frame = frames.get(s.group) or frames.get(tuple(s.images)) or []
             frame.append(index)
             frames[s.group] = frames[tuple(s.images)] = frame
@@ -405,9 +398,7 @@ class Benchmark(Dataset):
         return sources
 
 
-# ------------------------------------------------------------------------------------------------
-# Batches
-# ------------------------------------------------------------------------------------------------
+# ============ Batches ============
 
 def collate(samples):
     """Dicts of samples -> one dict: tensors stacked, all else lists; errors under 'errors'."""
@@ -422,8 +413,8 @@ def collate(samples):
 def epoch_batches(count, batch_size, seed, epoch, rank=0, processes=1):
     """The batches of one pass over `count` samples, for one of the processes: lists of indices.
 
-    Shuffled anew each epoch from (seed, epoch); every process gets its part of each global batch;
-    what does not fill a global batch is dropped.
+    Shuffled by (seed, epoch). Each process gets its part of every batch; what is left over at the
+    end is dropped.
     """
     order = np.random.default_rng((seed, epoch)).permutation(count)
     order = order[:count // batch_size * batch_size]
@@ -449,32 +440,32 @@ def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, process
 
 def training_loader(pairs, batches, workers=0):
     """Loads the given batches (lists of indices), in their order."""
-    return DataLoader(pairs, batch_sampler=batches, num_workers=workers, collate_fn=collate,
-                      pin_memory=torch.cuda.is_available(), worker_init_fn=obey_the_trainer_alone,
-                      multiprocessing_context=start_method(workers))
+    return DataLoader(pairs, batch_sampler=batches, pin_memory=torch.cuda.is_available(),
+                      **for_loader(workers))
 
 
 def evaluation_loader(dataset, batch_size, workers=0):
     """Batches in the dataset's order, the last one smaller."""
-    return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate,
-                      worker_init_fn=obey_the_trainer_alone,
-                      multiprocessing_context=start_method(workers))
+    return DataLoader(dataset, batch_size, **for_loader(workers))
 
 
-def start_method(workers):
-    """How loading processes start: on Linux by fork, as before Python 3.14.
+def for_loader(workers):
+    """What both loaders are given.
 
-    Its fork server would inherit that train.py blocks SIGCHLD, and never learn that one has ended.
+    Loading processes start by fork on Linux, as before Python 3.14. Its fork server would inherit
+    from train.py that SIGCHLD is blocked, and never learn that one of them has ended.
     """
-    return 'fork' if workers and sys.platform == 'linux' else None
+    method = 'fork' if workers and sys.platform == 'linux' else None
+    return {'num_workers': workers, 'collate_fn': collate, 'multiprocessing_context': method,
+            'worker_init_fn': obey_the_trainer_alone}
 
 
 def obey_the_trainer_alone(worker):
-    """In a loading process: only its trainer may end it.
+    """Run in a loading process: let only its trainer end it.
 
-    Clusters send SIGTERM to every process of a training at once, and a terminal Ctrl-C, but the
-    trainer still needs its loaders to finish the step before it saves. Both signals are blocked
-    here, inherited from train.py; a thread waits for the SIGTERM that comes from the trainer.
+    Clusters send SIGTERM to every process of a training at once, as a terminal sends Ctrl-C. But
+    the trainer needs its loading processes until the end of the step, after which it saves. So both
+    signals stay blocked here, as in train.py; a thread waits for a SIGTERM from the trainer.
     """
     if hasattr(signal, 'sigwaitinfo'):
         threading.Thread(target=_end_with_the_trainer, daemon=True).start()
@@ -490,9 +481,7 @@ def _end_with_the_trainer():
     os._exit(0)
 
 
-# ------------------------------------------------------------------------------------------------
-# data.py prepare: another data root, with resized frames and sounds at 16 kHz
-# ------------------------------------------------------------------------------------------------
+# ============ data.py prepare ============
 
 def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
     """Write a data root whose training pairs are decoded once. -> how many pairs it has
@@ -500,7 +489,7 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
     Frames are resized to what training_image crops from, so the crops are equal to the bit; sounds
     are cut or padded to `seconds`, at 16 kHz with 16 bits. A pair is 0.77 MB at 352 pixels and
     10 s. Everything else (validation, benchmarks, captions, pairs beyond `share`) is linked, or
-    copied where links are not allowed. A pair whose copy is newer than its files is left as it is.
+    copied where links are not allowed. Pairs of an earlier start are kept while they are newer.
     """
     pairs = VGGSound(root, 'train', image_size, seconds, augmented=True, skip_bad=skip_bad)
     tell_other_splits(pairs.list)
@@ -517,7 +506,7 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
           'are free')
     bad = set()
     prepare_one = partial(prepare_pair, pairs, folder)
-    # closing: the first bad pair, or Ctrl-C, ends it at once, not after all the others
+    # closing: so that the first bad pair, or Ctrl-C, ends it without the pairs still to come
     with ThreadPoolExecutor() as pool, closing(pool.map(prepare_one, chosen)) as found:
         for sample, error in zip(chosen, tqdm(found, 'training pairs', len(chosen))):
             if error and not skip_bad:
@@ -525,12 +514,12 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
             if error:
                 tqdm.write(f'left out: {error}')
                 bad.add(sample)
-    others = pairs.ids[len(chosen):]
+    linked = pairs.ids[len(chosen):]
     validation = Path(root, 'vggsound/val.csv')
     if validation.exists():
         link(validation, folder / 'val.csv')
-        others = others + VGGSound(root, 'val', image_size, seconds, skip_bad=True).ids
-    for sample in others:
+        linked = linked + VGGSound(root, 'val', image_size, seconds, skip_bad=True).ids
+    for sample in linked:
         for file in (pairs.frame_file(sample), pairs.sound_file(sample)):
             link(file, folder / file.parent.name / file.name)
     for entry in Path(root).iterdir():
@@ -571,7 +560,7 @@ def prepare_pair(pairs, folder, sample):
 
 
 def is_newer(target, source, size):
-    """Whether a copy is of this size (of another preset's frames it is not) and newer."""
+    """Whether a copy is newer, and of this size, which another preset's is not."""
     if not target.exists() or target.stat().st_size != size:
         return False
     return target.stat().st_mtime_ns > source.stat().st_mtime_ns
@@ -594,16 +583,13 @@ def main(argv=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     command = parser.add_subparsers(dest='command', required=True).add_parser(
         'prepare', help='decode and resize the training pairs once, into another data root')
-    command.add_argument('--preset', choices=list(PRESETS), default='miniature',
-                         help='scale (default: miniature)')
-    command.add_argument('--data-root', type=some_path,
-                         help='folder of the datasets (default: the preset\'s)')
-    command.add_argument('--out', type=some_path,
-                         help='data root to write (default: prepared, in the data root)')
-    command.add_argument('--share', type=float, default=1.0,
-                         help='decode the first part of train.csv only (default: all)')
-    command.add_argument('--skip-bad-samples', action='store_true',
-                         help='name and leave out unusable pairs')
+    add = command.add_argument
+    add('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
+    add('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
+    add('--out', type=some_path, help='data root to write (default: prepared, in the data root)')
+    add('--share', type=float, default=1.0,
+        help='decode this share of train.csv, its first lines (default: 1)')
+    add('--skip-bad-samples', action='store_true', help='name and leave out unusable pairs')
     args = parser.parse_args(argv)
     if not 0 < args.share <= 1:
         parser.error(f'--share must lie above 0 and not above 1, not {args.share}')
