@@ -440,24 +440,25 @@ def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, process
 
 def training_loader(pairs, batches, workers=0):
     """Loads the given batches (lists of indices), in their order."""
-    return DataLoader(pairs, batch_sampler=batches, pin_memory=torch.cuda.is_available(),
-                      **for_loader(workers))
+    return DataLoader(pairs, batch_sampler=batches, num_workers=workers, collate_fn=collate,
+                      pin_memory=torch.cuda.is_available(), worker_init_fn=obey_the_trainer_alone,
+                      multiprocessing_context=start_method(workers))
 
 
 def evaluation_loader(dataset, batch_size, workers=0):
     """Batches in the dataset's order, the last one smaller."""
-    return DataLoader(dataset, batch_size, **for_loader(workers))
+    return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate,
+                      worker_init_fn=obey_the_trainer_alone,
+                      multiprocessing_context=start_method(workers))
 
 
-def for_loader(workers):
-    """What both loaders are given.
+def start_method(workers):
+    """How loading processes start: on Linux by fork, as before Python 3.14.
 
-    Loading processes start by fork on Linux, as before Python 3.14. Its fork server would inherit
-    from train.py that SIGCHLD is blocked, and never learn that one of them has ended.
+    Its fork server would inherit from train.py that SIGCHLD is blocked, and never learn that one of
+    them has ended.
     """
-    method = 'fork' if workers and sys.platform == 'linux' else None
-    return {'num_workers': workers, 'collate_fn': collate, 'multiprocessing_context': method,
-            'worker_init_fn': obey_the_trainer_alone}
+    return 'fork' if workers and sys.platform == 'linux' else None
 
 
 def obey_the_trainer_alone(worker):

@@ -85,15 +85,15 @@ def take_steps(args, run, device, model, optimiser, scaler, pairs, validation, a
 
     answers: C (texts, D) of section 3.6 and {id: row of C}, or (None, {}) for Eq. 5.
     """
-    rank, processes = rank_and_processes()
     C, row_of = answers
-    last = state['last_step']
-    objective = partial(losses.loss_terms, tau=args.tau, p_pos=args.p_pos, p_neg=args.p_neg,
-                        area=args.area, acl_f_reading=args.acl_f)
+    loss_terms = partial(losses.loss_terms, tau=args.tau, p_pos=args.p_pos, p_neg=args.p_neg,
+                         area=args.area, acl_f_reading=args.acl_f)
     weights = {'acl_i': args.lambda_i, 'acl_f': args.lambda_f, 'reg': args.lambda_reg,
                'acl_c': args.lambda_c}
     gather = losses.everyone if args.negatives == 'global' else lambda rows: rows
+    rank, processes = rank_and_processes()
     parallel = share_gradients(model, device) if processes > 1 else model
+    last = state['last_step']
     steps = training_steps(pairs, state['step'], last, args.batch_size, args.accumulate, rank,
                            processes, args.workers)
     bar = tqdm(steps, total=last, initial=state['step'], disable=rank > 0, unit=' steps',
@@ -113,12 +113,13 @@ def take_steps(args, run, device, model, optimiser, scaler, pairs, validation, a
             wav = batch['wav'].to(device, non_blocking=True)        # (B, samples)
             with autocast(args.precision, device):
                 known = pairs.features and pairs.features.complete(batch, model.beats, device)
+                # Figure 2: A, M_G, M_I, M_F, v_I and v_D (model.Alignment)
                 out = parallel(image, wav, args.image_mask, args.feature_mask, features=known,
-                               pair_chunk=args.pair_chunk, negatives=args.negatives)   # Figure 2
+                               pair_chunk=args.pair_chunk, negatives=args.negatives)
 
-            terms = objective(out, gather=gather)                   # Eq. 1; Eq. 2 and 3; Eq. 4
+            terms = loss_terms(out, gather=gather)      # acl_i: Eq. 1; acl_f: Eq. 2, 3; reg: Eq. 4
             if C is not None:
-                rows = gather(torch.tensor([row_of.get(i, -1) for i in batch['id']]))   # (B,)
+                rows = gather(torch.tensor([row_of.get(i, -1) for i in batch['id']]))   # (N,)
                 terms['acl_c'] = losses.acl_c_of_answered(          # Eq. 6
                     C, rows, out.A.float(), args.tau, args.same_answers)
             loss = losses.total_loss(terms, weights)                # Eq. 5; with acl_c Eq. 7
@@ -139,7 +140,7 @@ def take_steps(args, run, device, model, optimiser, scaler, pairs, validation, a
         if stop := run.save_if_due_or_asked(ends_epoch, content):
             return stop
         if ends_epoch and validation:
-            scores = validate(model, validation, objective, weights, args, device)
+            scores = validate(model, validation, loss_terms, weights, args, device)
             run.write({'step': step + 1, 'epoch': epoch, **scores})
     return checkpoint.stop_asked()
 
@@ -185,7 +186,7 @@ def refuse_not_finite(parts, optimiser, precision, step, batches, folder):
 
 
 @torch.no_grad()
-def validate(model, validation, objective, weights, args, device):
+def validate(model, validation, loss_terms, weights, args, device):
     """Eq. 5 on held-out pairs, without dropout, and how often a masked image finds its own sound.
 
     Paper [26]: no validation is mentioned, and the release watches the VGG-SS test set. This looks
@@ -204,7 +205,7 @@ def validate(model, validation, objective, weights, args, device):
         with autocast(args.precision, device):
             out = model(batch['image'].to(device), batch['wav'].to(device), args.image_mask,
                         args.feature_mask)
-        terms = objective(out)
+        terms = loss_terms(out)
         found = losses.cosine_similarities(out.v_I.float(), out.A.float()).argmax(1).cpu()
         values = {**terms, 'loss': losses.total_loss(terms, weights),
                   'retrieval': (found == torch.arange(B)).float().mean()}
