@@ -510,6 +510,7 @@ def json_lines(path, remedy):
         try:
             if line.strip():
                 found.append(dict(json.loads(line)))
+                json.dumps(found[-1], ensure_ascii=False).encode('utf-8')   # no half characters
         except (ValueError, TypeError, RecursionError):
             raise ValueError(f'{path}: line {number} is not a JSON object, or is truncated: '
                              f'{remedy}') from None
