@@ -374,7 +374,8 @@ class Run:
     def log(self, step, epoch, values, **more):
         """Append the means of `values`, a list of {name: scalar}, and `more`. -> the means"""
         now = time.time()
-        speed = (step + 1 - self.logged_step) * self.pairs_per_step / (now - self.logged_at)
+        pairs = (step + 1 - self.logged_step) * self.pairs_per_step
+        speed = pairs / max(1e-9, now - self.logged_at)
         self.logged_at, self.logged_step = now, step + 1
         means = {name: sum(part[name].item() for part in values) / len(values)
                  for name in values[0]}
@@ -430,6 +431,7 @@ class Run:
 
 def read_or_none(path):
     """A checkpoint file as a dict; None where it is absent or damaged. OSError: unreadable now."""
+    path = Path(path)
     if not path.is_file():                              # reading a pipe would wait for a writer
         return None
     try:

@@ -44,7 +44,7 @@ scripts += [name for name in ('speed.bench', 'benchmarks', 'figures')
 for name in scripts:
     importlib.import_module(name)
 
-import dataclasses
+import dataclasses, gc
 import checkpoint, model, tiny, train
 model.PRESETS['miniature'] = dataclasses.replace(model.PRESETS['miniature'], image_size=tiny.SIZE,
                                                  seconds=tiny.SECONDS)
@@ -57,6 +57,7 @@ checkpoint.watch_signals()
 common = ['--data-root', str(folder / 'data'), '--out', str(folder / 'run'), '--device', 'cpu',
           '--batch-size', '4', '--save-seconds', '0', '--cache-audio']
 assert train.train(train.parse_args([*common, '--steps', '2'])) == 0
+gc.collect()        # a run's lock goes with it
 assert train.train(train.parse_args([*common, '--steps', '3', '--resume', '--overwrite'])) == 0
 print('trained')
 '''
