@@ -510,7 +510,6 @@ def json_lines(path, remedy):
         try:
             if line.strip():
                 found.append(dict(json.loads(line)))
-                json.dumps(found[-1], ensure_ascii=False).encode('utf-8')   # no half characters
         except (ValueError, TypeError, RecursionError):
             raise ValueError(f'{path}: line {number} is not a JSON object, or is truncated: '
                              f'{remedy}') from None
@@ -524,6 +523,7 @@ def by_id(path, rows, key, ids):
         blank = key == 'audio_caption' and not str(text).strip()
         if blank or not isinstance(text, str) or not isinstance(row.get('id'), str):
             raise ValueError(f'{path}: {str(row)[:80]} needs an id and an {key}, both texts')
+        row[key] = text.encode('utf-8', 'replace').decode('utf-8')      # half characters become ?
     found = unique([(row['id'], row) for row in rows], path)
     if missing := [i for i in ids if i not in found]:
         cause = 'it is of another dataset' if len(missing) == len(ids) else 'caption them too'
