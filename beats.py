@@ -1,18 +1,18 @@
-"""The frozen audio encoder E_A (Section 3.1): BEATs (Chen et al., ICML 2023), written afresh.
+"""The frozen audio encoder E_A (Section 3.1): BEATs (Chen et al., ICML 2023), written anew.
 
-    wav (B, samples) -> fbank (B, T, 128) -> 16 x 16 patches (B, n, 512) -> 12 transformer layers (B, n, D)
-                     -> layers 4, 8 and 12 side by side (B, n, 3 D)
+    wav (B, samples) -> fbank (B, T, 128) -> 16 x 16 patches (B, n, 512)
+                     -> 12 transformer layers (B, n, D) -> layers 4, 8, 12 joined (B, n, 3 D)
 
-Ten seconds are T = 998 frames and n = 62 x 8 = 496 tokens. The real encoder has D = 768, and 3 D = 2304.
+Ten seconds are T = 998 frames and n = 62 x 8 = 496 tokens. The real encoder has D = 768.
 
-    from beats import load_beats
-    E_A = load_beats("BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt")     # from the unilm/beats repository
+    E_A = load_beats("BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt")     # unilm/beats repository
     with torch.no_grad():
-        tokens = E_A(wav)                                                   # wav: (B, samples), 16 kHz, -1 .. 1
+        tokens = E_A(wav)                               # wav: (B, samples), 16 kHz, -1 .. 1
 
-What differs from a textbook transformer: a convolution tells positions, every layer adds a bias to its attention
-that depends on the distance of two tokens and is gated by the query, and residuals are scaled up (DeepNorm).
-Weights carry the names of the official files. Shapes: B clips, T frames, n tokens, D width, h heads, d = D / h.
+Unlike a textbook transformer: a convolution encodes positions; each layer adds to its attention
+logits a bias by relative position, gated by the query; residuals are scaled up (DeepNorm).
+Weights have the names of the official files.
+Shapes: B clips, T frames, n tokens, D width, h heads, d = D / h.
 """
 import argparse
 import dataclasses
@@ -27,54 +27,52 @@ from torch import nn
 from torchaudio.compliance.kaldi import get_mel_banks
 
 SAMPLE_RATE = 16000         # Hz; BEATs' own (released code)
-FBANK_MEAN = 15.41663       # mean and standard deviation of the log filterbank over AudioSet (released code)
-FBANK_STD = 6.55582
+FBANK_MEAN, FBANK_STD = 15.41663, 6.55582       # log filterbank over AudioSet (released code)
 N_MELS = 128                # mel bins (released code)
 FRAME, HOP, FFT = 400, 160, 512     # samples: 25 ms, 10 ms, and the next power of two (Kaldi)
 
-HOW_TO_GET = "download BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt from the unilm/beats repository"
+HOW_TO_GET = ("download BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt from the unilm/beats "
+              "repository")
 
 
-# ----------------------------------------------- filterbank -----------------------------------------------
+# ---- filterbank -----------------------------------------------------------------------------
 
 @functools.cache
-@torch.inference_mode(False)                                    # what is kept may be wanted for a gradient later
+@torch.inference_mode(False)        # cached tensors must also work where gradients are computed
 def kaldi_window_and_mels(device):
     """Kaldi's Povey window (400,), and the mel triangles from 20 Hz to 8 kHz (257, 128)."""
     mels = get_mel_banks(N_MELS, FFT, SAMPLE_RATE, 20.0, 0.0, 100.0, -500.0, 1.0)[0]
-    mels = F.pad(mels, (0, 1)).T                                # Kaldi leaves the Nyquist bin out, hence a row of zeros
+    mels = F.pad(mels, (0, 1)).T        # a row of zeros: Kaldi leaves out the Nyquist bin
     return torch.hann_window(FRAME, periodic=False).pow(0.85).to(device), mels.to(device)
 
 
 def fbank(wav):
     """wav: (B, samples), floats in -1 .. 1 at 16 kHz -> (B, T, 128), normalised log mel energies.
 
-    The same numbers as torchaudio.compliance.kaldi.fbank clip by clip (tests/test_beats.py), for a batch at once.
+    Equals torchaudio.compliance.kaldi.fbank of each clip (tests/test_beats.py), in batches.
     """
     if wav.ndim != 2 or not wav.is_floating_point():
-        raise ValueError(f"fbank wants (B, samples) floats in -1 .. 1, not {wav.dtype} {tuple(wav.shape)}.")
+        raise ValueError("fbank needs (B, samples) floats in -1 .. 1, not "
+                         f"{wav.dtype} {tuple(wav.shape)}.")
     if wav.shape[1] < FRAME:
-        raise ValueError(f"A wav of {wav.shape[1]} samples is shorter than one 25 ms frame ({FRAME} samples).")
-    with torch.autocast(wav.device.type, enabled=False):        # a logarithm of energies wants float32
-        x = wav.float() * 2 ** 15                               # Kaldi's scale: that of 16-bit samples
-        x = x.unfold(1, FRAME, HOP)                             # (B, T, 400), whole frames only
+        raise ValueError(f"A wav of {wav.shape[1]} samples is shorter than one 25 ms frame "
+                         f"({FRAME} samples).")
+    with torch.autocast(wav.device.type, enabled=False):        # energies need float32
+        x = wav.float() * 2 ** 15                               # Kaldi's scale: 16-bit samples
+        x = x.unfold(1, FRAME, HOP)                             # (B, T, 400), complete frames only
         x = x - x.mean(-1, keepdim=True)
-        x = x - 0.97 * F.pad(x, (1, 0), mode="replicate")[..., :-1]         # pre-emphasis, inside each frame
+        x = x - 0.97 * F.pad(x, (1, 0), mode="replicate")[..., :-1]     # pre-emphasis, per frame
         window, mels = kaldi_window_and_mels(x.device)
-        power = torch.fft.rfft(x * window, n=FFT).abs().square_()           # (B, T, 257)
-        x = (power @ mels).clamp_(min=torch.finfo(torch.float32).eps).log_()   # (B, T, 128)
-        return x.sub_(FBANK_MEAN).div_(2 * FBANK_STD)           # by two deviations, not one (released code)
+        power = torch.fft.rfft(x * window, n=FFT).abs().square_()       # (B, T, 257)
+        x = (power @ mels).clamp_(min=torch.finfo(torch.float32).eps).log_()    # (B, T, 128)
+        return x.sub_(FBANK_MEAN).div_(2 * FBANK_STD)   # two deviations, not one (released code)
 
 
-# ----------------------------------------------- configuration -----------------------------------------------
+# ---- configuration --------------------------------------------------------------------------
 
 @dataclasses.dataclass
 class BEATsConfig:
-    """The entries of an official checkpoint's 'cfg' that matter here; the defaults are the real encoder's.
-
-    Paper: E_A is frozen. So the cfg's dropout and layer drop rates are ignored, while the released code puts the
-    encoder in train mode when the projection trains, where they are live.
-    """
+    """An official checkpoint's 'cfg', without dropout, as E_A is frozen. Defaults: the real one."""
     encoder_layers: int = 12
     encoder_embed_dim: int = 768            # D
     encoder_ffn_embed_dim: int = 3072
@@ -88,55 +86,56 @@ class BEATsConfig:
     max_distance: int = 800                 # tokens; farther apart shares the last bucket
     relative_position_embedding: bool = True
     gru_rel_pos: bool = True                # the gate on the relative position bias
-    deep_norm: bool = True
+    deep_norm: bool = True                  # of these five only the default is supported
     layer_norm_first: bool = False
     activation_fn: str = "gelu"
     finetuned_model: bool = False           # there is a predictor of AudioSet classes on top
-    predictor_dropout: float = 0.1
     predictor_class: int = 527
 
     def __post_init__(self):
-        only = dict(relative_position_embedding=True, gru_rel_pos=True, deep_norm=True, layer_norm_first=False,
-                    activation_fn="gelu")
-        for name, value in only.items():
-            if getattr(self, name) != value:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not supported here, only {value!r}.")
+        for name in ("relative_position_embedding", "gru_rel_pos", "deep_norm", "layer_norm_first",
+                     "activation_fn"):
+            value = getattr(self, name)
+            only = getattr(BEATsConfig, name)
+            if value != only:
+                raise ValueError(f"{name}={value!r} is not supported here, only {only!r}.")
+        D = self.encoder_embed_dim
         for name in ("encoder_attention_heads", "conv_pos_groups"):
-            if self.encoder_embed_dim % getattr(self, name):
-                raise ValueError(f"encoder_embed_dim={self.encoder_embed_dim} must be a multiple of {name}.")
+            if D % getattr(self, name):
+                raise ValueError(f"encoder_embed_dim={D} must be a multiple of {name}.")
         feature_layers(self.encoder_layers)
 
     @classmethod
     def from_cfg(cls, cfg):
-        """cfg: a checkpoint's dict (or argparse.Namespace); entries that have no field here are ignored."""
+        """cfg: a checkpoint's dict (or argparse.Namespace); entries without a field are ignored."""
         cfg = cfg if isinstance(cfg, dict) else vars(cfg)
         return cls(**{f.name: cfg[f.name] for f in dataclasses.fields(cls) if f.name in cfg})
 
 
 def feature_layers(n):
-    """Which of n layers (counted from 1) make the feature: the ends of the three thirds; 12 -> (4, 8, 12).
+    """Which of n layers (counted from 1) make the feature: the ends of the three thirds.
 
-    Paper: silent about layers. 4, 8 and 12 are the released code's; the rule for another n is ours (4 -> 2, 3, 4).
+    Paper [6]: silent. Layers 4, 8 and 12 are the released code's; the rule for other n is ours.
     """
     if n < 3:
         raise ValueError(f"The feature joins three layers, so encoder_layers={n} is too few.")
     return math.ceil(n / 3), math.ceil(2 * n / 3), n
 
 
-# ----------------------------------------------- transformer -----------------------------------------------
+# ---- transformer ----------------------------------------------------------------------------
 
 class PositionConv(nn.Module):
-    """Grouped convolution over time with weight norm: weight = g v / |v|, one norm for each tap of the kernel.
+    """Grouped convolution over time with weight norm: weight = g v / |v|, one norm per kernel tap.
 
-    Plain parameters instead of torch's weight_norm: its present form renames weight_g and weight_v.
+    torch's weight_norm would give weight_g and weight_v other names than the official files.
     """
-
     def __init__(self, D, kernel, groups):
         super().__init__()
         self.groups = groups
         self.bias = nn.Parameter(torch.zeros(D))
-        self.weight_v = nn.Parameter(torch.randn(D, D // groups, kernel) * math.sqrt(4 / (kernel * D)))
-        self.weight_g = nn.Parameter(self.weight_v.detach().norm(dim=(0, 1), keepdim=True))     # (1, 1, kernel)
+        v = torch.randn(D, D // groups, kernel) * math.sqrt(4 / (kernel * D))
+        self.weight_v = nn.Parameter(v)
+        self.weight_g = nn.Parameter(v.norm(dim=(0, 1), keepdim=True))      # (1, 1, kernel)
 
     def forward(self, x):                                                   # (B, D, n)
         kernel = self.weight_v.shape[2]
@@ -155,20 +154,20 @@ class PositionConv(nn.Module):
 def relative_bucket(offset, num_buckets=320, max_distance=800):
     """offset = key position - query position (integers, any shape) -> bucket, 0 .. num_buckets - 1.
 
-    As in T5: the lower half of the buckets is for keys at or before the query, the upper half for keys after it.
-    In each half the first half counts tokens one by one, the rest widens logarithmically up to max_distance.
+    As in T5: the lower half of the buckets is for keys up to the query, the upper half for later
+    keys. In each half, the first half counts single tokens; the rest widens logarithmically.
     """
     half = num_buckets // 2
     exact = half // 2
     distance = offset.abs()
-    far = torch.log(distance.clamp(min=exact).float() / exact) / math.log(max_distance / exact) * (half - exact)
+    far = torch.log(distance.clamp(min=exact).float() / exact)
+    far = far / math.log(max_distance / exact) * (half - exact)
     far = (exact + far.long()).clamp(max=half - 1)
     return half * (offset > 0) + torch.where(distance < exact, distance, far)
 
 
 class Attention(nn.Module):
-    """Self-attention with gated relative position bias. `table` is the bias table, one object for all layers."""
-
+    """Self-attention with gated relative position bias. table: the biases, shared by all layers."""
     def __init__(self, cfg, table):
         super().__init__()
         D, self.heads = cfg.encoder_embed_dim, cfg.encoder_attention_heads
@@ -181,16 +180,16 @@ class Attention(nn.Module):
         B, n, D = x.shape
         q, k, v = (linear(x).view(B, n, self.heads, -1).transpose(1, 2)     # (B, h, n, d) each
                    for linear in (self.q_proj, self.k_proj, self.v_proj))
-        # The gate of a query: two groups of four numbers, each summed and squashed. All heads share grep_linear.
-        a, b = self.grep_linear(q).view(B, self.heads, n, 2, 4).sum(-1).sigmoid().chunk(2, dim=-1)
-        gate = a * (b * self.grep_a - 1) + 2                                # (B, h, n, 1)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=(gate * bias).to(q.dtype))     # added to the logits
+        # The gate of a query: two groups of four numbers; all heads share grep_linear.
+        groups = self.grep_linear(q).view(B, self.heads, n, 2, 4)
+        a, b = groups.sum(-1).sigmoid().chunk(2, dim=-1)
+        bias = (a * (b * self.grep_a - 1) + 2) * bias                       # (B, h, n, n)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         return self.out_proj(x.transpose(1, 2).reshape(B, n, D))            # (B, n, D)
 
 
 class Layer(nn.Module):
-    """Post-norm transformer layer with DeepNorm: both residuals are weighted by alpha = (2 N)^(1/4), N layers."""
-
+    """Post-norm layer with DeepNorm: both residuals are multiplied by (2 N)^(1/4), N layers."""
     def __init__(self, cfg, table):
         super().__init__()
         D = cfg.encoder_embed_dim
@@ -203,12 +202,12 @@ class Layer(nn.Module):
 
     def forward(self, x, bias):                                             # (B, n, D)
         x = self.self_attn_layer_norm(x * self.alpha + self.self_attn(x, bias))
-        return self.final_layer_norm(x * self.alpha + self.fc2(F.gelu(self.fc1(x))))    # exact GELU, not tanh
+        y = self.fc2(F.gelu(self.fc1(x)))                                   # exact GELU, not tanh
+        return self.final_layer_norm(x * self.alpha + y)
 
 
 class Encoder(nn.Module):
-    """The position convolution and the layers; returns the outputs of the layers in `keep`, side by side."""
-
+    """Position convolution and layers; returns the outputs of the layers in `keep`, joined."""
     def __init__(self, cfg):
         super().__init__()
         D, N = cfg.encoder_embed_dim, cfg.encoder_layers
@@ -219,20 +218,21 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(cfg, table) for _ in range(N))
 
         nn.init.normal_(table.weight, std=0.02)
-        beta = (8 * N) ** -0.25         # DeepNorm's other half: what is added to a residual starts small
+        beta = (8 * N) ** -0.25          # DeepNorm's initialisation: residual branches start small
         for layer in self.layers:
             attn = layer.self_attn
             nn.init.normal_(attn.grep_linear.weight, std=0.02)
-            for linear, gain in ((attn.q_proj, 1), (attn.k_proj, 1), (attn.v_proj, beta), (attn.out_proj, beta),
-                                 (layer.fc1, beta), (layer.fc2, beta)):
-                nn.init.xavier_normal_(linear.weight, gain)
+            small = [attn.v_proj, attn.out_proj, layer.fc1, layer.fc2]
+            for linear in (attn.q_proj, attn.k_proj, *small):
+                nn.init.xavier_normal_(linear.weight, beta if linear in small else 1)
                 nn.init.zeros_(linear.bias)
 
     def position_bias(self, n, device):
-        """The bias before its gate, (h, n, n): computed once per forward, every layer gates it anew."""
+        """The bias before its gate, (h, query, key): computed once, gated by each layer."""
         position = torch.arange(n, device=device)
-        bucket = relative_bucket(position[None, :] - position[:, None], self.num_buckets, self.max_distance)
-        return self.layers[0].self_attn.relative_attention_bias(bucket).permute(2, 0, 1)    # (h, query, key)
+        offset = position[None, :] - position[:, None]
+        bucket = relative_bucket(offset, self.num_buckets, self.max_distance)
+        return self.layers[0].self_attn.relative_attention_bias(bucket).permute(2, 0, 1)
 
     def forward(self, x, keep):                                             # (B, n, D)
         x = x + self.pos_conv(x.transpose(1, 2)).transpose(1, 2)
@@ -248,19 +248,18 @@ class Encoder(nn.Module):
 
 class BEATs(nn.Module):
     """E_A. A fresh one is random and trainable; load_beats gives the frozen one."""
-
     def __init__(self, cfg=None):
         super().__init__()
         self.cfg = cfg = cfg or BEATsConfig()
         p = cfg.input_patch_size
         self.patch_embedding = nn.Conv2d(1, cfg.embed_dim, p, stride=p, bias=cfg.conv_bias)
         self.layer_norm = nn.LayerNorm(cfg.embed_dim)
-        self.post_extract_proj = (nn.Linear(cfg.embed_dim, cfg.encoder_embed_dim)
-                                  if cfg.embed_dim != cfg.encoder_embed_dim else None)
+        D = cfg.encoder_embed_dim
+        self.post_extract_proj = nn.Linear(cfg.embed_dim, D) if cfg.embed_dim != D else None
         self.encoder = Encoder(cfg)
-        self.predictor = nn.Linear(cfg.encoder_embed_dim, cfg.predictor_class) if cfg.finetuned_model else None
+        self.predictor = nn.Linear(D, cfg.predictor_class) if cfg.finetuned_model else None
         self.feature_layers = feature_layers(cfg.encoder_layers)
-        self.feature_dim = 3 * cfg.encoder_embed_dim
+        self.feature_dim = 3 * D
         self.register_load_state_dict_pre_hook(_spread_table)
 
     def forward(self, wav):
@@ -268,41 +267,40 @@ class BEATs(nn.Module):
         return self.features(fbank(wav))
 
     def features(self, x):
-        """x: (B, T, 128) of fbank -> (B, n, 3 D), n = (T // 16) * 8 tokens: frames outer, mel bins inner.
-
-        The last D numbers of a token are the last layer's output (for a predictor: `last_layer`).
-        """
+        """x: (B, T, 128) of fbank -> (B, n, 3 D), n = (T // 16) * 8 tokens, time-major."""
         p = self.cfg.input_patch_size
         if x.shape[1] < p:
             raise ValueError(f"A wav of {x.shape[1]} frames is too short for one {p} x {p} patch: "
                              f"{p} frames are {FRAME + (p - 1) * HOP} samples at 16 kHz.")
-        x = self.patch_embedding(x[:, None].to(self.patch_embedding.weight.dtype))      # (B, 512, T // 16, 8)
-        x = self.layer_norm(x.flatten(2).transpose(1, 2))                   # (B, n, 512); leftover frames are gone
+        x = x[:, None].to(self.patch_embedding.weight.dtype)
+        x = self.patch_embedding(x)                             # (B, 512, T // 16, 8): tail dropped
+        x = self.layer_norm(x.flatten(2).transpose(1, 2))                   # (B, n, 512)
         if self.post_extract_proj is not None:
             x = self.post_extract_proj(x)                                   # (B, n, D)
         return self.encoder(x, keep=self.feature_layers)                    # (B, n, 3 D)
 
     def last_layer(self, features):
-        """features: (B, n, 3 D) -> (B, n, D). self.predictor(last_layer).mean(1) are BEATs' own class logits."""
+        """features: (B, n, 3 D) -> (B, n, D); predictor(last_layer).mean(1): AudioSet logits."""
         return features[..., -self.cfg.encoder_embed_dim:]
 
 
-# ----------------------------------------------- checkpoints -----------------------------------------------
+# ---- checkpoints ----------------------------------------------------------------------------
 
 _TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
 
 
 def _spread_table(model, state, prefix, *_):
-    """Official files repeat the bias table in every layer; a file that holds it in layer 0 only is as good."""
-    if prefix + _TABLE.format(0) in state:
+    """Official files repeat the bias table in every layer; layer 0 alone is accepted too."""
+    first = state.get(prefix + _TABLE.format(0))
+    if first is not None:
         for number in range(1, model.cfg.encoder_layers):
-            state.setdefault(prefix + _TABLE.format(number), state[prefix + _TABLE.format(0)])
+            state.setdefault(prefix + _TABLE.format(number), first)
 
 
 def load_beats(path, keep_predictor=False):
     """An official checkpoint {'cfg', 'model'} -> BEATs in eval mode, frozen, float32.
 
-    The AudioSet predictor of a fine-tuned file is dropped, or kept as model.predictor (nn.Linear) on request.
+    keep_predictor: keep a fine-tuned file's AudioSet predictor, model.predictor (nn.Linear).
     """
     path = Path(path)
     if not path.is_file():
@@ -312,13 +310,15 @@ def load_beats(path, keep_predictor=False):
             file = torch.load(path, map_location="cpu", weights_only=True)
         cfg, weights = BEATsConfig.from_cfg(file["cfg"]), dict(file["model"])
     except ValueError as error:             # a setting that BEATsConfig refuses
-        raise ValueError(f"{path} needs another encoder ({str(error).rstrip('.')}): {HOW_TO_GET}.") from None
-    except Exception as error:              # torch.load has no exception of its own for a foreign file
-        raise ValueError(f"{path} is no BEATs checkpoint (a dict of 'cfg' and 'model'): {HOW_TO_GET}.") from error
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{path} needs another encoder ({reason}): {HOW_TO_GET}.") from None
+    except Exception as error:              # torch.load has no exception of its own for other files
+        raise ValueError(f"{path} is no BEATs checkpoint (a dict of 'cfg' and 'model'): "
+                         f"{HOW_TO_GET}.") from error
 
     if not keep_predictor:
         cfg = dataclasses.replace(cfg, finetuned_model=False)
-        weights = {name: weight for name, weight in weights.items() if not name.startswith("predictor.")}
+        weights = {name: weights[name] for name in weights if not name.startswith("predictor.")}
     elif not cfg.finetuned_model:
         raise ValueError(f"{path} was not fine-tuned and holds no predictor: {HOW_TO_GET}.")
 
@@ -328,16 +328,15 @@ def load_beats(path, keep_predictor=False):
     for name in (*own, *weights):
         wanted, found = (tuple(w[name].shape) if name in w else "absent" for w in (own, weights))
         if wanted != found:
-            raise ValueError(f"The weights in {path} do not fit its cfg, where {name} should be {wanted} "
-                             f"and is {found}: {HOW_TO_GET}.")
-    model.load_state_dict(weights)          # copies into float32, whatever the file holds
+            raise ValueError(f"The weights in {path} do not fit its cfg, where {name} should be "
+                             f"{wanted} and is {found}: {HOW_TO_GET}.")
+    model.load_state_dict(weights)          # copied into float32, in whatever precision they come
     return model.eval().requires_grad_(False)
 
 
-def save_beats(path, model, half=True):
-    """Writes {'cfg', 'model'} as the official files do; half: in float16. The file appears whole or not at all."""
-    weights = {name: weight.detach().cpu().to(torch.float16 if half else weight.dtype)
-               for name, weight in model.state_dict().items()}
+def save_beats(path, model):
+    """Write {'cfg', 'model'} as the official files do, in float16: complete or not at all."""
+    weights = {name: weight.detach().cpu().half() for name, weight in model.state_dict().items()}
     partial = f"{path}.partial{os.getpid()}"
     torch.save({"cfg": dataclasses.asdict(model.cfg), "model": weights}, partial)
     os.replace(partial, path)

@@ -1,50 +1,61 @@
 """Datasets of section 4.1 as PyTorch reads them: training pairs, test sets, batches.
 
-    <root>/vggsound/{frames/<id>.jpg, audio/<id>.wav, train.csv, val.csv}     pairs; lines: FORMS
-    <root>/{vggss, flickr, is4, vpo_ss, vpo_ms, avsbench, ade20k, vgg_instruments, vgg_duet}      benchmarks.py
+    <root>/vggsound/{frames/<id>.jpg, audio/<id>.wav, train.csv, val.csv}       pairs; lines: FORMS
+    <root>/{vggss, flickr, is4, vpo_ss, vpo_ms, avsbench, ade20k, ...}          benchmarks/
 
     train = VGGSound('data', 'train', 352, 10.0, augmented=True)
-    test = Benchmark('vggss', 'data', 352, 10.0)                              # any name of BENCHMARKS
+    test = Benchmark('vggss', 'data', 352, 10.0)                    # any name of BENCHMARKS
 
-    python data.py prepare --preset paper           # decode and resize every training pair once; train.py --prepared
+    python data.py prepare --preset paper --out DIR         # decode and resize the pairs once
+    python train.py --preset paper --data-root DIR          # reads these
 
-<id> is youtubeid_startsecond; a frame is the annotated one, the 125th of a 25 fps clip. The miniature writes the same
-files (miniature/world.py). How a single file becomes a tensor: media.py.
+<id> is youtubeid_startsecond. A frame is the annotated one, the 125th of a clip at 25 fps. The
+miniature writes the same files (miniature/world.py). media.py turns one file into a tensor.
 
-Samples come out as dicts: 'id', 'image' (3, H, W) CLIP-normalised, 'wav' (samples,) at 16 kHz in -1..1; test samples
-hold more (Benchmark). A file that cannot be used is a SampleError, one sentence that names it; loaders hand it over
-under 'error', so that the reader of the batch decides what it means.
+A sample is a dict: 'id', 'image' (3, H, W) CLIP-normalised, 'wav' (samples,) at 16 kHz in -1..1; a
+test sample holds more (Benchmark). A sample whose files cannot be read is {'id', 'error'} with a
+SampleError, one sentence that names the file: the reader of the batch decides what it means.
 """
 
 import argparse
-import copy
+import hashlib
+import io
+import math
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from benchmarks import BENCHMARKS, WHERE, csv_lines, utf8_text
-from media import (GROUND_TRUTH_SIZE, SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map, box_pixels,
-                   displayable, evaluation_image, noise, normalise, read_audio, read_channels, read_image, read_mask,
-                   read_pickled_mask, side_by_side, sound_file, training_image)
+from beats import FRAME, HOP, N_MELS
+from benchmarks import BENCHMARKS
+from benchmarks.lists import WHERE, csv_lines, utf8_text
+from checkpoint import overwritten, run_script, some_path, write_file
+from media import (GROUND_TRUTH_SIZE, RESIZE_BEFORE_CROP, SAMPLE_RATE, SOUNDS, SampleError,
+                   box_from_mask, box_map, box_pixels, evaluation_image, file_of, noise,
+                   read_audio, read_channels, read_image, read_mask, read_pickled_mask,
+                   side_by_side, sound_file, training_image)
 
-__all__ = ['BENCHMARKS', 'GROUND_TRUTH_SIZE', 'SAMPLE_RATE', 'Benchmark', 'SampleError', 'VGGSound', 'displayable',
-           'epoch_batches', 'evaluation_image', 'evaluation_loader', 'normalise', 'read_audio', 'read_image',
-           'training_loader', 'undisturbed']    # the scripts read single files too, and find all of it here
+MIX_GAIN = 0.5          # of either waveform of a mixture
+MOST_IN_A_ROW = 10      # unreadable pairs; so many mean that the disk cannot be read
+FEATURES_FORMAT = 3     # raise it when what media.py or beats.py compute changes
+FRAMES = ('.jpg', '.bmp')       # of training frames; .bmp is what `data.py prepare` writes
 
-MIX_GAIN = 0.5                          # of either waveform of a mixture
 
-
-# ------------------------------------------------------------------------------------------------
-# Training pairs
-# ------------------------------------------------------------------------------------------------
+# ============ Training pairs ============
 
 # a line of train.csv or val.csv
 FORMS = ('"<youtubeid>_<start second in six digits>", alone, with ".mp4" or with ",label", or '
@@ -53,10 +64,9 @@ HEADINGS = ('id', 'file', 'video', 'videoid', 'youtubeid', 'ytid')     # of a fi
 
 
 def read_list(path):
-    """The lines of a list of pairs, in any of FORMS. -> [(id, split, or None where it names none)]
+    """A list of pairs, each line in any of FORMS. -> [(id, its split, None where none is named)]
 
-    VGGSound's authors have published the last two forms. Labels are not read, so their commas need
-    no quotes.
+    VGGSound's authors have published the last two forms. Labels are not used.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,10 +93,7 @@ def read_list(path):
 
 
 def read_ids(path, training=False):
-    """The ids of a list; for training, where its lines name a split, those of "train" only.
-
-    ValueError where there is none.
-    """
+    """The ids of a list; for training without those of another split. ValueError: none is left"""
     ids = [i for i, split in read_list(path) if not training or split in (None, 'train')]
     if not ids:
         raise ValueError(f'{path} has no line of the split "train": take VGGSound\'s own list, or '
@@ -100,113 +107,250 @@ def tell_other_splits(path):
         print(f'{path}: left out {others} lines of other splits than "train"')
 
 
-def _names_in(folder):
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f'no folder {folder}: {WHERE}')
-    return set(os.listdir(folder))
-
-
 class VGGSound(Dataset):
     """Pairs of a frame and a sound for training and validation.
 
-    split: 'train' or 'val', read from <root>/vggsound/<split>.csv; augmented: crop and flip at random. A sample's
-    randomness is drawn from (seed, epoch, index) alone, so neither the number of workers nor a restart changes it;
-    set `epoch` before each pass. skip_bad: leave out ids without files (and say how many) instead of stopping.
-    prepared, features: a cache.Prepared that spares decoding, a cache.AudioFeatures whose rows (T, 3 * width) float16
-    come along under 'features', None where it has none; either may be set later, as both are made from a dataset.
+    split: 'train' or 'val', read from <root>/vggsound/<split>.csv. augmented: crop and flip at
+    random, drawn from (seed, epoch, index) alone, so that neither the number of workers nor a
+    restart changes it; set `epoch` before each pass.
+    skip_bad: leave out ids without files; in training, read the next pair in the place of one that
+    cannot be read, and say so in 'unreadable', a list of sentences.
+    features: None or an AudioFeatures; then 'features' is (T, 3 * width) float16, or None where the
+    sound's have not been computed yet.
     """
 
-    def __init__(self, root, split, image_size, seconds, augmented=False, seed=0, skip_bad=False, prepared=None,
-                 features=None):
+    def __init__(self, root, split, image_size, seconds, augmented=False, seed=0, skip_bad=False):
         folder = Path(root) / 'vggsound'
-        self.frames, self.audio, self.list = folder / 'frames', folder / 'audio', folder / f'{split}.csv'
+        self.frames = folder / 'frames'
+        self.audio = folder / 'audio'
+        self.list = folder / f'{split}.csv'
         self.image_size, self.seconds, self.augmented = image_size, seconds, augmented
-        self.seed, self.epoch, self.prepared, self.features = seed, 0, prepared, features
-        frames = _names_in(self.frames)
-        sounds = {name[:-len(suffix)] for name in _names_in(self.audio) for suffix in SOUNDS if name.endswith(suffix)}
+        self.seed, self.epoch, self.skip_bad = seed, 0, skip_bad
+        self.features = None
+        there = _stems_in(self.frames, FRAMES) & _stems_in(self.audio, SOUNDS)
         ids = read_ids(self.list, split == 'train')
-        self.ids = [i for i in ids if f'{i}.jpg' in frames and i in sounds]
-        self.absent = [i for i in ids if not (f'{i}.jpg' in frames and i in sounds)]
+        self.ids = [i for i in ids if i in there]
+        self.absent = [i for i in ids if i not in there]
         if not self.ids:
             raise ValueError(f'none of the {len(ids)} samples of {self.list} has frames/<id>.jpg '
                              f'and audio/<id>.wav, the first being {ids[0][:60]!r}: a line '
                              f'is {FORMS}')
         if self.absent and not skip_bad:
-            raise ValueError(f'{self.list} names {len(self.absent)} of {len(ids)} samples without frames/<id>.jpg or '
-                             f'audio/<id>.wav, the first {self.absent[0]}: fetch them, or train without them by '
-                             '--skip-bad-samples')
+            raise ValueError(f'{self.list} names {len(self.absent)} of {len(ids)} samples without '
+                             f'frames/<id>.jpg or audio/<id>.wav, the first {self.absent[0]}: '
+                             'fetch them, or train without them by --skip-bad-samples')
 
     def __len__(self):
         return len(self.ids)
 
+    def frame_file(self, sample):
+        return file_of(self.frames, sample, FRAMES)
+
+    def sound_file(self, sample):
+        return sound_file(self.audio, sample)
+
     def __getitem__(self, index):
+        unreadable = []
+        for k in range(MOST_IN_A_ROW):
+            try:
+                return {**self._pair((index + k) % len(self)), 'unreadable': unreadable}
+            except SampleError as error:
+                unreadable.append(str(error))
+            if not (self.skip_bad and self.augmented):
+                break
+        reason = f'{unreadable[0]}; or --skip-bad-samples leaves such pairs out'
+        if len(unreadable) > 1:
+            reason = (f'{len(unreadable)} pairs in a row cannot be read, the first because '
+                      f'{unreadable[0]}: make the disk readable; --resume goes on')
+        return {'id': self.ids[index], 'error': SampleError(reason)}
+
+    def _pair(self, index):
         sample = self.ids[index]
-        # validation squashes the frame from its own size, not from the prepared one
-        ready = self.prepared.get(sample) if self.prepared and self.augmented else None
-        try:
-            image, wav = ready or (read_image(self.frames / f'{sample}.jpg'),
-                                   read_audio(sound_file(self.audio, sample), self.seconds))
-        except SampleError as error:
-            return {'id': sample, 'error': error}
-        extra = {} if self.features is None else {'features': self.features.get(sample)}
+        sound = self.sound_file(sample)
+        image = read_image(self.frame_file(sample))
+        pair = {'id': sample, 'wav': read_audio(sound, self.seconds)}
+        if self.features:
+            pair['features'] = self.features.get(sample, sound)
         if not self.augmented:
-            return {'id': sample, 'image': evaluation_image(image, self.image_size), 'wav': wav, **extra}
-        state = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(state) >> 1)
-        return {'id': sample, 'image': training_image(image, self.image_size, generator), 'wav': wav, **extra}
+            return {**pair, 'image': evaluation_image(image, self.image_size)}
+        state = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]) >> 1)
+        return {**pair, 'image': training_image(image, self.image_size, generator)}
 
 
-# ------------------------------------------------------------------------------------------------
-# Test sets
-# ------------------------------------------------------------------------------------------------
+def _stems_in(folder, suffixes):
+    """The names, without suffix, of a folder's files with one of these suffixes."""
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f'no folder {folder}: {WHERE}')
+    return {name[:-len(suffix)] for name in os.listdir(folder) for suffix in suffixes
+            if name.endswith(suffix)}
+
+
+# ============ Cached audio features ============
+
+class AudioFeatures:
+    """--cache-audio: E_A's features on disk, a file per sound, computed in the first epoch.
+
+    E_A is frozen and sounds are not augmented, so the features never change. They are in
+    <folder>/<hash of the weights and of the length>/<id>.npy, float16: 2.3 MB for 10 s, 330 GB for
+    144,000 sounds. A file is valid while it is newer than its sound. share: keep those of the first
+    part of the list only. Nothing smaller would do: the pooling that follows is trained, and the
+    features at the zeros behind a short clip are no constants, as they attend to the clip.
+    """
+
+    def __init__(self, folder, beats, seconds, ids, share=1.0):
+        key = hashlib.sha256(repr((FEATURES_FORMAT, seconds, beats.feature_layers)).encode())
+        for name, weight in beats.state_dict().items():
+            weight = weight.detach().cpu().contiguous().flatten()
+            key.update(name.encode())
+            key.update(weight.view(torch.uint8).numpy().tobytes())
+        self.folder = Path(folder) / key.hexdigest()[:16]
+        self.ids = set(ids[:round(share * len(ids))])
+        self.writable = True
+
+    def get(self, sample, sound):
+        """-> (T, 3 * width) float16; None where there are none, or the sound has changed since."""
+        path = self.folder / f'{sample}.npy'
+        try:
+            if path.stat().st_mtime_ns <= sound.stat().st_mtime_ns:
+                return None
+            with open(path, 'rb') as file:
+                return torch.from_numpy(np.lib.format.read_array(file))
+        except (OSError, ValueError):                       # absent, truncated or no .npy
+            return None
+
+    @torch.no_grad()
+    def complete(self, batch, beats, device):
+        """A batch's features; those that the loader has not found are computed, and kept.
+
+        batch: with 'id', 'wav' (B, samples) and 'features'. -> (B, T, 3 * width) float32 on the
+        device; fresh ones are rounded to float16 too, so that every epoch sees the same numbers
+        """
+        found = list(batch['features'])
+        absent = [k for k, features in enumerate(found) if features is None]
+        if absent:
+            fresh = beats(batch['wav'][absent].to(device)).half().cpu()
+            if not fresh.isfinite().all():
+                names = ', '.join(batch['id'][k] for k in absent)
+                raise ValueError(f'the BEATs features of {names} leave the range of float16: train '
+                                 'without --cache-audio')
+            for k, features in zip(absent, fresh):
+                found[k] = features
+                self.keep(batch['id'][k], features)
+        return torch.stack(found).to(device, non_blocking=True).float()
+
+    def keep(self, sample, features):
+        """Write one sound's features; where that fails, say so once and go on without."""
+        if not self.writable or sample not in self.ids:
+            return
+        content = io.BytesIO()
+        np.save(content, features.numpy())
+        try:
+            write_file(self.folder / f'{sample}.npy', content.getvalue())
+        except OSError as error:
+            self.writable = False
+            tqdm.write(f'BEATs features are no longer kept: {error}')
+
+    def tell_size(self, beats, seconds):
+        """Print how large the folder will be. OSError where its disk is too small."""
+        patch = beats.cfg.input_patch_size
+        frames = (round(seconds * SAMPLE_RATE) - FRAME) // HOP + 1
+        one = 2 * (frames // patch) * (N_MELS // patch) * beats.feature_dim         # float16
+        there = len(_stems_in(self.folder, ['.npy'])) if self.folder.is_dir() else 0
+        need = one * (len(self.ids) - there)
+        existing = next(f for f in self.folder.absolute().parents if f.is_dir())
+        free = shutil.disk_usage(existing).free
+        print(f'BEATs features: {len(self.ids):,} files of {one / 1e6:.3g} MB are '
+              f'{one * len(self.ids) / 1e9:,.1f} GB in {self.folder}, {there:,} of them there; '
+              f'{free / 1e9:,.1f} GB are free')
+        if need > free:
+            raise OSError(f'{self.folder} needs another {need / 1e9:,.1f} GB: name a folder on a '
+                          'larger disk by --cache-audio DIR, or a part by --cache-share')
+
+
+# ============ Test sets ============
 
 class Benchmark(Dataset):
-    """A test set: the samples that are there, and an account of those that are not.
+    """A test set: the samples whose files are there, and an account of the others.
 
-    expected: how many the annotations name; missing: ids without files; unreadable: sentences, filled by whoever reads
-    the batches. scored + missing + unreadable = expected, so that a result can say N of M. limit: the first N of each
-    condition. clipped: boxes that reach beyond their frame; empty: samples whose boxes, or one
-    frame's, are left without any area.
-    classes: the sorted class names of the whole set.
+    limit: the first N samples of each condition only. classes: all class names, sorted.
+    expected: how many samples the annotations name. missing: the ids of those without files.
+    unreadable: sentences, added by whoever reads the samples. Then scored + missing + unreadable =
+    expected, and a result can say N of M.
+    clipped: how many boxes reach beyond their frame. empty: of how many samples no box of a frame
+    has an area within it.
 
-    A sample is 'id'; 'label', None where the set has none; 'image'; 'wav'; 'boxes' (224, 224), the mask's tight box
-    where there is none; 'mask' (224, 224) or None; 'group', what samples of one frame share; 'condition' (robustness).
-    A mixture of two has a list of two as 'label', None for 'boxes' and 'mask', and 'sources' (2, 224, 448), each one's
-    ground truth in its half of the two frames side by side; otherwise that is None.
+    A sample is 'id'; 'label', None where the set has none; 'image'; 'wav'; 'boxes' (224, 224), made
+    from the mask where the set has no boxes; 'mask' (224, 224) or None; 'condition' (robustness);
+    'group', which the samples of one frame share, and 'group_size', how many there should be.
+    A mixture of two frames side by side has two labels, no 'boxes' and no 'mask', and 'sources'
+    (2, 224, 448), the ground truth of each sound in its half; otherwise that is None.
     """
 
     def __init__(self, name, root, image_size, seconds, limit=None):
         listed = BENCHMARKS[name](Path(root))
         labels = [s.label if isinstance(s.label, list) else [s.label] for s in listed]
         self.classes = sorted({label for several in labels for label in several if label})
-        self.group_sizes = Counter(s.group for s in listed)             # of the whole set, whatever limit says
+        self.group_sizes = Counter(s.group for s in listed)     # of the whole set, despite a limit
         if limit is not None:
-            listed = [s for condition in dict.fromkeys(s.condition for s in listed)
-                      for s in [s for s in listed if s.condition == condition][:limit]]
+            kept = []
+            taken = Counter()
+            for s in listed:
+                taken[s.condition] += 1
+                if taken[s.condition] <= limit:
+                    kept.append(s)
+            listed = kept
         self.listed_groups = Counter(s.group for s in listed)   # limit may cut a frame's sounds
         names = Counter(s.id for s in listed)
         if odd := [i for i, times in names.items() if times > 1 or set(i) & set('/\\')]:
-            raise ValueError(f'{name} below {root} lists {odd[0]} twice, or it is no file name: fetch its list again')
-        self.name, self.expected, self.image_size, self.seconds = name, len(listed), image_size, seconds
-        absent = {s.id: [f for f in s.images + s.sounds + s.masks if not f.is_file()] for s in listed}
+            raise ValueError(f'{name} below {root} lists {odd[0]} twice, or it is no file name: '
+                             'fetch its list again')
+        self.name = name
+        self.expected = len(listed)
+        self.image_size = image_size
+        self.seconds = seconds
+        absent = {}
+        for s in listed:
+            absent[s.id] = [f for f in s.images + s.sounds + s.masks if not f.is_file()]
         self.samples = [s for s in listed if not absent[s.id]]
         self.missing = [s.id for s in listed if absent[s.id]]
         self.unreadable = []
         if not self.samples:
-            raise FileNotFoundError(f'none of the {len(listed)} samples of {name} is there, the first lacks '
-                                    f'{absent[listed[0].id][0] if listed else "a list"}: {WHERE}')
-        self.clipped = self.empty = 0
-        for s in (s for s in self.samples if s.boxes):
-            of_frames = [np.array(boxes) for boxes in (s.boxes if len(s.images) > 1 else [s.boxes])]
-            pixels = [box_pixels(boxes, s.unit) for boxes in of_frames]
-            self.clipped += sum(int(((boxes < 0) | (boxes > s.unit)).any(1).sum()) for boxes in of_frames)
-            self.empty += any(not (p[:, 2:] > p[:, :2]).all(1).any() for p in pixels)
+            first = absent[listed[0].id][0] if listed else 'a list'
+            raise FileNotFoundError(f'none of the {len(listed)} samples of {name} is there, the '
+                                    f'first lacks {first}: {WHERE}')
+        # the samples of a batch have few frames, which are decoded once
+        self._read_image = lru_cache(maxsize=2)(read_image)
+        self._count_clipped_and_empty()
 
-    def part(self, indices):
-        """The same benchmark with only these of its samples; its list of unreadable ones is its own."""
-        part = copy.copy(self)
-        part.samples, part.unreadable = [self.samples[i] for i in indices], []
-        return part
+    def _count_clipped_and_empty(self):
+        self.clipped = self.empty = 0
+        for s in self.samples:
+            frames = s.boxes if len(s.images) > 1 else [s.boxes]
+            without_area = False
+            for boxes in map(np.array, frames if s.boxes else []):              # (boxes, 4)
+                self.clipped += int(((boxes < 0) | (boxes > s.unit)).any(1).sum())
+                pixels = box_pixels(boxes, s.unit)
+                without_area |= not (pixels[:, 2:] > pixels[:, :2]).all(1).any()
+            self.empty += without_area
+
+    def batches(self, batch_size):
+        """Lists of about batch_size indices. All samples of a frame are in one of them, so that the
+        frame is encoded once.
+        """
+        frames = {}
+        for index, s in enumerate(self.samples):
+            # IS4 and VPO have a copy of the frame for each of its sounds, all of one group; ADE20K
+            # has one file for several classes, each a group of its own
+            frame = frames.get(s.group) or frames.get(tuple(s.images)) or []
+            frame.append(index)
+            frames[s.group] = frames[tuple(s.images)] = frame
+        batches = [[]]
+        for frame in {frame[0]: frame for frame in frames.values()}.values():
+            if batches[-1] and len(batches[-1]) + len(frame) > batch_size:
+                batches.append([])
+            batches[-1] += frame
+        return batches
 
     def __len__(self):
         return len(self.samples)
@@ -214,41 +358,50 @@ class Benchmark(Dataset):
     def __getitem__(self, index):
         s = self.samples[index]
         try:
-            frames = [read_image(path) for path in s.images]
-            image, boxes, mask, sources = frames[0], None, None, None
+            frames = [self._read_image(path) for path in s.images]
+            boxes = mask = sources = None
             if len(frames) > 1:
-                image, sources = side_by_side(frames), self._sources(s)
+                image = side_by_side(frames)
+                sources = self._sources(s)
             else:
+                image = frames[0]
                 if s.masks:
-                    mask = read_mask(s.masks[0], frames[0].size, s.threshold, s.ade_class)
-                boxes = box_from_mask(mask) if s.boxes is None else box_map(s.boxes, s.unit, s.agreement)
-            return {'id': s.id, 'label': s.label, 'image': evaluation_image(image, self.image_size), 'wav': self._wav(s),
-                    'boxes': boxes, 'mask': mask, 'group': s.group, 'condition': s.condition, 'sources': sources}
+                    mask = read_mask(s.masks[0], image.size, s.threshold, s.ade_class)
+                if s.boxes is None:
+                    boxes = box_from_mask(mask)
+                else:
+                    boxes = box_map(s.boxes, s.unit, s.agreement)
+            return {'id': s.id, 'label': s.label, 'condition': s.condition,
+                    'image': evaluation_image(image, self.image_size), 'wav': self._wav(s),
+                    'boxes': boxes, 'mask': mask, 'sources': sources,
+                    'group': s.group, 'group_size': self.group_sizes[s.group]}
         except SampleError as error:
             return {'id': s.id, 'error': error}
 
     def _wav(self, s):
         length = round(self.seconds * SAMPLE_RATE)
-        if s.condition in ('silence', 'noise'):
-            return torch.zeros(length) if s.condition == 'silence' else noise(s.number, length)
-        wavs = [(read_channels if s.stereo else read_audio)(path, self.seconds) for path in s.sounds]
+        if s.condition == 'silence':
+            return torch.zeros(length)
+        if s.condition == 'noise':
+            return noise(s.number, length)
+        read = read_channels if s.stereo else read_audio
+        wavs = [read(path, self.seconds) for path in s.sounds]
         return wavs[0] if len(wavs) == 1 else MIX_GAIN * sum(wavs)
 
     def _sources(self, s):
         """Of a mixture: one ground truth per source, in its half. -> (2, 224, 448)"""
-        size, sources = GROUND_TRUTH_SIZE, torch.zeros(2, GROUND_TRUTH_SIZE, 2 * GROUND_TRUTH_SIZE)
+        size = GROUND_TRUTH_SIZE
+        sources = torch.zeros(2, size, 2 * size)
         for k in (0, 1):
             truth = box_map(s.boxes[k], s.unit) if s.boxes else read_pickled_mask(s.masks[k])
             sources[k, :, k * size:(k + 1) * size] = truth
         return sources
 
 
-# ------------------------------------------------------------------------------------------------
-# Batches
-# ------------------------------------------------------------------------------------------------
+# ============ Batches ============
 
 def collate(samples):
-    """Dicts of samples -> one dict: tensors stacked, everything else a list, errors apart under 'errors'."""
+    """Dicts of samples -> one dict: tensors stacked, all else lists; errors under 'errors'."""
     errors = [s['error'] for s in samples if 'error' in s]
     good = [s for s in samples if 'error' not in s]
     batch = {key: [s[key] for s in good] for key in (good[0] if good else ['id'])}
@@ -257,92 +410,198 @@ def collate(samples):
     return {**batch, **stacked, 'errors': errors}
 
 
-def epoch_batches(count, batch_size, seed, epoch, rank=0, world_size=1):
-    """The batches of one pass over `count` samples, for one of `world_size` processes: a list of index lists.
+def epoch_batches(count, batch_size, seed, epoch, rank=0, processes=1):
+    """The batches of one pass over `count` samples, for one of the processes: lists of indices.
 
-    Shuffled anew each epoch from (seed, epoch); every process gets batch_size / world_size of each global batch; what
-    does not fill a global batch is dropped. A plain list, so that a run resumes in mid-epoch by slicing it.
+    Shuffled by (seed, epoch). Each process gets its part of every batch; what is left over at the
+    end is dropped.
     """
     order = np.random.default_rng((seed, epoch)).permutation(count)
-    order = order[:count // batch_size * batch_size].reshape(-1, world_size, batch_size // world_size)
-    return order[:, rank].tolist()
+    order = order[:count // batch_size * batch_size]
+    return order.reshape(-1, processes, batch_size // processes)[:, rank].tolist()
 
 
-def training_loader(dataset, batches, workers=0):
+def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, processes=1, workers=0):
+    """Steps `first` to `last` of a training; `first` may lie within an epoch, after --resume.
+
+    Yields (step, epoch, whether it is the last of its epoch or of all, its `accumulate` batches).
+    What does not fill a step at the end of an epoch is dropped.
+    """
+    per_epoch = len(pairs) // batch_size // accumulate
+    for epoch in range(first // per_epoch, math.ceil(last / per_epoch)):
+        steps = range(max(first, epoch * per_epoch), min(last, (epoch + 1) * per_epoch))
+        pairs.epoch = epoch
+        batches = epoch_batches(len(pairs), batch_size, pairs.seed, epoch, rank, processes)
+        batches = batches[accumulate * (steps.start - epoch * per_epoch):][:accumulate * len(steps)]
+        loaded = iter(training_loader(pairs, batches, workers))
+        for step in steps:
+            yield step, epoch, step == steps[-1], [next(loaded) for _ in range(accumulate)]
+
+
+def training_loader(pairs, batches, workers=0):
     """Loads the given batches (lists of indices), in their order."""
-    # a generator of its own: the default one would draw from the global state, which has to survive a resume
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate,
-                      pin_memory=torch.cuda.is_available(), generator=torch.Generator(), worker_init_fn=obey_the_trainer_alone)
+    return DataLoader(pairs, batch_sampler=batches, num_workers=workers, collate_fn=collate,
+                      pin_memory=torch.cuda.is_available(), worker_init_fn=obey_the_trainer_alone,
+                      multiprocessing_context=start_method(workers))
 
 
 def evaluation_loader(dataset, batch_size, workers=0):
     """Batches in the dataset's order, the last one smaller."""
-    return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate, worker_init_fn=obey_the_trainer_alone)
+    return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate,
+                      worker_init_fn=obey_the_trainer_alone,
+                      multiprocessing_context=start_method(workers))
 
 
-def undisturbed(loader):
-    """The batches of one of these loaders, from loading processes that only their trainer can end.
+def start_method(workers):
+    """How loading processes start: on Linux by fork, as before Python 3.14.
 
-    Clusters and torchrun send SIGTERM to every process of a training at once, and a terminal Ctrl-C; the trainer still
-    needs its loaders to end the step, or the validation, before it saves. They start with both signals blocked, so there
-    is no moment at which one could hit (on Linux; macOS starts processes in another way).
+    Its fork server would inherit from train.py that SIGCHLD is blocked, and never learn that one of
+    them has ended.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # what is started now inherits it
-    try:
-        batches = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    yield from batches
+    return 'fork' if workers and sys.platform == 'linux' else None
 
 
 def obey_the_trainer_alone(worker):
-    """In a loading process: SIGTERM ends it when it comes from the trainer, which so ends its loaders when it fails."""
-    if not hasattr(signal, 'sigwaitinfo'):                  # macOS does not tell who sent a signal
-        os.setsid()                                         # at least it is not sent to this one with the others
+    """Run in a loading process: let only its trainer end it.
+
+    Clusters send SIGTERM to every process of a training at once, as a terminal sends Ctrl-C. But
+    the trainer needs its loading processes until the end of the step, after which it saves. So both
+    signals stay blocked here, as in train.py; a thread waits for a SIGTERM from the trainer.
+    """
+    if hasattr(signal, 'sigwaitinfo'):
+        threading.Thread(target=_end_with_the_trainer, daemon=True).start()
+    elif hasattr(os, 'setsid'):         # macOS does not tell who sent a signal
+        os.setsid()                     # at least it is not sent to this process with the others
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _end_with_the_trainer():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+# ============ data.py prepare ============
+
+def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
+    """Write a data root whose training pairs are decoded once. -> how many pairs it has
+
+    Frames are resized to what training_image crops from, so the crops are equal to the bit; sounds
+    are cut or padded to `seconds`, at 16 kHz with 16 bits. A pair is 0.77 MB at 352 pixels and
+    10 s. Everything else (validation, benchmarks, captions, pairs beyond `share`) is linked, or
+    copied where links are not allowed. Pairs of an earlier start are kept while they are newer.
+    """
+    pairs = VGGSound(root, 'train', image_size, seconds, augmented=True, skip_bad=skip_bad)
+    tell_other_splits(pairs.list)
+    folder = Path(out) / 'vggsound'
+    for source in (pairs.frames, pairs.audio):
+        target = folder / source.name
+        target.mkdir(parents=True, exist_ok=True)
+        if target.samefile(source):
+            raise ValueError(f'{target} is a folder of the data root itself: name another --out')
+    chosen = pairs.ids[:round(share * len(pairs))]
+    need = len(chosen) * sum(file_bytes(pairs))
+    free = shutil.disk_usage(folder).free
+    print(f'{len(chosen):,} pairs will take {need / 1e9:,.1f} GB in {folder}; {free / 1e9:,.1f} GB '
+          'are free')
+    bad = set()
+    prepare_one = partial(prepare_pair, pairs, folder)
+    # closing: so that the first bad pair, or Ctrl-C, ends it without the pairs still to come
+    with ThreadPoolExecutor() as pool, closing(pool.map(prepare_one, chosen)) as found:
+        for sample, error in zip(chosen, tqdm(found, 'training pairs', len(chosen))):
+            if error and not skip_bad:
+                raise SampleError(f'{error}; or --skip-bad-samples leaves such pairs out')
+            if error:
+                tqdm.write(f'left out: {error}')
+                bad.add(sample)
+    linked = pairs.ids[len(chosen):]
+    validation = Path(root, 'vggsound/val.csv')
+    if validation.exists():
+        link(validation, folder / 'val.csv')
+        linked = linked + VGGSound(root, 'val', image_size, seconds, skip_bad=True).ids
+    for sample in linked:
+        for file in (pairs.frame_file(sample), pairs.sound_file(sample)):
+            link(file, folder / file.parent.name / file.name)
+    for entry in Path(root).iterdir():
+        if entry.name not in ('vggsound', 'cache') and entry.resolve() != Path(out).resolve():
+            link(entry, Path(out) / entry.name)
+    ids = [i for i in pairs.ids if i not in bad]
+    write_file(folder / 'train.csv', ''.join(f'{i}\n' for i in ids))
+    return len(ids)
+
+
+def file_bytes(pairs):
+    """Bytes of a prepared frame, whose rows a BMP file pads to 4, and of a prepared sound."""
+    side = int(RESIZE_BEFORE_CROP * pairs.image_size)
+    return 54 + side * (-(-3 * side // 4) * 4), 44 + 2 * round(pairs.seconds * SAMPLE_RATE)
+
+
+def prepare_pair(pairs, folder, sample):
+    """Write one pair below folder. -> None, or the SampleError of a file that cannot be read"""
+    sources = pairs.frame_file(sample), pairs.sound_file(sample)
+    targets = folder / f'frames/{sample}.bmp', folder / f'audio/{sample}.wav'
+    if all(map(is_newer, targets, sources, file_bytes(pairs))):
+        return None
+    side = int(RESIZE_BEFORE_CROP * pairs.image_size)
+    for source in sources:      # linked by an earlier start with a smaller --share
+        (folder / source.parent.name / source.name).unlink(missing_ok=True)
+    frame, sound = io.BytesIO(), io.BytesIO()
+    try:
+        image = read_image(sources[0]).resize((side, side), Image.Resampling.BICUBIC)
+        wav = read_audio(sources[1], pairs.seconds)
+    except SampleError as error:
+        return error
+    image.save(frame, 'BMP')
+    wav = (wav * 2**15).round().clamp(-2**15, 2**15 - 1)            # resampling may overshoot
+    soundfile.write(sound, wav.short().numpy(), SAMPLE_RATE, format='WAV', subtype='PCM_16')
+    write_file(targets[0], frame.getvalue())
+    write_file(targets[1], sound.getvalue())
+    return None
+
+
+def is_newer(target, source, size):
+    """Whether a copy is newer, and of this size, which another preset's is not."""
+    if not target.exists() or target.stat().st_size != size:
+        return False
+    return target.stat().st_mtime_ns > source.stat().st_mtime_ns
+
+
+def link(source, target):
+    """A link to a file or folder, or a copy where the system allows no links."""
+    if target.exists() or target.is_symlink():
         return
+    try:
+        os.symlink(Path(source).resolve(), target)
+    except (OSError, NotImplementedError):
+        copy_it = shutil.copytree if Path(source).is_dir() else shutil.copy2
+        copy_it(source, target)
 
-    def wait():
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-            pass
-        os._exit(0)
-    threading.Thread(target=wait, daemon=True).start()
-
-
-# ------------------------------------------------------------------------------------------------
-# data.py prepare
-# ------------------------------------------------------------------------------------------------
 
 def main(argv=None):
-    import cache                        # here, not above: reading data needs none of these
-    from model import PRESETS
-    from resumable import some_path
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from model import PRESETS           # here, not above: reading data needs no model
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     command = parser.add_subparsers(dest='command', required=True).add_parser(
-        'prepare', help='decode and resize the training pairs once, for train.py --prepared; goes on after a kill')
-    command.add_argument('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
-    command.add_argument('--data-root', type=some_path,
-                         help='folder of the datasets (default: the preset\'s)')
-    command.add_argument('--out', type=some_path,
-                         help='folder to write (default: cache/pairs in the data root)')
-    command.add_argument('--share', type=float, default=1.0, help='the first part of train.csv only (default: all)')
-    command.add_argument('--skip-bad-samples', action='store_true', help='name and leave out unusable pairs')
+        'prepare', help='decode and resize the training pairs once, into another data root')
+    add = command.add_argument
+    add('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
+    add('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
+    add('--out', type=some_path, help='data root to write (default: prepared, in the data root)')
+    add('--share', type=float, default=1.0,
+        help='decode this share of train.csv, its first lines (default: 1)')
+    add('--skip-bad-samples', action='store_true', help='name and leave out unusable pairs')
     args = parser.parse_args(argv)
     if not 0 < args.share <= 1:
         parser.error(f'--share must lie above 0 and not above 1, not {args.share}')
     config = PRESETS[args.preset]
     root = args.data_root or config.data_root
-    dataset = VGGSound(root, 'train', config.image_size, config.seconds, augmented=True, skip_bad=args.skip_bad_samples)
-    tell_other_splits(dataset.list)
-    folder = args.out or Path(root, 'cache/pairs')
-    prepared = cache.prepare(folder, dataset, args.share, skip_bad=args.skip_bad_samples)
-    print(f'{folder}: {len(prepared.rows)} of {len(dataset)} pairs; train.py --prepared {folder} reads them')
+    out = args.out or Path(root, 'prepared')
+    if sentence := overwritten([('--out', out)], [('--data-root', Path(root, 'vggsound'))]):
+        parser.error(sentence)
+    count = prepare(root, out, config.image_size, config.seconds, args.share, args.skip_bad_samples)
+    print(f'{out}: {count} pairs; train.py --data-root {out} reads them')
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (OSError, ValueError) as problem:
-        sys.exit(f'data.py: {problem}')
-    except KeyboardInterrupt:
-        sys.exit('data.py: interrupted; the same command goes on')
+    run_script('data.py', main, 'interrupted; the same command goes on')

@@ -1,487 +1,513 @@
-"""Evaluation, section 4.2: five tasks on fourteen benchmarks, and a look at your own picture and sound.
+"""Evaluation, section 4.2: five tasks on fourteen benchmarks, and your own picture and sound.
 
-    python evaluate.py --task interactive                             # the checkpoint that ships, on the miniature
-    python evaluate.py --task all --json scores.json --figures pictures      # every table, contact sheets, report.html
-    python evaluate.py --preset paper --checkpoint weights/acl_ssl.pt # the real benchmarks (README: what goes where)
-    torchrun --nproc_per_node=2 evaluate.py --task all                # the same scores from several processes
-    python evaluate.py --heatmaps DIR --task single                   # another method's maps, by the same rules
+    python evaluate.py --task interactive           # the checkpoint that ships, on the miniature
+    python evaluate.py --task all --json scores.json --figures pictures     # all tables, pictures
+    python evaluate.py --preset paper --checkpoint weights/acl_ssl.pt       # the real benchmarks
+    torchrun --nproc_per_node=2 evaluate.py --task all      # the same scores, several processes
+    python evaluate.py --heatmaps DIR --task single         # another method's maps, same rules
     python evaluate.py --image photo.jpg --audio sound.wav --out heat.png
 
-A benchmark is read once and scored for every task that uses it, at 224 x 224 (metrics.py). Beside our row stands the
-oracle's where the paper has one: CLIPSeg with the ground-truth class name in place of the sound (section 4.1,
-Baselines), under the same shift b/w.
+A heatmap is sigmoid(M_G + b/w) (section 3.7); metrics.py scores it at 224 x 224. Each benchmark is
+read once, for all of its tasks. The oracle of section 4.1 (Baselines), CLIPSeg with the
+ground-truth class name in place of the sound, has a row beside ours where the paper has one.
+
+A batch is a list of samples (data.Benchmark) that holds all sounds of its frames, so that each
+frame is encoded once. Shapes: B samples, F frames, P pairs of a frame and a condition, D embedding.
 """
 
 import argparse
-import csv
-import io
-import json
+import functools
+import hashlib
 import math
-import os
-import signal
-import tempfile
+import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from PIL import Image
+import torch.nn.functional as F
 from tqdm import tqdm
 
-import figures
-import metrics
-import report
-from data import (BENCHMARKS, SAMPLE_RATE, Benchmark, displayable, evaluation_image,
-                  evaluation_loader, read_audio)
-from heatmaps import (PAIR_SIZE, localise, localise_sources, only, oracle_of_named,
-                      read_confidences, read_localised, save_heatmaps)
-from media import part_heard, read_own_image
-from model import PRESETS, ROOT, load_model, read_checkpoint
-from processes import end, gather_lists, lost_process, rank_and_processes, shard, start_processes
-from resumable import given_options, overwritten, some_path, write_whole
+import losses
+from benchmarks import BENCHMARKS
+from benchmarks.maps import PAIR_SIZE, SIZE, maps_below, save_confidences, save_heatmaps
+from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
+                        some_path, start_processes, wait_for_all)
+from data import Benchmark
+from figures.examples import (draw_before_after, draw_pair, draw_report, draw_sheets, examples_of,
+                              ids_to_show)
+from figures.scores import check_outputs, without_nan, write_scores
+from figures.tables import task_tables
+from masks import mask_gen_f
+from media import evaluation_image, part_heard, read_audio, read_own_image
+from metrics import (BothRight, Extended, Interactive, MultiSource, Robustness, Segmentation,
+                     SingleSource, mean)
+from model import PRESETS, ROOT, embed_image, encode_image, load_model, read_checkpoint
 
-TASKS = {   # which benchmarks a task is run on (section 4.1), in the order of the paper's tables
-    'single': ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),
-    'segmentation': ('is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'avs_ms3', 'ade20k'),
-    'robustness': ('ext_vggss', 'ext_flickr', 'robust_s4', 'robust_ms3'),
-    'interactive': ('is4', 'vpo_ms'),
-    'multisource': ('vgg_instruments', 'vgg_duet'),
-}
+TASKS = {   # {task: {benchmark: the metric of section 4.1}}, in the order of the paper's tables
+    'single': dict.fromkeys(
+        ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'), SingleSource),
+    'segmentation': dict.fromkeys(
+        ('is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'avs_ms3', 'ade20k'), Segmentation),
+    'robustness': {'ext_vggss': Extended, 'ext_flickr': Extended,
+                   'robust_s4': Robustness, 'robust_ms3': Robustness},
+    'interactive': {'is4': Interactive, 'vpo_ms': Interactive},
+    'multisource': {'vgg_instruments': MultiSource, 'vgg_duet': MultiSource}}
 WITH_ORACLE = ('single', 'segmentation', 'interactive')         # Tables 1, 2, 6 and 7
-HEADLINE = {'single': 'cIoU', 'segmentation': 'mIoU', 'robustness': 'AP', 'interactive': 'IIoU', 'multisource': 'CAP'}
-SILENT = 2**-14                         # a sound whose peak is below two steps of 16 bits is silent
-SHIPPED = {variant: ROOT / f'miniature/weights/{variant}.pt' for variant in ('av', 'av_llm')}
+ORACLE = 'clipseg_gt_text'              # the oracle's scores stand under this key
+CLASSES_AT_ONCE = 16        # of a mixture: masked images in one pass of the vision encoder
+SILENT = 2**-14             # a sound that peaks below two steps of 16-bit audio is silent
+SHIPPED = {'av': 'miniature/weights/av.pt', 'av_llm': 'miniature/weights/av_llm.pt'}
 
 
-# ------------------------------------------------------------------------------------------------
-# Scores
-# ------------------------------------------------------------------------------------------------
+# ---- Heatmaps of the model: inference (3.7), confidence (4.1), sources of a mixture (4.2.5) ------
+@torch.no_grad()
+def localise(model, samples, words=None, known=None, with_confidence=False):
+    """Section 3.7 for a batch. -> {'ours': B maps (224, 224), 'oracle': B maps or None}
 
-def meter_for(task, dataset, threshold, reading='release'):
-    """The metrics of Tables 1 to 8 for one task on one benchmark.
-
-    reading: 'release' or 'paper', see metrics.py
+    words: {class name: its text embedding (D,)}. The oracle has no map of a sample without a name
+    or with a negative condition. known: see encode. with_confidence: adds 'confidence' to samples.
     """
-    if task == 'interactive':
-        return metrics.Interactive(threshold, sizes=dataset.group_sizes, reading=reading)
-    robustness = metrics.Extended if dataset.name.startswith('ext_') else metrics.Robustness
-    kind = {'single': metrics.SingleSource, 'segmentation': metrics.Segmentation,
-            'robustness': robustness, 'multisource': metrics.MultiSource}[task]
-    return kind(threshold, reading=reading)
+    words = words or {}
+    A, vision, frame_of = encode(model, samples, known)                         # A: (B, D)
+    named = [i for i, s in enumerate(samples)
+             if s['label'] in words and s['condition'] == 'positive']
+    asked = torch.cat([A, *(words[samples[i]['label']][None] for i in named)])  # (P, D)
+    pairs = frames_at(vision, frame_of + [frame_of[i] for i in named])          # P frames
+    maps = model.heatmaps(pairs, asked.unsqueeze(1), SIZE)[:, 0].cpu()          # (P, 224, 224)
+    of_names = dict(zip(named, maps[len(samples):]))
+    if with_confidence:
+        size = samples[0]['image'].shape[-2:]
+        values = confidence(model, frames_at(vision, frame_of), A, size)        # (B,)
+        for sample, value in zip(samples, values.tolist()):
+            sample['confidence'] = value
+    return {'ours': list(maps[:len(samples)]),
+            'oracle': [of_names.get(i) for i in range(len(samples))]}
 
 
-def feed(meter, batch, heat, confidence=None):
-    """Hand a batch of heatmaps to a meter, with the ground truth that it scores against."""
-    if isinstance(meter, metrics.Extended):
-        meter.update(heat, batch['boxes'], confidence, [c == 'sounding' for c in batch['condition']])
-    elif isinstance(meter, metrics.Robustness):
-        meter.update(heat, batch['mask'], batch['condition'])
-    elif isinstance(meter, metrics.Segmentation):
-        meter.update(heat, batch['mask'])
-    elif isinstance(meter, metrics.Interactive):
-        meter.update(heat, batch['boxes'], batch['group'])
-    else:
-        meter.update(heat, batch['sources' if isinstance(meter, metrics.MultiSource) else 'boxes'])
+def encode(model, samples, known=None):
+    """Encode each distinct sound and frame of a batch once.
 
-
-def score(dataset, tasks, find, args):
-    """Read one benchmark once and score it for every task that uses it.
-
-    find(batch) -> {'ours': heatmaps, ...} as localise gives them. Returns {task: {'ours': scores, 'oracle': scores or
-    None}}, the same in every process, the meters, and the examples for pictures.
+    -> A (B, D), audio-driven embeddings; Vision of F frames; the index of each sample's frame.
+    Frames are compared by their pixels: IS4 and VPO hold a copy of a frame for each sound.
+    known: {key: embedding} of earlier batches' sounds, to which new ones are added.
     """
-    with_oracle = not args.heatmaps and any(sample.label for sample in dataset.samples)
-    meters = {task: {who: meter_for(task, dataset, args.threshold, args.reading)
-                     for who in ('ours', *(['oracle'] if with_oracle and task in WITH_ORACLE else []))} for task in tasks}
-    part, shown, examples, confidences = shard(dataset, args.batch_size), for_pictures(dataset, args), [], {}
-    for number, (batch, bar) in enumerate(read_batches(part, args.batch_size)):
-        known = len(batch['errors'])
-        found = find(batch)
-        for error in batch['errors'][known:]:               # heatmaps that could not be read
-            tqdm.write(f'{dataset.name}: {error}')
-            part.unreadable.append(str(error))
-        if 'ours' not in found:
-            continue
-        sure = found.get('confidence')
-        if dataset.name.startswith('ext_') and sure is None:
-            sure = metrics.top_quarter_mean(found['ours'])
-        named = [i for i, label in enumerate(batch['label']) if label]
-        for task in tasks:
-            feed(meters[task]['ours'], batch, found['ours'], sure)
-            if 'oracle' in meters[task] and named:
-                feed(meters[task]['oracle'], only(batch, named), found['oracle'][named])
-        if sure is not None:
-            confidences.update(zip(batch['id'], sure.tolist()))
-        if args.save_heatmaps:
-            save_heatmaps(Path(args.save_heatmaps) / dataset.name, batch['id'], found['ours'])
-        examples += [example(batch, found, sure, i, dataset.name, task, meters[task]['ours']) for task in tasks
-                     for i, name in enumerate(batch['id']) if name in shown]
-        if number % max(1, len(bar) // 20) == 0:            # a running metric costs a pass over all samples so far
-            now = meters[tasks[0]]['ours'].compute()
-            key = HEADLINE[tasks[0]] if HEADLINE[tasks[0]] in now else 'mIoU_positive'
-            value = now[key]
-            bar.set_postfix({key: f'{value[len(value) // 2] if isinstance(value, list) else value:.1f}'})
-    for meter in (meter for by_row in meters.values() for meter in by_row.values()):
-        meter.merge_across_ranks()
-    dataset.unreadable = gather_lists(part.unreadable)
-    if args.save_heatmaps and dataset.name.startswith('ext_'):     # every process, also one that had no sample of it
-        lines = ['id,confidence', *(f'{k},{v}' for many in gather_lists([confidences]) for k, v in many.items())]
-        if rank_and_processes()[0] == 0:
-            write_whole(Path(args.save_heatmaps) / dataset.name / 'confidence.csv', '\n'.join(lines) + '\n')
-    if len(dataset.unreadable) == len(dataset):
-        raise ValueError(f'no sample of {dataset.name} could be scored, the first because {dataset.unreadable[0]}')
-    results = {task: {who: scores_of(by_row.get(who), dataset) for who in ('ours', 'oracle')}
-               for task, by_row in meters.items()}
-    return results, meters, gather_lists(examples)
+    known = {} if known is None else known
+    device = next(model.parameters()).device
+    keys, sounds = distinct([s['wav'] for s in samples])
+    new = [key for key in sounds if key not in known]
+    if new:
+        wav = torch.stack([sounds[key] for key in new])
+        known.update(zip(new, model.embed_audio(wav.to(device))))
+    A = torch.stack([known[key] for key in keys])                               # (B, D)
+    keys, frames = distinct([s['image'] for s in samples])
+    image = torch.stack(list(frames.values()))                                  # (F, 3, H, W)
+    place = {key: number for number, key in enumerate(frames)}
+    return A, encode_image(model.clipseg, image.to(device)), [place[key] for key in keys]
 
 
-def scores_of(meter, dataset):
-    """A meter's scores and of how many samples they are; None without a meter or any sample."""
-    return {**meter.compute(), 'n': len(meter), 'n_expected': dataset.expected} if meter else None
+def distinct(tensors):
+    """-> a key for each tensor, the same for equal tensors, and {key: tensor}"""
+    keys = [hashlib.sha256(one.numpy().tobytes()).digest() for one in tensors]
+    return keys, dict(zip(keys, tensors))
 
 
-def open_benchmark(name, root, config, limit):
-    """-> Benchmark. FileNotFoundError, which says how to leave it out."""
-    try:
-        return Benchmark(name, root, config.image_size, config.seconds, limit)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'{error}; --benchmarks names the sets that are there') from None
+def frames_at(vision, places):
+    """The frames of a Vision at these indices, which may repeat. -> Vision"""
+    return replace(vision, pooled=vision.pooled[places], v_D=vision.v_D[places],
+                   activations=[layer[places] for layer in vision.activations])
 
 
-def read_batches(dataset, batch_size, label=None):
-    """Batches of a benchmark under a progress bar. Yields (batch, bar).
+def confidence(model, vision, A, size):
+    """How well an image and its sound agree: cos(v_F[i, i], A_i). Vision of B, A (B, D) -> (B,)
 
-    Unreadable samples are named, kept in dataset.unreadable, and left out.
+    Paper [44]: "derived from a global audio-visual similarity score" (4.1, AP); this is the
+    released code's. v_F is that of Eq. 2, of the positive pair. size: (H, W) of the images, at
+    which MaskGen_F reads M_G in training.
     """
-    bar = tqdm(evaluation_loader(dataset, batch_size), label or dataset.name, leave=False, unit=' batches',
-               disable=rank_and_processes()[0] > 0)
-    for batch in bar:
-        for error in batch['errors']:
-            tqdm.write(f'{dataset.name}: {error}')
-            dataset.unreadable.append(str(error))
-        if batch['id']:
-            yield batch, bar
+    M_G = model.ground(vision, A.unsqueeze(1), size)                        # (B, 1, H, W)
+    M_F = mask_gen_f(M_G, vision.v_D.shape[-2:])                            # (B, 1, h, w)
+    v_F = losses.masked_features(M_F, vision.v_D)[:, 0]                     # (B, D)
+    return F.cosine_similarity(v_F, A)
 
 
-def for_pictures(dataset, args):
-    """Ids of up to args.examples frames, spread over the benchmark, each with all of its sounds."""
-    if not args.figures:
-        return set()
-    groups = list(dict.fromkeys(sample.group for sample in dataset.samples))
-    chosen = set(groups[::-(-len(groups) // args.examples)])
-    return {sample.id for sample in dataset.samples if sample.group in chosen}
+@torch.no_grad()
+def localise_sources(model, samples, classes, known=None, k=2):
+    """The k sources of a mixture (4.2.5). classes (N, D) text. -> {'ours': B maps (k, 224, 448)}
 
-
-def example(batch, found, sure, i, benchmark, task, meter):
-    """What report.py needs of sample i of a batch, which the meter has just seen, to show it and let it be heard."""
-    frame, heat = displayable(batch['image'][i]), found['ours'][i]
-    pair = task == 'multisource'
-    if pair:                                                # squashed for the model: back to two frames side by side
-        frame = np.asarray(Image.fromarray(frame).resize(PAIR_SIZE[::-1], Image.Resampling.BICUBIC))
-        truth, heat = batch['sources'][i], heat[meter.pairing[i]]       # each source beside the map that it is scored with
-    else:
-        truth = batch['boxes' if task in ('single', 'interactive') or benchmark.startswith('ext_') else 'mask'][i]
-    iou = None if pair else iou_of(meter, batch, i)
-    with_oracle = task in WITH_ORACLE and 'oracle' in found and batch['label'][i]
-    as_arrays = lambda maps: [one.numpy() for one in maps] if pair else maps.numpy()
-    return {'task': task, 'benchmark': benchmark, 'id': batch['id'][i], 'group': batch['group'][i],
-            'condition': batch['condition'][i], 'label': batch['label'][i], 'frame': frame,
-            'truth': as_arrays(truth), 'heat': as_arrays(heat),
-            'oracle': found['oracle'][i].numpy() if with_oracle else None,
-            'wav': batch['wav'][i].numpy(), 'rate': SAMPLE_RATE, 'score': iou,
-            'confidence': None if sure is None else float(sure[i])}
-
-
-def iou_of(meter, batch, i):
-    """The IoU that the meter gave sample i of the batch it saw last; the middle one of a sweep."""
-    seen, place = meter, i - len(batch['id'])               # counted from the end
-    if isinstance(meter, metrics.Robustness):
-        same = [j for j, condition in enumerate(batch['condition']) if condition == batch['condition'][i]]
-        seen, place = meter.conditions[batch['condition'][i]], same.index(i) - len(same)
-    iou = seen.iou[place]
-    return iou[len(iou) // 2] if isinstance(iou, list) else iou
-
-
-# ------------------------------------------------------------------------------------------------
-# One picture and one sound of your own
-# ------------------------------------------------------------------------------------------------
-
-def one_pair(model, preset, image_file, audio_file, out):
-    """Localise one sound in one picture and save frame | heatmap | overlay, each of its size.
-
-    A large picture is made smaller first, as the heatmap has as many pixels as the picture.
+    Each class name n grounds a mask M_n. v_n^I is the embedding of the image under M_n. The answer
+    is the k classes whose v_n^I is most similar to the embedding A of the mixture; their heatmaps
+    are returned.
+    Paper [45]: "these masks are subsequently passed to MaskGen_I", "following the inference
+    procedure of section 3.7": the image is weighted by sigmoid(M_G + b/w), not cut. k is the
+    number of sources, which the benchmarks give away.
     """
-    config, device = PRESETS[preset], next(model.parameters()).device
-    picture, reduced = read_own_image(image_file)
-    wav = read_audio(audio_file, config.seconds)
-    heard = part_heard(audio_file, config.seconds)
-    silent = bool(wav.abs().max() < SILENT)
-    if heard or silent:
-        print(f'hears {heard or Path(audio_file).name}{", all of it silent" if silent else ""}')
-    image = evaluation_image(picture, config.image_size)[None].to(device)
-    size = picture.height, picture.width
-    heat = model.heatmap(image, wav[None].to(device), size)[0].cpu().numpy()
-    frame = np.asarray(picture)
-    tiles = [frame, figures.heat_colours(heat), figures.overlay(frame, heat)]
-    content = io.BytesIO()
-    try:
-        kind = Image.registered_extensions()[Path(out).suffix.lower()]
-        Image.fromarray(np.concatenate(tiles, 1)).save(content, kind)
-    except (KeyError, OSError, ValueError) as error:
-        raise OSError(f'cannot write {out} ({error}): name a .png or .jpg file') from None
-    write_whole(out, content.getvalue())
-    smaller = f', brought down to {picture.width} x {picture.height} pixels' if reduced else ''
-    print(f'{out}: frame | heatmap | overlay{smaller}; {(heat > 0.5).mean():.1%} of the frame is '
-          f'over 0.5, the peak is {heat.max():.2f}')
-
-
-# ------------------------------------------------------------------------------------------------
-# The script
-# ------------------------------------------------------------------------------------------------
-
-NEEDS = {'image': 'audio', 'audio': 'image', 'out': 'image', 'examples': 'figures'}
-EXCLUDES = {    # the options that would be ignored beside these (--data-root may always be given)
-    'image': ('task', 'benchmarks', 'threshold', 'reading', 'batch_size', 'limit', 'json', 'csv',
-              'figures', 'examples', 'save_heatmaps', 'heatmaps'),
-    'heatmaps': ('checkpoint', 'untrained', 'prompt', 'clipseg', 'beats', 'save_heatmaps'),
-    'untrained': ('checkpoint', 'variant')}
-DATA_FOLDERS = ('vggsound', 'vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avsbench', 'ade20k',
-                'vgg_instruments', 'vgg_duet')
-DATA_FILES = ('world.json', 'scenes.jsonl', 'captions.jsonl', 'captions-image.jsonl',
-              'captions-audio.jsonl')
-
-
-def refuse_ignored(parser, given):
-    """An option that another one makes useless, or that needs one which is absent, is an error."""
-    for one, others in EXCLUDES.items():
-        for other in others:
-            if one in given and other in given:
-                parser.error(f'{given[one]} and {given[other]} do not go together: leave one out')
-    for one, other in NEEDS.items():
-        if one in given and other not in given:
-            parser.error(f'{given[one]} goes with --{other}: name both, or neither')
-
-
-def refuse_overwriting(parser, args):
-    """A result in the place of an input, of the data or of another result is an error."""
-    outputs = [('--json', args.json), ('--csv', args.csv)]
-    outputs += [('--out', args.out)] if args.image else []
-    names = ('image', 'audio', 'checkpoint', 'beats', 'clipseg')
-    inputs = [(f'--{name}', getattr(args, name)) for name in names]
-    inputs += [('the weights that ship', ROOT / 'miniature/weights')]
-    roots = [args.data_root] if args.data_root else [p.data_root for p in PRESETS.values()]
-    inputs += [('a file of the data', Path(root, name)) for root in roots
-               for name in DATA_FOLDERS + DATA_FILES]
-    if args.heatmaps:
-        inputs += [('--heatmaps', file) for file in Path(args.heatmaps).glob('*/confidence.csv')]
-    if sentence := overwritten(outputs, inputs):
-        parser.error(sentence)
-
-
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--task', choices=[*TASKS, 'all'], default='all',
-                        help='of section 4.1; single: Tables 1 and 2, segmentation: 6, robustness: 3 to 5, interactive: '
-                             '7, multisource: 8 (default: all)')
-    parser.add_argument('--benchmarks', nargs='+', choices=list(BENCHMARKS), help='only these of the task')
-    parser.add_argument('--preset', choices=list(PRESETS), help='scale (default: the one in the checkpoint, paper if it names none)')
-    parser.add_argument('--variant', choices=list(SHIPPED),
-                        help='which shipped checkpoint, and which of the paper\'s rows beside ours (default: the checkpoint\'s, or av)')
-    parser.add_argument('--checkpoint', type=some_path,
-                        help='of train.py, or the authors\' released file '
-                             '(default: the shipped one)')
-    parser.add_argument('--untrained', action='store_true', help='a projection as training begins with (seed 0), to compare with')
-    parser.add_argument('--prompt', help='default: the one the checkpoint was trained with')
-    parser.add_argument('--data-root', type=some_path, help='default: the preset\'s')
-    parser.add_argument('--clipseg', type=some_path,
-                        help='hub name or folder instead of the preset\'s')
-    parser.add_argument('--beats', type=some_path, help='BEATs file instead of the preset\'s')
-    # Paper: the threshold behind its tables is nowhere named; metrics.py says why 0.5, for every task
-    parser.add_argument('--threshold', default='fixed:0.5',
-                        help='fixed:T, top50, adaptive or sweep (metrics.py; default: fixed:0.5 for every task)')
-    parser.add_argument('--reading', choices=['release', 'paper'], default='release',
-                        help='paper: four metrics by the paper\'s letter, not by the evaluators '
-                             'that its tables are made by, and textbook AP beside AP (metrics.py; '
-                             'default: release)')
-    parser.add_argument('--batch-size', type=int, default=16, help='samples at once (default: 16)')
-    parser.add_argument('--limit', type=int, help='only the first N samples of each benchmark, or of each of its conditions')
-    parser.add_argument('--json', type=some_path, help='write the scores here')
-    parser.add_argument('--csv', type=some_path,
-                        help='write the scores here, a line per task, benchmark, row and metric')
-    parser.add_argument('--figures', type=some_path,
-                        help='folder for contact sheets, precision-recall curves and report.html; '
-                             'what cannot be drawn is named, and costs nothing else')
-    parser.add_argument('--examples', type=int, default=3,
-                        help='frames of each benchmark in the pictures (default: 3)')
-    parser.add_argument('--save-heatmaps', type=some_path, metavar='DIR',
-                        help='write every heatmap to DIR/<benchmark>/<id>.npy')
-    parser.add_argument('--heatmaps', type=some_path, metavar='DIR',
-                        help='score these maps (.npy or 8-bit .png) instead of a model\'s')
-    parser.add_argument('--image', type=some_path, help='a picture of your own')
-    parser.add_argument('--audio', type=some_path, help='and its sound')
-    parser.add_argument('--out', type=some_path, default='heat.png',
-                        help='where frame | heatmap | overlay go (default: heat.png)')
-    args = parser.parse_args(argv)
-    refuse_ignored(parser, given_options(parser, argv))
-    refuse_overwriting(parser, args)
-    if args.task != 'all' and (other := set(args.benchmarks or ()) - set(TASKS[args.task])):
-        parser.error(f'--task {args.task} has the benchmarks {", ".join(TASKS[args.task])}, not {", ".join(sorted(other))}')
-    level = args.threshold.removeprefix('fixed:')
-    if args.threshold not in ('top50', 'adaptive', 'sweep') and not (
-            args.threshold.startswith('fixed:') and level.replace('.', '', 1).isdecimal() and 0 <= float(level) <= 1):
-        parser.error(f'--threshold is fixed:T with T in 0..1, top50, adaptive or sweep, not {args.threshold}')
-    for name in ('batch_size', 'limit', 'examples'):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f'--{name.replace("_", "-")} must be at least 1')
-    args.wanted = {task: [b for b in TASKS[task] if b in (args.benchmarks or TASKS[task])]
-                   for task in (TASKS if args.task == 'all' else [args.task])}
-    args.wanted = {task: names for task, names in args.wanted.items() if names}
-    if not args.wanted:
-        parser.error(f'--task {args.task} has the benchmarks {", ".join(TASKS[args.task])}, none of those named')
-    if args.threshold == 'sweep' and any(b.startswith('ext_') for b in args.wanted.get('robustness', ())):
-        parser.error('--threshold sweep does not go with the extended sets, which sweep the confidence: name the other '
-                     'tasks or --benchmarks')
-    return args
-
-
-def load(args, device):
-    """The model of the command line. Prints which checkpoint it is. -> model on the device, tokenizer"""
-    checkpoint = args.checkpoint or SHIPPED[args.variant or 'av']
-    if args.untrained:
-        torch.manual_seed(0)
-        args.preset = args.preset or 'miniature'
-        model, tokenizer = load_model(args.preset, prompt=args.prompt, clipseg=args.clipseg, beats=args.beats)
-        return model.to(device), tokenizer
-    if not args.checkpoint and args.preset == 'paper':
-        raise ValueError('no checkpoint ships for the paper preset: train one, or name the authors\' by --checkpoint')
-    if rank_and_processes()[0] == 0:
-        print(f'checkpoint: {os.path.relpath(checkpoint)}')
-    # the authors' file does not name its scale: it is the paper's
-    saved = read_checkpoint(checkpoint)
-    args.preset, args.variant = args.preset or saved.get('preset', 'paper'), args.variant or saved.get('variant', 'av')
-    model, tokenizer = load_model(args.preset, checkpoint, args.prompt, clipseg=args.clipseg, beats=args.beats)
-    return model.to(device), tokenizer
-
-
-def evaluate(args):
-    """Score every benchmark asked for. -> {task: {benchmark: scores}, 'clipseg_gt_text': the same for the oracle}"""
-    check_outputs(args)
-    device = start_processes()
-    first = rank_and_processes()[0] == 0
-    if args.heatmaps:
-        model, tokenizer, args.preset = None, None, args.preset or 'miniature'
-    else:
-        model, tokenizer = load(args, device)
-    if args.image:
-        return one_pair(model, args.preset, args.image, args.audio, args.out)
-    config = PRESETS[args.preset]
-    root = args.data_root or config.data_root
-    if args.preset == 'miniature' and not args.data_root and first:
-        from miniature import world
-        world.build(root)
-    if dist.is_initialized():
-        dist.barrier()
-    # every set is opened before the first is scored, so that a missing one costs nothing already computed
-    names = list(dict.fromkeys(name for many in args.wanted.values() for name in many))
-    datasets = {name: open_benchmark(name, root, config, args.limit) for name in names}
-    if args.heatmaps:
-        check_heatmaps(Path(args.heatmaps), names)
-    for name in args.wanted.get('segmentation', ()):
-        if not all(sample.masks for sample in datasets[name].samples):
-            raise ValueError(f'{name} below {root} has no masks, which segmentation is scored by: README.md, "Real data", says '
-                             'where they go; --task or --benchmarks leaves it out')
-    results = {task: {} for task in args.wanted} | {'clipseg_gt_text': {task: {} for task in args.wanted}}
-    examples, curves = [], {}
-    for name, dataset in datasets.items():
-        tasks = [task for task in args.wanted if name in args.wanted[task]]
-        scored, meters, pictures = score(dataset, tasks, finder(model, tokenizer, dataset, tasks, args), args)
-        for task in tasks:
-            for rows, who in ((results, 'ours'), (results['clipseg_gt_text'], 'oracle')):
-                rows[task] = {b: {**rows[task], name: scored[task][who]}[b] for b in args.wanted[task]
-                              if b in rows[task] or b == name}              # the order of the paper's tables
-        if not first:
-            continue
-        tell_counts(dataset, scored, meters)
-        if args.json:
-            write_whole(args.json, json.dumps(without_nan(results), indent=1))
-        if args.csv:
-            write_whole(args.csv, csv_text(results))
-        if args.figures:
-            examples += pictures
-            for task in tasks:
-                sheet = Path(args.figures, f'{task}_{name}.png')
-                shown = [e for e in pictures if e['task'] == task]
-                figures.attempt(sheet, report.example_sheet, task, name, shown, sheet)
-            if name.startswith('ext_'):
-                curves[name] = meters['robustness']['ours']
-        for task in tasks:
-            if set(args.wanted[task]) <= set(results[task]):
-                print_task(task, results, args)
-    if first and args.figures:
-        finish_pictures(results, examples, curves, args)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    return results
-
-
-def check_heatmaps(folder, names):
-    """Find out now, not after the scoring, what --heatmaps lacks.
-
-    FileNotFoundError: the folder of a benchmark; ValueError: a line of its confidence.csv.
-    """
-    for name in names:
-        if not (folder / name).is_dir():
-            raise FileNotFoundError(f'no folder {folder / name}: --heatmaps needs one per '
-                                    'benchmark; --benchmarks or --task names those that are there')
-        read_confidences(folder / name)
-
-
-def finder(model, tokenizer, dataset, tasks, args):
-    """How this benchmark's heatmaps come about: by the model, or from --heatmaps. -> find(batch), see score"""
-    two_sources = 'multisource' in tasks
-    if args.heatmaps:
-        folder = Path(args.heatmaps) / dataset.name
-        confidences = read_confidences(folder)
-        if dataset.name.startswith('ext_') and not confidences:
-            print(f'no {folder}/confidence.csv: taking the mean of the highest quarter of each map, as SLAVC does')
-        return lambda batch: read_localised(folder, batch, confidences, two_sources)
-    if two_sources:
-        classes = model.embed_text(tokenizer, dataset.classes)                                  # (N, D)
-        return lambda batch: localise_sources(model, batch, classes)
-    if not set(tasks) & set(WITH_ORACLE):
-        return lambda batch: localise(model, batch, None, dataset.name.startswith('ext_'))
-    words = embed_names(model, tokenizer, dataset)
-    find = lambda batch: localise(model, batch, words)
-    return lambda batch: oracle_of_named(find(batch), batch, find)
+    A, vision, frame_of = encode(model, samples, known)                     # A: (B, D)
+    vision = frames_at(vision, frame_of)                    # of B: few mixtures share their frames
+    image = torch.stack([s['image'] for s in samples]).to(A.device)         # (B, 3, H, W)
+    similarity = []
+    for part in classes.split(CLASSES_AT_ONCE):             # n of the N classes
+        M = model.heatmaps(vision, part.expand(len(A), -1, -1), image.shape[-2:])   # (B, n, H, W)
+        masked = image.unsqueeze(1) * M.unsqueeze(2)                            # (B, n, 3, H, W)
+        v_I = embed_image(model.clipseg, masked.flatten(0, 1)).view(*M.shape[:2], -1)   # (B, n, D)
+        similarity.append(F.cosine_similarity(v_I, A.unsqueeze(1), dim=-1))         # (B, n)
+    top = torch.cat(similarity, 1).topk(k, dim=1).indices                           # (B, k)
+    return {'ours': list(model.heatmaps(vision, classes[top], PAIR_SIZE).cpu())}
 
 
 def embed_names(model, tokenizer, dataset):
     """The oracle's conditions: {class name: text embedding (D,)} of every name in a benchmark.
 
-    Paper: "CLIPSeg with ground-truth text" (4.1), without a template or a threshold. Here the name
-    stands in "A photo of a {name}", whatever the audio's --prompt, and its heatmap is
-    sigmoid(M_G + b/w) with the b/w of the trained model, so that the two rows differ by what is
-    asked for and by nothing else. An untrained model's b/w is the initial 1.4.
+    Paper [38]: "CLIPSeg with ground-truth text" (4.1), without a template or a threshold. Here the
+    name stands in "A photo of a {name}", whatever the audio's --prompt, and its heatmap is
+    sigmoid(M_G + b/w) with the b/w of the trained model (1.4 before training). So the two rows
+    differ only in what is asked for.
     """
     names = sorted({sample.label for sample in dataset.samples if sample.label})
     return {name: model.embed_text(tokenizer, [name])[0] for name in names}
 
 
-def tell_counts(dataset, scored, meters):
-    """Say what was not scored, and which boxes had to be clipped."""
-    name, n = dataset.name, next(iter(scored.values()))['ours']['n']
+# ---- Scores of one benchmark ---------------------------------------------------------------------
+def score(dataset, batches, meters, find, shown=(), folder=None):
+    """Update every meter with these batches. -> examples, [(id, confidence)]
+
+    meters: {task: {row: metric}}. find(samples) -> {row: a map or None for each sample}; for the
+    extended sets it adds 'confidence' to the samples. shown: the ids of which examples are kept
+    (figures/report.py says what an example is). folder: where our maps are saved.
+    """
+    examples = []
+    confidences = []
+    first = next(iter(meters.values()))['ours']
+    bar = tqdm(batches, dataset.name, leave=False, unit=' batches',
+               disable=rank_and_processes()[0] > 0)
+    for number, batch in enumerate(bar):
+        samples = read_samples(dataset, batch)
+        if not samples:
+            continue
+        found = find(samples)
+        note_unreadable(dataset, samples)                   # a map on disk may be unreadable
+        confidences += [(s['id'], s['confidence']) for s in samples if 'confidence' in s]
+        for task, rows in meters.items():
+            for row, maps in found.items():
+                meter = rows[row]
+                taken = feed(meter, samples, maps)
+                if row == 'ours':
+                    examples += examples_of(task, dataset.name, samples, taken, found, meter, shown)
+        if folder:
+            save_heatmaps(folder, [s['id'] for s in samples], found['ours'])
+        if number % max(1, len(batches) // 20) == 0:        # compute goes over all samples so far
+            name, value = next(iter(first.compute().items()))
+            value = value[len(value) // 2] if isinstance(value, list) else value
+            bar.set_postfix({name: f'{value:.1f}'})
+    return examples, confidences
+
+
+def read_samples(dataset, batch):
+    """The samples at these indices that can be read."""
+    samples = [dataset[i] for i in batch]
+    note_unreadable(dataset, samples)
+    return [s for s in samples if 'error' not in s]
+
+
+def note_unreadable(dataset, samples):
+    """Keep the sentence of each sample with an error; print each sentence once."""
+    for sentence in [str(s['error']) for s in samples if 'error' in s]:
+        if sentence not in dataset.unreadable:
+            tqdm.write(f'{dataset.name}: {sentence}')
+        dataset.unreadable.append(sentence)
+
+
+def feed(meter, samples, maps):
+    """Update a meter with the samples it can score. -> their indices
+
+    It skips samples without a map or without its ground truth. Negatives, whose sound comes from
+    nothing in the frame, are only for meters that need the condition.
+    """
+    taken = []
+    for i, sample in enumerate(samples):
+        wanted = sample['condition'] == 'positive' or 'condition' in meter.needs
+        if wanted and maps[i] is not None and all(sample[k] is not None for k in meter.needs):
+            taken.append(i)
+    if taken:
+        truth = []
+        for key in meter.needs:
+            values = [samples[i][key] for i in taken]
+            truth.append(torch.stack(values) if torch.is_tensor(values[0]) else values)
+        meter.update(torch.stack([maps[i] for i in taken]), *truth)
+    return taken
+
+
+def rows_of(metric, rows=('ours', 'oracle'), **settings):
+    """One meter for each row of a table. -> {row: metric}"""
+    return {row: metric(**settings) for row in rows}
+
+
+def share(batches):
+    """This process's part of the batches, in order."""
+    rank, processes = rank_and_processes()
+    each = -(-len(batches) // processes)
+    return batches[rank * each:(rank + 1) * each]
+
+
+def gather(dataset, meters, examples, confidences, folder=None):
+    """Join what the processes have scored. ValueError: not one sample. -> all examples"""
+    for rows in meters.values():
+        for meter in rows.values():
+            meter.merge_across_ranks()
+    dataset.unreadable = gather_lists(dataset.unreadable)
+    confidences = gather_lists(confidences)
+    if folder and confidences and rank_and_processes()[0] == 0:
+        save_confidences(folder, confidences)
+    if len(dataset.unreadable) == len(dataset):
+        raise ValueError(f'no sample of {dataset.name} could be scored, the first because '
+                         f'{dataset.unreadable[0]}')
+    return gather_lists(examples)
+
+
+# ---- Scores on held-out scenes, before and after a training (train.py) ---------------------------
+ROWS = ('ours', 'oracle', 'ceiling')    # ceiling: the ground-truth masks as heatmaps
+
+
+def held_out(model, tokenizer, preset, data_root, batch_size=32):
+    """-> {'ours', 'oracle', 'ceiling'}: scores, and counts of samples
+
+    cIoU, AUC: VGG-SS, boxes. mIoU: every sample with a mask (VGG-SS has them in the miniature
+    only); mIoU_multi: IS4, whose frames hold two sounding objects; both_right: IS4, see
+    metrics.BothRight; area_silence, area_noise: mean share of a VGG-SS frame over 0.5 under silence
+    and noise. All in per cent but the areas, which are fractions. A score without samples is None.
+    What is missing or unreadable is printed.
+    """
+    config = PRESETS[preset]
+    vggss = {'box': rows_of(SingleSource, ROWS), 'mask': rows_of(Segmentation, ROWS)}
+    is4 = {'mask': rows_of(Segmentation, ROWS), 'pair': rows_of(BothRight, ROWS)}
+    areas = {'positive': [], 'silence': [], 'noise': []}    # of each map, the share over 0.5
+    for name, meters in (('vggss', vggss), ('is4', is4)):
+        try:
+            dataset = Benchmark(name, data_root, config.image_size, config.seconds)
+        except FileNotFoundError as error:
+            print(f'held-out scores without {name}: {error}')
+            continue
+        if name == 'vggss':
+            dataset.samples += [replace(s, condition=condition, number=number)
+                                for condition in ('silence', 'noise')
+                                for number, s in enumerate(dataset.samples)]
+        words = embed_names(model, tokenizer, dataset)
+        find = functools.partial(localise_held_out, model, areas, words=words, known={})
+        score(dataset, dataset.batches(batch_size), meters, find)
+        n = dataset.expected - len(dataset.missing) - len(set(dataset.unreadable))
+        if n < dataset.expected:
+            print(f'{name}: scored {n} of {dataset.expected} samples')
+    if lone := is4['pair']['ours'].waiting:
+        print(f'is4: {len(lone)} frames lack their second sound')
+    return summarised(vggss, is4, areas)
+
+
+def localise_held_out(model, areas, samples, words, known):
+    """As localise, with the ceiling's maps; notes the areas of ours."""
+    found = localise(model, samples, words, known)
+    for sample, heat in zip(samples, found['ours']):
+        areas[sample['condition']].append(float((heat > 0.5).float().mean()))
+    return {**found, 'ceiling': [s['mask'] for s in samples]}
+
+
+def summarised(vggss, is4, areas):
+    """The meters of held_out -> {row: scores}, without a row that has none, and counts"""
+    scores = {}
+    for row in ROWS:
+        box = vggss['box'][row].compute()
+        multi = is4['mask'][row].iou
+        of_row = areas if row == 'ours' else {'silence': [], 'noise': []}
+        found = {'cIoU': box['cIoU'], 'AUC': box['AUC'],
+                 'mIoU': mean(vggss['mask'][row].iou + multi, 100), 'mIoU_multi': mean(multi, 100),
+                 **is4['pair'][row].compute(),
+                 'area_silence': mean(of_row['silence']), 'area_noise': mean(of_row['noise'])}
+        if not all(map(math.isnan, found.values())):
+            scores[row] = without_nan(found)
+    multi = len(is4['mask']['ours'])
+    return scores, {'boxes': len(vggss['box']['ours']), 'masks': len(vggss['mask']['ours']) + multi,
+                    'multi': multi, 'pairs': len(is4['pair']['ours']),
+                    'silence': len(areas['silence'])}
+
+
+def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, frames=6):
+    """The same IS4 frames untrained, trained and by the oracle, in the manner of Figure 11."""
+    config = PRESETS[preset]
+    try:
+        dataset = Benchmark('is4', data_root, config.image_size, config.seconds, 2 * frames)
+    except FileNotFoundError:
+        return                                              # held_out has said so
+    words = embed_names(trained, tokenizer, dataset)
+    shown = []
+    for batch in dataset.batches(1):                        # a frame under both of its sounds
+        if samples := read_samples(dataset, batch):
+            before = localise(untrained, samples)['ours']
+            after = localise(trained, samples, words)
+            shown += zip(samples, zip(before, after['ours'], after['oracle']))
+    if shown:
+        draw_before_after(path, shown)
+
+
+# ---- One picture and one sound of your own -------------------------------------------------------
+def one_pair(model, config, image_file, audio_file, out):
+    """Localise one sound in one picture; save frame | heatmap | overlay, each of its size."""
+    device = next(model.parameters()).device
+    picture, reduced = read_own_image(image_file)
+    wav = read_audio(audio_file, config.seconds)                                # (samples,)
+    heard = part_heard(audio_file, config.seconds)
+    silent = ', all of it silent' if wav.abs().max() < SILENT else ''
+    if heard or silent:
+        print(f'hears {heard or Path(audio_file).name}{silent}')
+    image = evaluation_image(picture, config.image_size)                        # (3, H, W)
+    size = picture.height, picture.width
+    heat = model.heatmap(image[None].to(device), wav[None].to(device), size)[0].cpu().numpy()
+    draw_pair(out, np.asarray(picture), heat)
+    smaller = f', brought down to {picture.width} x {picture.height} pixels' if reduced else ''
+    print(f'{out}: frame | heatmap | overlay{smaller}; {(heat > 0.5).mean():.1%} of the frame is '
+          f'over 0.5, the peak is {heat.max():.2f}')
+
+
+# ---- The script ----------------------------------------------------------------------------------
+def evaluate(args):
+    """Score every benchmark asked for. -> {task: {benchmark: scores}, ORACLE: the same for it}"""
+    check_outputs([args.json, args.csv, args.out if args.image else None],
+                  [args.figures, args.save_heatmaps])
+    device = start_processes(args.device)
+    if args.heatmaps:
+        model = tokenizer = None
+        preset = args.preset or 'miniature'
+        variant = args.variant or 'av'
+        facts = {'heatmaps': args.heatmaps}
+    else:
+        model, tokenizer, preset, variant, source = load(
+            device, args.checkpoint, args.variant, args.preset, args.untrained,
+            prompt=args.prompt, clipseg=args.clipseg, beats=args.beats)
+        facts = {'checkpoint': source}
+    if args.image:
+        return one_pair(model, PRESETS[preset], args.image, args.audio, args.out)
+    datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
+    meters = {}
+    finders = {}
+    for name, dataset in datasets.items():
+        meters[name] = {
+            task: rows_of(metrics[name], threshold=args.threshold, reading=args.reading)
+            for task, metrics in args.wanted.items() if name in metrics}
+        finders[name] = finder(dataset, meters[name], model, tokenizer, args.heatmaps)
+    results = {task: {} for task in args.wanted}
+    oracle = {task: {} for task in args.wanted}
+    paper = variant if preset == 'paper' else None          # the miniature has no row in the paper
+    examples = []
+    for name, dataset in datasets.items():
+        shown = ids_to_show(dataset.samples, args.examples) if args.figures else ()
+        folder = Path(args.save_heatmaps, name) if args.save_heatmaps else None
+        mine = share(dataset.batches(args.batch_size))
+        scored = score(dataset, mine, meters[name], finders[name], shown, folder)
+        pictures = gather(dataset, meters[name], *scored, folder)
+        for task, rows in meters[name].items():
+            results[task][name] = scores_of(rows['ours'], dataset)
+            oracle[task][name] = scores_of(rows['oracle'], dataset)
+        if rank_and_processes()[0] > 0:
+            continue
+        tell_counts(dataset, meters[name])
+        write_scores({**results, ORACLE: oracle}, args.json, args.csv)
+        if args.figures:
+            draw_sheets(args.figures, name, meters[name], pictures)
+            examples += pictures
+        for task in meters[name]:
+            if len(results[task]) == len(args.wanted[task]):
+                print('\n' + task_tables(task, results[task], oracle[task], paper))
+    if args.figures and rank_and_processes()[0] == 0:
+        facts |= {'preset': preset, 'threshold': args.threshold,
+                  'metrics': f'reading of the {args.reading}'}
+        tables = {task: (results[task], oracle[task], paper) for task in args.wanted}
+        draw_report(args.figures, tables, examples, meters, facts)
+    return {**results, ORACLE: oracle}
+
+
+def load(device, checkpoint, variant, preset, untrained, **given):
+    """The model that the command line names. -> model, tokenizer, preset, variant, source"""
+    if preset == 'paper' and not checkpoint and not untrained:
+        raise ValueError('no checkpoint ships for the paper preset: train one, or name the '
+                         'authors\' by --checkpoint')
+    torch.manual_seed(0)                # the untrained weights
+    source = 'none, untrained'
+    saved = {'preset': 'miniature'}
+    if not untrained:
+        source = checkpoint or SHIPPED[variant or 'av']
+        checkpoint = checkpoint or ROOT / source
+        if rank_and_processes()[0] == 0:
+            print(f'checkpoint: {source}')
+        saved = read_checkpoint(checkpoint)
+    preset = preset or saved.get('preset', 'paper')         # the authors' file names neither
+    variant = variant or saved.get('variant', 'av')
+    model, tokenizer = load_model(preset, checkpoint, **given)
+    return model.to(device), tokenizer, preset, variant, source
+
+
+def open_benchmarks(wanted, preset, data_root, limit):
+    """Open every test set before the first is scored, so that a missing one is known at once.
+
+    wanted: {task: {benchmark: metric}}. Draws the miniature where it is missing.
+    -> {name: Benchmark}, in the order of every table
+    """
+    config = PRESETS[preset]
+    root = data_root or config.data_root
+    if preset == 'miniature' and not data_root and rank_and_processes()[0] == 0:
+        from miniature import world
+        world.build(root)
+    wait_for_all()
+    names = set().union(*wanted.values())
+    datasets = {}
+    for name in [name for name in BENCHMARKS if name in names]:
+        try:
+            dataset = Benchmark(name, root, config.image_size, config.seconds, limit)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'{error}; --benchmarks names the sets that are '
+                                    'there') from None
+        with_masks = all(sample.masks for sample in dataset.samples)
+        if name in wanted.get('segmentation', ()) and not with_masks:
+            raise ValueError(f'{name} below {root} has no masks, which segmentation needs: '
+                             'docs/datasets.md says where they go; --task or --benchmarks leaves '
+                             'it out')
+        datasets[name] = dataset
+    return datasets
+
+
+def finder(dataset, meters, model, tokenizer, heatmaps):
+    """Where the maps of a benchmark come from: the model, or files. -> find(samples), see score"""
+    needs = {key for rows in meters.values() for key in rows['ours'].needs}
+    if heatmaps:
+        return maps_below(Path(heatmaps, dataset.name), needs)
+    if 'sources' in needs:
+        classes = model.embed_text(tokenizer, dataset.classes)                      # (N, D)
+        return functools.partial(localise_sources, model, classes=classes, known={})
+    with_oracle = any(task in WITH_ORACLE for task in meters)
+    words = embed_names(model, tokenizer, dataset) if with_oracle else None
+    return functools.partial(localise, model, words=words, known={},
+                             with_confidence='confidence' in needs)
+
+
+def scores_of(meter, dataset):
+    """None where the row has no sample, as the oracle's of a benchmark without class names."""
+    return {**meter.compute(), 'n': len(meter), 'n_expected': dataset.expected} if meter else None
+
+
+def tell_counts(dataset, meters):
+    """Print what was not scored, and which boxes had to be clipped."""
+    name = dataset.name
+    n = len(next(iter(meters.values()))['ours'])
+    lost = dataset.missing + dataset.unreadable
     if n < dataset.expected:
-        lost = dataset.missing + dataset.unreadable
         example = f', not e.g. {lost[0]}' if lost else ''
         print(f'{name}: scored {n} of {dataset.expected} samples{example}')
     nameless = [sample.id for sample in dataset.samples if not sample.label]
-    if nameless and any('oracle' in by_row for by_row in meters.values()):
+    if nameless and any(len(rows['oracle']) for rows in meters.values()):
         print(f'{name}: {len(nameless)} of {len(dataset)} samples have no class name, the first '
               f'{nameless[0]}; the oracle is scored on the others')
     if 'interactive' in meters:
         seen = Counter(meters['interactive']['ours'].groups)
-        if short := sum(seen[group] < size for group, size in dataset.listed_groups.items()):
+        short = sum(seen[group] < size for group, size in dataset.listed_groups.items())
+        if short:
             print(f'{name}: {short} of {len(dataset.listed_groups)} frames lack a sound; the '
                   'interactive task leaves them out')
     if dataset.clipped:
@@ -489,101 +515,110 @@ def tell_counts(dataset, scored, meters):
               f'{dataset.empty} samples are left without any area and are kept')
 
 
-def print_task(task, results, args):
-    print('\n' + figures.task_tables(task, results[task], results['clipseg_gt_text'][task], paper_row(args)))
+# ---- The command line ----------------------------------------------------------------------------
+THRESHOLDS = r'top50|adaptive|sweep|fixed:([01](\.0*)?|0?\.\d+)'
+NEEDS = {'image': 'audio', 'audio': 'image', 'out': 'image', 'examples': 'figures'}
+EXCLUDES = {    # the options that would be ignored beside these (--data-root may always be given)
+    'image': ('task', 'benchmarks', 'threshold', 'reading', 'batch_size', 'limit', 'json', 'csv',
+              'figures', 'examples', 'save_heatmaps', 'heatmaps'),
+    'heatmaps': ('checkpoint', 'untrained', 'prompt', 'clipseg', 'beats', 'device',
+                 'save_heatmaps'),
+    'untrained': ('checkpoint', 'variant')}
+DATA = ('vggsound', 'vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avsbench', 'ade20k',
+        'vgg_instruments', 'vgg_duet', 'world.json', 'scenes.jsonl', 'captions.jsonl',
+        'captions-image.jsonl', 'captions-audio.jsonl')     # what a data root holds
 
 
-def paper_row(args):
-    """Which of the paper's rows stands beside ours: none in the miniature, whose scores compare with nothing."""
-    return (args.variant or 'av') if args.preset == 'paper' else None
+def parse_args(argv=None):
+    """-> options, and `wanted`: {task: {benchmark: metric}}"""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--task', choices=[*TASKS, 'all'], default='all', help='of section 4.1; single: Tables 1 '
+        'and 2, segmentation: 6, robustness: 3 to 5, interactive: 7, multisource: 8 (default: all)')
+    add('--benchmarks', nargs='+', choices=list(BENCHMARKS), help='only these of the task')
+    add('--preset', choices=list(PRESETS), help='default: the checkpoint\'s, paper if it has none')
+    add('--variant', choices=list(SHIPPED), help='which shipped checkpoint, and which of the '
+        'paper\'s rows beside ours (default: the checkpoint\'s, or av)')
+    add('--checkpoint', type=some_path, help='of train.py, or the authors\' (default: shipped)')
+    add('--untrained', action='store_true', help='the weights that training begins with (seed 0)')
+    add('--prompt', help='default: the one the checkpoint was trained with')
+    add('--data-root', type=some_path, help='default: the preset\'s')
+    add('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
+    add('--beats', type=some_path, help='BEATs file instead of the preset\'s')
+    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
+    add('--threshold', default='fixed:0.5', help='where heatmaps are cut, for every task: fixed:T, '
+        'top50, adaptive or sweep (metrics.py; default: fixed:0.5)')
+    add('--reading', choices=['release', 'paper'], default='release', help='release: metrics as '
+        'the evaluators behind the paper\'s tables compute them (default); paper: four metrics by '
+        'the paper\'s own words, and textbook AP beside AP (metrics.py)')
+    add('--batch-size', type=int, default=16, help='samples, in complete frames (default: 16)')
+    add('--limit', type=int, help='the first N samples of each benchmark or of its conditions')
+    add('--json', type=some_path, help='write the scores here')
+    add('--csv', type=some_path, help='the same, a line per task, benchmark, row and metric')
+    add('--figures', type=some_path, help='folder for contact sheets, precision-recall curves and '
+        'report.html; a picture that cannot be drawn is named, and all else goes on')
+    add('--examples', type=int, default=3, help='frames of each benchmark there (default: 3)')
+    add('--save-heatmaps', type=some_path, metavar='DIR', help='write DIR/<benchmark>/<id>.npy')
+    add('--heatmaps', type=some_path, metavar='DIR', help='maps to score (.npy or 8-bit .png)')
+    add('--image', type=some_path, help='a picture of your own')
+    add('--audio', type=some_path, help='and its sound')
+    add('--out', type=some_path, default='heat.png', help='heatmap of both (default: heat.png)')
+    args = parser.parse_args(argv)
+    sentence = ignored(given_options(parser, argv)) or overwrites(args)
+    if sentence:
+        parser.error(sentence)
+    if not re.fullmatch(THRESHOLDS, args.threshold):
+        parser.error('--threshold is fixed:T with T in 0..1, top50, adaptive or sweep, not '
+                     f'{args.threshold}')
+    for name in ('batch_size', 'limit', 'examples'):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f'--{name.replace("_", "-")} must be at least 1')
+    chosen = set(args.benchmarks or BENCHMARKS)
+    args.wanted = {}
+    for task in TASKS if args.task == 'all' else [args.task]:
+        scored = {name: metric for name, metric in TASKS[task].items() if name in chosen}
+        if args.benchmarks and args.task == task and len(scored) < len(chosen):
+            parser.error(f'--task {task} has the benchmarks {", ".join(TASKS[task])}, not '
+                         f'{", ".join(sorted(chosen - set(scored)))}')
+        if scored:
+            args.wanted[task] = scored
+    if args.threshold == 'sweep' and Extended in args.wanted.get('robustness', {}).values():
+        parser.error('--threshold sweep does not go with the extended sets, which sweep the '
+                     'confidence: name the other tasks or --benchmarks')
+    return args
 
 
-def finish_pictures(results, examples, curves, args):
-    """Figure 7's curves of the extended sets, and the report with the examples' sounds.
-
-    The scores are there by then: a picture that fails is named, and the exit code stays 0.
-    """
-    folder = Path(args.figures)
-    if curves:
-        picture = folder / 'precision_recall.png'
-        draw = lambda: figures.precision_recall_picture(
-            {name: curve_of(meter) for name, meter in curves.items()}, picture)
-        figures.attempt(picture, draw)
-    tables = {task: (results[task], results['clipseg_gt_text'][task], paper_row(args)) for task in args.wanted}
-    source = args.heatmaps or ('none, untrained' if args.untrained else os.path.relpath(args.checkpoint or SHIPPED[args.variant or 'av']))
-    facts = {'heatmaps' if args.heatmaps else 'checkpoint': source, 'preset': args.preset,
-             'threshold': args.threshold, 'metrics': f'reading of the {args.reading}'}
-    page = folder / 'report.html'
-    if figures.attempt(page, report.report, page, 'Hearing and seeing', tables, examples, facts):
-        print(f'{page}: open it in a browser')
+def ignored(given):
+    """The sentence for an option that another makes useless, or that lacks the one it needs."""
+    for one, others in EXCLUDES.items():
+        for other in others:
+            if one in given and other in given:
+                return f'{given[one]} and {given[other]} do not go together: leave one out'
+    for one, other in NEEDS.items():
+        if one in given and other not in given:
+            return f'{given[one]} goes with --{other}: name both, or neither'
+    return None
 
 
-def curve_of(meter):
-    """Precision and recall over all confidences of an extended set, and the point of max-F1 (Figure 7)."""
-    levels = torch.tensor(meter.confidence, dtype=torch.float64).sort().values
-    f1, precision, recall = meter.f1_curve()
-    best = int(f1.argmax())
-    return (*(p.numpy() for p in meter.precision_recall(levels)), (float(precision[best]), float(recall[best])))
+def overwrites(args):
+    """The sentence for a result that would overwrite an input, the data, or another result."""
+    outputs = [('--json', args.json), ('--csv', args.csv), ('--out', args.image and args.out)]
+    inputs = [('the weights that ship', ROOT / 'miniature/weights')]
+    for name in ('image', 'audio', 'checkpoint', 'beats', 'clipseg'):
+        inputs.append((f'--{name}', getattr(args, name)))
+    roots = [args.data_root] if args.data_root else [p.data_root for p in PRESETS.values()]
+    inputs += [('a file of the data', Path(root, name)) for root in roots for name in DATA]
+    if args.heatmaps:
+        tables = Path(args.heatmaps).glob('*/confidence.csv')
+        inputs += [('--heatmaps', table) for table in tables]
+    return overwritten(outputs, inputs)
 
 
-# ------------------------------------------------------------------------------------------------
-# Files that a run writes
-# ------------------------------------------------------------------------------------------------
-
-def check_outputs(args):
-    """Find out now, not after the scoring, that a result has no place to go. OSError names it."""
-    for path in (args.json, args.csv, args.out if args.image else None):
-        if path and Path(path).exists() and not Path(path).is_file():
-            raise OSError(f'cannot write {path}: it is no file; name another place')
-        if path:
-            writable_folder(Path(path).parent)
-    for folder in (args.figures, args.save_heatmaps):
-        if folder:
-            writable_folder(Path(folder))
-
-
-def writable_folder(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f'cannot write into {folder} ({error.strerror}): name another place') from None
-
-
-def without_nan(value):
-    """NaN as null, which JSON knows."""
-    if isinstance(value, dict):
-        return {k: without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [without_nan(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def csv_text(results):
-    """The scores as lines of row, task, benchmark, metric, value."""
-    lines = [('row', 'task', 'benchmark', 'metric', 'value')]
-    for row, tasks in (('ours', {k: v for k, v in results.items() if k != 'clipseg_gt_text'}),
-                       ('clipseg_gt_text', results['clipseg_gt_text'])):
-        lines += [(row, task, benchmark, metric, value) for task, sets in tasks.items()
-                  for benchmark, scores in sets.items() for metric, value in (scores or {}).items()]
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows(lines)
-    return text.getvalue()
+def main():
+    evaluate(parse_args())
 
 
 if __name__ == '__main__':
-    try:
-        evaluate(parse_args())
-    except (OSError, ValueError) as problem:
-        if os.environ.get('ACL_DEBUG'):     # ACL_DEBUG=1 shows where it happened
-            raise
-        if getattr(problem, 'filename', None):
-            problem = f'cannot use {problem.filename} ({problem.strerror}): name another place'
-        end(f'evaluate.py: {problem}')
-    except RuntimeError as problem:
-        if lost := lost_process(problem):
-            end(f'evaluate.py: {lost}')
-        raise
-    except KeyboardInterrupt:
-        end('evaluate.py: interrupted; --json and --csv, where given, hold the benchmarks that were finished', 128 + signal.SIGINT)
+    run_script('evaluate.py', main, 'interrupted; --json and --csv, where given, hold the '
+               'benchmarks that were finished')

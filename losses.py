@@ -1,21 +1,24 @@
 """Equations 1 to 7 of the paper (sections 3.3 to 3.6), one function each.
 
-Symbols: A (N, D) audio-driven embeddings, v_I (B, D) and v_F (B, N, D) audio-grounded visual embeddings at the
-image and at the feature level, C (B, D) caption embeddings, tau the temperature; pair (i, j) is image i with audio j
-and i == j is the positive pair, so in every loss B == N.
+    terms = loss_terms(out)                     # Eq. 1, Eq. 2 and 3, Eq. 4, of a model.Alignment
+    loss = total_loss(terms, weights)           # Eq. 5; with terms['acl_c'] of Eq. 6: Eq. 7
+
+Symbols: A (N, D) audio-driven embeddings, v_I (B, D) and v_F (B, N, D) audio-grounded visual
+embeddings at the image and at the feature level, C (B, D) caption embeddings, tau the temperature.
+Pair (i, j) is image i with audio j: a positive pair if i == j, else a negative. B == N, but for
+--negatives global (the last section), where a process has all N audios and B of the images.
 """
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 TAU = 0.07                 # temperature of Eq. 1 (section 4.1)
 P_POS, P_NEG = 0.4, 0.0    # area priors p+ and p- of Eq. 4 (section 3.4)
-EMPTY = 1e-6               # a mask of a smaller sum, or its v_F of a smaller norm, counts as empty
+EMPTY = 1e-6               # a mask is empty below this sum, or its v_F below this norm
 
 
-# ------------------------------------------------------------------------------------------------
-# 3.3 Alignment: Eq. 1, 2 and 3
-# ------------------------------------------------------------------------------------------------
+# ============ 3.3 Alignment: Eq. 1, 2 and 3 ============
 
 def cosine_similarities(x, y):
     """(B, D), (N, D) -> S (B, N), S_ij = cos(x_i, y_j)."""
@@ -23,106 +26,180 @@ def cosine_similarities(x, y):
 
 
 def info_nce_rows(S, tau=TAU):
-    """One direction of InfoNCE: each row of S (B, B) is a query, its diagonal entry the right answer. Scalar."""
+    """InfoNCE in one direction: row i of S (B, B) is a query, its entry i the positive."""
     return F.cross_entropy(S / tau, torch.arange(len(S), device=S.device))
 
 
 def info_nce(S, tau=TAU):
-    """Eq. 1's symmetric InfoNCE(S): the mean over rows and columns of the (B, B) similarities S. Scalar."""
+    """Eq. 1's symmetric InfoNCE(S): the mean over rows and over columns of S (B, B). Scalar."""
     return (info_nce_rows(S, tau) + info_nce_rows(S.t(), tau)) / 2
 
 
 def acl_i(v_I, A, tau=TAU):
-    """Eq. 1, L_ACL_I: each image, masked by its own sound, against every audio. v_I (B, D), A (B, D). Scalar."""
+    """Eq. 1, L_ACL_I, of images masked by their own sounds, v_I (B, D), and A (B, D). Scalar."""
     return info_nce(cosine_similarities(v_I, A), tau)
 
 
 def masked_features(M_F, v_D, divisor='paper'):
-    """Eq. 2: the spatial features pooled under each pair's mask.
+    """Eq. 2: the spatial features under each pair's mask, averaged.
 
-    M_F: (B, N, h, w), v_D: (B, D, h, w) -> v_F: (B, N, D).
-    Paper: divides by each pair's own mask sum; the release by the sum of all masks plus 1e-6
-    (divisor='release'). Every use normalises v_F to unit length, so the two differ by that 1e-6 only.
+    M_F (B, N, h, w), v_D (B, D, h, w) -> v_F (B, N, D)
+    Paper [13]: divides by each pair's own mask sum; the release by the sum of all masks plus 1e-6
+    (divisor='release'). Every use normalises v_F to unit length, so the two differ by that 1e-6.
     """
-    pooled = torch.einsum('bnhw,bdhw->bnd', M_F, v_D)          # (B, N, D)
+    pooled = torch.einsum('bnhw,bdhw->bnd', M_F, v_D)               # (B, N, D)
     if divisor == 'release':
         return pooled / (M_F.sum() + 1e-6)
     total = M_F.sum((2, 3)).unsqueeze(-1)                           # (B, N, 1)
-    return pooled / torch.where(total < EMPTY, 1.0, total)         # an empty mask: v_F = 0, not 0/0
+    return pooled / torch.where(total < EMPTY, 1.0, total)          # an empty mask: v_F = 0
 
 
 def feature_similarities(v_F, A, first=0, reading='paper'):
-    """Eq. 3's S^F (B, N): each pair's masked feature v_F (B, N, D) against an audio of A (N, D).
+    """Eq. 3's S^F: the similarity of each pair's masked feature to an audio.
 
-    first: the row of A at which the images' own audios begin, where A holds those of other processes too.
-    Paper: S^F_ij = v^F_ij . A_j, the audio that made the mask. The release compares the mask of pair (i, j) with
-    A_i, the image's own audio (reading='release'): it asks that other sounds' masks hold nothing of this sound.
-    Paper: silent on an empty mask, which M_I in the place of M_F can be (Table 13). It has nothing
-    to compare: its S is 0 and passes no gradient back, where the cosine's own would be divided by
-    the norm of v_F = 0.
+    v_F (B, N, D), A (N, D) -> S^F (B, N)
+    first: the row of A at which the images' own audios begin (global negatives).
+    Paper [14]: S^F_ij = v^F_ij . A_j, the audio that made the mask. The release takes A_i, the
+    image's own audio (reading='release'): the masks of other sounds should not cover its source.
+    Paper [15]: silent on empty masks, which M_I in the place of M_F can have (Table 13). Their S is
+    0 without a gradient; the cosine's gradient would be divided by the norm of v_F, which is 0.
     """
     own = A[first:first + len(v_F)].unsqueeze(1)                    # (B, 1, D)
     empty = v_F.detach().norm(dim=-1) < EMPTY                       # (B, N)
-    v_F = torch.where(empty.unsqueeze(-1), 1.0, v_F)            # not 0: its gradient is not finite
+    v_F = torch.where(empty.unsqueeze(-1), 1.0, v_F)        # at 0 the gradient is not finite
     S = F.cosine_similarity(v_F, A.unsqueeze(0) if reading == 'paper' else own, dim=-1)
     return S.masked_fill(empty, 0.0)
 
 
 def acl_f(v_F, A, tau=TAU, reading='paper'):
-    """Eq. 3, L_ACL_F: every pair's masked feature v_F (B, B, D) against an audio of A (B, D). Scalar."""
+    """Eq. 3, L_ACL_F, of each pair's masked features, v_F (B, B, D), and A (B, D). Scalar."""
     return info_nce(feature_similarities(v_F, A, reading=reading), tau)
 
 
-# ------------------------------------------------------------------------------------------------
-# 3.4 Area regularisation: Eq. 4
-# ------------------------------------------------------------------------------------------------
+# ============ 3.4 Area regularisation: Eq. 4 ============
 
 def area_regulariser(areas, p_pos=P_POS, p_neg=P_NEG, reading='release'):
-    """Eq. 4, L_Reg: the masks of positive pairs should cover p_pos of the image, those of negative pairs p_neg.
+    """Eq. 4, L_Reg: masks of positive pairs should cover p_pos of an image, of negatives p_neg.
 
-    areas: (B, B), areas[i, j] the mean of the mask of image i under audio j. Scalar.
-
-    Paper: Eq. 4 is a sum of absolute differences over B positives and B(B - 1) negatives (reading='sum'). At B = 16
-    that is about a hundred times any other term, and with all lambdas 1 it cannot be meant. The default is the
-    release's: |mean of the positives - p_pos| + |sum of the negatives / B^2 - p_neg|, the absolute value of the
-    mean, with B^2 below the line although there are only B^2 - B negatives. reading='mean' is Eq. 4 with both sums
-    divided by their number of terms.
+    areas (B, B), areas[i, j] the mean of the mask of image i under audio j -> scalar
+    Paper [16]: Eq. 4 is a sum of absolute differences over B positives and B(B - 1) negatives
+    (reading='sum'). At B = 16 that is about a hundred times any other term, which cannot be meant
+    with all lambdas 1. The default is the release's: |mean of the positives - p_pos| + |sum of the
+    negatives / B^2 - p_neg|, the absolute value of a mean, divided by B^2 although there are only
+    B^2 - B negatives. reading='mean' is Eq. 4 with each sum divided by its count.
     """
     B = len(areas)
     positive = areas.diagonal()                                     # (B,)
-    # the negatives are all without the diagonal: picking them by a mask would make a GPU wait for their number
+    # Negatives are the total minus the diagonal: selecting them by a mask would make a GPU
+    # synchronise to learn how many there are.
     if reading == 'release':
-        return (positive.mean() - p_pos).abs() + ((areas.sum() - positive.sum()) / B**2 - p_neg).abs()
-    positive, negatives = (positive - p_pos).abs(), (areas - p_neg).abs().sum() - (positive - p_neg).abs().sum()
+        negative = (areas.sum() - positive.sum()) / B**2
+        return (positive.mean() - p_pos).abs() + (negative - p_neg).abs()
+    negative = (areas - p_neg).abs().sum() - (positive - p_neg).abs().sum()
+    positive = (positive - p_pos).abs()
     if reading == 'sum':
-        return positive.sum() + negatives
-    return positive.mean() + negatives / max(1, B * (B - 1))
+        return positive.sum() + negative
+    return positive.mean() + negative / max(1, B * (B - 1))
 
 
-# ------------------------------------------------------------------------------------------------
-# 3.6 Caption alignment: Eq. 6
-# ------------------------------------------------------------------------------------------------
+def mean_areas(areas, first=0):
+    """For the log: areas (B, N) -> the means over positive and over negative pairs."""
+    B, N = areas.shape
+    positive = areas.diagonal(first).sum()
+    return positive / B, (areas.sum() - positive) / (B * (N - 1))
+
+
+# ============ 3.6 Caption alignment: Eq. 6 ============
 
 def acl_c(C, A, tau=TAU, answers=None):
-    """Eq. 6, L_ACL_C: caption embeddings C (B, D) of the language model's answers against A (B, D). Scalar.
+    """Eq. 6, L_ACL_C, of the language model's answers, C (B, D), and A (B, D). Scalar.
 
-    Paper: plain InfoNCE, in which two pairs with one answer (two dogs) are each other's negatives though C_i = C_j.
-    answers (B,), equal numbers for equal answers, takes such twins out of the denominators.
+    Paper [30]: plain InfoNCE, so two pairs with the same answer (two dogs) are each other's
+    negatives though C_i = C_j. answers (B,), equal numbers for equal answers, takes such pairs out
+    of the denominators.
     """
     S = cosine_similarities(C, A)                                   # (B, B)
     if answers is not None:
-        twins = answers[:, None] == answers[None, :]
-        S = S.masked_fill(twins & ~torch.eye(len(S), dtype=torch.bool, device=S.device), float('-inf'))
+        equal = answers[:, None] == answers[None, :]
+        itself = torch.eye(len(S), dtype=torch.bool, device=S.device)
+        S = S.masked_fill(equal & ~itself, float('-inf'))
     return info_nce(S, tau)
 
 
-# ------------------------------------------------------------------------------------------------
-# 3.5 and 3.6 Training objective: Eq. 5 and 7
-# ------------------------------------------------------------------------------------------------
+def acl_c_of_answered(C, answers, A, tau=TAU, same_answers='negatives'):
+    """Eq. 6 over the pairs of a batch that have an answer.
+
+    C (texts, D), a row per different answer; answers (B,), on the CPU, each pair's row of C or -1;
+    A (B, D) -> scalar. same_answers: 'negatives', or 'masked', as acl_c does with `answers`.
+    Paper [28]: silent on pairs to which the language model has no answer. They take no part,
+    neither as queries nor as negatives; with fewer than two answers there is nothing to contrast.
+    """
+    has = (answers >= 0).nonzero()[:, 0]    # on the CPU, so that a GPU need not synchronise
+    if len(has) < 2:
+        return 0.0 * A.sum()                # not a constant: DDP waits for every gradient
+    rows = answers[has].to(A.device, non_blocking=True)
+    has = has.to(A.device, non_blocking=True)
+    return acl_c(C[rows], A[has], tau, rows if same_answers == 'masked' else None)
+
+
+# ============ 3.5 and 3.6 Training objective: Eq. 5 and 7 ============
+
+def loss_terms(out, tau=TAU, p_pos=P_POS, p_neg=P_NEG, area='release', acl_f_reading='paper',
+               gather=lambda rows: rows):
+    """The terms of Eq. 5 in float32. out: a model.Alignment -> {'acl_i', 'acl_f', 'reg'}: scalars
+
+    gather: everyone, where out.A holds the audios of all processes (--negatives global).
+    """
+    A = out.A.float()                                                               # (N, D)
+    v_F = masked_features(out.M_F.float(), out.v_D.float())                         # Eq. 2
+    S_F = feature_similarities(v_F, A, out.first, acl_f_reading)                    # (B, N)
+    areas = gather(out.areas.float())       # before Eq. 4, whose means are over all pairs
+    return {'acl_i': acl_i(gather(out.v_I.float()), A, tau),                        # Eq. 1
+            'acl_f': info_nce(gather(S_F), tau),                                    # Eq. 3
+            'reg': area_regulariser(areas, p_pos, p_neg, area)}                     # Eq. 4
+
 
 def total_loss(terms, weights):
-    """Eq. 5, and Eq. 7 when terms holds 'acl_c': the sum of lambda_k * L_k.
+    """Eq. 5, and Eq. 7 where terms holds 'acl_c': the sum of lambda_k L_k. Scalar.
 
-    terms, weights: dicts of scalars under the same names (acl_i, acl_f, reg, acl_c). A term left out counts 0.
+    weights: {'acl_i', 'acl_f', 'reg', 'acl_c': lambda}. A lambda of 0 leaves its term out.
     """
-    return sum(weights[name] * value for name, value in terms.items())
+    return sum(weights[name] * value for name, value in terms.items() if weights[name])
+
+
+# ============ --negatives global: the pairs of all processes as each other's negatives ============
+# Each of P processes has b pairs, N = P * b in all. It grounds its b images under all N audios,
+# which gives b rows of the N x N pairs of Eq. 3 and 4. All-gathered are A and v_I (b, D), and the
+# rows (b, N) of S^F and of the areas: each process then has what a single one with N pairs has.
+#
+# The gradients are those of a single process, too. Each process computes the whole loss. In the
+# backward pass everyone() sums each row's gradients over the P processes, which makes P times the
+# gradient, and the mean of DistributedDataParallel divides by P.
+
+class Gather(torch.autograd.Function):
+    """All-gather with gradients: x (b, ...) of each process -> (P * b, ...), in order of ranks."""
+
+    @staticmethod
+    def forward(ctx, x):
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format)
+                 for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)                                         # (P * b, ...)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        total = gradient.contiguous().clone()                           # (P * b, ...)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]      # (b, ...), its own rows
+
+
+def everyone(x):
+    """x (b, ...), b the same in each process -> (N, ...) of all, with gradients."""
+    if not dist.is_initialized():
+        return x
+    return Gather.apply(x.float() if x.is_floating_point() else x)
+
+
+def first_of_mine(b):
+    """The row of everyone(x) at which this process's b rows begin."""
+    return dist.get_rank() * b if dist.is_initialized() else 0

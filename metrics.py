@@ -1,723 +1,501 @@
-"""Evaluation metrics of section 4.1: from heatmaps and ground truths to the numbers of Tables 1 to 8.
+"""Evaluation metrics of section 4.1: from heatmaps and ground truths to Tables 1 to 8.
 
-Every metric is a class that is fed batch by batch and keeps numbers per sample or running sums, never heatmaps:
+    metric = SingleSource('fixed:0.5', reading='release')
+    metric.update(heatmaps, *[batch[key] for key in metric.needs])      # (B, H, W) in 0..1
+    metric.merge_across_ranks()             # under torchrun; does nothing in one process
+    metric.compute()                        # {'cIoU': 49.5, 'AUC': ..., 'cIoU_adap': ..., ...}
 
-    metric = SingleSource(threshold='fixed:0.5')
-    metric.update(heatmaps, ground_truth)         # (B, H, W) in 0..1, as often as there are batches
-    metric.merge_across_ranks()                   # under torchrun; does nothing in one process
-    metric.compute()                              # {'cIoU': 49.5, 'AUC': ..., 'cIoU_adap': ..., 'AUC_adap': ...}
-
-Results are in per cent, but for FPR and G_FPR, which the paper prints as fractions. They depend neither on the
-batch size nor on the order of the samples nor on the number of processes, to the last bit: counts of pixels are
-whole numbers (halves, under a consensus map) and means over samples are exactly rounded sums. The released
-evaluators are not so; where they differ, a comment that starts with "Paper:" says how, and an option brings their
-reading back.
-
-Sections: thresholding policy, overlap, single source, segmentation, robustness (two kinds), interactive, mixtures.
-Shapes: B images, H W pixels, P = H * W, T thresholds, N samples seen. Pixel work runs on the heatmaps' device, the
-arithmetic on its counts on the CPU in float64.
+Tables 1, 2: SingleSource; 3, 4: Extended; 5: Robustness; 6: Segmentation; 7: Interactive; 8:
+MultiSource. In per cent, but FPR and G_FPR are fractions, as in the paper. Batch size, order and
+number of processes do not change a bit: pixel counts are whole numbers (halves under a consensus
+map), and sums over samples are exact, rounded once. Where a released evaluator differs, a comment
+`Paper [n]` says how, and tests/released_evaluators.py computes its number.
+Shapes: B maps in a batch, H W pixels, P = H * W, T thresholds (19 for 'sweep', else 1), N samples.
 """
 
+import copy
 import itertools
 import math
-from collections import Counter
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-SWEEP = torch.arange(1, 20) / 20                    # 0.05, 0.10 .. 0.95: the 19 thresholds that the release prints
-F_THRESHOLDS = torch.linspace(0, 1 - 1e-10, 255)    # F-score's thresholds (AVSBench's released code)
-BETA_SQUARED = 0.3                                  # F-score weighs precision over recall (Zhou et al., 2022)
+SWEEP = torch.arange(1, 20) / 20                    # 0.05, 0.10 .. 0.95, as the release prints
+F_THRESHOLDS = torch.linspace(0, 1 - 1e-10, 255)    # of the F-score (AVSBench's released code)
+BETA_SQUARED = 0.3                                  # F: precision over recall (Zhou et al., 2022)
 AUC_POINTS = torch.tensor([0.05 * i for i in range(21)], dtype=torch.float64)    # IoU 0, 0.05 .. 1
+NEGATIVES = ('silence', 'noise', 'offscreen')       # conditions of Table 5
 
 
-# ------------------------------------------------------------------------------------------------
-# Thresholding policy: from a heatmap to the predicted region
-# ------------------------------------------------------------------------------------------------
-# Tables 1 to 8 cut each heatmap into sounding region and rest. There are four ways to do it, as --threshold names
-# them:
-#
-#   fixed:0.5   the pixels at 0.5 and above (any number may stand there). This method's own: its heatmaps are the
-#               probabilities sigmoid(M_G + b/w), for which 0.5 means "as likely as not".
-#   top50       the upper half of the pixels, whatever their values: the classic rule of the field, for maps
-#               without a scale. It cannot do justice to a source smaller than half the frame.
-#   adaptive    as many of the highest pixels as the ground truth has: what every "w/ Adap." column uses. The size
-#               is given away, so it scores place and shape only.
-#   sweep       the 19 fixed thresholds 0.05 .. 0.95 at once: what the release prints. Results become lists of 19.
-#
-# Paper: it describes top50 and names no threshold for its own rows; the release prints all 19. That 0.5 is the one
-# of the tables is our inference: Table 5 gives earlier methods an FPR of exactly 0.50, so they are cut at their
-# upper half, and this method less, so it is cut at a fixed value.
-# Paper: the VGG-SS, extended-set, SLAVC and AVGN evaluators take >= the threshold, the interactive and the
-# AVSBench ones > it (strict=True). It matters where many pixels share one value.
-#
-# Paper: an explicit paper does not win in four places, as its tables are made by the released
-# evaluators. Each class follows these (reading='release'), or the paper's letter (reading='paper',
-# evaluate.py --reading paper):
-#   cIoU and IIoU count a sample with IoU "greater than 0.5"; the evaluators take >= 0.5.
-#   LocAcc is "identical to cIoU", yet its evaluator takes > 0.5; under the letter both do.
-#   "w/ Adap." keeps "the top K pixels"; the evaluators keep K - 1, and fewer among ties.
-#   AP and max-F1 vary the confidence "over all samples"; the evaluator leaves most of them out
-#   (class Extended).
+# ---- Thresholding policy: from a heatmap to the predicted region ---------------------------------
+# A policy, --threshold, cuts a heatmap into the predicted region and the rest:
+#   fixed:0.5   the pixels >= 0.5 (or another number), for our heatmaps: they are probabilities,
+#               sigmoid(M_G + b/w), and 0.5 means "as likely as not".
+#   top50       the upper half of the pixels: the usual rule of the field, for maps without a
+#               scale. It fails on a source smaller than half the frame.
+#   adaptive    as many of the highest pixels as the ground truth has: every "w/ Adap." column.
+#               This gives the size away, so it scores place and shape only.
+#   sweep       the 19 thresholds 0.05 .. 0.95 at once: every score is a list of 19.
+# Paper [46]: it describes top50 and names no threshold for its own rows; the release prints all 19.
+# We infer 0.5: Table 5's FPR is exactly 0.50 for earlier methods (top50), but lower for this one.
+# Paper [48]: the tables contradict the paper's words in four places. --reading chooses:
+#                    release (the evaluators)           paper (the words)
+#   cIoU, IIoU       IoU >= 0.5                         IoU "greater than 0.5"
+#   LocAcc           IoU > 0.5                          "identical to cIoU": the same, > 0.5
+#   w/ Adap.         K - 1 pixels, fewer among ties     "the top K pixels", exactly
+#   AP, max-F1       some of the confidences            the confidences of "all samples"
 
-def thresholds_for(heatmaps, policy='fixed:0.5', n_gt=None, first_of_batch=False):
-    """Where each heatmap is cut. heatmaps (B, H, W), n_gt (B,) pixels in the ground truth, for 'adaptive' only.
-
-    Returns (B, 1), one threshold per map, or (19,), shared by all maps, for 'sweep'.
-
-    Paper: with no threshold given, the release's VGG-SS, Flickr and extended evaluators compute the median of the
-    first sample of a batch and reuse it for the whole batch; first_of_batch=True does that, for 'top50'.
-    """
-    B, P = len(heatmaps), heatmaps[0].numel()
+def thresholds_for(heatmap, policy, ground_truth=None):
+    """Where a policy cuts a heatmap (H, W); 'adaptive' needs the ground truth (H, W). -> (T,)"""
     if policy == 'sweep':
-        return SWEEP.to(heatmaps.device)                                            # (19,)
-    if policy.startswith('fixed:'):
-        return torch.full((B, 1), float(policy[len('fixed:'):]), device=heatmaps.device)
-    if policy == 'top50':
-        cut = kth_smallest(heatmaps, torch.full((B,), P // 2))                      # (B, 1)
-        return cut[:1].expand(B, 1) if first_of_batch else cut
-    if policy == 'adaptive':
-        # No ground truth at all falls back to the upper half, as in the alignment code.
-        n_gt = n_gt.cpu()
-        return kth_smallest(heatmaps, torch.where(n_gt == 0, P // 2, P - n_gt))     # (B, 1)
-    raise ValueError(f'unknown threshold {policy!r}: fixed:T (T a number), top50, adaptive or sweep')
+        return SWEEP.to(heatmap.device)
+    if policy not in ('top50', 'adaptive'):
+        return heatmap.new_tensor([float(policy.removeprefix('fixed:'))])
+    # Paper [49]: without a threshold, the release's VGG-SS, Flickr and extended evaluators reuse
+    # the median of a batch's first map for the whole batch. Here each map has its own.
+    K = int((ground_truth > 0).sum()) if policy == 'adaptive' else 0
+    # Without any ground truth: the upper half, as in Senocak et al.'s code
+    place = heatmap.numel() - K if K else heatmap.numel() // 2
+    values = heatmap.flatten().cpu().numpy()            # selecting takes a fortieth of sorting
+    return heatmap.new_tensor([np.partition(values, place)[place]])
 
 
-def binarise(heatmaps, policy='fixed:0.5', n_gt=None, strict=False):
-    """heatmaps (B, H, W) -> predicted regions (B, H, W) bool; 'sweep' gives (B, 19, H, W).
+def overlap(heatmap, ground_truth, thresholds, strict=False):
+    """How much of a heatmap, cut at T thresholds, lies inside and outside the ground truth.
 
-    'adaptive' is always strict: it takes the pixels above the K-th highest, K - 1 of them, and fewer among ties.
+    thresholds (T,): ascending, evenly spaced; strict: > instead of >=. -> inside (T,), the sum of
+    the ground truth under the prediction; outside (T,), the number of predicted pixels without
+    ground truth; the sum of the ground truth
     """
-    cut = thresholds_for(heatmaps, policy, n_gt)[..., None, None]                   # (B, 1, 1, 1) or (19, 1, 1)
-    maps = heatmaps[:, None]                                                        # (B, 1, H, W)
-    above = maps > cut if strict or policy == 'adaptive' else maps >= cut           # (B, T, H, W)
-    return above if policy == 'sweep' else above[:, 0]
-
-
-def highest_pixels(heatmaps, k):
-    """Exactly the k (B,) highest pixels of each map: 'adaptive' by the paper's letter.
-
-    (B, H, W) -> (B, H, W) of 0 and 1. Among equal pixels the first in reading order are taken.
-    """
-    order = heatmaps.flatten(1).argsort(dim=1, descending=True, stable=True)        # (B, P)
-    rank = order.argsort(dim=1)                                                 # (B, P) highest: 0
-    return (rank < k.to(rank.device)[:, None]).view_as(heatmaps).to(heatmaps.dtype)
-
-
-def kth_smallest(heatmaps, k):
-    """The value that would stand at place k (B,), counted from 0, if each map's pixels were sorted. (B, 1)"""
-    flat = heatmaps.flatten(1)                                                      # (B, P)
-    if flat.device.type == 'cpu':    # selecting takes a fortieth of the time of torch.sort on one thread
-        picked = [float(np.partition(row, i)[i]) for row, i in zip(flat.numpy(), k.tolist())]
-        return torch.tensor(picked, dtype=flat.dtype)[:, None]
-    return flat.sort(1).values.gather(1, k.to(flat.device)[:, None])
-
-
-def min_max(heatmaps):
-    """Each map (B, H, W) stretched to 0..1; a constant map stays as it is (the alignment code does this first)."""
-    low, high = heatmaps.amin((1, 2), keepdim=True), heatmaps.amax((1, 2), keepdim=True)
-    return torch.where(high > low, (heatmaps - low) / (high - low), heatmaps)
-
-
-# ------------------------------------------------------------------------------------------------
-# Overlap of prediction and ground truth: what all pixel metrics are made of
-# ------------------------------------------------------------------------------------------------
-
-def overlap(heatmaps, ground_truth, thresholds, strict=False):
-    """How much of each cut heatmap lies inside, and how much outside, the ground truth.
-
-    heatmaps, ground_truth: (B, H, W); thresholds (B, 1) or (T,) as thresholds_for gives them, ascending and evenly
-    spaced. Returns inside (B, T), the sum of the ground truth under the prediction, outside (B, T), the number of
-    predicted pixels where the ground truth is zero, and total (B, 1), the sum of the ground truth. float64, CPU.
-    """
-    if len(heatmaps) > 8:    # the work arrays of more leave the CPU's cache, which costs twice the time
-        cuts = thresholds.split(8) if thresholds.dim() == 2 else itertools.repeat(thresholds)
-        parts = [overlap(*part, strict) for part in zip(heatmaps.split(8), ground_truth.split(8), cuts)]
-        return tuple(torch.cat(column) for column in zip(*parts))
-    # Comparing in place gives 0. and 1. without an array of bools between: half the time on one CPU thread.
-    x, g = heatmaps.flatten(1), ground_truth.flatten(1)                             # (B, P) each
-    empty = g.clone().eq_(0)                                                        # (B, P)
-    if thresholds.dim() == 2:
-        above = x.clone().gt_(thresholds) if strict else x.clone().ge_(thresholds)  # (B, P)
-        inside, outside = (above * g).sum(1, keepdim=True), (above * empty).sum(1, keepdim=True)
-    else:
-        inside, outside = pass_counts(x, g, empty, thresholds, strict).unbind(1)    # (B, T) each
-    total = g.sum(1, keepdim=True)                                                  # (B, 1)
-    return inside.cpu().double(), outside.cpu().double(), total.cpu().double()
-
-
-def pass_counts(x, g, empty, thresholds, strict):
-    """All thresholds in one pass over the pixels: x, g, empty (B, P), thresholds (T,) -> inside, outside (B, 2, T)
-
-    How many of the thresholds does each pixel pass? As they are evenly spaced, arithmetic finds the nearest one:
-    the pixel passes all below it and none above, so one comparison settles it. A histogram of the answers does the
-    rest.
-    """
+    x, g = heatmap.flatten(), ground_truth.flatten()                        # (P,) each
+    compare = torch.gt if strict else torch.ge
+    # Comparing straight into 0. and 1. takes a third of the time of converting from bool.
+    empty = torch.eq(g, 0, out=torch.empty_like(g))                         # (P,)
     T = len(thresholds)
-    steps = (T - 1) / (thresholds[-1] - thresholds[0])
-    # Small whole numbers are exact in float32, which takes half the memory traffic of int64.
-    passed = ((x - thresholds[0]) * steps).round_().clamp_(0, T - 1)                # (B, P) nearest, 0 .. T - 1
-    limit = thresholds.index_select(0, passed.int().flatten()).view_as(x)           # (B, P)
-    passed += limit.lt_(x) if strict else limit.le_(x)                              # (B, P) 0 .. T
-    # Two histograms side by side: inside, weighted by the ground truth, and outside, where each pixel counts 1.
-    place = passed.add_(empty, alpha=T + 1).long()                                  # (B, P) 0 .. 2 T + 1
-    histogram = x.new_zeros(len(x), 2 * (T + 1)).scatter_add_(1, place, g + empty)
-    # A pixel that passed n thresholds counts for the first n: sum from the far end, drop "passed none".
-    return histogram.view(-1, 2, T + 1).flip(-1).cumsum(-1).flip(-1)[..., 1:]       # (B, 2, T)
+    if T == 1:
+        above = compare(x, thresholds, out=torch.empty_like(x))             # (P,)
+        counts = torch.stack([above @ g, above @ empty])[:, None]           # (2, 1)
+    else:
+        # How many thresholds does a pixel pass? All below the nearest one, none above it, and the
+        # nearest by comparison. As they are evenly spaced, arithmetic finds it, in a tenth of the
+        # time of torch.bucketize. Small whole numbers are exact in float32.
+        steps = (T - 1) / (thresholds[-1] - thresholds[0])
+        passed = ((x - thresholds[0]) * steps).round_().clamp_(0, T - 1)    # (P,) 0 .. T - 1
+        nearest = thresholds.index_select(0, passed.int())                  # (P,)
+        passed += compare(x, nearest, out=nearest)                          # (P,) 0 .. T
+        # Two histograms of it: inside, weighted by the ground truth, and outside, each pixel once.
+        place = passed.add_(empty, alpha=T + 1).long()                      # (P,) 0 .. 2 T + 1
+        histogram = x.new_zeros(2 * (T + 1)).scatter_add_(0, place, g + empty)
+        # A pixel that passes n thresholds counts at the first n: sum from the end, drop n = 0.
+        counts = histogram.view(2, T + 1).flip(1).cumsum(1).flip(1)[:, 1:]  # (2, T)
+    inside, outside = counts.cpu().double()
+    return inside, outside, float(g.sum())
 
 
-def overlap_by(policy, heatmaps, ground_truth, n_gt, strict=False, reading='release',
-               first_of_batch=False):
-    """overlap() of heatmaps (B, H, W) cut by a policy. -> inside, outside (B, T), total (B, 1)
-
-    n_gt (B,): pixels in the ground truth; the other arguments are those of the classes below.
-    """
-    if policy == 'adaptive' and reading == 'paper':
-        region = highest_pixels(heatmaps, n_gt)
-        half = torch.full((len(region), 1), 0.5, device=region.device)
-        return overlap(region, ground_truth, half)
-    cut = thresholds_for(heatmaps, policy, n_gt, first_of_batch)                # (B, 1) or (19,)
-    return overlap(heatmaps, ground_truth, cut, strict or policy == 'adaptive')
-
-
-def mask_iou(prediction, ground_truth, empty=0.0):
-    """prediction (B, H, W) bool, ground_truth (B, H, W) bool, or fractional for a consensus map -> IoU (B,)
-
-    sum(prediction * ground truth) / (sum(ground truth) + predicted pixels where the ground truth is zero), and
-    `empty` where both are empty.
-    """
-    cut = torch.full((len(prediction), 1), 0.5, device=prediction.device)
-    return ratio(*overlap(prediction.float(), ground_truth.float(), cut), empty)[:, 0]
-
-
-def ratio(inside, outside, total, empty):
-    """IoU (B, T) from the overlap's three counts; `empty` stands for 0/0."""
-    return torch.where(total + outside > 0, inside / (total + outside), empty)
-
-
-def checked(heatmaps, ground_truth, seen):
-    """Both as float32 (B, H, W), or an error that names the sample; `seen` is how many came before this batch."""
-    if heatmaps.dim() != 3 or heatmaps.shape != ground_truth.shape:
-        raise ValueError(f'heatmaps and ground truth must both be (B, H, W), not {tuple(heatmaps.shape)} and '
-                         f'{tuple(ground_truth.shape)}')
-    heatmaps, ground_truth = heatmaps.detach().float(), ground_truth.to(heatmaps.device).float()
-    for name, maps in (('heatmap', heatmaps), ('ground truth', ground_truth)):
-        broken = ~torch.isfinite(maps.sum((1, 2)))                                  # (B,) one NaN spoils the sum
-        if broken.any():
-            raise ValueError(f'{name} number {seen + int(broken.nonzero()[0])} (in order of update, from 0) holds '
-                             'NaN or infinity')
-    return heatmaps, ground_truth
-
-
-def mean(values):
-    """Mean of a list, leaving out NaN; NaN if nothing is left. Lists of lists ('sweep') give one mean per column.
-
-    fsum rounds once, at the end, so that the order of the samples cannot show.
-    """
+# ---- What the metrics share ----------------------------------------------------------------------
+def mean(values, scale=1):
+    """scale * mean of a list without its NaN; NaN if none is left. Rows of 19 give 19 means."""
     if values and isinstance(values[0], list):
-        return [mean(list(column)) for column in zip(*values)]
+        return [mean(list(column), scale) for column in zip(*values)]
     values = [value for value in values if not math.isnan(value)]
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def percent(value):
-    return [100 * v for v in value] if isinstance(value, list) else 100 * value
+    # fsum rounds once, at the end, so that the order of the samples does not matter.
+    return scale * (math.fsum(values) / len(values)) if values else math.nan
 
 
 class Streaming:
-    """What metrics share: the fields in `kept` are all they remember. Lists append, numbers add.
+    """Sees a batch at a time and keeps a few numbers of each sample; len(): samples seen.
 
-    len(metric): how many samples it has seen.
+    needs: the keys of a batch whose values update() takes after the heatmaps. kept: the attributes
+    that hold the numbers; each starts as a list, unless the class gives it another start.
     """
+    needs = ()
+    kept = ('iou',)
+    last_iou = None                         # IoU of each sample of the latest batch
+    # Paper [47]: the VGG-SS, extended-set, SLAVC and AVGN evaluators take the pixels >= the
+    # threshold, the interactive and AVSBench ones > it. It matters where many pixels are equal.
+    strict = False
+    # Paper [50]: where ground truth and prediction are both empty, the VGG-SS evaluator divides 0
+    # by 0 and gets NaN, which fails even the AUC's level of 0; the extended-set one gets 0.
+    empty = 0.0
 
-    kept = ()
+    def __init__(self, threshold='fixed:0.5', reading='release'):
+        self.threshold = threshold
+        self.reading = reading
+        for name in self.kept:
+            setattr(self, name, copy.copy(getattr(type(self), name, [])))
 
     def __len__(self):
-        return len(self.iou)
+        return len(getattr(self, self.kept[0]))
+
+    def update(self, heatmaps, ground_truth, *more):
+        """heatmaps in 0..1, ground_truth: (B, H, W) each; more: B values of each further need."""
+        if heatmaps.dim() < 3 or heatmaps.shape != ground_truth.shape:
+            raise ValueError('heatmaps and ground truth must both be (B, H, W), not '
+                             f'{tuple(heatmaps.shape)} and {tuple(ground_truth.shape)}')
+        maps = heatmaps.detach().float(), ground_truth.to(heatmaps.device).float()
+        for name, values in zip(('heatmap', 'ground truth'), maps):
+            finite = values.flatten(1).sum(1).isfinite().tolist()           # B bools
+            if not all(finite):
+                raise ValueError(f'{name} number {len(self) + finite.index(False)} (in order of '
+                                 'update, from 0) holds NaN or infinity')
+        for sample in zip(*maps, *more):
+            self.add(*sample)
+        if self.kept[0] == 'iou':           # one per sample; of a sweep the middle one
+            last = self.iou[-len(heatmaps):]
+            self.last_iou = [iou[len(iou) // 2] if isinstance(iou, list) else iou for iou in last]
+
+    def counts(self, policy, heatmap, ground_truth):
+        """The overlap of a heatmap (H, W) that is cut by a policy."""
+        if policy == 'adaptive' and self.reading == 'paper':
+            # Exactly the K highest pixels; among equal ones the first in reading order
+            order = heatmap.flatten().argsort(descending=True, stable=True)         # (P,)
+            highest = order[:int((ground_truth > 0).sum())]                         # (K,)
+            heatmap = heatmap.new_zeros(len(order)).index_fill_(0, highest, 1)      # (P,)
+            policy = 'fixed:0.5'
+        cut = thresholds_for(heatmap, policy, ground_truth)                         # (T,)
+        return overlap(heatmap, ground_truth, cut, self.strict or policy == 'adaptive')
+
+    def score(self, policy, heatmap, ground_truth):
+        """The IoU of a heatmap (H, W) that is cut by a policy: a float, or for 'sweep' 19."""
+        inside, outside, total = self.counts(policy, heatmap, ground_truth)
+        return (inside / (total + outside)).nan_to_num(self.empty).squeeze(0).tolist()
 
     def merge(self, other):
-        """Take in what another accumulator of the same kind has seen."""
+        """Add what another metric of the same kind has seen."""
         for name in self.kept:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        return self
 
     def merge_across_ranks(self):
-        """Under torchrun: afterwards every process holds the samples of all. Call it once, before compute()."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        """Under torchrun: afterwards every rank holds the samples of all. Call it once."""
+        if dist.is_initialized():
             ranks = [None] * dist.get_world_size()
-            dist.all_gather_object(ranks, {name: getattr(self, name) for name in self.kept})
-            for name in self.kept:
-                merged = ranks[0][name]
-                for other in ranks[1:]:
-                    merged = merged + other[name]
-                setattr(self, name, merged)
-        return self
+            dist.all_gather_object(ranks, self)
+            for other in ranks[1:]:
+                ranks[0].merge(other)
+            self.__dict__ = ranks[0].__dict__
 
 
-# ------------------------------------------------------------------------------------------------
-# Single sound source localization: cIoU, AUC, and both adaptive (Tables 1 and 2)
-# ------------------------------------------------------------------------------------------------
-
+# ---- Single sound source localization (Tables 1 and 2) and segmentation (Table 6) ----------------
 def success_share(iou, level=0.5, strict=False):
-    """cIoU: the share, in per cent, of samples with IoU >= level (strict: > level).
-
-    iou: list of N floats, of which NaN fails. Rows of 19, as 'sweep' makes them, give a list of 19 shares.
-    """
-    if iou and isinstance(iou[0], list):
-        return [success_share(list(column), level, strict) for column in zip(*iou)]
-    return 100 * mean([float(value > level if strict else value >= level) for value in iou])
+    """cIoU: the share of samples with IoU >= level (strict: >), in per cent. Rows of 19 give 19."""
+    iou = torch.as_tensor(iou, dtype=torch.float64)                         # (N,) or (N, 19)
+    passed = iou > level if strict else iou >= level
+    return (100 * (passed.sum(0).double() / len(iou))).tolist()
 
 
 def area_under_success(iou):
-    """AUC: the area, in per cent, under the share of samples with IoU >= t, over t = 0, 0.05 .. 1 (trapezoids)."""
-    if iou and isinstance(iou[0], list):
-        return [area_under_success(list(column)) for column in zip(*iou)]
-    shares = torch.tensor([success_share(iou, float(t)) for t in AUC_POINTS], dtype=torch.float64)   # (21,)
-    return float(torch.trapezoid(shares, AUC_POINTS))
+    """AUC: the area, in per cent, under the share of samples with IoU >= t, t = 0, 0.05 .. 1."""
+    shares = torch.tensor([success_share(iou, t) for t in AUC_POINTS.tolist()], dtype=torch.float64)
+    return torch.trapezoid(shares.movedim(0, -1).contiguous(), AUC_POINTS).tolist()
 
 
 class SingleSource(Streaming):
-    """cIoU, AUC, cIoU_adap, AUC_adap. Per sample: `.iou` and `.iou_adaptive`, in order of update.
-
-    Under 'sweep', `.iou` holds a list of 19 floats per sample, and cIoU and AUC are lists of 19.
-    strict: > instead of >= (see above). normalise: each map stretched to 0..1 first, as the alignment code does.
-    reading: 'release' or 'paper', see above.
-    Paper: where ground truth and prediction are both empty, the VGG-SS evaluator divides 0 by 0 and gets NaN,
-    which fails even the AUC's level of 0 (empty=math.nan); the extended-set evaluator gets 0, the default here.
-    """
-
+    """cIoU, AUC, cIoU_adap, AUC_adap. Boxes are 0 and 1, or a consensus map between."""
+    needs = ('boxes',)
     kept = ('iou', 'iou_adaptive')
 
-    def __init__(self, threshold='fixed:0.5', strict=False, normalise=False, empty=0.0,
-                 first_of_batch=False, reading='release'):
-        self.threshold, self.strict, self.normalise = threshold, strict, normalise
-        self.empty, self.first_of_batch, self.reading = empty, first_of_batch, reading
-        self.iou, self.iou_adaptive = [], []
-
-    def update(self, heatmaps, ground_truth):
-        """heatmaps (B, H, W) in 0..1; ground_truth (B, H, W): boxes of 0 and 1, or a consensus map between."""
-        heatmaps, ground_truth = checked(heatmaps, ground_truth, len(self.iou))
-        heatmaps = min_max(heatmaps) if self.normalise else heatmaps
-        n_gt = (ground_truth > 0).sum((1, 2))                                       # (B,)
-        counts = overlap_by(self.threshold, heatmaps, ground_truth, n_gt, self.strict, self.reading,
-                            self.first_of_batch)
-        iou = ratio(*counts, self.empty)                                            # (B, T)
-        self.iou += iou.tolist() if self.threshold == 'sweep' else iou[:, 0].tolist()
-        counts = overlap_by('adaptive', heatmaps, ground_truth, n_gt, reading=self.reading)
-        self.iou_adaptive += ratio(*counts, self.empty)[:, 0].tolist()
-
-    def success(self, iou):
-        """cIoU of a list of IoUs, in per cent, by the reading."""
-        return success_share(iou, strict=self.reading == 'paper')
+    def add(self, heatmap, boxes):
+        self.iou.append(self.score(self.threshold, heatmap, boxes))
+        self.iou_adaptive.append(self.score('adaptive', heatmap, boxes))
 
     def compute(self):
-        return {'cIoU': self.success(self.iou), 'AUC': area_under_success(self.iou),
-                'cIoU_adap': self.success(self.iou_adaptive),
-                'AUC_adap': area_under_success(self.iou_adaptive)}
+        scores = {}
+        for suffix, iou in (('', self.iou), ('_adap', self.iou_adaptive)):
+            scores[f'cIoU{suffix}'] = success_share(iou, strict=self.reading == 'paper')
+            scores[f'AUC{suffix}'] = area_under_success(iou)
+        return scores
 
-
-# ------------------------------------------------------------------------------------------------
-# Audio-visual segmentation: mIoU, F-score, and both adaptive (Table 6)
-# ------------------------------------------------------------------------------------------------
 
 def f_score(inside, outside, total):
-    """(B, T) each, or (B, 1) for total -> F (B, T) with beta^2 = 0.3; 0 where nothing right is predicted."""
-    predicted = inside + outside
-    precision = torch.where(predicted > 0, inside / predicted, 0.0)
-    recall = torch.where(total > 0, inside / total, 0.0)
-    below = BETA_SQUARED * precision + recall
-    return torch.where(below > 0, (1 + BETA_SQUARED) * precision * recall / below, 0.0)
+    """An overlap -> F (T,) with beta^2 = 0.3; 0 where no right pixel is predicted."""
+    precision = (inside / (inside + outside)).nan_to_num(0.0)
+    recall = inside / total
+    weighted = BETA_SQUARED * precision + recall
+    return ((1 + BETA_SQUARED) * precision * recall / weighted).nan_to_num(0.0)
 
 
 class Segmentation(Streaming):
-    """mIoU, F, mIoU_adap, F_adap. Per sample: `.iou`, `.iou_adaptive`, and `.area`, the share of pixels predicted.
+    """mIoU, F, mIoU_adap, F_adap; `.area`: the share of pixels predicted. Non-zero is object.
 
-    F is, at each of 255 thresholds, the mean over the samples that have any ground truth, then the maximum over
-    the thresholds; the threshold policy does not enter.
-    Paper: "w/ Adap." has no public code for segmentation; here it is the same top-K mask as above.
-    Where exactly K pixels are taken (reading='paper'), precision, recall and F coincide.
-
-    Paper: an empty mask (MS3 has some) counts its background in the release: IoU = share of pixels not predicted
-    (empty='background'; 'skip' leaves such samples out of mIoU, as they are out of F).
-    Paper: the release averages the means of its batches, so that a smaller last batch weighs more
-    (batch_means=True), and the original AVSBench takes F's maximum inside each batch, then the mean over batches
-    (f_max='batch').
+    F needs no policy: its mean over the samples with an object at each of 255 thresholds, then the
+    maximum of the 255.
+    Paper [51]: an empty mask (MS3 has some) scores the share of pixels not predicted, as released.
+    Paper [52]: the release averages means of batches, so that samples of a smaller last batch weigh
+    more; AVSBench's own code takes F's maximum inside each batch. Here samples are averaged.
+    Paper [53]: "w/ Adap." has no public code for segmentation; here it is the same top-K mask.
     """
+    needs = ('mask',)
+    kept = ('iou', 'iou_adaptive', 'area', 'f_adaptive', 'f_sum')
+    strict = True                           # as AVSBench's evaluator
+    # Sums of F in units of 2^-40: whole numbers have the same sum in any order.
+    f_sum = torch.zeros(len(F_THRESHOLDS), dtype=torch.int64)
 
-    kept = ('iou', 'iou_adaptive', 'area', 'f_sum', 'f_count', 'f_adaptive', 'batch_iou', 'batch_f')
-
-    def __init__(self, threshold='fixed:0.5', strict=True, empty='background', batch_means=False,
-                 f_max='dataset', reading='release'):
-        self.threshold, self.strict, self.empty, self.reading = threshold, strict, empty, reading
-        self.batch_means, self.f_max = batch_means, f_max
-        self.iou, self.iou_adaptive, self.area, self.f_adaptive = [], [], [], []
-        self.batch_iou, self.batch_f = [], []
-        # Sums of F in units of 2^-40: whole numbers add up to the same in any order.
-        self.f_sum, self.f_count = torch.zeros(len(F_THRESHOLDS), dtype=torch.int64), 0
-
-    def update(self, heatmaps, masks):
-        """heatmaps (B, H, W) in 0..1, masks (B, H, W): non-zero is object."""
-        heatmaps, masks = checked(heatmaps, masks, len(self.iou))
-        masks = (masks > 0).float()
-        n_gt, pixels = masks.sum((1, 2)).long(), masks[0].numel()                   # (B,)
-        with_object = n_gt.cpu() > 0                                                # (B,)
-
-        counts = overlap_by(self.threshold, heatmaps, masks, n_gt, self.strict, self.reading)
-        iou, area = self.mask_iou_from(*counts, pixels), (counts[0] + counts[1]) / pixels            # (B, T) each
-        self.iou += iou.tolist() if self.threshold == 'sweep' else iou[:, 0].tolist()
-        self.area += area.tolist() if self.threshold == 'sweep' else area[:, 0].tolist()
-        self.batch_iou.append(mean(iou.tolist()))
-
-        counts = overlap_by('adaptive', heatmaps, masks, n_gt, reading=self.reading)
-        self.iou_adaptive += self.mask_iou_from(*counts, pixels)[:, 0].tolist()
-        self.f_adaptive += f_score(*counts)[with_object, 0].tolist()
-
-        f = f_score(*overlap(heatmaps, masks, F_THRESHOLDS.to(heatmaps.device)))[with_object]        # (<= B, 255)
-        self.f_sum = self.f_sum + (f * 2**40).round().long().sum(0)
-        self.f_count += len(f)
-        if len(f):
-            self.batch_f.append(float(f.mean(0).max()))
-
-    def mask_iou_from(self, inside, outside, total, pixels):
-        """The overlap's counts -> IoU (B, T), with an empty mask treated as `empty` says."""
-        of_empty = (pixels - outside) / pixels if self.empty == 'background' else math.nan
-        return torch.where(total > 0, inside / (total + outside), of_empty)
+    def add(self, heatmap, mask):
+        mask = (mask > 0).float()
+        inside, outside, total = self.counts(self.threshold, heatmap, mask)
+        self.iou.append(mask_iou(inside, outside, total, mask.numel()))
+        self.area.append(((inside + outside) / mask.numel()).squeeze(0).tolist())
+        inside, outside, total = self.counts('adaptive', heatmap, mask)
+        self.iou_adaptive.append(mask_iou(inside, outside, total, mask.numel()))
+        if total:
+            self.f_adaptive.append(float(f_score(inside, outside, total)))
+            f = f_score(*overlap(heatmap, mask, F_THRESHOLDS.to(mask.device)))      # (255,)
+            self.f_sum = self.f_sum + (f * 2**40).round().long()
 
     def f_curve(self):
         """Mean F at each of the 255 thresholds, in per cent. (255,)"""
-        return 100 * self.f_sum.double() / 2**40 / self.f_count
+        return 100 * self.f_sum.double() / 2**40 / len(self.f_adaptive)
 
     def compute(self):
-        miou = percent(mean(self.batch_iou if self.batch_means else self.iou))
-        if isinstance(miou, list) and self.threshold != 'sweep':
-            miou = miou[0]                                                          # batch means are rows of T = 1
-        f = percent(mean(self.batch_f)) if self.f_max == 'batch' else float(self.f_curve().max())
-        return {'mIoU': miou, 'mIoU_adap': percent(mean(self.iou_adaptive)),
-                'F': f, 'F_adap': percent(mean(self.f_adaptive))}
+        return {'mIoU': mean(self.iou, 100), 'mIoU_adap': mean(self.iou_adaptive, 100),
+                'F': float(self.f_curve().max()), 'F_adap': mean(self.f_adaptive, 100)}
 
 
-# ------------------------------------------------------------------------------------------------
-# Audio-visual robustness I: AP, max-F1, LocAcc on the extended sets (Tables 3 and 4, Figure 7)
-# ------------------------------------------------------------------------------------------------
+def mask_iou(inside, outside, total, pixels):
+    """An overlap -> IoU, a float or 19; of an empty mask the share of pixels not predicted."""
+    iou = inside / (total + outside) if total else (pixels - outside) / pixels
+    return iou.squeeze(0).tolist()
 
+
+# ---- Robustness: the extended sets (Tables 3 and 4, Figure 7) and AVSBench-Robust (Table 5) ------
 def top_quarter_mean(heatmaps):
-    """SLAVC's own confidence: the mean of the highest quarter of each map's pixels. (B, H, W) -> (B,)
-
-    Paper: this method's confidence is "derived from a global audio-visual similarity"; in the released code it is
-    cos(v_F[i, i], A_i), which only the model can give. This one serves other methods' heatmaps.
-    """
-    flat = heatmaps.float().flatten(1)                                              # (B, P)
+    """SLAVC's confidence, for other methods' maps: the mean of each map's highest quarter. (B,)"""
+    flat = heatmaps.float().flatten(1)                                      # (B, P)
     return flat.topk(flat.shape[1] // 4, dim=1).values.mean(1)
 
 
 class Extended(Streaming):
-    """AP, max_F1, precision and recall at max-F1, LocAcc. Per sample: `.iou`, `.confidence`, `.sounding`.
+    """AP, max_F1 with precision and recall there, LocAcc.
 
-    At a confidence threshold c, a sample with confidence >= c is a detection. It is right if something sounds in
-    the frame and IoU >= 0.5, and else wrong; a sounding sample below c is a miss. LocAcc looks at sounding samples
-    only. Paper: a sounding sample detected in the wrong place is a false positive, but not a miss as well.
-
-    (Table 4's recall of 86.04 above its LocAcc of 80.80 proves it: if misplaced ones were misses,
-    recall could not exceed the share of sounding samples that are found.)
-
-    Paper: the evaluator behind Tables 3 and 4 leaves out the highest confidence, takes only every (N // 200)-th of
-    the others, omits the curve's first rectangle (ten perfect samples score 80), looks for max-F1 at every
-    (N // 10)-th confidence only, and rounds it to 0.1. All of that is kept, as the tables are made of it;
-    reading='paper' uses every confidence, the whole area, and IoU > 0.5 ("exceeds 0.5"). It adds
-    AP_textbook, object detection's own AP, in which a sounding object detected in the wrong place
-    is a miss too.
+    At a level c, the samples with confidence >= c are detections. One is right if something sounds
+    in the frame (condition 'sounding'; its boxes may be clipped to nothing) and IoU >= 0.5, else
+    wrong; a sounding sample below c is a miss. LocAcc is over sounding samples.
+    Paper [54]: the evaluator behind Tables 3 and 4 computes AP without the highest confidence, from
+    every (N // 200)-th other and without the curve's first rectangle (ten perfect samples score
+    80); max-F1 from every (N // 10)-th, rounded to 0.1. reading='paper' takes all of them.
+    Paper [55]: a sounding object detected in the wrong place is a false positive, but not a miss as
+    well, or Table 4's recall (86.04) could not exceed its LocAcc (80.80). AP_textbook, the AP of
+    object detection, counts it as both; reading='paper' adds it.
     """
-
+    needs = ('boxes', 'confidence', 'condition')
     kept = ('iou', 'confidence', 'sounding')
 
-    def __init__(self, threshold='fixed:0.5', strict=False, empty=0.0, first_of_batch=False,
-                 reading='release'):
-        if threshold == 'sweep':
-            raise ValueError('the extended sets sweep the confidence: they need one heatmap threshold, not sweep')
-        self.threshold, self.strict, self.empty = threshold, strict, empty
-        self.first_of_batch, self.reading = first_of_batch, reading
-        self.iou, self.confidence, self.sounding = [], [], []
+    def add(self, heatmap, boxes, confidence, condition):
+        if not math.isfinite(confidence):
+            raise ValueError(f'confidence number {len(self)} (in order of update, from 0) is NaN '
+                             'or infinity')
+        self.iou.append(self.score(self.threshold, heatmap, boxes))
+        self.confidence.append(float(confidence))
+        self.sounding.append(condition == 'sounding')
 
-    def update(self, heatmaps, ground_truth, confidence, sounding=None):
-        """heatmaps, ground_truth (B, H, W); confidence (B,); sounding (B,) bool, True where a source is in sight.
-
-        Without `sounding`, a sample sounds if its ground truth has any pixel. (A clipped box may leave none.)
-        """
-        heatmaps, ground_truth = checked(heatmaps, ground_truth, len(self.iou))
-        confidence = torch.as_tensor(confidence)                                    # (B,)
-        if not confidence.isfinite().all():
-            number = len(self.iou) + int((~confidence.isfinite()).nonzero()[0])
-            raise ValueError(f'confidence number {number} (in order of update, from 0) is NaN or '
-                             'infinity')
-        n_gt = (ground_truth > 0).sum((1, 2))                                       # (B,)
-        counts = overlap_by(self.threshold, heatmaps, ground_truth, n_gt, self.strict, self.reading,
-                            self.first_of_batch)
-        self.iou += ratio(*counts, self.empty)[:, 0].tolist()
-        self.confidence += confidence.tolist()
-        self.sounding += torch.as_tensor(n_gt > 0 if sounding is None else sounding).bool().tolist()
-
-    def precision_recall(self, thresholds, textbook=False):
-        """Confidence thresholds (T,) float64 -> precision, recall (T,): the points of Figure 7.
-
-        textbook: a sounding sample that is detected in the wrong place is a miss too.
-        """
-        confidence, order = torch.tensor(self.confidence, dtype=torch.float64).sort(stable=True)     # (N,) each
-        sounding = torch.tensor(self.sounding)[order]                                                # (N,)
-        iou = torch.tensor(self.iou, dtype=torch.float64)[order]                    # (N,)
-        right = sounding & (iou > 0.5 if self.reading == 'paper' else iou >= 0.5)   # (N,)
-        # `first` is the lowest detection: everything from it on is a detection, everything before is not.
-        first = torch.searchsorted(confidence, thresholds.contiguous())             # (T,) 0 .. N
-        below = torch.nn.functional.pad(torch.stack([sounding, right]).cumsum(1), (1, 0))   # (2, N + 1)
-        detected = len(order) - first                                               # (T,)
-        hits = below[1, -1] - below[1, first]                                       # (T,)
-        misses = below[0, -1] - hits if textbook else below[0, first]               # (T,)
-        precision = torch.where(detected > 0, hits / detected, 1.0)
-        recall = torch.where(hits + misses > 0, hits / (hits + misses), 1.0)
+    def precision_recall(self, levels, textbook=False):
+        """T confidences -> precision, recall (T,) there: the points of Figure 7."""
+        levels = torch.as_tensor(levels, dtype=torch.float64)               # (T,)
+        confidence, iou = torch.tensor([self.confidence, self.iou], dtype=torch.float64)    # (N,)
+        sounding = torch.tensor(self.sounding, dtype=torch.bool)            # (N,)
+        right = sounding & (iou > 0.5 if self.reading == 'paper' else iou >= 0.5)
+        detected = confidence >= levels[:, None]                            # (T, N)
+        hits, found = (detected & right).sum(1), (detected & sounding).sum(1)       # (T,) each
+        misses = sounding.sum() - (hits if textbook else found)
+        precision = (hits / detected.sum(1)).nan_to_num(1.0)                # 0/0: 1
+        recall = (hits / (hits + misses)).nan_to_num(1.0)
         return precision.double(), recall.double()
 
     def average_precision(self, textbook=False):
-        """The area under the interpolated precision-recall curve, 0..1; textbook: as above."""
-        levels = torch.tensor(self.confidence, dtype=torch.float64).sort(descending=True).values     # (N,)
+        """The area under the interpolated precision-recall curve, in per cent."""
+        levels = sorted(self.confidence, reverse=True)
         if self.reading == 'release':
             levels = levels[1:][::max(1, len(levels) // 200)]
-        precision, recall = self.precision_recall(levels, textbook)         # recall grows along it
-        highest_ahead = precision.flip(0).cummax(0).values.flip(0) if len(precision) else precision
-        if self.reading == 'release':
-            return float((highest_ahead[:-1] * recall.diff()).sum())
-        return float((highest_ahead * recall.diff(prepend=recall.new_zeros(1))).sum())
+        precision, recall = self.precision_recall(levels, textbook)         # recall grows
+        highest = precision.flip(0).cummax(0).values.flip(0)                # from here on
+        # The release begins at the first recall, not at 0, and so loses a rectangle.
+        start = recall.new_zeros(0 if self.reading == 'release' else 1)
+        width = recall.diff(prepend=start)
+        return 100 * float((highest[:len(width)] * width).sum())
 
     def f1_curve(self):
-        """F1, precision, recall (T,) at the confidences among which max-F1 is sought, from the lowest on."""
-        levels = torch.tensor(self.confidence, dtype=torch.float64).sort().values                    # (N,)
+        """F1, precision, recall (T,) at the confidences among which max-F1 is sought."""
+        levels = sorted(self.confidence)
         if self.reading == 'release':
             levels = levels[::max(1, len(levels) // 10)]
         precision, recall = self.precision_recall(levels)
-        both = precision + recall
-        return torch.where(both > 0, 2 * precision * recall / both, 0.0), precision, recall
+        f1 = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
+        return f1, precision, recall
 
     def compute(self):
-        by_paper = self.reading == 'paper'
         if not self.iou:
-            names = ['AP', 'max_F1', 'precision', 'recall', 'LocAcc']
-            return dict.fromkeys([*names, 'AP_textbook'] if by_paper else names, math.nan)
-        scores = {'AP': 100 * self.average_precision()}
-        if by_paper:
-            scores['AP_textbook'] = 100 * self.average_precision(textbook=True)
-        f1, precision, recall = self.f1_curve()
-        best = int(f1.argmax())
-        max_f1 = 100 * float(f1[best])
-        visible = [iou for iou, sounding in zip(self.iou, self.sounding) if sounding]
-        # Paper: LocAcc is said to be cIoU, but its evaluator asks for IoU > 0.5 where cIoU's asks for >= 0.5.
-        return {**scores, 'max_F1': max_f1 if by_paper else round(max_f1, 1),
-                'precision': 100 * float(precision[best]), 'recall': 100 * float(recall[best]),
+            return dict.fromkeys(('AP', 'max_F1', 'precision', 'recall', 'LocAcc'), math.nan)
+        scores = {'AP': self.average_precision()}
+        if self.reading == 'paper':
+            scores['AP_textbook'] = self.average_precision(textbook=True)
+        curves = torch.stack(self.f1_curve())                               # (3, T)
+        max_f1, precision, recall = (100 * curves[:, curves[0].argmax()]).tolist()
+        visible = list(itertools.compress(self.iou, self.sounding))
+        # Paper [56]: LocAcc is said to be cIoU, but its evaluator takes IoU > 0.5, cIoU's >= 0.5.
+        return {**scores, 'max_F1': round(max_f1, 1) if self.reading == 'release' else max_f1,
+                'precision': precision, 'recall': recall,
                 'LocAcc': success_share(visible, strict=True)}
 
 
-# ------------------------------------------------------------------------------------------------
-# Audio-visual robustness II: sounds of nothing in sight (Table 5)
-# ------------------------------------------------------------------------------------------------
+class Robustness(Streaming):
+    """mIoU and F of the positives; mIoU, F and FPR of each negative condition; G_mIoU, G_F, G_FPR.
 
-NEGATIVES = ('silence', 'noise', 'offscreen')
-
-
-class Robustness:
-    """mIoU and F of the positives, and mIoU, F, FPR of each negative condition, and the global G_mIoU, G_F, G_FPR.
-
-    A negative sample keeps the mask of the object in sight, which now makes no sound: the lower the score, the
-    better. FPR is the share of all pixels predicted, a fraction. The global scores are the harmonic mean of the
-    positive score and 1 - the mean of the negative scores; G_FPR is the mean FPR of the negatives.
-    Paper: two of the G-FPR it prints for this method do not follow from its other columns; all G-mIoU and G-F do.
-    Paper: F is a maximum over thresholds that begin at 0, so it never falls below the score of predicting the
-    whole frame: the 22.6 and 16.9 that Table 5 prints under every negative condition are that floor.
+    A negative sample keeps the mask of the object in sight, which now makes no sound: the lower the
+    score, the better. FPR is the share of all pixels predicted. The global scores are over the
+    conditions that have samples: global_score of mIoU and F, and the mean FPR.
+    Paper [57]: F is a maximum over thresholds that begin at 0, so it is never below the score of
+    predicting the whole frame: hence the 22.6 and 16.9 under every negative condition of Table 5.
+    Paper [58]: two of its G-FPR do not follow from the other columns; all its G-mIoU and G-F do.
     """
+    needs = ('mask', 'condition')
 
-    def __init__(self, threshold='fixed:0.5', **options):
-        """options: those of Segmentation."""
-        self.conditions = {name: Segmentation(threshold, **options) for name in ('positive', *NEGATIVES)}
+    def __init__(self, threshold='fixed:0.5', reading='release'):
+        super().__init__(threshold, reading)
+        names = ('positive', *NEGATIVES)
+        self.conditions = {name: Segmentation(threshold, reading) for name in names}
 
-    def __len__(self):
-        return sum(map(len, self.conditions.values()))
-
-    def update(self, heatmaps, masks, condition):
-        """heatmaps, masks (B, H, W); condition: one name for the batch, or a list of B names."""
-        names = [condition] * len(heatmaps) if isinstance(condition, str) else list(condition)
-        for name in dict.fromkeys(names):
-            chosen = torch.tensor([i for i, other in enumerate(names) if other == name])
-            self.conditions[name].update(heatmaps[chosen.to(heatmaps.device)], masks[chosen.to(masks.device)])
+    def add(self, heatmap, mask, condition):
+        self.conditions[condition].add(heatmap, mask)
+        self.iou.append(self.conditions[condition].iou[-1])
 
     def merge(self, other):
+        super().merge(other)
         for name, part in self.conditions.items():
             part.merge(other.conditions[name])
-        return self
-
-    def merge_across_ranks(self):
-        for part in self.conditions.values():
-            part.merge_across_ranks()
-        return self
 
     def compute(self):
-        """A condition without samples is NaN; the global scores go over the negative conditions that have some."""
-        result = {}
+        scores = {}
         for name, part in self.conditions.items():
-            scores = part.compute()
-            result[f'mIoU_{name}'], result[f'F_{name}'] = scores['mIoU'], scores['F']
+            of_condition = part.compute()
+            scores[f'mIoU_{name}'] = of_condition['mIoU']
+            scores[f'F_{name}'] = of_condition['F']
             if name != 'positive':
-                result[f'FPR_{name}'] = mean(part.area)
+                scores[f'FPR_{name}'] = mean(part.area)
         present = [name for name in NEGATIVES if self.conditions[name].iou]
-        for score in ('mIoU', 'F'):
-            negative = mean([result[f'{score}_{name}'] for name in present])
-            result[f'G_{score}'] = global_score(result[f'{score}_positive'], negative)
-        result['G_FPR'] = mean([result[f'FPR_{name}'] for name in present])
-        return result
+        for kind in ('mIoU', 'F'):
+            negative = mean([scores[f'{kind}_{name}'] for name in present])
+            scores[f'G_{kind}'] = global_score(scores[f'{kind}_positive'], negative)
+        return {**scores, 'G_FPR': mean([scores[f'FPR_{name}'] for name in present])}
 
 
 def global_score(positive, negative):
-    """Harmonic mean of the positive score and 100 - the negative one, in per cent (or lists of 19: 'sweep')."""
-    if isinstance(positive, list) and isinstance(negative, list):
-        return [global_score(p, n) for p, n in zip(positive, negative)]
-    if isinstance(positive, list) or isinstance(negative, list):
-        return math.nan                                                             # one of the two has no samples
-    clean = 100 - negative
-    return 2 * positive * clean / (positive + clean) if positive + clean != 0 else 0.0
+    """Harmonic mean of the positive score and 100 - the negative one, in per cent (or lists)."""
+    positive = torch.tensor(positive, dtype=torch.float64)                  # () or (19,)
+    clean = 100 - torch.tensor(negative, dtype=torch.float64)
+    both = positive + clean
+    return torch.where(both != 0, 2 * positive * clean / both, 0.0).tolist()
 
 
-# ------------------------------------------------------------------------------------------------
-# Interactive localization: IIoU, IAUC, and both adaptive (Table 7)
-# ------------------------------------------------------------------------------------------------
-
-def group_of(name):
-    """The image that a sample of IS4 or VPO belongs to: its name without the last part, 'a_b_c' -> 'a_b'."""
-    return name.rsplit('_', 1)[0]
-
-
+# ---- Interactive localization (Table 7), mixtures (Table 8), held-out frames ---------------------
 class Interactive(SingleSource):
-    """IIoU, IAUC, IIoU_adap, IAUC_adap: all sounds of an image have to be found for the image to count.
+    """IIoU, IAUC, IIoU_adap, IAUC_adap: a frame succeeds if all of its sounds are localized.
 
-    A group succeeds at a level if every one of its samples does, so its IoU is that of its worst sample.
-    Paper: the alignment code takes > the threshold (strict, the default here) and stretches each map to 0..1 first
-    (normalise=True), which has no place before a fixed threshold on probabilities.
-    Paper: VPO-MS has groups of a single sample; they count as groups, as in the alignment code.
-    Paper: one NaN (0/0 without ground truth) makes all four results NaN in the alignment code
-    (empty=math.nan, nan_spreads=True); here such a sample fails.
-    sizes {group: samples it should have}: a group of which some were not seen says nothing and is left out.
+    Samples of a frame are a group. Its IoU is that of its worst sample, so that it reaches a level
+    if each of them does. A group of which fewer than group_size samples were seen is left out.
+    Paper [59]: Senocak et al.'s code takes > the threshold, as here. It also stretches each map to
+    0..1 first, which makes no sense before a fixed threshold on probabilities.
+    Paper [60]: VPO-MS has groups of a single sample; they count, as in that code.
+    Paper [61]: one NaN (0/0) makes all four scores NaN in that code; here such a sample fails.
     """
+    needs = ('boxes', 'group', 'group_size')
+    kept = ('iou', 'iou_adaptive', 'groups', 'sizes')
+    strict = True
 
-    kept = SingleSource.kept + ('groups',)
-
-    def __init__(self, threshold='fixed:0.5', strict=True, nan_spreads=False, sizes=None, **options):
-        super().__init__(threshold, strict, **options)
-        self.nan_spreads, self.groups, self.sizes = nan_spreads, [], sizes or {}
-
-    def update(self, heatmaps, ground_truth, groups):
-        """heatmaps, ground_truth (B, H, W) as for SingleSource; groups: B names, equal within one image."""
-        super().update(heatmaps, ground_truth)
-        self.groups += list(groups)
+    def add(self, heatmap, boxes, group, group_size):
+        super().add(heatmap, boxes)
+        self.groups.append(group)
+        self.sizes.append(group_size)
 
     def worst(self, iou):
         """IoU of each sample (N floats or rows of 19) -> IoU of each group's worst sample."""
-        if iou and isinstance(iou[0], list):
-            return [list(row) for row in zip(*[self.worst(list(column)) for column in zip(*iou)])]
-        lowest = {}
+        seen = {}                               # {group: IoU of its samples}
         for group, value in zip(self.groups, iou):
-            value = -1.0 if math.isnan(value) else value                            # fails at every level, 0 too
-            lowest[group] = min(value, lowest.get(group, value))
-        seen = Counter(self.groups)
-        return [value for group, value in lowest.items() if seen[group] == self.sizes.get(group, seen[group])]
+            seen.setdefault(group, []).append(value)
+        sizes = dict(zip(self.groups, self.sizes))
+        return [np.min(rows, 0).tolist() for group, rows in seen.items()
+                if len(rows) == sizes[group]]
 
     def compute(self):
-        result = {}
-        for suffix, iou in (('', self.iou), ('_adap', self.iou_adaptive)):
-            spoilt = self.nan_spreads and any(np.isnan(value).any() for value in iou)
-            result['IIoU' + suffix] = math.nan if spoilt else self.success(self.worst(iou))
-            result['IAUC' + suffix] = math.nan if spoilt else area_under_success(self.worst(iou))
-        return result
+        frames = SingleSource(reading=self.reading)
+        frames.iou = self.worst(self.iou)
+        frames.iou_adaptive = self.worst(self.iou_adaptive)
+        return {f'I{name.removeprefix("c")}': value for name, value in frames.compute().items()}
 
-
-# ------------------------------------------------------------------------------------------------
-# Localization in mixtures: CAP, PIAP, CIoU@10/30/50, AUC (Table 8)
-# ------------------------------------------------------------------------------------------------
 
 def pixel_ap(scores, truth):
-    """Average precision of pixels ranked by score: scores, truth (B, H, W) -> (B,) float64, NaN without truth.
-
-    The sum over recall steps of the precision there, not interpolated; equal scores enter together, as one step.
-    """
-    ranked, order = scores.flatten(1).sort(dim=1, descending=True)              # (B, P) each
-    hits = (truth.flatten(1) > 0).long().gather(1, order).cumsum(1)                 # (B, P) hits among the first
-    last = torch.ones_like(ranked, dtype=torch.bool)
-    last[:, :-1] = ranked[:, :-1] != ranked[:, 1:]                                  # the last of its equals
-    upto = torch.where(last, hits, 0).cummax(1).values                              # hits at the latest such step
-    before = torch.nn.functional.pad(upto[:, :-1], (1, 0))                          # and at the one before it
-    new, hits, last = (hits - before).cpu(), hits.cpu(), last.cpu()
-    precision = hits / torch.arange(1, hits.shape[1] + 1, dtype=torch.float64)      # (B, P)
-    total = hits[:, -1]                                                             # (B,)
-    area = (precision * new * last).cumsum(1)[:, -1]                                # (B,) added in rank order
-    return torch.where(total > 0, area / total.clamp(min=1), math.nan)
+    """AP of P pixels ranked by score, NaN without truth; not interpolated. Equal scores are one."""
+    ranked, order = scores.flatten().sort(descending=True)                  # (P,) each
+    pixels = ranked.unique_consecutive(return_counts=True)[1].cumsum(0)     # (S,) at S scores
+    hits = (truth.flatten() > 0)[order].cumsum(0)[pixels - 1].cpu()         # (S,)
+    precision = hits / pixels.cpu().double()
+    area = (precision * hits.diff(prepend=hits.new_zeros(1))).cumsum(0)[-1]         # in this order
+    return float(area / hits[-1])
 
 
 class MultiSource(Streaming):
-    """CAP, PIAP, CIoU@10, CIoU@30, CIoU@50, AUC. `.cap` and `.piap` per scene, `.iou` per source, `.scene_iou`.
+    """CAP, PIAP, CIoU@10, CIoU@30, CIoU@50, AUC. `.cap`, `.piap` per scene, `.iou` per source.
 
-    A scene has k sources, each with its ground truth, and k predicted maps that do not say which is whose.
-    CAP: mean pixel AP over the sources, under the pairing of maps and sources that maximises it. CIoU and AUC use
-    that pairing too. PIAP: pixel AP of the maximum of all maps against the union of all ground truths.
-
-    Paper: it averages CIoU over "all objects in the scene". Read as a share of objects found (average='objects');
-    in Hu et al. (2020) a scene's IoUs are averaged first and then held against the level (average='scene').
-    Paper: no public code computes CAP. AVGN's code for PIAP swaps its arguments and ranks nothing: it takes the
-    cut prediction for the truth and the ground truth for the score (piap='avgn').
+    A scene has k sources (k, H, W), non-zero where they are, and k predicted maps in any order.
+    CAP: mean pixel AP over the sources, under the pairing of maps and sources that maximises it, as
+    for CIoU and AUC. PIAP: pixel AP of the maximum of all maps against the union of all sources. A
+    source without any pixel is left out.
+    Paper [62]: it averages CIoU over "all objects in the scene". Here that is the share of objects
+    found; Hu et al. (2020) average a scene's IoUs first and compare that with the level.
+    Paper [63]: no public code computes CAP. AVGN's code for PIAP swaps its arguments and ranks
+    nothing: it takes the cut prediction for the truth and the ground truth for the score.
     """
+    needs = ('sources',)
+    kept = ('cap', 'piap', 'iou', 'pairings')
 
-    kept = ('cap', 'piap', 'iou', 'scene_iou')
+    def update(self, heatmaps, sources):
+        super().update(heatmaps, sources)
+        self.pairing = torch.tensor(self.pairings[-len(sources):])          # (B, k) maps of sources
 
-    def __init__(self, threshold='fixed:0.5', strict=False, average='objects', piap='heatmap',
-                 reading='release'):
-        self.threshold, self.strict, self.reading = threshold, strict, reading
-        self.average, self.piap_reading = average, piap
-        self.cap, self.piap, self.iou, self.scene_iou = [], [], [], []
-
-    def __len__(self):
-        return len(self.cap)                                # scenes; .iou is of sources
-
-    def update(self, heatmaps, ground_truth):
-        """heatmaps, ground_truth (B, k, H, W); non-zero is source. A source without any pixel is left out."""
-        B, k, H, W = ground_truth.shape
-        seen = len(self.cap) * k
-        flat, each = checked(heatmaps.flatten(0, 1), ground_truth.flatten(0, 1), seen)  # (B * k, H, W) each
-        each = (each > 0).float()
-        maps, truth = flat.view(B, k, H, W), each.view(B, k, H, W)
-
-        # Every map against every source, and the best of all ways to give each source a map of its own.
-        ap = torch.stack([torch.stack([pixel_ap(maps[:, m], truth[:, s]) for s in range(k)], 1)
-                          for m in range(k)], 1)                                    # (B, k maps, k sources)
-        pairings = torch.tensor(list(itertools.permutations(range(k))))             # (k!, k) a map for each source
-        scores = ap[:, pairings, torch.arange(k)].nanmean(2)                        # (B, k!)
-        best, way = scores.nan_to_num(-1).max(1)                                    # (B,) each
-        self.cap += torch.where(best < 0, math.nan, best).tolist()
-
-        merged, union = maps.amax(1), truth.amax(1)                                 # (B, H, W) each
-        if self.piap_reading == 'avgn':
-            cut = binarise(merged, self.threshold, union.sum((1, 2)).long(), self.strict)
-            self.piap += pixel_ap(union, cut.float()).nan_to_num(0.0).tolist()
-        else:
-            self.piap += pixel_ap(merged, union).tolist()
-
-        self.pairing = pairings[way]                                                # (B, k) of the latest batch
-        own = maps[torch.arange(B)[:, None], self.pairing].flatten(0, 1)            # (B * k, H, W)
-        n_gt = each.sum((1, 2)).long()                                              # (B * k,)
-        counts = overlap_by(self.threshold, own, each, n_gt, self.strict, self.reading)
-        iou = torch.where(counts[2] > 0, ratio(*counts, 0.0), math.nan).view(B, k, -1)               # (B, k, T)
-        for scene in iou:
-            found = [row if self.threshold == 'sweep' else row[0] for row in scene.tolist()
-                     if not math.isnan(row[0])]
-            self.iou += found
-            if found:
-                self.scene_iou.append(mean(found))
+    def add(self, maps, sources):
+        k, sources = len(maps), (sources > 0).float()
+        ap = [pixel_ap(heat, truth) for heat, truth in itertools.product(maps, sources)]
+        ap = torch.tensor(ap, dtype=torch.float64).view(k, k)               # of each map and source
+        ways = torch.tensor(list(itertools.permutations(range(k))))         # (k!, k)
+        scores = ap[ways, torch.arange(k)].nanmean(1)                       # (k!,)
+        best = int(scores.nan_to_num(-1).argmax())
+        self.cap.append(float(scores[best]))
+        self.piap.append(pixel_ap(maps.amax(0), sources.amax(0)))
+        self.pairings.append(ways[best].tolist())
+        for heat, truth in zip(maps[ways[best]], sources):
+            if truth.any():
+                self.iou.append(self.score(self.threshold, heat, truth))
 
     def compute(self):
-        iou = self.iou if self.average == 'objects' else self.scene_iou
-        # Paper: AVGN's evaluator takes CIoU@k as IoU > k and its AUC as IoU >= t.
-        return {'CAP': percent(mean(self.cap)), 'PIAP': percent(mean(self.piap)),
-                **{f'CIoU@{level}': success_share(iou, level / 100, strict=True) for level in (10, 30, 50)},
-                'AUC': area_under_success(iou)}
+        # Paper [64]: AVGN's evaluator takes CIoU@k as IoU > k and its AUC as IoU >= t.
+        found = {f'CIoU@{k}': success_share(self.iou, k / 100, strict=True) for k in (10, 30, 50)}
+        return {'CAP': mean(self.cap, 100), 'PIAP': mean(self.piap, 100), **found,
+                'AUC': area_under_success(self.iou)}
+
+
+class BothRight(Streaming):
+    """both_right (not in the paper): the share of frames in which both sounds find their object.
+
+    Under each of its two sounds, the mean heat on the sound's own object must exceed that on the
+    other one; no threshold. `.waiting`: samples of frames whose other sound was not seen yet.
+    """
+    needs = ('mask', 'group')
+    kept = ('right', 'waiting')
+    waiting = {}                            # {group: (heatmap, mask)}
+
+    def add(self, heatmap, mask, group):
+        if group not in self.waiting:
+            self.waiting[group] = heatmap, mask
+            return
+        other_heatmap, other_mask = self.waiting.pop(group)
+        mine = heatmap[mask > 0.5].mean() > heatmap[other_mask > 0.5].mean()
+        theirs = other_heatmap[other_mask > 0.5].mean() > other_heatmap[mask > 0.5].mean()
+        self.right.append(100.0 * bool(mine and theirs))
+
+    def merge(self, other):
+        self.right += other.right
+        for group, sample in other.waiting.items():
+            self.add(*sample, group)
+
+    def compute(self):
+        return {'both_right': mean(self.right)}

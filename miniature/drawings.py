@@ -1,15 +1,16 @@
-"""Drawings of the miniature: eighteen kinds of object and seven kinds of background, made from nothing.
+"""Drawings of the miniature: eighteen kinds of object and seven kinds of background.
 
-The miniature stands in for VGGSound (Section 4.1) on a laptop. Twelve kinds of object have a voice (SOUNDING,
-see sounds.py) and six have none (SILENT); every object comes in ten colours, and no two drawings are alike.
-Nothing here learns and nothing is downloaded: numpy and pillow are all it needs.
+The miniature stands in for VGGSound (Section 4.1) on a laptop. Twelve kinds of object sound
+(SOUNDING, see sounds.py) and six do not (SILENT); every object comes in ten colours, and no two
+drawings are alike. Nothing here learns and nothing is downloaded.
 
 See every kind of object on every kind of background:
     python -m miniature.drawings out.png
 
-Coordinates inside a drawing run from 0 to 1, x to the right and y downwards, angles in degrees clockwise from
-three o'clock. The shapes are chunky on purpose: localization is scored against an object's outline and against
-its bounding box, and a thin tail that doubles the box would make the two disagree.
+Coordinates inside a drawing run from 0 to 1, x to the right and y downwards, angles in degrees
+clockwise from three o'clock. The shapes are chunky on purpose: localization is scored against an
+object's outline and against its bounding box, and a thin tail that doubles the box would make the
+two disagree.
 """
 import sys
 
@@ -17,16 +18,17 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 COLOURS = {
-    'red': (210, 45, 45), 'orange': (235, 135, 35), 'yellow': (235, 205, 50), 'green': (60, 160, 70),
-    'blue': (50, 95, 205), 'purple': (130, 65, 175), 'pink': (235, 130, 175), 'brown': (135, 85, 50),
-    'gray': (135, 135, 140), 'white': (238, 238, 235),
+    'red': (210, 45, 45), 'orange': (235, 135, 35), 'yellow': (235, 205, 50),
+    'green': (60, 160, 70), 'blue': (50, 95, 205), 'purple': (130, 65, 175),
+    'pink': (235, 130, 175), 'brown': (135, 85, 50), 'gray': (135, 135, 140),
+    'white': (238, 238, 235),
 }
-SOUNDING = ('bell', 'drum', 'siren', 'bird', 'dog', 'cat', 'car', 'clock', 'whistle', 'guitar', 'telephone',
-            'frog')
+SOUNDING = ('bell', 'drum', 'siren', 'bird', 'dog', 'cat', 'car', 'clock', 'whistle', 'guitar',
+            'telephone', 'frog')
 SILENT = ('tree', 'house', 'cup', 'umbrella', 'ball', 'flower')
 CLASSES = SOUNDING + SILENT
-PLACES = ('plain wall', 'evening sky', 'striped curtain', 'checkered floor', 'cloudy sky', 'open field',
-          'spotted carpet')
+PLACES = ('plain wall', 'evening sky', 'striped curtain', 'checkered floor', 'cloudy sky',
+          'open field', 'spotted carpet')
 
 CANVAS = 160            # pixels a side at which an object is drawn before it is reduced
 OUTLINE = 5             # pixels of outline at that size
@@ -36,16 +38,24 @@ GUITAR_ROTATION = 60    # a guitar is held at any slant
 SQUEEZE = 0.88          # the least width, as a share of the drawn width
 ALPHA_INSIDE = 100      # alpha above this belongs to the object, of 255
 
-INK, CREAM = (25, 25, 30), (248, 244, 230)
-WOOD, DARK_WOOD = (115, 75, 40), (62, 40, 24)
-GLASS, STEEL = (185, 218, 238), (188, 190, 196)
-BEAK, LEAF, GOLD = (240, 155, 30), (65, 150, 70), (245, 200, 40)
+INK = (25, 25, 30)
+CREAM = (248, 244, 230)
+WOOD = (115, 75, 40)
+DARK_WOOD = (62, 40, 24)
+GLASS = (185, 218, 238)
+STEEL = (188, 190, 196)
+BEAK = (240, 155, 30)
+LEAF = (65, 150, 70)
+GOLD = (245, 200, 40)
 
 
 # --------------------------------------- a sheet to draw on ---------------------------------------
 
 class Canvas:
-    """A transparent square image with drawing methods in unit coordinates; `image` is RGBA, CANVAS x CANVAS."""
+    """A transparent square with drawing methods in unit coordinates.
+
+    image: RGBA, CANVAS x CANVAS
+    """
 
     def __init__(self):
         self.image = Image.new('RGBA', (CANVAS, CANVAS), (0, 0, 0, 0))
@@ -70,7 +80,8 @@ class Canvas:
         self.pen.pieslice(around(cx, cy, rx, ry), start, end, fill, outline, OUTLINE)
 
     def arc(self, cx, cy, rx, ry, start, end, fill=INK, width=0.03):
-        self.pen.arc(around(cx, cy, rx, ry), start, end, fill=fill, width=max(1, round(width * CANVAS)))
+        self.pen.arc(around(cx, cy, rx, ry), start, end, fill=fill,
+                     width=max(1, round(width * CANVAS)))
 
 
 def pixels(points):
@@ -104,7 +115,8 @@ def bell(canvas, colour, rng):
     canvas.ellipse(0.5, 0.88, 0.13, 0.11, darker(colour, 0.55))
     canvas.box(0.40, 0.02, 0.60, 0.22, darker(colour, 0.75), corner=0.09)
     shoulder = rng.uniform(0.30, 0.35)
-    left = [(0.36, 0.12), (0.5 - shoulder * 0.9, 0.22), (0.5 - shoulder, 0.36), (0.12, 0.66), (0.04, 0.82)]
+    left = [(0.36, 0.12), (0.5 - shoulder * 0.9, 0.22), (0.5 - shoulder, 0.36), (0.12, 0.66),
+            (0.04, 0.82)]
     right = [(1 - x, y) for x, y in reversed(left)]
     canvas.polygon(left + right, colour)
     canvas.box(0.01, 0.72, 0.99, 0.87, darker(colour, 0.8), corner=0.06)
@@ -117,7 +129,8 @@ def drum(canvas, colour, rng):
     for x in (0.055, 0.945):
         canvas.line([(x, 0.30), (x, 0.80)])
     across = np.linspace(0.08, 0.92, 2 * rng.integers(3, 6) + 1)
-    canvas.line([(x, 0.52 if k % 2 else 0.86) for k, x in enumerate(across)], contrasting(colour), 0.045)
+    canvas.line([(x, 0.52 if k % 2 else 0.86) for k, x in enumerate(across)], contrasting(colour),
+                0.045)
     canvas.ellipse(0.5, 0.32, 0.46, 0.19, darker(colour))
     canvas.ellipse(0.5, 0.29, 0.46, 0.18, CREAM)
     for hand in (-1, 1):                                 # two sticks, their round heads on the skin
@@ -128,9 +141,10 @@ def drum(canvas, colour, rng):
 def siren(canvas, colour, rng):
     canvas.box(0.11, 0.03, 0.89, 0.95, colour, corner=0.36)
     glow = (255, 250, 190) if contrasting(colour) == CREAM else BEAK
-    turn = rng.uniform(-12, 12)                          # of the rays about the lamp inside the dome
+    turn = rng.uniform(-12, 12)  # of the rays about the lamp inside the dome
     for degrees in range(180, 361, 45):
-        start, end = on_circle(0.5, 0.50, 0.18, degrees + turn), on_circle(0.5, 0.50, 0.30, degrees + turn)
+        start = on_circle(0.5, 0.50, 0.18, degrees + turn)
+        end = on_circle(0.5, 0.50, 0.30, degrees + turn)
         canvas.line([start, end], glow, 0.055)
     canvas.box(0.38, 0.38, 0.62, 0.80, glow, corner=0.12)
     canvas.box(0.02, 0.71, 0.98, 0.96, (62, 64, 74), corner=0.06)
@@ -161,7 +175,8 @@ def dog(canvas, colour, rng):
         canvas.box(x, 0.62, x + 0.16, 0.98, colour, corner=0.05)
     canvas.box(0.05, 0.40, 0.76, 0.80, colour, corner=0.13)
     for _ in range(rng.integers(0, 4)):
-        canvas.ellipse(rng.uniform(0.17, 0.46), rng.uniform(0.51, 0.68), 0.06, 0.05, dark, outline=None)
+        canvas.ellipse(rng.uniform(0.17, 0.46), rng.uniform(0.51, 0.68), 0.06, 0.05, dark,
+                       outline=None)
     canvas.box(0.48, 0.05, 0.86, 0.56, colour, corner=0.13)
     canvas.box(0.66, 0.26, 0.98, 0.53, lighter(colour), corner=0.10)
     canvas.ellipse(0.93, 0.31, 0.065, 0.055, INK)
@@ -216,7 +231,8 @@ def clock(canvas, colour, rng):
     canvas.ellipse(0.5, 0.54, 0.44, 0.44, colour)
     canvas.ellipse(0.5, 0.54, 0.33, 0.33, CREAM)
     for degrees in range(0, 360, 90 if rng.random() < 0.5 else 30):
-        canvas.line([on_circle(0.5, 0.54, 0.25, degrees), on_circle(0.5, 0.54, 0.30, degrees)], INK, 0.03)
+        canvas.line([on_circle(0.5, 0.54, 0.25, degrees), on_circle(0.5, 0.54, 0.30, degrees)],
+                    INK, 0.03)
     canvas.line([(0.5, 0.54), on_circle(0.5, 0.54, 0.16, rng.uniform(0, 360))], INK, 0.06)
     canvas.line([(0.5, 0.54), on_circle(0.5, 0.54, 0.24, rng.uniform(0, 360))], INK, 0.04)
 
@@ -264,7 +280,8 @@ def telephone(canvas, colour, rng):
 
 
 def frog(canvas, colour, rng):
-    dark, belly = darker(colour, 0.75), lighter(colour, 0.6)
+    dark = darker(colour, 0.75)
+    belly = lighter(colour, 0.6)
     for side in (-1, 1):
         canvas.ellipse(0.5 + side * 0.33, 0.75, 0.17, 0.19, dark)
         canvas.ellipse(0.5 + side * 0.34, 0.93, 0.16, 0.06, dark)
@@ -283,9 +300,10 @@ def frog(canvas, colour, rng):
 
 def tree(canvas, colour, rng):
     canvas.box(0.38, 0.55, 0.62, 0.99, WOOD)
-    crown = [(0.26, 0.50, 0.24), (0.74, 0.50, 0.24), (0.32, 0.28, 0.24), (0.68, 0.28, 0.24), (0.5, 0.24, 0.23),
-             (0.5, 0.50, 0.24)]                          # clumps of leaves: x, y, radius
-    crown = [(x, y + rng.uniform(-0.03, 0.03), radius * rng.uniform(0.9, 1.05)) for x, y, radius in crown]
+    crown = [(0.26, 0.50, 0.24), (0.74, 0.50, 0.24), (0.32, 0.28, 0.24), (0.68, 0.28, 0.24),
+             (0.5, 0.24, 0.23), (0.5, 0.50, 0.24)]       # clumps of leaves: x, y, radius
+    crown = [(x, y + rng.uniform(-0.03, 0.03), radius * rng.uniform(0.9, 1.05))
+             for x, y, radius in crown]
     for x, y, radius in crown:
         canvas.ellipse(x, y, radius, radius, colour)
     for x, y, radius in crown:
@@ -345,16 +363,17 @@ def flower(canvas, colour, rng):
     canvas.line([(0.5, 0.60), (0.5, 0.97)], LEAF, 0.08)
     for side in (-1, 1):
         canvas.ellipse(0.5 + side * 0.19, 0.89, 0.17, 0.09, LEAF)
-    petals, turn = int(rng.integers(5, 9)), rng.uniform(0, 72)
+    petals = int(rng.integers(5, 9))
+    turn = rng.uniform(0, 72)
     for degrees in np.arange(petals) * 360 / petals + turn:
         canvas.ellipse(*on_circle(0.5, 0.41, 0.25, degrees), 0.17, 0.17, colour)
     canvas.ellipse(0.5, 0.41, 0.17, 0.17, GOLD)
 
 
 DRAW = {
-    'bell': bell, 'drum': drum, 'siren': siren, 'bird': bird, 'dog': dog, 'cat': cat, 'car': car, 'clock': clock,
-    'whistle': whistle, 'guitar': guitar, 'telephone': telephone, 'frog': frog, 'tree': tree, 'house': house,
-    'cup': cup, 'umbrella': umbrella, 'ball': ball, 'flower': flower,
+    'bell': bell, 'drum': drum, 'siren': siren, 'bird': bird, 'dog': dog, 'cat': cat, 'car': car,
+    'clock': clock, 'whistle': whistle, 'guitar': guitar, 'telephone': telephone, 'frog': frog,
+    'tree': tree, 'house': house, 'cup': cup, 'umbrella': umbrella, 'ball': ball, 'flower': flower,
 }
 
 
@@ -368,7 +387,7 @@ def sprite(name, colour, size, rng, pose=True):
     size    pixels of the longer side
     rng     numpy.random.Generator; the same state gives the same drawing
     pose    mirror, lean and squeeze the drawing at random; False leaves it upright
-    Returns a PIL image, RGBA, (H, W) with max(H, W) = size; the object is where alpha > ALPHA_INSIDE.
+    Returns a PIL image, RGBA, (H, W) with max(H, W) = size; alpha > ALPHA_INSIDE is the object.
     """
     if name not in DRAW:
         raise ValueError(f'no drawing is called {name!r}; the classes are {", ".join(CLASSES)}')
@@ -376,17 +395,20 @@ def sprite(name, colour, size, rng, pose=True):
         raise ValueError(f'no colour is called {colour!r}; the colours are {", ".join(COLOURS)}')
     jitter = rng.integers(-COLOUR_JITTER, COLOUR_JITTER + 1, 3)
     canvas = Canvas()
-    DRAW[name](canvas, tuple(int(value) for value in np.clip(COLOURS[colour] + jitter, 0, 255)), rng)
-    image, squeeze = canvas.image, 1.0
+    paint = np.clip(COLOURS[colour] + jitter, 0, 255)
+    DRAW[name](canvas, tuple(int(value) for value in paint), rng)
+    image = canvas.image
+    squeeze = 1.0
     if pose:
         if rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         limit = GUITAR_ROTATION if name == 'guitar' else ROTATION
         image = image.rotate(rng.uniform(-limit, limit), Image.Resampling.BILINEAR, expand=True)
         squeeze = rng.uniform(SQUEEZE, 1.0)
-    inside = image.getchannel('A').point(lambda alpha: 255 * (alpha > ALPHA_INSIDE))
-    image = image.crop(inside.getbbox())
-    width, height = image.width * squeeze, image.height
+    inside = np.asarray(image.getchannel('A')) > ALPHA_INSIDE                           # (H, W)
+    image = image.crop(Image.fromarray(inside).getbbox())
+    width = image.width * squeeze
+    height = image.height
     scale = size / max(width, height)
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
     return image.resize(shape, Image.Resampling.LANCZOS)
@@ -396,7 +418,7 @@ def sprite(name, colour, size, rng, pose=True):
 
 def pattern(place, size, rng):
     """How much of the second colour each pixel of `place` takes: (size, size) in [0, 1]."""
-    y, x = np.mgrid[0:size, 0:size] / size                                              # (H, W) each
+    y, x = np.mgrid[0:size, 0:size] / size                                      # (H, W) each
     angle = rng.uniform(0, 2 * np.pi)
     along = x * np.cos(angle) + y * np.sin(angle)                                       # (H, W)
     if place == 'plain wall':
@@ -415,8 +437,11 @@ def pattern(place, size, rng):
     if place == 'open field':
         return (y > rng.uniform(0.35, 0.75)).astype(float)
     if place == 'spotted carpet':
-        cx, cy, area = rng.random((8, 1, 1)), rng.random((8, 1, 1)), rng.uniform(0.005, 0.04, (8, 1, 1))
-        return ((x - cx) ** 2 + (y - cy) ** 2 < area).any(0).astype(float)              # (8, H, W) -> (H, W)
+        cx = rng.random((8, 1, 1))
+        cy = rng.random((8, 1, 1))
+        area = rng.uniform(0.005, 0.04, (8, 1, 1))
+        inside = (x - cx) ** 2 + (y - cy) ** 2 < area                           # (8, H, W)
+        return inside.any(0).astype(float)                                      # (H, W)
     raise ValueError(f'no background is called {place!r}; the places are {", ".join(PLACES)}')
 
 
@@ -432,15 +457,15 @@ def background(place, size, rng):
     first = rng.integers(40, 225, 3)
     second = np.clip(first + rng.integers(-70, 70, 3), 0, 255)
     image = first + (second - first) * share                                            # (H, W, 3)
-    image += rng.standard_normal((size, size, 1)) * rng.uniform(0, 12)                  # grain in brightness
-    image += rng.standard_normal((size, size, 3)) * rng.uniform(0, 5)                   # grain in colour
+    image += rng.standard_normal((size, size, 1)) * rng.uniform(0, 12)  # grain in brightness
+    image += rng.standard_normal((size, size, 3)) * rng.uniform(0, 5)  # grain in colour
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
 # ----------------------------------------- contact sheet ------------------------------------------
 
 def contact_sheet(path, tile=72, seed=0):
-    """Save a picture of every class (rows of two classes) on every place, in several colours, to `path`.
+    """Save a picture of every class on every place, in several colours; two classes a row.
 
     tile  pixels a side of one cell
     """
@@ -449,7 +474,8 @@ def contact_sheet(path, tile=72, seed=0):
     for k, name in enumerate(CLASSES):
         for column, place in enumerate(PLACES):
             cell = Image.fromarray(background(place, tile, rng))
-            thing = sprite(name, str(rng.choice(list(COLOURS))), int(tile * rng.uniform(0.65, 0.9)), rng)
+            thing = sprite(name, str(rng.choice(list(COLOURS))),
+                           int(tile * rng.uniform(0.65, 0.9)), rng)
             cell.paste(thing, ((tile - thing.width) // 2, (tile - thing.height) // 2), thing)
             sheet.paste(cell, ((k % 2 * len(PLACES) + column) * tile, k // 2 * tile))
     sheet.save(path)

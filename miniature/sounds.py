@@ -1,9 +1,10 @@
 """The sounds of the miniature: two seconds of audio per class, synthesised with NumPy.
 
-The paper trains on VGGSound clips (Section 4.1). Here every clip is made from a random generator, so
-that the whole method runs on a laptop with nothing to download. The file holds, in this order: building
-blocks, one function per sounding class, one per ambient sound (heard, but nothing in the picture makes
-it), the functions that the rest of the repository calls, and the caption phrases for each sound.
+The paper trains on VGGSound clips (Section 4.1). Here every clip is made from a random generator,
+so that the whole method runs on a laptop with nothing to download. The file holds, in this order:
+building blocks, one function per sounding class, one per ambient sound (heard, but nothing in the
+picture makes it), the functions that the rest of the repository calls, and the caption phrases for
+each sound.
 
 Listen to three examples of each sound:
     python -m miniature.sounds sounds
@@ -18,12 +19,13 @@ SAMPLE_RATE = 16_000                # Hz, what the audio encoder expects
 SECONDS = 2.0                       # length of a clip; the paper's clips are 10 s
 FLOOR_DB = (12.0, 35.0)             # the noise floor lies this far below the signal's RMS
 PEAK = (0.15, 0.9)                  # peak level of a clip, 1 is full scale
-SILENT_PEAK_LOG10 = (-6.0, -4.3)    # log10 of the peak of near-silent noise; one 16-bit step is 10^-4.5
-FIRST_ONSET = 0.12                  # s, the latest start of a sound: a clip of gaps looks like silence
+# log10 of the peak of near-silent noise; one 16-bit step is 10^-4.5
+SILENT_PEAK_LOG10 = (-6.0, -4.3)
+FIRST_ONSET = 0.12  # s, the latest start of a sound: a clip of gaps looks like silence
 TOP = 7_800.0                       # Hz, no partial is placed above this (Nyquist is 8000 Hz)
 
 
-# ------------------------------------------ building blocks ------------------------------------------
+# -------------------------------------- building blocks --------------------------------------
 
 def length(seconds):
     """Number of samples in `seconds`."""
@@ -45,11 +47,12 @@ def ring(frequencies, amplitudes, decays, seconds):
 
     frequencies (Hz), amplitudes, decays (s until 1/e): (P,) each. -> (n,)
     """
-    n, block = length(seconds), 256
-    pole = (2j * np.pi * np.asarray(frequencies) - 1 / np.asarray(decays)) / SAMPLE_RATE       # (P,)
+    n = length(seconds)
+    block = 256
+    pole = (2j * np.pi * np.asarray(frequencies) - 1 / np.asarray(decays)) / SAMPLE_RATE  # (P,)
     # exp(pole (a + b)) = exp(pole a) exp(pole b): P (n / 256 + 256) exponentials instead of P n
-    starts = np.exp(np.outer(np.arange(0, n, block), pole))                                   # (n/256, P)
-    within = np.exp(np.outer(pole, np.arange(block))) * np.asarray(amplitudes)[:, None]       # (P, 256)
+    starts = np.exp(np.outer(np.arange(0, n, block), pole))  # (n/256, P)
+    within = np.exp(np.outer(pole, np.arange(block))) * np.asarray(amplitudes)[:, None]  # (P, 256)
     return (starts @ within).imag.reshape(-1)[:n]                                             # (n,)
 
 
@@ -57,17 +60,20 @@ def voice(frequency, gain, harmonics=25):
     """Harmonic sum with a spectral envelope: anything with a throat, an engine or a horn.
 
     frequency: (n,) the fundamental in Hz at every sample.
-    gain(hertz, position): level of a harmonic at `hertz` when `position` (0..1) of the sound has passed.
+    gain(hertz, position): level of a harmonic when `position` (0..1) of the sound has passed.
     """
-    n, hop = len(frequency), 16     # the envelope moves slowly, so it is computed every 16 samples
-    coarse, position = frequency[::hop], np.linspace(0, 1, n)[::hop]                          # (n/16,)
+    n = len(frequency)
+    hop = 16    # the envelope moves slowly, so it is computed every 16 samples
+    coarse = frequency[::hop]
+    position = np.linspace(0, 1, n)[::hop]    # (n/16,)
     turn = np.exp(2j * np.pi * np.cumsum(frequency) / SAMPLE_RATE).astype(np.complex64)       # (n,)
-    y, harmonic = np.zeros(n, np.float32), np.ones(n, np.complex64)
+    y = np.zeros(n, np.float32)
+    harmonic = np.ones(n, np.complex64)
     for k in range(1, harmonics + 1):
         if k * coarse.min() > TOP:
             break
         harmonic *= turn            # turn^k: its imaginary part is the sine of the k-th harmonic
-        level = (gain(k * coarse, position) * (k * coarse < TOP)).astype(np.float32)          # (n/16,)
+        level = (gain(k * coarse, position) * (k * coarse < TOP)).astype(np.float32)  # (n/16,)
         if level.max() > 1e-3:
             y += np.repeat(level, hop)[:n] * harmonic.imag
     return y
@@ -113,19 +119,21 @@ def fill(rng, n, event):
 
     event(index) -> (waveform, seconds until the next event starts). Events may overlap.
     """
-    y, index = np.zeros(n), 0
+    y = np.zeros(n)
+    index = 0
     start = rng.uniform(0, min(FIRST_ONSET, 0.1 * n / SAMPLE_RATE))
     while start < n / SAMPLE_RATE:
         x, step = event(index)
         add(y, x, start)
-        start, index = start + step, index + 1
+        start += step
+        index += 1
     return y
 
 
-# ----------------------------- sounding classes: (rng, n) -> (n,), any level -----------------------------
+# ------------------------- sounding classes: (rng, n) -> (n,), any level -------------------------
 
 def bell(rng, n):
-    """A church bell's partials (hum, prime, tierce, quint, nominal, ...), struck at a regular pace."""
+    """A church bell's partials (hum, prime, tierce, quint, ...), struck at a regular pace."""
     ratios = np.array([0.5, 1, 1.19, 1.5, 2, 2.51, 2.66, 3.01, 4.1])
     decays = np.array([1.2, 1, 0.8, 0.6, 0.5, 0.35, 0.3, 0.25, 0.15]) * rng.uniform(0.7, 1.1)
     levels = np.array([0.5, 1, 0.7, 0.5, 0.8, 0.4, 0.4, 0.3, 0.3]) * rng.uniform(0.6, 1.4, 9)
@@ -158,13 +166,17 @@ def siren(rng, n):
     glide = sine(n, rng.uniform(0.6, 2.2), rng.uniform(0, 2 * np.pi))
     if rng.random() < 0.4:
         glide = np.tanh(20 * glide)             # the two-tone horn
-    low, ratio, dullness = rng.uniform(550, 800), rng.uniform(1.7, 2.2), rng.uniform(800, 1600)
-    return voice(low * ratio ** ((glide + 1) / 2), lambda hertz, _: np.exp(-hertz / dullness), harmonics=8)
+    low = rng.uniform(550, 800)
+    ratio = rng.uniform(1.7, 2.2)
+    dullness = rng.uniform(800, 1600)
+    return voice(low * ratio ** ((glide + 1) / 2), lambda hertz, _: np.exp(-hertz / dullness),
+                 harmonics=8)
 
 
 def bird(rng, n):
     """Short chirps that sweep up or down between 2.5 and 6.5 kHz."""
-    centre, flutter = rng.uniform(3200, 5700), rng.uniform(15, 40)
+    centre = rng.uniform(3200, 5700)
+    flutter = rng.uniform(15, 40)
 
     def event(index):
         m = length(rng.uniform(0.05, 0.16))
@@ -177,7 +189,8 @@ def bird(rng, n):
 
 def dog(rng, n):
     """Barks: a short rise and fall of a rough voice with an open-mouth resonance near 900 Hz."""
-    pitch, mouth = rng.uniform(150, 300), rng.uniform(700, 1100)
+    pitch = rng.uniform(150, 300)
+    mouth = rng.uniform(700, 1100)
     pause = rng.uniform(0.06, 0.3)
 
     def event(index):
@@ -186,14 +199,16 @@ def dog(rng, n):
         bark = voice(pitch * rng.uniform(0.9, 1.1) * (1 + 0.6 * np.sin(np.pi * p)),
                      lambda hertz, _: formant(hertz, mouth, 700) + 0.25 * formant(hertz, 2200, 900))
         breath = 0.6 * hiss(rng, m, 500, 3500)
-        return (bark + breath) * np.sin(np.pi * p ** 0.6), m / SAMPLE_RATE + pause * rng.uniform(0.7, 1.3)
+        bark = (bark + breath) * np.sin(np.pi * p ** 0.6)
+        return bark, m / SAMPLE_RATE + pause * rng.uniform(0.7, 1.3)
 
     return fill(rng, n, event)
 
 
 def cat(rng, n):
     """Meows: a long voice whose mouth opens and closes, so the resonance rises and falls."""
-    pitch, wide = rng.uniform(420, 620), rng.uniform(1000, 1500)
+    pitch = rng.uniform(420, 620)
+    wide = rng.uniform(1000, 1500)
 
     def mouth(hertz, position):
         centre = 900 + wide * np.sin(np.pi * position)
@@ -212,7 +227,8 @@ def cat(rng, n):
 def car(rng, n):
     """An engine: many low harmonics that rev up and down over a rumble."""
     rev = 1 + 0.25 * sine(n, rng.uniform(0.15, 0.6), rng.uniform(0, 2 * np.pi))
-    firing, muffler = rng.uniform(35, 85) * rev, rng.uniform(280, 450)
+    firing = rng.uniform(35, 85) * rev
+    muffler = rng.uniform(280, 450)
     engine = voice(firing, lambda hertz, _: np.exp(-hertz / muffler))
     engine *= 1 + 0.3 * sweep(firing / 4)       # cylinders never fire quite alike
     return engine + rng.uniform(0.4, 1.0) * hiss(rng, n, 30, 500)
@@ -226,7 +242,9 @@ def clock(rng, n):
         click = rng.standard_normal(m) * np.exp(-np.arange(m) / (0.004 * SAMPLE_RATE))
         return x + click
 
-    works, case, pace = rng.uniform(2200, 2900), rng.uniform(300, 600), rng.uniform(0.2, 0.36)
+    works = rng.uniform(2200, 2900)
+    case = rng.uniform(300, 600)
+    pace = rng.uniform(0.2, 0.36)
     beats = [beat(works, case), beat(works * rng.uniform(1.2, 1.4), case * 1.1)]
     ticking = fill(rng, n, lambda i: (beats[i % 2] * rng.uniform(0.9, 1), pace))
     return room(ticking, rng, decay=rng.uniform(0.12, 0.22), level=0.8)
@@ -234,7 +252,8 @@ def clock(rng, n):
 
 def whistle(rng, n):
     """A referee's whistle: a steady high tone that the pea inside makes tremble, and breath."""
-    pitch, pea = rng.uniform(2100, 3300), rng.uniform(18, 40)
+    pitch = rng.uniform(2100, 3300)
+    pea = rng.uniform(18, 40)
 
     def event(index):
         m = length(rng.uniform(0.35, 1.1))
@@ -250,12 +269,14 @@ def whistle(rng, n):
 def guitar(rng, n):
     """Plucked strings: every harmonic decays on its own, the high ones sooner."""
     k = np.arange(1, 21)
-    body, place = rng.uniform(95, 140), rng.uniform(0.12, 0.35)     # Hz; where along the string it is plucked
-    scale = np.array([0, 2, 4, 7, 9, 12, 14, 16, 19])               # semitones, two octaves pentatonic
+    body = rng.uniform(95, 140)         # Hz
+    place = rng.uniform(0.12, 0.35)     # where along the string it is plucked
+    scale = np.array([0, 2, 4, 7, 9, 12, 14, 16, 19])  # semitones, two octaves pentatonic
     pace = rng.uniform(0.18, 0.36)
 
     def event(index):
-        hertz = body * 2 ** (rng.choice(scale) / 12) * k * np.sqrt(1 + 1e-4 * k ** 2)   # strings are stiff
+        # strings are stiff
+        hertz = body * 2 ** (rng.choice(scale) / 12) * k * np.sqrt(1 + 1e-4 * k ** 2)
         levels = np.sin(np.pi * k * place) / k * (hertz < TOP)
         note = ring(hertz, levels, 0.5 / (1 + 0.12 * k), 1.2)
         return note * rng.uniform(0.6, 1), pace * rng.uniform(0.85, 1.05)
@@ -265,8 +286,11 @@ def guitar(rng, n):
 
 def telephone(rng, n):
     """An electronic ring: two tones chopped some twenty times a second, with short pauses."""
-    first, second, warble = rng.uniform(950, 1250), rng.uniform(1300, 1600), rng.uniform(16, 26)
-    on, off = rng.uniform(0.3, 0.5), rng.uniform(0.12, 0.3)
+    first = rng.uniform(950, 1250)
+    second = rng.uniform(1300, 1600)
+    warble = rng.uniform(16, 26)
+    on = rng.uniform(0.3, 0.5)
+    off = rng.uniform(0.12, 0.3)
     m = length(on)
     tones = sine(m, first) + sine(m, second) + 0.4 * sine(m, 2.7 * first)
     burst = tones * (0.55 + 0.45 * np.tanh(6 * sine(m, warble)))
@@ -275,7 +299,8 @@ def telephone(rng, n):
 
 def frog(rng, n):
     """Croaks: a train of some forty pulses per second, each ringing in the throat."""
-    throat, rate = rng.uniform(500, 1000), rng.uniform(28, 60)
+    throat = rng.uniform(500, 1000)
+    rate = rng.uniform(28, 60)
     pulse = ring([throat, 2.3 * throat], [1, 0.5], [0.007, 0.007], 0.03)
 
     def event(index):
@@ -288,18 +313,20 @@ def frog(rng, n):
     return fill(rng, n, event)
 
 
-# ----------------------------------- ambient sounds: (rng, n) -> (n,) -----------------------------------
+# ------------------------------- ambient sounds: (rng, n) -> (n,) -------------------------------
 
 def noise(rng, n):
     """Coloured noise, power ~ 1 / f^exponent: white at 0, pink at 1, brown at 2."""
     exponent = rng.uniform(0, 2)
     f = np.fft.rfftfreq(n, 1 / SAMPLE_RATE)
-    return np.fft.irfft(np.fft.rfft(rng.standard_normal(n)) / np.maximum(f, 20) ** (exponent / 2), n)
+    white = np.fft.rfft(rng.standard_normal(n))
+    return np.fft.irfft(white / np.maximum(f, 20) ** (exponent / 2), n)
 
 
 def rain(rng, n):
     """A bright hiss with some sixty drops per second on top."""
-    y, m = hiss(rng, n, 1500, 7000), 200
+    y = hiss(rng, n, 1500, 7000)
+    m = 200
     fade = np.exp(-np.arange(m) / (0.002 * SAMPLE_RATE))
     for _ in range(round(rng.uniform(40, 80) * n / SAMPLE_RATE)):
         drop = rng.standard_normal(m) * fade * rng.uniform(1, 6)
@@ -311,7 +338,8 @@ def wind(rng, n):
     """Gusts: a low rush that swells and fades, and a howl that swells with it."""
     gust = 1 + 0.7 * sine(n, rng.uniform(0.2, 0.8), rng.uniform(0, 2 * np.pi))
     howl = rng.uniform(350, 800)
-    return gust * hiss(rng, n, 80, rng.uniform(300, 600)) + 0.5 * gust ** 2 * hiss(rng, n, 0.9 * howl, 1.1 * howl)
+    rush = gust * hiss(rng, n, 80, rng.uniform(300, 600))
+    return rush + 0.5 * gust ** 2 * hiss(rng, n, 0.9 * howl, 1.1 * howl)
 
 
 def speech(rng, n):
@@ -320,21 +348,24 @@ def speech(rng, n):
 
     def event(index):
         m = length(rng.uniform(0.1, 0.28))
-        first, second = rng.uniform(300, 800), rng.uniform(900, 2300)
-        syllable = voice(pitch * rng.uniform(0.85, 1.15) * np.linspace(1, 1.1, m),
-                         lambda hertz, _: formant(hertz, first, 150) + 0.5 * formant(hertz, second, 200))
+        first = rng.uniform(300, 800)
+        second = rng.uniform(900, 2300)
+
+        def vowel(hertz, _):
+            return formant(hertz, first, 150) + 0.5 * formant(hertz, second, 200)
+        syllable = voice(pitch * rng.uniform(0.85, 1.15) * np.linspace(1, 1.1, m), vowel)
         return syllable * np.hanning(m), m / SAMPLE_RATE + rng.uniform(0, 0.12)
 
     return fill(rng, n, event)
 
 
-SYNTH = {'bell': bell, 'drum': drum, 'siren': siren, 'bird': bird, 'dog': dog, 'cat': cat, 'car': car,
-         'clock': clock, 'whistle': whistle, 'guitar': guitar, 'telephone': telephone, 'frog': frog,
-         'noise': noise, 'rain': rain, 'wind': wind, 'speech': speech}
+SYNTH = {'bell': bell, 'drum': drum, 'siren': siren, 'bird': bird, 'dog': dog, 'cat': cat,
+         'car': car, 'clock': clock, 'whistle': whistle, 'guitar': guitar, 'telephone': telephone,
+         'frog': frog, 'noise': noise, 'rain': rain, 'wind': wind, 'speech': speech}
 AMBIENT = ('noise', 'rain', 'wind', 'speech')       # nothing in a picture makes these
 
 
-# ------------------------------------------ what a caller uses ------------------------------------------
+# -------------------------------------- what a caller uses --------------------------------------
 
 def sound(name, rng, seconds=SECONDS):
     """One clip of a sounding class, an ambient sound or 'silence', different for every draw.
@@ -352,12 +383,13 @@ def sound(name, rng, seconds=SECONDS):
         floor = np.sqrt(np.mean(y ** 2)) * 10 ** (-rng.uniform(*FLOOR_DB) / 20)
         y = y + floor * rng.standard_normal(n)
     else:
-        raise ValueError(f"there is no sound called {name!r}; choose 'silence' or one of {', '.join(SYNTH)}")
+        raise ValueError(f"there is no sound called {name!r}; choose 'silence' or one of "
+                         f"{', '.join(SYNTH)}")
     return (y * (peak / np.abs(y).max())).astype(np.float32)                                  # (n,)
 
 
 def white_noise(rng, seconds=SECONDS):
-    """Loud uniform noise in -1..1, AVSBench-Robust's noise condition (released code). -> (n,) float32"""
+    """Loud uniform noise, AVSBench-Robust's condition (released code). -> (n,) float32 in -1..1"""
     return rng.uniform(-1, 1, length(seconds)).astype(np.float32)
 
 
@@ -373,7 +405,7 @@ def mixture(*waveforms):
     return (0.5 * np.sum(waveforms, axis=0)).astype(np.float32)                               # (n,)
 
 
-# What an audio captioner may say of each sound; some phrases name the object, some only what is heard.
+# What an audio captioner may say of each sound: two phrases name the object, two what is heard.
 DESCRIPTIONS = {
     'bell': ('a bell rings', 'a church bell tolling', 'a metallic ringing that slowly fades',
              'chiming in regular strokes'),
@@ -382,9 +414,11 @@ DESCRIPTIONS = {
     'siren': ('a siren wails', 'an emergency siren', 'a loud tone rises and falls',
               'an alarm between two pitches'),
     'bird': ('a bird sings', 'birds chirping', 'quick high chirps', 'bright tweeting up and down'),
-    'dog': ('a dog barks', 'a barking dog', 'short deep barking', 'an animal barks again and again'),
+    'dog': ('a dog barks', 'a barking dog', 'short deep barking',
+            'an animal barks again and again'),
     'cat': ('a cat meows', 'a meowing cat', 'a long drawn whining cry', 'an animal mews'),
-    'car': ('a car engine running', 'a car drives', 'an engine revs up and down', 'a low motor rumble'),
+    'car': ('a car engine running', 'a car drives', 'an engine revs up and down',
+            'a low motor rumble'),
     'clock': ('a clock ticks', 'the ticking of a clock', 'tick tock in even steps',
               'small sharp clicks at a steady pace'),
     'whistle': ('a whistle is blown', "a referee's whistle", 'a shrill trembling tone',
@@ -393,8 +427,10 @@ DESCRIPTIONS = {
                'gentle string music'),
     'telephone': ('a telephone rings', 'a phone ringing', 'electronic warbling with short pauses',
                   'two fast beeping tones'),
-    'frog': ('a frog croaks', 'a croaking frog', 'rough throaty pulses', 'low rattling calls by a pond'),
-    'noise': ('static noise', 'a constant hiss', 'steady noise without any change', 'a radio between stations'),
+    'frog': ('a frog croaks', 'a croaking frog', 'rough throaty pulses',
+             'low rattling calls by a pond'),
+    'noise': ('static noise', 'a constant hiss', 'steady noise without any change',
+              'a radio between stations'),
     'rain': ('rain is falling', 'heavy rain', 'water drops patter', 'many drops hit a roof'),
     'wind': ('wind is blowing', 'strong wind', 'gusts rush and howl', 'air swells and fades'),
     'speech': ('a person speaks', 'someone is talking', 'a human voice', 'mumbled words'),

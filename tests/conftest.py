@@ -1,29 +1,38 @@
-"""Shared by the tests: the repository on the path, two threads, a small world, the golden folder, what a run has saved."""
+"""Shared by the tests: one thread, no hub, a small world, scripts, what a run has saved."""
 
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import pytest
-import torch
+# for the processes that tests start, too
+os.environ['OMP_NUM_THREADS'] = '1'     # tensors so small only wait for a second thread
+os.environ['HF_HUB_OFFLINE'] = '1'      # a test that asks the hub is wrong, or about its absence
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-torch.set_num_threads(2)
-os.environ['HF_HUB_OFFLINE'] = '1'      # a test that asks the hub for something is wrong, or about its absence
+torch.set_num_threads(1)
 
 from miniature import world  # noqa: E402
 
-SMALL = {'train': 96, 'val': 16, 'vggss': 16, 'is4': 8, 'ext_vggss': 6, 'flickr': 4, 'ext_flickr': 6, 'vpo_ss': 4, 'vpo_ms': 6,
-         'avs_s4': 2, 'avs_ms3': 2, 'ade20k': 6, 'vgg_instruments': 6, 'vgg_duet': 8}
+SMALL = {'train': 96, 'val': 16, 'vggss': 16, 'is4': 8, 'ext_vggss': 6, 'flickr': 4,
+         'ext_flickr': 6, 'vpo_ss': 4, 'vpo_ms': 6, 'avs_s4': 2, 'avs_ms3': 2, 'ade20k': 6,
+         'vgg_instruments': 6, 'vgg_duet': 8}
 
 
 @pytest.fixture(scope='session')
 def small_world(tmp_path_factory):
-    """A data root with a few dozen pairs, in the layout of the real datasets. Copy it before you damage it."""
-    return world.build(tmp_path_factory.mktemp('data') / 'world', seed=5, splits=SMALL, processes=2)
+    """A data root with a few dozen pairs, in the layout of the real datasets.
+
+    Copy it before you damage it.
+    """
+    folder = tmp_path_factory.mktemp('data') / 'world'
+    return world.build(folder, seed=5, splits=SMALL, processes=2)
 
 
 @pytest.fixture(scope='session')
@@ -34,17 +43,18 @@ def golden():
 
 @pytest.fixture
 def script():
-    """Run a script of the repository as a user would: script('train.py', '--steps', 3) -> finished process."""
+    """Run a script as a user would: script('train.py', '--steps', 3) -> the finished process."""
     def run(name, *arguments, **more):
-        return subprocess.run([sys.executable, str(ROOT / name), *map(str, arguments)], capture_output=True, text=True,
-                              cwd=more.pop('cwd', ROOT), timeout=400, **more)
+        command = [sys.executable, str(ROOT / name), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=more.pop('cwd', ROOT),
+                              timeout=400, **more)
     return run
 
 
 def failed_in_one_sentence(process, *words):
-    """The script said what is wrong in one sentence that holds these words, without a traceback, and exit code 1."""
-    said = [line for line in process.stderr.splitlines() if line.startswith(('train.py:', 'evaluate.py:', 'captions.py:', 'bench.py:',
-                                                                             'data.py:'))]
+    """The script said what is wrong in one sentence with these words, no traceback, exit code 1."""
+    own = re.compile(r'(\w+\.py|speed\.\w+|miniature\.\w+): ')
+    said = [line for line in process.stderr.splitlines() if own.match(line)]
     assert process.returncode == 1, process.stderr
     assert 'Traceback' not in process.stderr and len(said) == 1, process.stderr
     for word in words:
@@ -53,8 +63,8 @@ def failed_in_one_sentence(process, *words):
 
 def wait_for_steps(folder, *running):
     """Until the log of a training that these processes run has its first line."""
-    until = time.time() + 300
-    while not (folder / 'log.jsonl').exists() or not (folder / 'log.jsonl').read_text():
+    log, until = folder / 'log.jsonl', time.time() + 300
+    while not log.exists() or not log.read_text(encoding='utf-8'):
         assert all(process.poll() is None for process in running) and time.time() < until
         time.sleep(0.05)
 

@@ -20,7 +20,9 @@ from PIL import Image
 import data
 import evaluate
 from benchmarks import BenchmarkSample
+from figures import report
 
+TASKS = {task: tuple(metrics) for task, metrics in evaluate.TASKS.items()}      # benchmarks
 UNIT = 14
 GOOD = torch.tensor([.96, .91, .86, .66, .81, .56, .53, .41,
                      .31, .76, .71, .61, .26, .21, .11, .06])
@@ -188,26 +190,34 @@ class KnownModel:
 
 
 class Run:
-    """evaluate.py in this process, on the known world; keeps what reaches each part."""
+    """evaluate.py in this process, on the known world; keeps what reaches each part.
+
+    batches: of each, {'ids', 'image', 'wav'} as lists, and what else was asked for.
+    """
 
     def __init__(self, monkeypatch, folder, saved=None):
         self.loaded = []
         self.checkpoints = []
         self.batches = []
         self.roots = []
+        self.devices = []
         self.sheets = {}
         self.reports = []
         self.model = KnownModel()
         self.saved = {'preset': 'miniature', 'variant': 'av'} if saved is None else saved
         self.benchmark = evaluate.Benchmark
         build(folder, monkeypatch)
-        monkeypatch.setattr(evaluate, 'start_processes', lambda: torch.device('meta'))
         for name, own in (('read_checkpoint', self.read_checkpoint), ('localise', self.localise),
                           ('load_model', self.load_model), ('Benchmark', self.open_benchmark),
-                          ('localise_sources', self.localise_sources)):
+                          ('localise_sources', self.localise_sources),
+                          ('start_processes', self.start_processes)):
             monkeypatch.setattr(evaluate, name, own)
-        monkeypatch.setattr(evaluate.report, 'example_sheet', self.example_sheet)
-        monkeypatch.setattr(evaluate.report, 'report', lambda *given: self.reports.append(given))
+        monkeypatch.setattr(report, 'example_sheet', self.example_sheet)
+        monkeypatch.setattr(report, 'report', lambda *given: self.reports.append(given))
+
+    def start_processes(self, device):
+        self.devices.append(device)
+        return torch.device('meta')
 
     def read_checkpoint(self, path):
         self.checkpoints.append(str(path))
@@ -222,23 +232,25 @@ class Run:
         self.roots.append((name, str(root), *rest))
         return self.benchmark(name, root, *rest)
 
-    def localise(self, model, batch, words=None, with_confidence=False):
+    def note(self, model, samples, **asked):
         assert model is self.model
-        self.batches.append({'ids': batch['id'], 'words': words, 'image': batch['image'],
-                             'wav': batch['wav'], 'with_confidence': with_confidence})
-        found = {'ours': torch.stack([known_map(name) for name in batch['id']])}
-        if words and all(batch['label']):
-            assert all(torch.equal(words[name], code(name)[0]) for name in batch['label'])
-            found['oracle'] = torch.stack([known_map(name, 'oracle') for name in batch['id']])
-        if with_confidence:
-            names = [name.split('.')[1] for name in batch['id']]
-            found['confidence'] = torch.tensor([EXTENDED[name][1] for name in names])
-        return found
+        columns = {name: [s[name] for s in samples] for name in ('image', 'wav')}
+        self.batches.append({'ids': [s['id'] for s in samples], **columns, **asked})
 
-    def localise_sources(self, model, batch, classes):
-        assert model is self.model
-        self.batches.append({'ids': batch['id'], 'classes': classes})
-        return {'ours': torch.stack([known_map(name) for name in batch['id']])}
+    def localise(self, model, samples, words=None, known=None, with_confidence=False):
+        self.note(model, samples, words=words, known=known, with_confidence=with_confidence)
+        oracle = []
+        for s in samples:
+            own = (words or {}).get(s['label'])
+            assert own is None or torch.equal(own, code(s['label'])[0])
+            oracle.append(None if own is None else known_map(s['id'], 'oracle'))
+            if with_confidence:
+                s['confidence'] = EXTENDED[s['id'].split('.')[1]][1]
+        return {'ours': [known_map(s['id']) for s in samples], 'oracle': oracle}
+
+    def localise_sources(self, model, samples, classes, known=None):
+        self.note(model, samples, classes=classes)
+        return {'ours': [known_map(s['id']) for s in samples]}
 
     def example_sheet(self, task, benchmark, examples, path):
         self.sheets[task, benchmark] = examples, path

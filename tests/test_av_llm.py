@@ -1,79 +1,47 @@
-"""The second variant, section 3.6: the language model's answers as a third thing to align the audio with."""
+"""The second variant, section 3.6: the audio is aligned with the language model's answers too."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import tiny, tiny_root, training, write_captions  # noqa: F401: fixtures
 
-import answers
+import captions
 import losses
-import train
-from conftest import failed_in_one_sentence
-from data import read_ids
 from model import load_model
-
-
-def write_answers(path, ids, answer):
-    line = lambda i: {'id': i, 'image_caption': 'x', 'audio_caption': 'y', 'object': answer(i), 'models': {}, 'error': None}
-    path.write_text(''.join(json.dumps(line(i)) + '\n' for i in ids))
-    return path
-
-
-def alignment(A):
-    """What loss_terms needs for Eq. 6 alone."""
-    return SimpleNamespace(A=A)
-
-
-ARGS = SimpleNamespace(lambda_i=0, lambda_f=0, lambda_reg=0, lambda_c=1, tau=0.07, same_answers='negatives')
 
 
 def test_pairs_without_an_answer_take_no_part():
     A, C = torch.randn(4, 8, requires_grad=True), torch.randn(3, 8)
-    term = train.loss_terms(alignment(A), ARGS, C, torch.tensor([2, -1, 0, -1]))['acl_c']
+    term = losses.acl_c_of_answered(C, torch.tensor([2, -1, 0, -1]), A)
     assert term.item() == pytest.approx(losses.acl_c(C[[2, 0]], A[[0, 2]]).item())
     term.backward()
     assert A.grad[[1, 3]].abs().max() == 0 and A.grad[[0, 2]].abs().min() > 0
 
 
-def test_one_answer_in_a_batch_has_nothing_to_be_held_against():
+def test_one_answer_in_a_batch_has_nothing_to_be_contrasted_with():
     A = torch.randn(3, 8, requires_grad=True)
-    term = train.loss_terms(alignment(A), ARGS, torch.randn(2, 8), torch.tensor([-1, 1, -1]))['acl_c']
-    term.backward()                                     # DistributedDataParallel waits for every gradient
+    term = losses.acl_c_of_answered(torch.randn(2, 8), torch.tensor([-1, 1, -1]), A)
+    term.backward()                                     # DDP waits for every gradient
     assert term.item() == 0 and A.grad.abs().max() == 0
 
 
-def test_raw_answers_are_encoded_without_a_template_and_kept(tmp_path):
+def test_raw_answers_are_encoded_without_a_template(tmp_path):
     model, tokenizer = load_model('miniature')
-    path = tmp_path / 'kept.embeddings'
-    C = answers.cached_embeddings(model, tokenizer, ['bell', 'dog'], path)
-    ids = tokenizer(['bell', 'dog'], padding=True, return_tensors='pt')
-    assert torch.allclose(C, model.clipseg.clip.get_text_features(**ids).pooler_output, atol=1e-6)
-    written = path.stat().st_mtime_ns
-    assert torch.equal(answers.cached_embeddings(model, tokenizer, ['bell', 'dog'], path), C)
-    assert path.stat().st_mtime_ns == written           # read, not made again
-    assert not torch.equal(answers.cached_embeddings(model, tokenizer, ['bell', 'cat'], path), C)
-    path.write_bytes(b'torn')
-    assert torch.equal(answers.cached_embeddings(model, tokenizer, ['bell', 'dog'], path), C)
+    path = tmp_path / 'c.jsonl'
+    answers = {'a': 'dog', 'b': 'bell', 'c': ''}
+    path.write_text('\n'.join(json.dumps({'id': i, 'object': o}) for i, o in answers.items()))
+    C, row_of, _ = captions.load_answers(path, model, tokenizer, list(answers))
+    ids = tokenizer(['dog', 'bell'], padding=True, return_tensors='pt')
+    expected = model.clipseg.clip.get_text_features(**ids).pooler_output
+    assert torch.allclose(C[[row_of['a'], row_of['b']]], expected, atol=1e-6)
 
 
-def test_av_llm_trains_with_given_captions_and_names_wrong_ones(small_world, script, tmp_path):
-    ids = read_ids(small_world / 'vggsound/train.csv')
-    answers = write_answers(tmp_path / 'c.jsonl', ids, lambda i: ['bell', 'dog', ''][int(i[5:10]) % 3])
-    common = ['train.py', '--variant', 'av_llm', '--data-root', small_world, '--steps', 2, '--batch-size', 8]
-    done = script(*common, '--captions', answers, '--out', tmp_path / 'run')
-    assert done.returncode == 0, done.stderr
-    assert '64 of 96 pairs have an answer, 2 different ones' in done.stdout
-    saved = torch.load(tmp_path / 'run/last.pt', weights_only=True)
-    assert saved['variant'] == 'av_llm'
-    logged = json.loads((tmp_path / 'run/log.jsonl').read_text().splitlines()[0])
-    assert logged['acl_c'] > 0
-    assert logged['loss'] == pytest.approx(sum(logged[k] for k in ('acl_i', 'acl_f', 'reg', 'acl_c')), rel=1e-4)
-
-    failed_in_one_sentence(script(*common, '--out', tmp_path / 'a'), 'captions.jsonl', 'captions.py')
-    other = write_answers(tmp_path / 'o.jsonl', ['another_000001'], lambda i: 'bell')
-    failed_in_one_sentence(script(*common, '--out', tmp_path / 'b', '--captions', other), 'o.jsonl')
-    same = write_answers(tmp_path / 's.jsonl', ids, lambda i: 'bell')
-    failed_in_one_sentence(script(*common, '--out', tmp_path / 'c', '--captions', same), '1 different answers')
-    failed_in_one_sentence(script(*common, '--resume', '--overwrite', '--captions', answers, '--out', tmp_path / 'run',
-                                  '--lambda-c', 2, '--steps', 3), 'last.pt', '--lambda-c 1.0, not 2.0')
+def test_av_llm_trains_with_given_captions(training, tmp_path, capsys):     # noqa: F811
+    answers = write_captions(tmp_path / 'c.jsonl', lambda n: ['bell', 'dog', ''][n % 3])
+    seen = training('--variant', 'av_llm', '--captions', str(answers), '--batch-size', '12')
+    assert '8 of 12 pairs have an answer, 2 different ones' in capsys.readouterr().out
+    assert seen.code == 0 and seen.saved['variant'] == 'av_llm'
+    logged = seen.log[0]
+    terms = [logged[name] for name in ('acl_i', 'acl_f', 'reg', 'acl_c')]
+    assert terms[3] > 0 and logged['loss'] == pytest.approx(sum(terms), rel=1e-4)

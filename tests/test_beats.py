@@ -1,4 +1,4 @@
-"""The audio encoder: filterbank against torchaudio, tokens, layers, relative positions, checkpoints, errors.
+"""The audio encoder: filterbank, tokens, layers, relative positions, checkpoints, errors.
 
 Agreement with the golden files is tested in test_golden.py.
 """
@@ -12,11 +12,11 @@ import torch
 from torchaudio.compliance import kaldi
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from beats import (BEATs, BEATsConfig, FBANK_MEAN, FBANK_STD, fbank, feature_layers, load_beats,  # noqa: E402
-                   relative_bucket, save_beats)
+from beats import (BEATs, BEATsConfig, FBANK_MEAN, FBANK_STD, fbank, feature_layers,  # noqa: E402
+                   load_beats, relative_bucket, save_beats)
 
-SMALL = dict(encoder_layers=3, encoder_embed_dim=32, encoder_ffn_embed_dim=48, encoder_attention_heads=4,
-             embed_dim=16, predictor_class=5)
+SMALL = dict(encoder_layers=3, encoder_embed_dim=32, encoder_ffn_embed_dim=48,
+             encoder_attention_heads=4, embed_dim=16, predictor_class=5)
 TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
 
 
@@ -33,7 +33,7 @@ def noise(B, samples):
     return torch.randn(B, samples, generator=torch.Generator().manual_seed(1)) * 0.1
 
 
-# ----------------------------------------------- filterbank -----------------------------------------------
+# ---- filterbank
 
 @pytest.mark.parametrize("wav", [
     noise(3, 32000),
@@ -43,8 +43,9 @@ def noise(B, samples):
     torch.zeros(2, 4000),
 ], ids=["noise", "odd length", "tone", "half silent", "silent"])
 def test_fbank_equals_torchaudio_clip_by_clip(wav):
-    reference = torch.stack([kaldi.fbank(clip[None] * 2 ** 15, num_mel_bins=128, sample_frequency=16000,
-                                         frame_length=25, frame_shift=10) for clip in wav])
+    reference = torch.stack([
+        kaldi.fbank(clip[None] * 2 ** 15, num_mel_bins=128, sample_frequency=16000,
+                    frame_length=25, frame_shift=10) for clip in wav])
     reference = (reference - FBANK_MEAN) / (2 * FBANK_STD)
     assert (fbank(wav) - reference).abs().max() <= 1e-5
 
@@ -66,7 +67,7 @@ def test_ten_seconds_are_998_frames_and_496_tokens():
 def test_short_wavs():
     model = small()
     assert model(noise(1, 2800)).shape == (1, 8, 96)            # 16 frames: one column of patches
-    with pytest.raises(ValueError, match="15 frames is too short for one 16 x 16 patch: 16 frames are 2800"):
+    with pytest.raises(ValueError, match="15 frames is too short .*: 16 frames are 2800"):
         model(noise(1, 2799))
     assert fbank(noise(1, 400)).shape == (1, 1, 128)
     with pytest.raises(ValueError, match="399 samples is shorter than one 25 ms frame"):
@@ -80,10 +81,10 @@ def test_fbank_wants_a_batch_of_floats(wav):
         fbank(wav)
 
 
-# ----------------------------------------------- encoder -----------------------------------------------
+# ---- encoder
 
-@pytest.mark.parametrize("n, layers", [(12, (4, 8, 12)), (3, (1, 2, 3)), (4, (2, 3, 4)), (5, (2, 4, 5)),
-                                       (6, (2, 4, 6))])
+@pytest.mark.parametrize("n, layers", [(12, (4, 8, 12)), (3, (1, 2, 3)), (4, (2, 3, 4)),
+                                       (5, (2, 4, 5)), (6, (2, 4, 6))])
 def test_feature_layers(n, layers):
     assert feature_layers(n) == layers
 
@@ -127,8 +128,8 @@ def test_relative_bucket():
     assert bucket[0] == 0
     assert bucket[-1] == 1 and bucket[1] == 161             # the key before, and the key after
     assert all(bucket[d] == bucket[-d] + 160 for d in range(1, 1001))
-    assert [bucket[-d] for d in range(81)] == list(range(81))                   # one by one up to 80
-    assert bucket[-800] == bucket[-1000] == 159 and bucket[1000] == 319         # and capped from max_distance on
+    assert [bucket[-d] for d in range(81)] == list(range(81))       # single tokens up to 80
+    assert bucket[-800] == bucket[-1000] == 159 and bucket[1000] == 319     # from max_distance on
     backwards = [bucket[-d] for d in range(1001)]
     assert backwards == sorted(backwards)
 
@@ -151,7 +152,7 @@ def test_attention_against_its_definition():
     heads = []
     for h in range(4):
         part = slice(8 * h, 8 * h + 8)
-        numbers = q[..., part] @ attn.grep_linear.weight.T + attn.grep_linear.bias          # (B, n, 8)
+        numbers = attn.grep_linear(q[..., part])                                # (B, n, 8)
         a, b = numbers[..., :4].sum(-1).sigmoid(), numbers[..., 4:].sum(-1).sigmoid()       # (B, n)
         gate = a * (b * attn.grep_a[0, h, 0, 0] - 1) + 2
         logits = q[..., part] @ k[..., part].mT / 8 ** 0.5 + gate[..., None] * bias[h]
@@ -175,7 +176,8 @@ def test_position_convolution_is_torch_weight_norm():
 def test_trainable_and_every_weight_receives_a_gradient():
     model = small(finetuned_model=True).train()
     model.predictor(model.last_layer(model(noise(2, 16000)))).mean(1).square().sum().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), name
 
 
 def test_equal_widths_need_no_projection():
@@ -192,23 +194,25 @@ def test_bfloat16_weights_and_autocast():
     assert (model.bfloat16()(wav) - reference).abs().max() < 0.2
 
 
-# ----------------------------------------------- checkpoints -----------------------------------------------
+# ---- checkpoints
 
-@pytest.mark.parametrize("setting", [dict(layer_norm_first=True), dict(gru_rel_pos=False), dict(deep_norm=False),
-                                     dict(relative_position_embedding=False), dict(activation_fn="relu"),
+@pytest.mark.parametrize("setting", [dict(layer_norm_first=True), dict(gru_rel_pos=False),
+                                     dict(deep_norm=False), dict(activation_fn="relu"),
+                                     dict(relative_position_embedding=False),
                                      dict(encoder_attention_heads=5), dict(conv_pos_groups=3)])
 def test_unsupported_settings_are_named(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         BEATsConfig(**{**SMALL, **setting})
 
 
-@pytest.mark.parametrize("kind", [dict, lambda **cfg: argparse.Namespace(**cfg)], ids=["dict", "namespace"])
+@pytest.mark.parametrize("kind", [dict, argparse.Namespace])
 def test_official_file_with_predictor(tmp_path, kind):
-    """Half precision, cfg entries unknown here, the table in every layer, a predictor, class names."""
+    """Half precision, unknown cfg entries, the table in every layer, a predictor, class names."""
     model = small(finetuned_model=True)
-    cfg = dict(dataclasses.asdict(model.cfg), dropout=0.1, encoder_layerdrop=0.05, dropout_input=0.1)
+    cfg = {**dataclasses.asdict(model.cfg), "dropout": 0.1, "encoder_layerdrop": 0.05}
     assert TABLE.format(2) in model.state_dict()
-    torch.save({"cfg": kind(**cfg), "model": halves(model), "label_dict": {0: "/m/09x0r"}}, tmp_path / "a.pt")
+    torch.save({"cfg": kind(**cfg), "model": halves(model), "label_dict": {0: "/m/09x0r"}},
+               tmp_path / "a.pt")
 
     loaded = load_beats(tmp_path / "a.pt")
     assert loaded.predictor is None and not loaded.cfg.finetuned_model and not loaded.training
@@ -222,16 +226,14 @@ def test_official_file_with_predictor(tmp_path, kind):
     assert isinstance(kept.predictor, torch.nn.Linear) and kept.predictor.out_features == 5
 
 
-@pytest.mark.parametrize("half", [True, False])
-def test_round_trip(tmp_path, half):
+def test_round_trip(tmp_path):
     model, wav = small(), noise(1, 8000)
-    save_beats(tmp_path / "b.pt", model, half=half)
+    save_beats(tmp_path / "b.pt", model)
     assert [path.name for path in tmp_path.iterdir()] == ["b.pt"]
     file = torch.load(tmp_path / "b.pt", weights_only=True)
     assert set(file) == {"cfg", "model"} and file["cfg"]["encoder_layers"] == 3
-    assert file["model"][TABLE.format(0)].dtype == (torch.float16 if half else torch.float32)
-    loaded = load_beats(tmp_path / "b.pt")
-    assert torch.allclose(loaded(wav), model(wav), atol=0.05 if half else 1e-5)
+    assert file["model"][TABLE.format(0)].dtype == torch.float16
+    assert torch.allclose(load_beats(tmp_path / "b.pt")(wav), model(wav), atol=0.05)
 
 
 def test_table_in_layer_0_only_is_enough(tmp_path):
@@ -242,16 +244,18 @@ def test_table_in_layer_0_only_is_enough(tmp_path):
     wav = noise(1, 8000)
     loaded = load_beats(tmp_path / "c.pt")
     assert torch.allclose(loaded(wav), model(wav), atol=0.05)
-    small(seed=1).load_state_dict(weights)                                  # strict, without load_beats
-    nested = torch.nn.ModuleDict({"E_A": small(seed=1)})                    # and inside another module
+    small(seed=1).load_state_dict(weights)                          # strict, without load_beats
+    nested = torch.nn.ModuleDict({"E_A": small(seed=1)})            # and inside another module
     nested.load_state_dict({f"E_A.{name}": weight for name, weight in weights.items()})
     assert torch.allclose(nested["E_A"](wav), loaded(wav), atol=1e-5)
-    assert len({id(layer.self_attn.relative_attention_bias) for layer in loaded.encoder.layers}) == 1
+    tables = {id(layer.self_attn.relative_attention_bias) for layer in loaded.encoder.layers}
+    assert len(tables) == 1
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no BEATs checkpoint at .*d.pt: download BEATs_iter3_plus_AS2M_"
-                                                "finetuned_on_AS2M_cpt2.pt from the unilm/beats repository"):
+    sentence = ("no BEATs checkpoint at .*d.pt: download BEATs_iter3_plus_AS2M_finetuned_on_AS2M_"
+                "cpt2.pt from the unilm/beats repository")
+    with pytest.raises(FileNotFoundError, match=sentence):
         load_beats(tmp_path / "d.pt")
 
 
@@ -277,14 +281,15 @@ def test_weights_that_do_not_fit(tmp_path):
         {**SMALL, "encoder_ffn_embed_dim": 64}, weights)
     assert "encoder.layers.3.self_attn.grep_a should be (1, 4, 1, 1) and is absent" in attempt(
         {**SMALL, "encoder_layers": 4}, weights)
-    assert "mask_emb should be absent and is (4,)" in attempt(SMALL, {**weights, "mask_emb": torch.zeros(4)})
+    assert "mask_emb should be absent and is (4,)" in attempt(
+        SMALL, {**weights, "mask_emb": torch.zeros(4)})
     assert "layer_norm.bias should be (16,) and is absent" in attempt(
         SMALL, {name: weight for name, weight in weights.items() if name != "layer_norm.bias"})
 
 
 def test_refused_setting_and_missing_predictor_name_the_file(tmp_path):
     torch.save({"cfg": {**SMALL, "layer_norm_first": True}, "model": {}}, tmp_path / "g.pt")
-    with pytest.raises(ValueError, match="g.pt needs another encoder .layer_norm_first=True .*: download"):
+    with pytest.raises(ValueError, match="g.pt needs another encoder .layer_norm_first=True"):
         load_beats(tmp_path / "g.pt")
     save_beats(tmp_path / "h.pt", small())
     with pytest.raises(ValueError, match="h.pt was not fine-tuned and holds no predictor"):

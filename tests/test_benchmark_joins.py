@@ -375,9 +375,31 @@ def test_batches_are_in_order_and_an_error_shifts_no_tensor(tmp_path):
     assert (first['id'], second['id'], second['errors']) == (['p_q_2', 'r_1'], ['p_q_3'], [])
     for batch, k, e in ((first, 0, expected[0]), (first, 1, expected[2]), (second, 0, expected[3])):
         check({name: values[k] for name, values in batch.items() if name != 'errors'}, e)
-    part = test.part([3, 0])
-    check(part[0], expected[3])
-    check(part[1], expected[0])
+
+
+def test_batches_hold_complete_frames_and_every_sample_once(tmp_path):
+    for name in data.BENCHMARKS:
+        root = tmp_path / name
+        SETS[name](root)
+        test = opened(name, root)
+        for batch_size in (1, 2, 3, 100):
+            batches = test.batches(batch_size)
+            assert sorted(sum(batches, [])) == list(range(len(test)))
+            frames = [{test.samples[i].group for i in batch} for batch in batches]
+            assert sum(map(len, frames)) == len(set().union(*frames))       # no frame in two
+            pictures = [{str(test.samples[i].images) for i in batch} for batch in batches]
+            assert sum(map(len, pictures)) == len(set().union(*pictures))
+            for batch, groups in zip(batches, frames):
+                assert len(batch) <= batch_size or len(groups) == 1
+        assert [sorted(sum(test.batches(100), []))] == [list(range(len(test)))]
+
+
+def test_each_sample_says_how_many_its_frame_should_have_whatever_the_limit(tmp_path):
+    expected = is4(tmp_path)
+    groups = [e.group for e in expected]
+    sizes = [groups.count(group) for group in groups]
+    test = opened('is4', tmp_path, limit=3)
+    assert [test[k]['group_size'] for k in range(3)] == sizes[:3]
 
 
 def test_odd_boxes_are_counted_where_they_are(tmp_path):

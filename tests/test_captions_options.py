@@ -3,7 +3,12 @@
 The models are stand-ins that read pair k off its frame (grey 20 k) and its sound (level k / 16).
 """
 
+import errno
 import json
+import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,11 +73,21 @@ def run(root, stage, *options, out='out/captions.jsonl', **changed):
     args = captions.parse_args([stage, '--data-root', str(root), '--out', str(root.parent / out),
                                 '--device', 'cpu', *map(str, options)])
     vars(args).update(changed)
-    return captions.main(args)
+    return captions.caption(args, torch.device('cpu'))
 
 
 def lines_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+
+
+def settings_of(folder):
+    return json.loads((folder / 'settings.json').read_text(encoding='utf-8'))
+
+
+def contents(folder):
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob('*') if path.is_file()}
 
 
 def pairs_of(calls, stage):
@@ -110,13 +125,13 @@ def test_a_bad_file_in_the_middle_of_a_batch_shifts_no_other_pair(root, calls, c
         assert line['audio_caption'] == (None if k in (4, 5) else f'sound {k}')
         assert line['object'] == ('' if k in (1, 4, 5) else OBJECTS[k])
     said = capsys.readouterr().out
-    assert '7 pairs, 1 with an object (0 of them mended), 2 refused, 1 empty, 3 failed' in said
+    assert '7 pairs, 1 with an object (0 of them cleaned), 2 refused, 1 empty, 3 failed' in said
 
 
 def test_the_kinds_of_answers_are_counted(root, calls, capsys):
     run(root, 'all')
     said = capsys.readouterr().out
-    assert '7 pairs, 4 with an object (2 of them mended), 2 refused, 1 empty, 0 failed' in said
+    assert '7 pairs, 4 with an object (2 of them cleaned), 2 refused, 1 empty, 0 failed' in said
 
 
 def test_ids_names_the_pairs_and_their_order(root, calls):
@@ -164,15 +179,15 @@ PROMPTS = {     # section 3.6, word for word, and Table 10's with one caption
 @pytest.mark.parametrize('kind', list(PROMPTS))
 def test_captions_from_decides_what_is_asked_and_who_is_run(root, calls, kind):
     out = root / ('captions.jsonl' if kind == 'both' else f'captions-{kind}.jsonl')
-    captions.main(captions.parse_args(['all', '--data-root', str(root), '--device', 'cpu',
-                                       '--captions-from', kind]))
+    assert captions.main(['all', '--data-root', str(root), '--device', 'cpu',
+                          '--captions-from', kind]) is None
     assert calls['object'][0]['inputs'][3] == PROMPTS[kind]
     ran = ['image', 'audio'] if kind == 'both' else [kind]
     assert [stage for stage, _ in calls['check']] == [*ran, 'object']
     for line in lines_of(out):
         for stage in ('image', 'audio'):
             assert bool(line[f'{stage}_caption']) == bool(line['models'][stage]) == (stage in ran)
-    begun = lines_of(out.with_name(f'{out.stem}.answers.jsonl'))[0]['settings']
+    begun = settings_of(out.with_name(f'{out.stem}.answers'))
     assert begun['model'].endswith('mistral@object')
     assert begun['prompt'].format(image='frame 3', audio='sound 3') == PROMPTS[kind]
 
@@ -202,7 +217,7 @@ def test_token_limits_and_batch_sizes_are_each_stage_s_own(root, calls):
                                        ('object', 'captions.answers', 7, [4, 3])):
         assert {call['tokens'] for call in calls[stage]} == {tokens}
         assert list(map(len, pairs_of(calls, stage))) == sizes
-        settings = lines_of(root.parent / f'out/{file}.jsonl')[0]['settings']
+        settings = settings_of(root.parent / f'out/{file}')
         expected = {'stage': stage, 'max_new_tokens': tokens, 'batch_size': sizes[0],
                     'dtype': 'float32', 'pairs': 7}
         assert {name: settings[name] for name in expected} == expected
@@ -236,7 +251,7 @@ def test_the_miniature_draws_its_world_where_no_root_is_named_only(root, calls, 
                                 '--device', 'cpu'])
     assert args.data_root == captions.ROOT / 'data/miniature'
     args.data_root = root
-    captions.main(args)
+    captions.caption(args, torch.device('cpu'))
     assert built == [(root,)]
 
 
@@ -266,47 +281,164 @@ def test_a_file_is_continued_with_its_own_settings_only(root, calls, monkeypatch
     monkeypatch.chdir(root)
     (root / 'reversed.csv').write_text('\n'.join(NAMES[::-1]))
     run(root, 'image')
-    with pytest.raises(ValueError, match=f'image_captions.jsonl was begun with {word} '):
+    with pytest.raises(ValueError, match=f'image_captions was begun with {word} '):
         run(root, 'image', *changed)
     assert len(calls['image']) == 1
 
 
+def test_settings_of_a_stage_that_has_no_batch_yet_may_change(root, calls):
+    with pytest.raises(FileNotFoundError, match='image_captions: run the image stage first'):
+        run(root, 'object', '--object-tokens', 9)
+    run(root, 'all', '--object-tokens', 7)
+    assert settings_of(root.parent / 'out/captions.answers')['max_new_tokens'] == 7
+
+
 def test_overwrite_starts_over_with_the_stages_that_run(root, calls):
-    run(root, 'all')
+    run(root, 'all', '--batch-size', 3)
     folder = root.parent / 'out'
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     for name in NAMES:
         Image.new('RGB', (16, 16)).save(root / f'vggsound/frames/{name}.jpg')
-    run(root, 'object', '--overwrite')
-    assert len(calls['object']) == 2 and len(calls['image']) == len(calls['audio']) == 1
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    part = folder / 'image_captions.jsonl.part1'            # of a run of several processes that was killed
-    part.write_text(''.join(json.dumps({'id': name, 'image_caption': 'old', 'error': None}) + '\n'
-                            for name in NAMES))
-    run(root, 'image', '--overwrite')
+    run(root, 'object', '--overwrite', '--batch-size', 3)
+    assert len(calls['object']) == 6 and len(calls['image']) == len(calls['audio']) == 3
+    assert contents(folder) == before
+    run(root, 'image', '--overwrite', '--batch-size', 7)
+    images = [name for name in contents(folder) if name.startswith('image')]
+    assert sorted(images) == ['image_captions/000000.json', 'image_captions/settings.json']
     assert (folder / 'captions.jsonl').read_bytes() == before['captions.jsonl']
-    assert not part.exists()
-    assert lines_of(folder / 'image_captions.jsonl')[1]['image_caption'] == 'frame 0'
-    run(root, 'object')                                     # answers to other captions are not kept
-    assert pairs_of(calls, 'object')[2] == list(range(7)) and len(calls['audio']) == 1
+    run(root, 'object', '--batch-size', 3)                  # answers to other captions are not kept
+    assert pairs_of(calls, 'object')[6:] == [[0, 1, 2], [3, 4, 5], [6]]
     assert {line['image_caption'] for line in lines_of(folder / 'captions.jsonl')} == {'frame 0'}
+
+
+@pytest.mark.parametrize('killed', range(1, 10))
+def test_a_killed_run_started_again_leaves_what_an_undisturbed_one_leaves(
+        root, calls, monkeypatch, killed):
+    run(root, 'all', '--batch-size', 3, out='undisturbed/captions.jsonl')
+    began = {stage: len(calls[stage]) for stage in captions.STAGES}
+    written, write = [], captions.write_file
+
+    def dies(path, content, remedy):
+        if path.name == 'settings.json':
+            return write(path, content, remedy)
+        written.append(path)
+        if len(written) == killed:                          # before its content is complete
+            path.with_name(f'{path.name}.partial17').write_bytes(content[:9])
+            raise KeyboardInterrupt
+        return write(path, content, remedy)
+
+    monkeypatch.setattr(captions, 'write_file', dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, 'all', '--batch-size', 3)
+    monkeypatch.setattr(captions, 'write_file', write)
+    run(root, 'all', '--batch-size', 3)
+    assert contents(root.parent / 'out') == contents(root.parent / 'undisturbed')
+    again = sum(len(calls[stage]) - began[stage] for stage in captions.STAGES)
+    assert again == 9 + 1                                   # the batch that it was killed in
+
+
+def test_a_model_that_fails_within_a_batch_costs_that_batch(root, calls, monkeypatch):
+    run(root, 'all', '--batch-size', 3, out='undisturbed/captions.jsonl')
+    describe = captions.caption_sounds
+
+    def fails(model, processor, wavs, max_new_tokens):
+        if len(wavs) == 1:
+            raise torch.OutOfMemoryError
+        return describe(model, processor, wavs, max_new_tokens)
+
+    monkeypatch.setattr(captions, 'caption_sounds', fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(root, 'all', '--batch-size', 3)
+    monkeypatch.setattr(captions, 'caption_sounds', describe)
+    run(root, 'all', '--batch-size', 3)
+    assert contents(root.parent / 'out') == contents(root.parent / 'undisturbed')
+
+
+def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(root, calls, monkeypatch):
+    run(root, 'all', '--batch-size', 3, out='undisturbed/captions.jsonl')
+    fsync, written = os.fsync, []
+
+    def full(number):
+        written.append(number)
+        if len(written) == 7:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        fsync(number)
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space left on device.: free some .*the same command'):
+        run(root, 'all', '--batch-size', 3)
+    assert not list(root.parent.glob('out/*/*.partial*'))
+    run(root, 'all', '--batch-size', 3)
+    assert contents(root.parent / 'out') == contents(root.parent / 'undisturbed')
+
+
+def test_a_damaged_batch_is_named_and_made_again_when_deleted(root, calls):
+    run(root, 'all')
+    folder = root.parent / 'out'
+    before = contents(folder)
+    for name in ('audio_captions/000000.json', 'captions.answers/settings.json'):
+        (folder / name).write_bytes(before[name][:40])
+        with pytest.raises(ValueError, match=f'{name} is damaged: delete it'):
+            run(root, 'all')
+        (folder / name).unlink()
+        run(root, 'all')
+        assert contents(folder) == before
+
+
+@pytest.mark.parametrize('processes', [2, 3, 8])
+def test_several_processes_share_the_batches_and_leave_what_one_leaves(
+        root, calls, monkeypatch, processes):
+    """The processes are threads here, the group is a barrier."""
+    options = ['--batch-size', 2, '--retry-failed']
+    (root / f'vggsound/frames/{NAMES[3]}.jpg').write_bytes(b'no picture')
+    run(root, 'all', *options[:2], out='one/captions.jsonl')
+    shutil.copytree(root.parent / 'one', root.parent / 'several')
+    (root.parent / 'several/audio_captions/000002.json').unlink()
+    Image.new('RGB', (16, 16), (60,) * 3).save(root / f'vggsound/frames/{NAMES[3]}.jpg')
+    run(root, 'all', *options, out='one/captions.jsonl')
+    calls['load'].clear()
+    barrier, parts = threading.Barrier(processes), {}
+
+    def gather_lists(mine):
+        parts[threading.get_ident()] = mine
+        barrier.wait(60)
+        joined = sum(parts.values(), [])
+        barrier.wait(60)
+        return joined
+
+    monkeypatch.setattr(captions, 'gather_lists', gather_lists)
+    monkeypatch.setattr(captions, 'wait_for_all', lambda: barrier.wait(60))
+
+    def one_process(rank):
+        args = captions.parse_args(['all', '--data-root', str(root), *map(str, options), '--out',
+                                    str(root.parent / 'several/captions.jsonl')])
+        return captions.caption(args, torch.device('cpu'), rank, processes)
+
+    with ThreadPoolExecutor(processes) as pool:
+        assert list(pool.map(one_process, range(processes))) == [{}] * processes
+    assert contents(root.parent / 'several') == contents(root.parent / 'one')
+    assert len(calls['load']) == 3                          # one batch of each stage was to be made
 
 
 # ---- the command line
 
-def test_device_and_dtype(monkeypatch):
-    parse = lambda *options: captions.parse_args(['all', *options])
-    on_cpu, elsewhere = parse('--device', 'cpu'), parse('--device', 'meta')
-    assert (on_cpu.device, on_cpu.dtype) == (torch.device('cpu'), 'float32')
-    assert elsewhere.dtype == 'bfloat16'
-    assert parse('--device', 'meta', '--dtype', 'float16').dtype == 'float16'
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    assert parse().device == torch.device('cpu')
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr(torch, 'empty', lambda *_, **__: None)      # there need not be such a GPU
-    monkeypatch.setenv('LOCAL_RANK', '3')                   # each process of torchrun takes its own
-    assert (parse().device, parse().dtype) == (torch.device('cuda', 3), 'bfloat16')
-    assert parse('--device', 'cuda:1').device == torch.device('cuda', 1)
+def test_numbers_are_of_16_bits_but_on_the_cpu(root, calls):
+    for place, option, dtype in (('cpu', [], torch.float32), ('meta', [], torch.bfloat16),
+                                 ('meta', ['--dtype', 'float16'], torch.float16)):
+        args = captions.parse_args(['image', '--data-root', str(root), '--overwrite', *option])
+        captions.caption(args, torch.device(place))
+        assert calls['load'].pop()[3:] == (dtype, torch.device(place))
+
+
+def test_failed_pairs_are_one_sentence_and_exit_code_1(root, calls, capsys):
+    (root / f'vggsound/frames/{NAMES[1]}.jpg').write_bytes(b'no picture')
+    command = ['image', '--data-root', str(root), '--device', 'cpu']
+    assert captions.main(command) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if 'captions.py: ' in line]
+    assert len(said) == 1 and '1 pairs failed' in said[0] and f'{NAMES[1]}.jpg' in said[0]
+    assert '--retry-failed' in said[0]
+    Image.new('RGB', (16, 16)).save(root / f'vggsound/frames/{NAMES[1]}.jpg')
+    assert captions.main([*command, '--retry-failed']) is None
 
 
 @pytest.mark.parametrize('option', ['--batch-size', '--workers', '--image-tokens',
@@ -324,8 +456,26 @@ def test_a_model_s_revision_changes_with_its_files(tmp_path):
         (tmp_path / 'model.safetensors').write_bytes(content)
         names.append(captions.check_model('object', str(tmp_path)))
     assert len(set(names)) == 3 and all(name.startswith(f'{tmp_path}@') for name in names)
-    shipped = captions.check_model('image', captions.CAPTIONERS['miniature'].image)
+    shipped = captions.check_model('image', captions.CAPTIONERS['miniature']['image'][0])
     assert shipped.startswith('miniature/weights/blip2@')
+
+
+def test_a_hash_depends_on_names_and_on_all_of_the_content(tmp_path):
+    first, other = tmp_path / 'first', tmp_path / 'other'
+    first.write_bytes(bytes(3000))
+    other.write_bytes(bytes(3000))
+    before = captions.file_hash([first])
+    assert before == captions.file_hash([first]) != captions.file_hash([other])
+    first.write_bytes(bytes(2999) + b'x')
+    assert captions.file_hash([first]) != before and len(before) == 12
+
+
+def test_what_is_no_text_is_replaced(root, calls):
+    made = root / 'gama.jsonl'
+    lines = [{'id': name, 'audio_caption': f'sound \ud83d é {k}'} for k, name in enumerate(NAMES)]
+    made.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    run(root, 'all', '--audio-captions', made)
+    assert lines_of(root.parent / 'out/captions.jsonl')[2]['audio_caption'] == 'sound ? é 2'
 
 
 # ---- what reaches transformers
@@ -335,8 +485,8 @@ class Recorder:
     device, dtype = torch.device('cpu'), torch.float16
     pad_token, eos_token, pad_token_id, padding_side = None, '</s>', 77, 'right'
 
-    def __init__(self, rate=16_000):
-        self.tokenizer, self.feature_extractor = self, SimpleNamespace(sampling_rate=rate)
+    def __init__(self):
+        self.tokenizer = self
         self.calls, self.asked, self.generated, self.moved = [], [], {}, ()
 
     def __call__(self, *given, **named):
@@ -373,9 +523,8 @@ def test_images_are_captioned_greedily_without_a_prompt():
     assert blip.settings() == {**GREEDY, 'max_new_tokens': 9}
 
 
-@pytest.mark.parametrize('rate, length', [(16_000, 320), (8_000, 160)])
-def test_sounds_are_captioned_greedily_padded_on_the_left_and_answers_alone_are_kept(rate, length):
-    qwen = Recorder(rate)
+def test_sounds_are_captioned_greedily_padded_on_the_left_and_answers_alone_are_kept():
+    qwen = Recorder()
     found = captions.caption_sounds(qwen, qwen, [torch.full((320,), 0.5), torch.zeros(320)], 9)
     assert found == ['[10, 11]', '[20, 21]']
     (conversation, named), = qwen.asked
@@ -384,9 +533,9 @@ def test_sounds_are_captioned_greedily_padded_on_the_left_and_answers_alone_are_
         {'type': 'text', 'text': 'Describe the sound in one sentence.'}]}]
     assert named == {'add_generation_prompt': True, 'tokenize': False}
     (_, given, side, _), = qwen.calls
-    assert given['text'] == ['<1>', '<1>'] and given['sampling_rate'] == rate
+    assert given['text'] == ['<1>', '<1>'] and given['sampling_rate'] == 16_000
     assert given['padding'] and side == 'left'
-    assert [len(wav) for wav in given['audio']] == [length] * 2
+    assert [len(wav) for wav in given['audio']] == [320] * 2
     assert given['audio'][0].mean() > 0.4 and not given['audio'][1].any()
     assert qwen.settings() == {**GREEDY, 'max_new_tokens': 9}
 

@@ -1,26 +1,37 @@
-"""Each line of the curves of a training is drawn from its own key, under its own name."""
+"""The curves of a training, each from its own key and under its own name; precision and recall."""
 
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
-import figures
+from figures import curves
+from figures.curves import loss_curve, precision_recall_picture, read_log, smooth
 
 
 @pytest.fixture
-def panels(monkeypatch, tmp_path):
+def drawn(monkeypatch):
+    """Every figure that is drawn: [(figure, axes)]"""
+    made, axes = [], curves._axes
+    monkeypatch.setattr(curves, '_axes', lambda *given: made.append(axes(*given)) or made[-1])
+    return made
+
+
+@pytest.fixture
+def panels(drawn, tmp_path):
     """loss_curve of a made-up run. -> the four axes, and all of the figure"""
-    made = []
-    axes = figures._axes
-    monkeypatch.setattr(figures, '_axes', lambda *given: made.append(axes(*given)) or made[0])
     logged = {'loss': 15, 'acl_i': 1, 'acl_f': 2, 'reg': 3, 'acl_c': 4, 'area_pos': 0.5,
               'area_neg': 0.1, 'w': 10, 'b': 1.5}
     lines = [{'step': step, **logged} for step in (10, 20, 30)]
     lines += [{'step': step, 'val_loss': loss} for step, loss in ((10, 3), (20, 2), (30, 2.5))]
     (tmp_path / 'log.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    figures.loss_curve(tmp_path / 'log.jsonl', tmp_path / 'a.png', p_pos=0.25, p_neg=0.0625)
-    [(figure, four)] = made
+    loss_curve(tmp_path / 'log.jsonl', tmp_path / 'new/a.png', p_pos=0.25, p_neg=0.0625)
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['a.png']
+    with Image.open(tmp_path / 'new/a.png') as picture:
+        assert picture.width > 1000 and picture.height > 600
+        assert len(np.unique(np.asarray(picture).reshape(-1, 4), axis=0)) > 50      # in colour
+    [(figure, four)] = drawn
     return four, figure
 
 
@@ -34,8 +45,8 @@ def levels(axis):
     return found
 
 
-def test_losses_and_areas_have_their_names_and_the_priors_their_area_s_colour(panels):
-    (losses, _, areas, _), _ = panels
+def test_each_line_is_its_own(panels):
+    (losses, validation, areas, w_axis), figure = panels
     assert losses.get_title('left') == 'Training loss'
     assert {name: height for name, (height, _) in levels(losses).items()} == {
         'total': 15, 'ACL$_I$, Eq. 1': 1, 'ACL$_F$, Eq. 3': 2, 'area, Eq. 4': 3,
@@ -44,22 +55,69 @@ def test_losses_and_areas_have_their_names_and_the_priors_their_area_s_colour(pa
     assert {name: height for name, (height, _) in found.items()} == {
         'positive pairs': 0.5, 'negative pairs': 0.1, 'p$^+$ = 0.25': 0.25,
         'p$^-$ = 0.0625': 0.0625}
-    assert found['positive pairs'][1] == found['p$^+$ = 0.25'][1]
+    assert found['positive pairs'][1] == found['p$^+$ = 0.25'][1]       # a prior has its colour
     assert found['negative pairs'][1] == found['p$^-$ = 0.0625'][1] != found['positive pairs'][1]
-
-
-def test_the_lowest_validation_loss_is_marked_at_its_step(panels):
-    validation = panels[0][1]
-    everything, best = validation.lines
+    _, everything, best = validation.lines
     assert everything.get_xdata().tolist() == [10, 20, 30]
     assert everything.get_ydata().tolist() == [3, 2, 2.5]
     assert (np.ravel(best.get_xdata()), np.ravel(best.get_ydata())) == ([20], [2])
     assert best.get_label() == 'lowest, 2.000 at step 20'
-
-
-def test_w_and_b_have_an_axis_each(panels):
-    (*_, w_axis), figure = panels
     [b_axis] = [axis for axis in figure.axes if axis.get_ylabel() == 'b']
     assert w_axis.get_ylabel() == 'w'
     assert {height for height, _ in levels(w_axis).values()} == {10}
     assert {height for height, _ in levels(b_axis).values()} == {1.5}
+
+
+@pytest.mark.filterwarnings('error')
+def test_a_run_of_one_step_is_a_dot_in_its_panel(drawn, tmp_path):
+    (tmp_path / 'log.jsonl').write_text('{"step": 1, "loss": 3.0, "acl_i": NaN}\n{"step": 2, "lo')
+    loss_curve(tmp_path / 'log.jsonl', tmp_path / 'a.png', 0.4, 0)
+    [(_, (losses, *others))] = drawn
+    assert [line.get_marker() for line in losses.lines] == ['None', '.']
+    assert not any(axis.lines for axis in others)
+
+
+@pytest.mark.parametrize('text', ['', '\n', '{"step": 1, "lo', '{"step": 1, "loss": null}\n',
+                                  '{"step": 1, "loss": NaN}\n'])
+def test_curve_of_an_empty_log_names_the_file(tmp_path, text):
+    (tmp_path / 'log.jsonl').write_text(text)
+    with pytest.raises(ValueError, match=r'log\.jsonl holds no logged step yet'):
+        loss_curve(tmp_path / 'log.jsonl', tmp_path / 'curve.png', 0.4, 0)
+    assert not (tmp_path / 'curve.png').exists()
+
+
+def test_log_of_a_resumed_run(tmp_path):
+    (tmp_path / 'log.jsonl').write_text(
+        '{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo{"step": 2, "loss": 9}\n'
+        '{"step": 2, "loss": 1.5}\n{"step": 2, "val_loss": 4, "acl_c": null}\n')
+    found = read_log(tmp_path / 'log.jsonl')
+    assert found.keys() == {'step', 'loss', 'val_loss'}
+    assert found['loss'].tolist() == [[1, 2], [3, 1.5]]         # what was logged last counts
+    assert found['val_loss'].tolist() == [[2], [4]]
+
+
+def test_smoothing():
+    assert smooth(np.array([3.0])) == [3]
+    noisy = np.random.default_rng(0).normal(5, 1, 400)
+    assert np.std(smooth(noisy)[50:]) < 0.35 and abs(np.mean(smooth(noisy)) - 5) < 0.1
+    assert smooth(noisy)[0] == noisy[0]                         # a run begins where it began
+    assert smooth(noisy)[200] == noisy[190:211].mean()
+    assert smooth(noisy)[399] == noisy[389:].mean()
+
+
+def test_precision_recall_curves(drawn, tmp_path):
+    recall = np.linspace(0, 1, 30)
+    methods = {'AV': (1 - recall / 2, recall, (0.7, 0.6)), 'one': ([0.5], [0.5], (0.5, 0.5))}
+    precision_recall_picture(methods, tmp_path / 'curve.png')
+    with Image.open(tmp_path / 'curve.png') as picture:
+        assert min(picture.size) > 500
+    [(_, [axis])] = drawn
+    named = {line.get_label(): line for line in axis.lines}
+    [grey] = axis.collections
+    for path, f1 in zip(grey.get_paths(), (0.2, 0.4, 0.6, 0.8), strict=True):
+        x, y = path.vertices.T
+        assert np.allclose(2 * x * y / (x + y), f1, atol=0.01)
+    assert list(named) == ['AV', 'its max-F1, 64.6', 'one', 'its max-F1, 50.0']
+    assert np.allclose(named['AV'].get_data(), (recall, 1 - recall / 2))
+    assert np.ravel(named['its max-F1, 64.6'].get_data()).tolist() == [0.6, 0.7]
+    assert named['its max-F1, 50.0'].get_marker() == 'o'        # all there is of a single point

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import evaluate
-import figures
-import heatmaps
+import figures.pictures
 import model
+from benchmarks import maps
 from conftest import ROOT
 from known_world import KnownModel, Run, code, one_thread  # noqa: F401
 from model import PRESETS, PROMPT, RELEASE_PROMPT, load_model, trained_state
@@ -38,13 +38,14 @@ def test_defaults():
     args = parsed()
     assert (args.task, args.threshold, args.untrained) == ('all', 'fixed:0.5', False)
     assert (args.batch_size, args.examples, args.out) == (16, 3, 'heat.png')
-    assert args.wanted == {
+    assert {task: list(names) for task, names in args.wanted.items()} == {
         'single': ['vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'],
         'segmentation': ['is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'avs_ms3', 'ade20k'],
         'robustness': ['ext_vggss', 'ext_flickr', 'robust_s4', 'robust_ms3'],
         'interactive': ['is4', 'vpo_ms'], 'multisource': ['vgg_instruments', 'vgg_duet']}
     for name in ('preset', 'variant', 'checkpoint', 'prompt', 'data_root', 'clipseg', 'beats',
-                 'limit', 'json', 'csv', 'figures', 'save_heatmaps', 'heatmaps', 'image', 'audio'):
+                 'limit', 'json', 'csv', 'figures', 'save_heatmaps', 'heatmaps', 'image', 'audio',
+                 'device'):
         assert getattr(args, name) is None
 
 
@@ -72,13 +73,14 @@ def test_named_benchmarks_are_read_once_and_stand_in_the_papers_order(run):
 
 
 def test_the_order_holds_although_a_later_task_brings_an_earlier_benchmark(run):
-    results = run('--benchmarks', 'avs_s4', 'avs_ms3', 'ade20k')    # ade20k is read before avs_ms3
+    results = run('--benchmarks', 'avs_s4', 'avs_ms3', 'ade20k')    # ade20k is listed before avs_ms3
     assert list(results['segmentation']) == ['avs_s4', 'avs_ms3', 'ade20k']
 
 
 @pytest.mark.parametrize('arguments', [
     ['--image', 'a.png'], ['--audio', 'a.wav'], ['--untrained', '--checkpoint', 'a.pt'],
     ['--heatmaps', 'd', '--checkpoint', 'a.pt'], ['--heatmaps', 'd', '--untrained'],
+    ['--heatmaps', 'd', '--device', 'cpu'],
     ['--heatmaps', 'd', '--image', 'a.png', '--audio', 'a.wav'],
     ['--task', 'interactive', '--benchmarks', 'vggss'], ['--benchmarks', 'coco'],
     ['--threshold', 'fixed:1.5'], ['--threshold', 'fixed:'], ['--threshold', 'fixed:²'],
@@ -176,7 +178,7 @@ def test_the_checkpoint_is_read_loaded_printed_and_reported(run, tmp_path, capsy
     file = checkpoint.rpartition('/')[2]
     assert run.reports[0][-1]['metrics'] == 'reading of the paper'
     assert run.reports[0][-1]['threshold'] == 'top50' and run.model.device.type == 'meta'
-    assert set(run.checkpoints) == {checkpoint} and loaded['checkpoint'] == checkpoint
+    assert run.checkpoints == [checkpoint] and loaded['checkpoint'] == checkpoint
     assert loaded['prompt'] is None and run.reports[0][-1]['checkpoint'].endswith(file)
     assert re.search(rf'^checkpoint: (.*/)?{re.escape(file)}$', capsys.readouterr().out, re.M)
 
@@ -244,6 +246,17 @@ def test_no_checkpoint_ships_for_the_papers_scale(run):
         run('--preset', 'paper')
 
 
+@pytest.mark.parametrize('arguments, device', [([], None), (['--device', 'cpu'], 'cpu')])
+def test_the_device_is_the_one_asked_for(run, arguments, device):
+    run('--benchmarks', 'vggss', *arguments)
+    assert run.devices == [device]
+
+
+def test_a_checkpoint_is_named_as_it_was_given(run, capsys):
+    run('--benchmarks', 'vggss', '--checkpoint', 'D:/my.pt')
+    assert 'checkpoint: D:/my.pt\n' in capsys.readouterr().out
+
+
 def test_the_data_root_is_the_given_one_or_the_presets_which_the_miniature_draws(run, monkeypatch):
     from miniature import world
     drawn = []
@@ -268,7 +281,10 @@ def test_a_given_prompt_beats_the_checkpoints_which_beats_the_default(tmp_path):
             ('authors.pt', None, RELEASE_PROMPT), ('authors.pt', PROMPT, PROMPT)):
         arguments = ['--checkpoint', tmp_path / file] if file else ['--untrained']
         args = parsed(*arguments, *(['--prompt', given] if given else []))
-        loaded, tokenizer = evaluate.load(args, torch.device('cpu'))
+        loaded, tokenizer, preset, variant, _ = evaluate.load(
+            torch.device('cpu'), args.checkpoint, args.variant, args.preset, args.untrained,
+            prompt=args.prompt, clipseg=None, beats=None)
+        assert (preset, variant) == ('miniature', 'av')
         before, after = (tokenizer(part.strip()).input_ids for part in wanted.split('<*>'))
         assert loaded.prompt_before.tolist() == before[:-1]
         assert loaded.prompt_after.tolist() == after[1:]
@@ -303,7 +319,7 @@ def test_a_picture_and_a_sound_of_ones_own_become_frame_heatmap_overlay(run, tmp
     sheet = np.asarray(Image.open(tmp_path / 'out.png'))
     frame = np.rot90(pixels, -1)
     heat = np.broadcast_to(np.linspace(0, 1, 30, dtype=np.float32)[:, None] ** 2, (30, 20))
-    tiles = [frame, figures.heat_colours(heat), figures.overlay(frame, heat)]
+    tiles = [frame, figures.pictures.heat_colours(heat), figures.pictures.overlay(frame, heat)]
     for k, tile in enumerate(tiles):
         assert np.abs(sheet[:, 20 * k:20 * (k + 1)].astype(int) - tile).max() <= 1
     said = capsys.readouterr().out
@@ -326,9 +342,12 @@ def test_a_picture_that_cannot_be_written_leaves_what_was_there(run, tmp_path, m
 
 
 def test_a_heatmap_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(np, 'save', full_disk)
-    with pytest.raises(OSError, match='cannot write .*is4/a.npy .No space left.*--save-heatmaps'):
-        heatmaps.save_heatmaps(tmp_path / 'is4', ['a'], torch.zeros(1, 2, 2))
+    maps.save_heatmaps(tmp_path, ['a'], torch.ones(1, 2, 2))
+    monkeypatch.setattr(os, 'fsync', full_disk)
+    with pytest.raises(OSError, match='cannot write .*a.npy .No space left.*--save-heatmaps'):
+        maps.save_heatmaps(tmp_path, ['a'], torch.zeros(1, 2, 2))
+    assert [file.name for file in tmp_path.iterdir()] == ['a.npy']
+    assert np.load(tmp_path / 'a.npy').all()                # the one that was there
 
 
 def full_disk(*_):

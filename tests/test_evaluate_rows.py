@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 import evaluate
-import figures
+import figures.curves
 import metrics
-from known_world import (EXTENDED, MIXED, NAMES, SHIFTS, SILENT, Run, build, known_kind, known_map,
-                         known_truth, one_thread)  # noqa: F401
-from processes import shard
+from known_world import (EXTENDED, MIXED, NAMES, SHIFTS, SILENT, TASKS, Run, build, known_kind,
+                         known_map, known_truth, one_thread)  # noqa: F401
 
 F_GOOD = 1.3 * .75 / (.3 + .75)             # of 3 of the 4 mask units and nothing else
 F_FULL = 1.3 * .25 / (.3 * .25 + 1)         # of the whole frame
@@ -61,7 +60,8 @@ def everything(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         run = Run(patch, tmp_path_factory.mktemp('files'))
         run.curves = []
-        patch.setattr(figures, 'precision_recall_picture', lambda *given: run.curves.append(given))
+        patch.setattr(figures.curves, 'precision_recall_picture',
+                      lambda *given: run.curves.append(given))
         results = run('--task', 'all', '--batch-size', 3, '--json', out / 'a.json',
                       '--csv', out / 'a.csv', '--figures', out / 'pictures', '--examples', 5,
                       '--save-heatmaps', out / 'maps')
@@ -70,8 +70,8 @@ def everything(tmp_path_factory):
 
 def test_every_cell_is_the_one_computed_by_hand(everything):
     _, results, _ = everything
-    assert list(results) == [*evaluate.TASKS, 'clipseg_gt_text']
-    for task, names in evaluate.TASKS.items():
+    assert list(results) == [*TASKS, 'clipseg_gt_text']
+    for task, names in TASKS.items():
         ours = results[task]
         oracle = results['clipseg_gt_text'][task]
         assert list(ours) == list(oracle) == list(names)
@@ -94,7 +94,7 @@ def test_files_hold_the_same_scores(everything):
     _, results, out = everything
     assert json.loads((out / 'a.json').read_text()) == results
     wanted = {}
-    for task in evaluate.TASKS:
+    for task in TASKS:
         for row, sets in (('ours', results[task]),
                           ('clipseg_gt_text', results['clipseg_gt_text'][task])):
             for name, scores in sets.items():
@@ -111,10 +111,10 @@ def test_an_interrupted_run_leaves_the_scores_of_the_benchmarks_that_were_finish
     run = Run(monkeypatch, tmp_path)
     find = evaluate.localise
 
-    def interrupted(model, batch, *rest):
-        if batch['id'][0].startswith('is4'):
+    def interrupted(model, samples, **asked):
+        if samples[0]['id'].startswith('is4'):
             raise KeyboardInterrupt
-        return find(model, batch, *rest)
+        return find(model, samples, **asked)
     monkeypatch.setattr(evaluate, 'localise', interrupted)
     with pytest.raises(KeyboardInterrupt):
         run('--task', 'single', '--json', tmp_path / 'a.json', '--csv', tmp_path / 'a.csv')
@@ -183,12 +183,12 @@ def test_a_sweep_gives_nineteen_and_tables_show_the_middle_one(monkeypatch, tmp_
 
 def test_saved_maps_are_named_by_their_sample(everything):
     _, _, out = everything
-    for name in evaluate.TASKS['single'] + evaluate.TASKS['robustness']:
+    for name in TASKS['single'] + TASKS['robustness']:
         saved = {file.stem: np.load(file) for file in (out / 'maps' / name).glob('*.npy')}
         assert len(saved) == {'ext': 5, 'robust': 8}.get(name.partition('_')[0], 4)
         for sample, one in saved.items():
             assert np.allclose(one, known_map(sample), atol=1e-3)
-    for name in evaluate.TASKS['multisource']:
+    for name in TASKS['multisource']:
         saved = {file.stem: np.load(file) for file in (out / 'maps' / name).glob('*.npy')}
         assert sorted(saved) == sorted(f'{name}.{sample}_{k}' for sample in MIXED for k in (0, 1))
         for sample, one in saved.items():
@@ -205,7 +205,7 @@ def test_saved_maps_score_the_same_without_a_model(everything, monkeypatch, tmp_
     run = Run(monkeypatch, tmp_path)
     again = run('--heatmaps', out / 'maps', '--figures', tmp_path / 'pictures')
     assert run.loaded == [] and run.batches == []
-    for task, names in evaluate.TASKS.items():
+    for task, names in TASKS.items():
         for name in names:
             assert_scores(again[task][name], results[task][name])
             assert again['clipseg_gt_text'][task][name] is None
@@ -222,9 +222,9 @@ def test_maps_without_confidences_are_ranked_by_their_highest_quarter(monkeypatc
         np.save(folder / f'ext_vggss.{name}.npy', known_map(f'ext_vggss.{name}').half().numpy())
     update = metrics.Extended.update
 
-    def spy(meter, heat, truth, confidence, sounding):
-        seen.append((confidence.tolist(), sounding))
-        update(meter, heat, truth, confidence, sounding)
+    def spy(meter, heat, truth, confidence, condition):
+        seen.append((confidence, [name == 'sounding' for name in condition]))
+        update(meter, heat, truth, confidence, condition)
     monkeypatch.setattr(metrics.Extended, 'update', spy)
     run('--heatmaps', tmp_path / 'maps', '--benchmarks', 'ext_vggss')
     [(confidence, sounding)] = seen
@@ -241,7 +241,7 @@ def test_examples_hold_frame_sound_and_confidence_of_one_sample(everything):
     run, _, _ = everything
     examples = run.reports[0][3]
     assert {(e['task'], e['benchmark']) for e in examples} == {
-        (task, name) for task, names in evaluate.TASKS.items() for name in names}
+        (task, name) for task, names in TASKS.items() for name in names}
     numbers = {name: number for number, name in enumerate(SHIFTS, 1)}
     for e in examples:
         benchmark, name = e['id'].split('.')
@@ -304,14 +304,14 @@ def test_the_report_is_given_every_table_and_what_was_scored(everything):
     [(path, _, tables, _, facts)] = run.reports
     assert path.name == 'report.html'
     assert tables == {task: (results[task], results['clipseg_gt_text'][task], None)
-                      for task in evaluate.TASKS}
+                      for task in TASKS}
     assert facts['checkpoint'].endswith('miniature/weights/av.pt')
     assert (facts['preset'], facts['threshold']) == ('miniature', 'fixed:0.5')
 
 
 def test_each_sheet_has_the_examples_of_its_task_and_benchmark(everything):
     run, _, out = everything
-    assert len(run.sheets) == sum(map(len, evaluate.TASKS.values()))
+    assert len(run.sheets) == sum(map(len, TASKS.values()))
     for (task, name), (examples, path) in run.sheets.items():
         assert path == out / f'pictures/{task}_{name}.png'
         assert {(e['task'], e['benchmark']) for e in examples} == {(task, name)}
@@ -340,9 +340,10 @@ def test_the_curve_of_figure_7_has_its_axes_and_the_point_of_max_f1(everything, 
     assert recall.tolist() == pytest.approx([1, 2 / 3, 2 / 3, 2 / 3, 1 / 3])
     assert point == pytest.approx((1, 2 / 3))               # precision, recall
     drawn = []
-    axes = figures._axes
-    monkeypatch.setattr(figures, '_axes', lambda *given: drawn.append(axes(*given)) or drawn[0])
-    figures.precision_recall_picture({'one': curves['ext_flickr']}, tmp_path / 'p.png')
+    axes = figures.curves._axes
+    monkeypatch.setattr(figures.curves, '_axes',
+                        lambda *given: drawn.append(axes(*given)) or drawn[0])
+    figures.curves.precision_recall_picture({'one': curves['ext_flickr']}, tmp_path / 'p.png')
     [axis] = drawn[0][1]
     lines = {line.get_label(): line for line in axis.lines}
     assert (axis.get_xlabel(), axis.get_ylabel()) == ('recall', 'precision')
@@ -395,39 +396,44 @@ def test_maps_that_cannot_be_read_are_counted_out_and_named(monkeypatch, tmp_pat
         run(*again)
 
 
-def test_every_process_takes_its_own_batches_and_none_is_lost(monkeypatch, tmp_path):
+def test_every_process_takes_complete_frames_and_none_is_lost(monkeypatch, tmp_path):
     build(tmp_path, monkeypatch)
-    complete = evaluate.Benchmark('robust_s4', tmp_path, 96, 2.0)
-    for batch_size in (1, 2, 3, 5, 8, 9):
-        for processes in (1, 2, 3, 4):
-            parts = []
-            for rank in range(processes):
-                monkeypatch.setattr('processes.rank_and_processes', lambda: (rank, processes))
-                parts.append([sample.id for sample in shard(complete, batch_size).samples])
-            assert sum(parts, []) == [sample.id for sample in complete.samples]
-            for part, following in zip(parts, parts[1:]):
-                assert len(part) % batch_size == 0 or not following
+    for name in ('robust_s4', 'is4'):
+        complete = evaluate.Benchmark(name, tmp_path, 96, 2.0)
+        groups = [sample.group for sample in complete.samples]
+        for batch_size in (1, 2, 3, 5, 8, 9):
+            for processes in (1, 2, 3, 4):
+                parts = []
+                for rank in range(processes):
+                    monkeypatch.setattr(evaluate, 'rank_and_processes', lambda: (rank, processes))
+                    parts.append(evaluate.share(complete.batches(batch_size)))
+                batches = sum(parts, [])
+                assert sorted(sum(batches, [])) == list(range(len(complete)))
+                for group in groups:
+                    assert sum(group in {groups[i] for i in batch} for batch in batches) == 1
+                assert max(map(len, parts)) - min(map(len, parts[:-1] or parts)) <= len(batches)
 
 
 def test_what_other_processes_found_is_gathered(monkeypatch, tmp_path):
     """Another process is stood in for by what gather_lists adds to ours."""
     run = Run(monkeypatch, tmp_path)
     merged = []
-    theirs = {'confidence': {'elsewhere': 0.25}, 'example': {'task': 'robustness', 'id': 'theirs'}}
 
     def gather(mine):
-        if not mine or not isinstance(mine[0], dict):
-            return mine
-        return mine + [theirs['example' if 'frame' in mine[0] else 'confidence']]
+        if mine and isinstance(mine[0], tuple):
+            return [*mine, ('elsewhere', 0.25)]
+        if mine and isinstance(mine[0], dict):
+            return [*mine, {'task': 'robustness', 'id': 'theirs'}]
+        return mine
     monkeypatch.setattr(evaluate, 'gather_lists', gather)
     monkeypatch.setattr(metrics.Streaming, 'merge_across_ranks', lambda meter: merged.append(meter))
     run('--benchmarks', 'ext_flickr', '--figures', tmp_path / 'p',
         '--save-heatmaps', tmp_path / 'm')
     confidences = (tmp_path / 'm/ext_flickr/confidence.csv').read_text().splitlines()
     assert len(confidences) == 1 + 5 + 1 and confidences[-1] == 'elsewhere,0.25'
-    assert run.sheets['robustness', 'ext_flickr'][0][-1]['id'] == 'theirs' and len(merged) == 1
+    assert run.sheets['robustness', 'ext_flickr'][0][-1]['id'] == 'theirs' and len(merged) == 2
     run('--benchmarks', 'is4')
-    assert len(merged) == 1 + 6                             # ours and the oracle of three tasks
+    assert len(merged) == 2 + 6                             # ours and the oracle of three tasks
 
 
 def test_what_other_processes_could_not_read_is_gathered_too(monkeypatch, tmp_path):

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
+import losses
 import model as model_file
-import negatives
-import train
-from tiny import SIZE, tiny, tiny_root, training        # noqa: F401
+from tiny import SIZE, tiny, tiny_root, training, write_captions        # noqa: F401
 
 
 def test_rows_come_in_the_order_of_ranks_and_gradients_go_back_to_their_own(monkeypatch):
@@ -18,13 +17,13 @@ def test_rows_come_in_the_order_of_ranks_and_gradients_go_back_to_their_own(monk
     for key, value in (('is_initialized', lambda: True), ('get_rank', lambda: 1),
                        ('get_world_size', lambda: 3), ('all_gather', all_gather),
                        ('all_reduce', lambda total: total.mul_(2))):
-        monkeypatch.setattr(negatives.dist, key, value)
+        monkeypatch.setattr(losses.dist, key, value)
     x = torch.tensor([1.0, 2.0], requires_grad=True)
-    every = negatives.everyone(x)
-    assert every.tolist() == [-9, -8, 1, 2, 11, 12] and negatives.first_of_mine(2) == 2
+    every = losses.everyone(x)
+    assert every.tolist() == [-9, -8, 1, 2, 11, 12] and losses.first_of_mine(2) == 2
     (every * torch.arange(6.0)).sum().backward()
     assert x.grad.tolist() == [4, 6]            # rows 2 and 3, asked for by all: here twice
-    assert negatives.everyone(torch.tensor([1, 2])).dtype == torch.int64
+    assert losses.everyone(torch.tensor([1, 2])).dtype == torch.int64
 
 
 def test_every_image_is_grounded_under_all_sounds_and_masked_by_its_own(tiny, monkeypatch):
@@ -48,27 +47,31 @@ def test_every_image_is_grounded_under_all_sounds_and_masked_by_its_own(tiny, mo
 @pytest.mark.parametrize('acl_f', ['paper', 'release'])
 def test_gathered_terms_are_those_of_one_process_with_all_pairs(acl_f):
     torch.manual_seed(0)
-    A, v_I, v_D, C = (torch.randn(*shape) for shape in ((4, 8), (4, 8), (4, 8, 2, 2), (3, 8)))
+    A, v_I, v_D = (torch.randn(*shape) for shape in ((4, 8), (4, 8), (4, 8, 2, 2)))
     M_F = torch.rand(4, 4, 2, 2)
     areas = torch.rand(4, 4)
-    rows = torch.tensor([0, 2, -1, 1])
-    args = train.parse_args(['--variant', 'av_llm', '--negatives', 'global', '--acl-f', acl_f])
 
-    def terms(mine, first, gather=lambda x: x):
+    def terms(mine, first, gather):
         out = model_file.Alignment(A=A, M_G=None, areas=areas[mine], M_I=None, v_I=v_I[mine],
                                    M_F=M_F[mine], v_D=v_D[mine], first=first)
-        found = train.loss_terms(out, args, C, rows[mine], gather)
+        found = losses.loss_terms(out, acl_f_reading=acl_f, gather=gather)
         return {key: value.item() for key, value in found.items()}
 
-    alone = terms(slice(0, 4), 0)
+    alone = terms(slice(0, 4), 0, lambda x: x)
     first_half = []
     terms(slice(0, 2), 0, lambda x: first_half.append(x) or torch.cat([x, x]))
     both = terms(slice(2, 4), 2, lambda x: torch.cat([first_half.pop(0), x]))
     assert both == pytest.approx(alone) and not first_half
-    assert set(alone) == {'acl_i', 'acl_f', 'reg', 'acl_c'}
+    assert set(alone) == {'acl_i', 'acl_f', 'reg'}
 
 
-@pytest.mark.parametrize('choice, gather', [('local', []), ('global', [negatives.everyone])])
-def test_the_choice_reaches_the_model_and_the_terms(training, choice, gather):
-    seen = training('--negatives', choice)
-    assert seen.forwards[0]['negatives'] == choice and list(seen.answers[0][2:]) == gather
+def test_the_choice_reaches_the_model_the_terms_and_the_answers(training, tmp_path, monkeypatch):
+    gathered = []
+    monkeypatch.setattr(losses, 'everyone', lambda x: gathered.append(x) or x)
+    captions = write_captions(tmp_path / 'c.jsonl', lambda n: ['dog', 'bell'][n % 2])
+    for choice, count in (('local', 0), ('global', 1)):
+        seen = training('--negatives', choice, '--variant', 'av_llm', '--captions', str(captions),
+                        folder=choice)
+        assert seen.forwards[0]['negatives'] == choice
+        assert (seen.gathers[0] is losses.everyone) == bool(count)
+        assert sum(x is seen.answers[0][1] for x in gathered) == count

@@ -1,11 +1,12 @@
-"""Golden parity of the model: every tensor, loss and gradient equals the authors' code on the golden files.
+"""Golden parity: every tensor, loss and gradient equals the authors' code on the golden files.
 
     python -m pytest tests/test_golden.py                    # the golden files of the repository
     ACL_GOLDEN=DIR python -m pytest tests/test_golden.py     # any other folder of that form
 
-The files follow the release's conventions: its S^F, its divisor of v_F, its area terms. Tolerances: 1e-4 of the largest
-value for what the model computes in float32, 2e-3 for gradients. These are computed in float64: some are sums that nearly
-cancel, where the rounding of a processor's float32 would decide.
+The files follow the release's conventions: its S^F, its divisor of v_F, its area terms.
+Tolerances: 1e-4 of the largest value for what the model computes in float32, 2e-3 for gradients.
+These are computed in float64: some are sums that nearly cancel, where the rounding of a processor's
+float32 would decide.
 """
 
 import json
@@ -17,12 +18,12 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 import losses
 from beats import BEATs, BEATsConfig, fbank
-from heatmaps import confidence
+from evaluate import confidence
 from model import SoundLocalizer, encode_image, load_trained, trained_state
 
 
 class Golden:
-    """The golden model, run once in dtype: `ours` holds our tensors under the names of the file's out/*."""
+    """The golden model, run once in dtype: `ours` holds our tensors by the file's names out/*."""
 
     def __init__(self, folder, dtype):
         self.config = json.loads((folder / 'config.json').read_text())
@@ -35,8 +36,9 @@ class Golden:
         beats = BEATs(BEATsConfig.from_cfg(self.config['beats']))
         beats.load_state_dict(weights('beats'))
         ids, token_at = self.file['in/ids'][0].tolist(), self.config['pos']
-        self.model = model = SoundLocalizer(clipseg.eval(), beats.eval(), (ids[:token_at], ids[token_at:]))
-        load_trained(model, {'audio_proj': weights('audio_proj'), 'masker_i': weights('masker_i')}, 'golden')
+        prompt = ids[:token_at], ids[token_at:]
+        self.model = model = SoundLocalizer(clipseg.eval(), beats.eval(), prompt)
+        load_trained(model, {part: weights(part) for part in ('audio_proj', 'masker_i')}, 'golden')
         model.to(dtype)
 
         read = lambda name: torch.from_numpy(self.file[f'in/{name}'].astype(np.float64)).to(dtype)
@@ -47,35 +49,41 @@ class Golden:
         out.A.retain_grad()
         v_F = losses.masked_features(out.M_F, out.v_D, divisor='release')
         S_C = losses.cosine_similarities(out.A, C)
-        terms = {'acl_i': losses.acl_i(out.v_I, out.A), 'acl_f': losses.acl_f(v_F, out.A, reading='release'),
+        terms = {'acl_i': losses.acl_i(out.v_I, out.A),
+                 'acl_f': losses.acl_f(v_F, out.A, reading='release'),
                  'area_reg': losses.area_regulariser(out.areas)}
         total = losses.total_loss(terms, dict.fromkeys(terms, 1.0))
         total.backward()
         off = out.areas.sum() - out.areas.trace()
         size = self.file['out/heatmap'].shape[-2:]
         self.ours = {
-            'fbank': fbank(wav[:1]), 'fbank_row_means': fbank(wav).mean(-1), 'beats_layers_cat': features,
-            'beats_x': beats.last_layer(features), 'audio_token': model.audio_tokens(wav)[:, 0], 'A': out.A,
+            'fbank': fbank(wav[:1]), 'fbank_row_means': fbank(wav).mean(-1),
+            'beats_layers_cat': features, 'beats_x': beats.last_layer(features),
+            'audio_token': model.audio_proj(features)[:, 0], 'A': out.A,
             'v_D': vision.v_D, 'vision_pooled_proj': vision.pooled,
             'vision_activations': torch.stack(vision.activations),
-            'M_G': out.M_G, 'feature_mask': out.M_F, 'image_mask': out.M_I, 'area_matrix': out.areas, 'v_f': v_F,
-            'v_i': out.v_I, 'p_area': out.areas.diagonal().mean(), 'n_area': off / len(out.areas) ** 2, **terms,
-            'total': total, 'infonce_A_C': losses.info_nce_rows(S_C), 'infonce_C_A': losses.info_nce_rows(S_C.t()),
+            'M_G': out.M_G, 'feature_mask': out.M_F, 'image_mask': out.M_I,
+            'area_matrix': out.areas, 'v_f': v_F, 'v_i': out.v_I,
+            'p_area': out.areas.diagonal().mean(), 'n_area': off / len(out.areas) ** 2, **terms,
+            'total': total, 'infonce_A_C': losses.info_nce_rows(S_C),
+            'infonce_C_A': losses.info_nce_rows(S_C.t()),
             'heatmap': model.heatmap(image, wav, size).unsqueeze(1),
             # one audio for all images, and the heatmap read off at every fourth pixel
-            'heatmap_N1': model.heatmaps(vision, out.A[:1].expand(len(image), 1, -1), size)[..., ::4, ::4],
+            'heatmap_N1': model.heatmaps(vision, out.A[:1].expand(len(image), 1, -1),
+                                         size)[..., ::4, ::4],
             'heatmap_one': model.heatmap(image[:1], wav[:1], size).unsqueeze(1),
             'conf': confidence(model, vision, out.A, image.shape[-2:]),
         }
         self.acl_c = losses.acl_c(C, out.A)
-        self.gradients = {f'audio_proj.{k}': p.grad for k, p in model.audio_proj.named_parameters()}
-        self.gradients |= {f'masker_i.{k}': p.grad for k, p in model.masker_i.named_parameters()} | {'A': out.A.grad}
+        trained = {k: p.grad for k, p in model.named_parameters() if p.requires_grad}
+        self.gradients = {**trained, 'A': out.A.grad}
 
     def difference(self, name, ours):
         """Largest difference to out/<name>, in units of its largest value."""
         theirs = torch.from_numpy(self.file[f'out/{name}'].astype(np.float64))
         assert tuple(ours.shape) == tuple(theirs.shape), name
-        return float((ours.detach().double() - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
+        difference = (ours.detach().double() - theirs).abs().max()
+        return float(difference / theirs.abs().max().clamp(min=1e-12))
 
 
 @pytest.fixture(scope='module')
@@ -83,10 +91,10 @@ def run(golden):
     return Golden(golden, torch.float32)
 
 
-FORWARD = ['fbank', 'fbank_row_means', 'beats_layers_cat', 'beats_x', 'audio_token', 'A', 'v_D', 'vision_pooled_proj',
-           'vision_activations', 'M_G', 'feature_mask', 'image_mask', 'area_matrix', 'v_f', 'v_i', 'p_area', 'n_area',
-           'acl_i', 'acl_f', 'area_reg', 'total', 'infonce_A_C', 'infonce_C_A', 'heatmap', 'heatmap_one', 'heatmap_N1',
-           'conf']
+FORWARD = ['fbank', 'fbank_row_means', 'beats_layers_cat', 'beats_x', 'audio_token', 'A', 'v_D',
+           'vision_pooled_proj', 'vision_activations', 'M_G', 'feature_mask', 'image_mask',
+           'area_matrix', 'v_f', 'v_i', 'p_area', 'n_area', 'acl_i', 'acl_f', 'area_reg', 'total',
+           'infonce_A_C', 'infonce_C_A', 'heatmap', 'heatmap_one', 'heatmap_N1', 'conf']
 
 
 @pytest.mark.parametrize('name', FORWARD)
@@ -96,14 +104,14 @@ def test_forward_equals_the_release(run, name):
 
 def test_every_golden_output_is_compared(run):
     outputs = {k[4:] for k in run.file.files if k.startswith('out/')}
-    outputs.remove('placeholder_padded')                # the release's padded id row, which nothing here makes
+    outputs.remove('placeholder_padded')        # the release's padded ids, which nothing here makes
     assert outputs == set(FORWARD) | {f'grad/{name}' for name in run.gradients}
 
 
 def test_gradients_equal_the_release(golden):
     run = Golden(golden, torch.float64)
     for name, gradient in run.gradients.items():
-        if name.endswith('feature_reduce.bias'):        # a softmax ignores it: its true gradient is 0
+        if name.endswith('feature_reduce.bias'):    # a softmax ignores it: its true gradient is 0
             assert gradient.abs().max() < 1e-9 * run.gradients['A'].abs().max()
         else:
             assert run.difference(f'grad/{name}', gradient) < 2e-3, name

@@ -1,15 +1,15 @@
-"""metrics.py against what each released evaluator said about 40 heatmaps (golden metrics.npz and metrics.json).
+"""metrics.py against the released evaluators on 40 heatmaps (golden metrics.npz, metrics.json).
 
     pytest tests/test_golden_metrics.py                          # tests/golden
     ACL_GOLDEN=/some/directory pytest tests/test_golden_metrics.py
 
-`replay` recomputes every number of metrics.json, with the option that brings the evaluator's reading back. Then
-each number or list is a test of its own, so that an entry that nobody replays fails instead of passing unseen.
+`replay` recomputes every number of metrics.json with the evaluator's own reading
+(released_evaluators.py). Then each number or list is a test of its own, so that an entry that is
+not replayed fails.
 """
 
 import functools
 import json
-import math
 import os
 import re
 import sys
@@ -22,9 +22,11 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import metrics as M  # noqa: E402
+import released_evaluators as released  # noqa: E402
 
 GOLDEN = Path(os.environ.get('ACL_GOLDEN', ROOT / 'tests' / 'golden'))
-pytestmark = pytest.mark.skipif(not (GOLDEN / 'metrics.json').exists(), reason=f'no golden files in {GOLDEN}')
+pytestmark = pytest.mark.skipif(not (GOLDEN / 'metrics.json').exists(),
+                                reason=f'no golden files in {GOLDEN}')
 
 
 def expected():
@@ -54,7 +56,7 @@ def batches(metric, size, *columns):
 
 
 def policy(key):
-    """'..thr0.5..' -> fixed:0.5; '..thrNone..' and '..median..' -> top50; '..fixed0.5..' -> fixed:0.5."""
+    """'..thr0.5..', '..fixed0.5..' -> fixed:0.5; '..thrNone..', '..median..' -> top50."""
     number = re.search(r'(?:thr|fixed)(\d+\.?\d*)', key)
     return f'fixed:{number.group(1)}' if number else 'top50'
 
@@ -68,17 +70,22 @@ def plain_mean(values):
     return float(np.mean(values))          # NaN spreads, as in the evaluators
 
 
+def cuts(policy, heatmaps, truths):
+    return [float(M.thresholds_for(heat, policy, truth)) for heat, truth in zip(heatmaps, truths)]
+
+
 @functools.lru_cache
 def replay():
     said, data = expected(), np.load(GOLDEN / 'metrics.npz')
     inputs = said['inputs']
     heatmaps = torch.from_numpy(data['heatmaps'].astype(np.float32))                # (N, H, W)
     N, H, W = heatmaps.shape
-    boxes, masks = (torch.from_numpy(np.unpackbits(data[key], axis=1)[:, :H * W].reshape(N, H, W)).float()
-                    for key in ('gt_box', 'gt_mask'))                               # (N, H, W) each
+    bits = [np.unpackbits(data[key], axis=1)[:, :H * W] for key in ('gt_box', 'gt_mask')]
+    boxes, masks = [torch.from_numpy(one).view(N, H, W).float() for one in bits]
     confidence, n_boxes = torch.from_numpy(data['conf']), torch.tensor(inputs['n_boxes'])
     sounding = n_boxes > 0                                                          # (N,)
-    groups = [M.group_of(name) for name in inputs['names']]
+    condition = ['sounding' if n else 'silent' for n in n_boxes.tolist()]
+    groups = [released.group_of(name) for name in inputs['names']]
     ours = {}
 
     def subset(key):
@@ -88,88 +95,92 @@ def replay():
     ours['vggss'] = {}
     for key in said['vggss']:
         chosen = subset(key)
-        metric = M.SingleSource(policy(key), empty=math.nan, first_of_batch=True)
+        metric = released.VGGSS(policy(key))
         batches(metric, batch_size(key), heatmaps[chosen], boxes[chosen])
         scores = metric.compute()
         ours['vggss'][key] = {'cIoU_AP50': scores['cIoU'], 'AUC': scores['AUC'],
                               'mean_ciou': plain_mean(metric.iou), 'per_sample': metric.iou}
 
-    # The alignment code: > the threshold, each map stretched first, and NaN spreads over the groups.
+    # Senocak et al.'s code: > the threshold, each map stretched first, NaN spreads over the groups.
     ours['ssl_iiou'] = {}
     for key in said['ssl_iiou']:
         chosen = subset(key)
-        options = dict(strict=True, normalise='median' in key, empty=math.nan)
-        single = batches(M.SingleSource(policy(key), **options), 7, heatmaps[chosen], boxes[chosen])
+        maps = released.min_max(heatmaps) if 'median' in key else heatmaps
+        single = batches(released.AlignmentSingle(policy(key)), 7, maps[chosen], boxes[chosen])
         names = [group for group, there in zip(groups, chosen) if there]
-        grouped = M.Interactive(policy(key), nan_spreads=True, **options)
-        batches(grouped, 7, heatmaps[chosen], boxes[chosen], names)
-        maps = M.min_max(heatmaps) if 'median' in key else heatmaps
-        n_gt = boxes.sum((1, 2)).long()
+        sizes = [names.count(name) for name in names]
+        grouped = released.AlignmentInteractive(policy(key))
+        batches(grouped, 7, maps[chosen], boxes[chosen], names, sizes)
         ours['ssl_iiou'][key] = {**single.compute(), **grouped.compute(),
                                  'per_sample': single.iou, 'per_sample_adap': single.iou_adaptive,
-                                 'thr': M.thresholds_for(maps, policy(key))[chosen, 0].tolist(),
-                                 'thr_adap': M.thresholds_for(maps, 'adaptive', n_gt)[chosen, 0].tolist(),
+                                 'thr': cuts(policy(key), maps[chosen], boxes[chosen]),
+                                 'thr_adap': cuts('adaptive', maps[chosen], boxes[chosen]),
                                  'n_groups': len(set(names))}
 
     # The extended sets, on the heatmaps and on lists of IoU and confidence.
     def extended_scores(metric, at=0.5):
-        precision, recall = (float(value) for value in metric.precision_recall(torch.tensor([at]).double()))
+        precision, recall = (float(value) for value in metric.precision_recall([at]))
         visible = [iou for iou, there in zip(metric.iou, metric.sounding) if there]
         f1 = metric.f1_curve()[0]
         scores = metric.compute()
-        return {'AP': scores['AP'], 'MaxF1_rounded': scores['max_F1'], 'LocAcc_gt0p5': scores['LocAcc'] / 100,
+        return {'AP': scores['AP'], 'MaxF1_rounded': scores['max_F1'],
+                'LocAcc_gt0p5': scores['LocAcc'] / 100,
                 'ef1_unrounded': 100 * float(f1.max()), 'ef1': 100 * float(f1.max()),
-                'precision_at_conf_minus1000': float(metric.precision_recall(torch.tensor([-1000.]).double())[0]),
+                'precision_at_conf_minus1000': float(metric.precision_recall([-1000.])[0]),
                 'F1_list': ' '.join(f'{100 * float(value):.1f}' for value in f1),
-                'AUC_visible': M.area_under_success(visible) / 100, 'AUC': M.area_under_success(visible) / 100,
+                'AUC_visible': M.area_under_success(visible) / 100,
+                'AUC': M.area_under_success(visible) / 100,
                 'pr_at_conf0p5': [precision, recall], 'per_sample': metric.iou,
-                'f1_at_50': 2 * precision * recall / (precision + recall) if precision + recall else 0.0}
+                'f1_at_50': 2 * precision * recall / ((precision + recall) or 1.0)}
 
     ours['extended'] = {}
     for key in said['extended']:
-        metric = batches(M.Extended(policy(key), first_of_batch=True), batch_size(key),
-                         heatmaps, boxes, confidence, sounding)
+        metric = batches(released.ExtendedSets(policy(key)), batch_size(key),
+                         heatmaps, boxes, confidence, condition)
         ours['extended'][key] = {**extended_scores(metric), 'area': boxes.sum((1, 2)).tolist()}
 
     ours['extended_lists'] = {}
     for key in said['extended_lists']:
         metric = M.Extended()
         if key == 'perfect10_AP':
-            metric.iou, metric.confidence, metric.sounding = [1.0] * 10, [i / 10 for i in range(10)], [True] * 10
+            metric.iou, metric.sounding = [1.0] * 10, [True] * 10
+            metric.confidence = [i / 10 for i in range(10)]
             ours['extended_lists'][key] = metric.compute()['AP']
             continue
-        metric.iou, metric.confidence = data[f'list{key}_ciou'].tolist(), data[f'list{key}_conf'].tolist()
+        metric.iou = data[f'list{key}_ciou'].tolist()
+        metric.confidence = data[f'list{key}_conf'].tolist()
         metric.sounding = (data[f'list{key}_bb'] > 0).tolist()
         ours['extended_lists'][key] = extended_scores(metric)
 
-    # AVSBench as the release scores it, and as its own repository does (which puts a sigmoid on logits first).
+    # AVSBench as the release scores it, and as its own repository does (sigmoid of logits first).
     ours['avsbench'] = {}
     for key in said['avsbench']:
-        metric = batches(M.Segmentation(policy(key), batch_means=True), batch_size(key), heatmaps, masks)
-        scores = metric.compute()
-        ours['avsbench'][key] = {'mIoU': scores['mIoU'], 'Fmeasure': scores['F'], 'n_F': metric.f_count,
-                                 'per_batch_miou': [row[0] for row in metric.batch_iou],
+        metric = batches(M.Segmentation(policy(key)), batch_size(key), heatmaps, masks)
+        parts = released.batch_scores(policy(key), heatmaps, masks, batch_size(key))
+        ours['avsbench'][key] = {'mIoU': M.mean([part['mIoU'] for part in parts]),
+                                 'Fmeasure': metric.compute()['F'], 'n_F': len(metric.f_adaptive),
+                                 'per_batch_miou': [part['mIoU'] / 100 for part in parts],
                                  'argmax_thr_index': int(metric.f_curve().argmax())}
     key = next(key for key in said if key.startswith('avsbench_original'))
     probabilities = torch.sigmoid(8 * (heatmaps - 0.5))
-    metric = batches(M.Segmentation(batch_means=True, f_max='batch'), batch_size(key), probabilities, masks)
-    scores = metric.compute()
-    ours[key] = {'mIoU': scores['mIoU'] / 100, 'F_mean_of_batch_max': scores['F'] / 100,
-                 'per_batch_miou': [row[0] for row in metric.batch_iou], 'per_batch_F': metric.batch_f}
+    parts = released.batch_scores('fixed:0.5', probabilities, masks, batch_size(key))
+    per_batch = {name: [part[name] / 100 for part in parts] for name in ('mIoU', 'F')}
+    ours[key] = {'mIoU': M.mean(per_batch['mIoU']), 'F_mean_of_batch_max': M.mean(per_batch['F']),
+                 'per_batch_miou': per_batch['mIoU'], 'per_batch_F': per_batch['F']}
 
     # AVGN and SLAVC: SLAVC's confidence, 0/0 is NaN, and AVGN's PIAP.
     for key in [key for key in said if key.startswith(('avgn', 'slavc'))]:
         top_quarter = M.top_quarter_mean(heatmaps)
-        metric = batches(M.Extended(policy(key), empty=math.nan), 6, heatmaps, boxes, top_quarter, sounding)
+        metric = batches(released.SLAVC(policy(key)), 6, heatmaps, boxes, top_quarter, condition)
         scores = extended_scores(metric)
-        mixtures = batches(M.MultiSource(policy(key), piap='avgn'), 6, heatmaps[:, None], boxes[:, None])
-        cut = M.binarise(heatmaps, policy(key)).float()
+        piap = [released.avgn_piap(*pair, policy(key)) for pair in zip(heatmaps, boxes)]
+        cut = [released.binarise(heat, policy(key)).float() for heat in heatmaps]
         ours[key] = {'AP50': scores['AP'] / 100, 'f1_at_50': scores['f1_at_50'],
                      'LocAcc_gt0p5': scores['LocAcc_gt0p5'], 'per_sample_ciou': metric.iou,
                      'slavc_conf_top_quarter_mean': top_quarter.tolist(),
-                     'piap_per_sample_official': mixtures.piap, 'piap_mean_official': plain_mean(mixtures.piap),
-                     'pixel_AP_correct_order_heatmap_score': M.pixel_ap(heatmaps, boxes).tolist(),
-                     'pixel_AP_correct_order_binary_score': M.pixel_ap(cut, boxes).tolist()}
+                     'piap_per_sample_official': piap, 'piap_mean_official': plain_mean(piap),
+                     'pixel_AP_correct_order_heatmap_score': list(map(M.pixel_ap, heatmaps, boxes)),
+                     'pixel_AP_correct_order_binary_score': list(map(M.pixel_ap, cut, boxes))}
     return ours
 
 
@@ -191,12 +202,14 @@ def test_entry(path, value):
 
 
 def test_multi_source_in_proper_order_is_the_mean_over_samples_with_ground_truth():
-    """The default PIAP of one map per scene is the golden pixel AP, over the samples that have a ground truth."""
+    """PIAP of one map per scene is the golden pixel AP, over the samples with a ground truth."""
     said, data = expected(), np.load(GOLDEN / 'metrics.npz')
     key = next(key for key in said if key.startswith('avgn'))
     per_sample = said[key]['pixel_AP_correct_order_heatmap_score']
     heatmaps = torch.from_numpy(data['heatmaps'].astype(np.float32))[:, None]       # (N, 1, H, W)
-    boxes = torch.from_numpy(np.unpackbits(data['gt_box'], axis=1)[:, :heatmaps[0].numel()]).view_as(heatmaps)
+    bits = np.unpackbits(data['gt_box'], axis=1)[:, :heatmaps[0].numel()]
+    boxes = torch.from_numpy(bits).view_as(heatmaps)
     scores = batches(M.MultiSource(), 9, heatmaps, boxes).compute()
-    assert scores['PIAP'] == pytest.approx(100 * np.mean([v for v in per_sample if v is not None]), rel=1e-6)
-    assert scores['CAP'] == scores['PIAP']                                          # with one source they coincide
+    known = [v for v in per_sample if v is not None]
+    assert scores['PIAP'] == pytest.approx(100 * np.mean(known), rel=1e-6)
+    assert scores['CAP'] == scores['PIAP']  # with one source they coincide

@@ -1,19 +1,28 @@
-"""heatmaps.py: which embedding grounds which map, and from which file each sample's map is read.
+"""Which embedding grounds which map, and from which file each sample's map is read.
 
 The model is replaced by one whose maps show the embedding that they were asked for.
 """
 
-from types import SimpleNamespace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import heatmaps
+import evaluate
+from benchmarks.maps import read_confidences, read_heatmap, read_maps, save_heatmaps
 from data import SampleError
-from heatmaps import (localise, localise_sources, oracle_of_named, read_confidences, read_heatmap,
-                      read_localised, save_heatmaps)
+from evaluate import feed, localise, localise_sources
+from metrics import BothRight, Extended, Segmentation, SingleSource
+
+
+@dataclass
+class Seen:
+    """In place of model.Vision: every part says which image it is of."""
+    pooled: torch.Tensor
+    activations: list
+    v_D: torch.Tensor
 
 
 class Echo:
@@ -24,11 +33,13 @@ class Echo:
     def __init__(self):
         self.sizes = []
         self.seen = []
+        self.heard = []
 
     def parameters(self):
         return iter([torch.zeros(1)])
 
     def embed_audio(self, wav):
+        self.heard += wav[:, 0].tolist()
         return wav[:, :2]
 
     def heatmaps(self, vision, A, size):
@@ -40,40 +51,63 @@ class Echo:
 @pytest.fixture
 def echo(monkeypatch):
     model = Echo()
-    monkeypatch.setattr(heatmaps, 'encode_image', lambda clipseg, image: (clipseg, image))
+    model.encoded = []
+
+    def encode(clipseg, image):
+        assert clipseg == model.clipseg
+        level = image[:, 0, 0, 0]
+        model.encoded += level.tolist()
+        return Seen(level, [level, level], level)
+    monkeypatch.setattr(evaluate, 'encode_image', encode)
     return model
 
 
-def batch_of(*labels):
-    count = torch.arange(len(labels))
-    wav = torch.stack([.1 + .1 * count, 1 + 0 * count], 1)
-    image = count.view(-1, 1, 1, 1).expand(-1, 3, 8, 8).float()
-    return {'image': image, 'wav': wav, 'label': list(labels), 'errors': []}
+def samples_of(*labels):
+    """Sample i has the image i and the sound .1 + .1 * i."""
+    return [{'id': f's{i}', 'image': torch.full((3, 8, 8), float(i)), 'label': label,
+             'wav': torch.tensor([.1 + .1 * i, 1.]), 'condition': 'positive'}
+            for i, label in enumerate(labels)]
 
 
 def levels(maps):
-    assert (maps == maps[..., :1, :1]).all()
-    return [round(float(value), 4) for value in maps[:, 0, 0]]
+    assert all((one == one[:1, :1]).all() for one in maps)
+    return [round(float(one[0, 0]), 4) for one in maps]
 
 
 WORDS = {'cat': torch.tensor([.7, 0]), 'dog': torch.tensor([.8, 0]), 'hen': torch.tensor([.9, 0])}
 
 
 def test_ours_is_the_sound_s_map_and_the_oracle_the_own_name_s(echo):
-    found = localise(echo, batch_of('dog', 'cat', 'dog'), WORDS)
+    found = localise(echo, samples_of('dog', 'cat', 'dog'), WORDS)
     assert set(found) == {'ours', 'oracle'} and echo.sizes == [(224, 224)]
     assert levels(found['ours']) == [.1, .2, .3] and levels(found['oracle']) == [.8, .7, .8]
-    [(clipseg, images)] = echo.seen
-    assert clipseg == 'the vision encoder' and images[:, 0, 0, 0].tolist() == [0, 1, 2]
-    assert set(localise(echo, batch_of('dog', 'cat', 'dog'))) == {'ours'}
+    [vision] = echo.seen                                    # one of each pair
+    for part in (vision.pooled, vision.v_D, *vision.activations):
+        assert part.tolist() == [0, 1, 2, 0, 1, 2]
+    assert localise(echo, samples_of('dog', 'cat', 'dog'))['oracle'] == [None] * 3
 
 
-def test_other_sounds_are_maps_under_their_own_names(echo):
-    other = torch.tensor([[.4, 0], [.5, 0], [.6, 0]])
-    sounds = {'silence': torch.zeros(1, 2), 'other': other}
-    found = localise(echo, batch_of('dog', 'cat', 'hen'), WORDS, sounds=sounds)
-    assert {who: levels(maps) for who, maps in found.items()} == {
-        'ours': [.1, .2, .3], 'oracle': [.8, .7, .9], 'silence': [0, 0, 0], 'other': [.4, .5, .6]}
+def test_equal_frames_and_equal_sounds_are_encoded_once_and_every_pair_keeps_its_own(echo):
+    samples = samples_of('dog', 'cat', 'hen', 'dog')
+    samples[2]['image'] = samples[0]['image'].clone()       # another file, the same pixels
+    samples[3]['wav'] = samples[1]['wav'].clone()
+    known = {}
+    found = localise(echo, samples, WORDS, known)
+    assert echo.encoded == [0, 1, 3] and echo.heard == pytest.approx([.1, .2, .3])
+    assert levels(found['ours']) == [.1, .2, .3, .2] and levels(found['oracle']) == [.8, .7, .9, .8]
+    assert echo.seen[0].pooled.tolist() == 2 * [0, 1, 0, 3]
+    again = samples_of('dog', 'cat', 'hen', 'dog')          # three sounds of it are known
+    assert levels(localise(echo, again, None, known)['ours']) == [.1, .2, .3, .4]
+    assert echo.heard == pytest.approx([.1, .2, .3, .4])
+
+
+def test_negatives_and_the_nameless_have_no_oracle(echo):
+    samples = samples_of('dog', None, 'cat', 'hen')
+    samples[2]['condition'] = 'silence'
+    found = localise(echo, samples, WORDS)
+    assert [one is None for one in found['oracle']] == [False, True, True, False]
+    assert levels(found['oracle'][::3]) == [.8, .9] and levels(found['ours']) == [.1, .2, .3, .4]
+    assert localise(echo, samples_of(None, None), WORDS)['oracle'] == [None, None]
 
 
 def test_the_confidence_is_of_the_sound_and_the_masked_features_of_its_image(echo, monkeypatch):
@@ -81,19 +115,21 @@ def test_the_confidence_is_of_the_sound_and_the_masked_features_of_its_image(ech
     cells = torch.tensor([[[1., 0], [1, 0]], [[0, 1], [0, 1]]])                     # (h, w, D)
     v_D = torch.stack([cells, cells]).permute(0, 3, 1, 2)                # (B, D, h, w)
     asked = []
-    monkeypatch.setattr(heatmaps, 'encode_image', lambda clipseg, image: SimpleNamespace(v_D=v_D))
+    monkeypatch.setattr(evaluate, 'encode_image', lambda clipseg, image: Seen(v_D, [v_D], v_D))
     upper = torch.tensor([[[9., 9], [-9, -9]]])                                     # (1, h, w)
 
     def ground(vision, A, size):
-        asked.append((vision.v_D is v_D, A.squeeze(1).tolist(), tuple(size)))
+        asked.append((torch.equal(vision.v_D, v_D), A.squeeze(1).tolist(), tuple(size)))
         return torch.stack([upper, -upper])
 
     echo.ground = ground
-    monkeypatch.setattr(heatmaps, 'mask_gen_f', lambda M_G, grid: (M_G > 0).float())
-    batch = batch_of('dog', 'cat')
-    batch['wav'] = torch.tensor([[3., 4], [5, 12]])
-    found = localise(echo, batch, WORDS, with_confidence=True)
-    assert found['confidence'].tolist() == pytest.approx([3 / 5, 12 / 13], abs=1e-4)
+    monkeypatch.setattr(evaluate, 'mask_gen_f', lambda M_G, grid: (M_G > 0).float())
+    samples = samples_of('dog', 'cat')
+    samples[0]['wav'] = torch.tensor([3., 4])
+    samples[1]['wav'] = torch.tensor([5., 12])
+    localise(echo, samples, WORDS, with_confidence=True)
+    confidences = [float(sample['confidence']) for sample in samples]
+    assert confidences == pytest.approx([3 / 5, 12 / 13], abs=1e-4)
     assert asked == [(True, [[3, 4], [5, 12]], (8, 8))]
 
 
@@ -109,26 +145,63 @@ def test_the_sources_of_a_mixture_are_the_classes_most_like_its_sound(echo, monk
         level = masked[:, 0, 0, 0]                          # of an image of 1s the map is left
         length = 1 + 9 * level                              # which a cosine does not see
         return torch.stack([(3 * level).cos(), (3 * level).sin()], 1) * length[:, None]
-    monkeypatch.setattr(heatmaps, 'embed_image', embed)
-    batch = batch_of('dog', 'cat')
-    batch['image'] = torch.ones(2, 3, 8, 8)
-    nearest = torch.tensor([.171, .339])                    # the sounds' directions
-    batch['wav'] = torch.stack([(3 * nearest).cos(), (3 * nearest).sin()], 1)
-    found = localise_sources(echo, batch, classes, k)
-    assert found['ours'].shape == (2, k, 224, 448) and echo.sizes[-1] == (224, 448)
+    monkeypatch.setattr(evaluate, 'embed_image', embed)
+    samples = samples_of('dog', 'cat')
+    for sample, nearest in zip(samples, torch.tensor([.171, .339])):    # the sounds' directions
+        sample['image'] = torch.ones(3, 8, 8)
+        sample['wav'] = torch.stack([(3 * nearest).cos(), (3 * nearest).sin()])
+    found = localise_sources(echo, samples, classes, k=k)
+    assert found['ours'][0].shape == (k, 224, 448) and echo.sizes[-1] == (224, 448)
     wanted = [[.17, .18, .16], [.34, .33, .35]]
     for one, values in zip(found['ours'], wanted):
         assert levels(one) == pytest.approx(values[:k])
     assert {tuple(size) for size in echo.sizes[:-1]} == {(8, 8)}
-    assert max(map(len, images)) <= 2 * heatmaps.CLASSES_AT_ONCE
+    assert max(map(len, images)) <= 2 * evaluate.CLASSES_AT_ONCE
 
 
-def test_the_only_named_sample_of_a_batch_has_the_oracle_s_map_of_its_name(echo):
-    batch = {**batch_of(None, 'cat', None), 'id': list('abc')}
-    find = lambda part: localise(echo, part, WORDS)
-    found = oracle_of_named(find(batch), batch, find)
-    assert levels(found['oracle'][1:2]) == [.7] and found['oracle'][[0, 2]].isnan().all()
-    assert levels(found['ours']) == [.1, .2, .3]
+# ------------------------------------------------------------------------------------------------
+# What a meter is fed
+# ------------------------------------------------------------------------------------------------
+
+class Spy:
+    def __init__(self, *needs):
+        self.needs = needs
+        self.given = []
+
+    def update(self, heatmaps, *truth):
+        self.given.append((heatmaps[:, 0, 0].tolist(), *truth))
+
+
+def scored_samples():
+    return [{'id': name, 'condition': condition, 'boxes': torch.full((2, 2), k + .5),
+             'mask': None if name == 'c' else torch.full((2, 2), k + .25)}
+            for k, (name, condition) in enumerate(
+                [('a', 'positive'), ('b', 'noise'), ('c', 'positive'), ('d', 'positive')])]
+
+
+def test_a_meter_takes_the_samples_that_have_what_it_needs():
+    maps = [torch.full((2, 2), float(k)) for k in range(4)]
+    for needs, maps, taken in (
+            (('boxes',), maps, [0, 2, 3]), (('mask',), maps, [0, 3]),           # c has no mask
+            (('boxes', 'condition'), maps, [0, 1, 2, 3]),                       # b is a negative
+            (('mask', 'condition'), maps, [0, 1, 3]),
+            (('boxes',), [*maps[:3], None], [0, 2]), (('boxes',), [None] * 4, [])):
+        spy, samples = Spy(*needs), scored_samples()
+        assert feed(spy, samples, maps) == taken
+        if not taken:
+            assert spy.given == []
+            continue
+        [(heat, *truth)] = spy.given
+        assert heat == taken
+        assert truth[0][:, 0, 0].tolist() == [float(samples[i][needs[0]][0, 0]) for i in taken]
+        if len(needs) > 1:
+            assert truth[1] == [samples[i]['condition'] for i in taken]
+
+
+def test_every_metric_says_its_ground_truth():
+    assert SingleSource.needs == ('boxes',) and Segmentation.needs == ('mask',)
+    assert Extended.needs == ('boxes', 'confidence', 'condition')
+    assert BothRight.needs == ('mask', 'group')
 
 
 # ------------------------------------------------------------------------------------------------
@@ -145,14 +218,14 @@ def ramp(value, size=(224, 224)):
 
 def test_maps_are_read_by_id_with_their_own_confidence_and_the_rest_of_their_sample(tmp_path):
     save_heatmaps(tmp_path, ['c', 'a', 'd'], torch.stack([ramp(.75), ramp(.25), ramp(.5)]))
-    batch = {'id': list('abcd'), 'label': list('ABCD'), 'boxes': torch.arange(4), 'errors': []}
+    samples = [{'id': name} for name in 'abcd']
     confidences = {'d': .3, 'c': .2, 'a': .1, 'z': .9}
-    found = read_localised(tmp_path, batch, confidences, two_sources=False)
-    assert torch.equal(found['ours'], torch.stack([ramp(.25), ramp(.75), ramp(.5)]))
-    assert found['confidence'].tolist() == pytest.approx([.1, .2, .3])
-    assert (batch['id'], batch['label']) == (['a', 'c', 'd'], ['A', 'C', 'D'])
-    assert batch['boxes'].tolist() == [0, 2, 3]
-    [error] = batch['errors']
+    found = read_maps(tmp_path, {'boxes', 'confidence'}, confidences, samples)
+    for one, value in zip(found['ours'], (.25, None, .75, .5)):
+        assert one is None if value is None else torch.equal(one, ramp(value))
+    assert [s.get('confidence') for s in samples] == [pytest.approx(.1), None, pytest.approx(.2),
+                                                      pytest.approx(.3)]
+    [error] = [s['error'] for s in samples if 'error' in s]
     assert isinstance(error, SampleError) and f'no heatmap {tmp_path / "b"}.npy' in str(error)
 
 
@@ -160,12 +233,12 @@ def test_two_maps_of_a_mixture_keep_their_order_and_orientation(tmp_path):
     wide = torch.stack([ramp(.25, (224, 448)), ramp(.75, (224, 448))])
     save_heatmaps(tmp_path, ['m'], wide[None])
     assert sorted(file.name for file in tmp_path.iterdir()) == ['m_0.npy', 'm_1.npy']
-    found = read_localised(tmp_path, {'id': ['m'], 'errors': []}, {}, two_sources=True)
-    assert found['ours'].shape == (1, 2, 224, 448) and torch.equal(found['ours'][0], wide)
+    sample = {'id': 'm'}
+    found = read_maps(tmp_path, {'sources'}, {}, [sample])
+    assert torch.equal(found['ours'][0], wide) and 'error' not in sample
     np.save(tmp_path / 'm_1.npy', np.zeros((448, 224), np.float16))
-    batch = {'id': ['m'], 'errors': []}
-    assert read_localised(tmp_path, batch, {}, two_sources=True) == {}
-    assert '(448, 224)' in str(batch['errors'][0])
+    found = read_maps(tmp_path, {'sources'}, {}, [sample])
+    assert found['ours'] == [None] and '(448, 224)' in str(sample['error'])
 
 
 def test_maps_of_whole_numbers_and_pictures_reach_from_0_to_1(tmp_path):

@@ -1,14 +1,18 @@
 """Scores on held-out scenes, each column by hand: what is heard, what it is compared with."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-import heldout
+import data
+import evaluate
 import model as model_file
-from heatmaps import localise
+from benchmarks import BenchmarkSample
+from evaluate import localise
+from figures import pictures
 from tiny import SIZE, tiny        # noqa: F401
 
 
@@ -19,15 +23,26 @@ def area(top, bottom, left=0, right=224, inside=1.0, outside=0.0):
     return filled
 
 
-class Scenes(list):
-    """Stands for a Benchmark: a list of its samples."""
+class Scenes:
+    """Stands for a Benchmark of these scenes. A sound is filled with the condition's number."""
 
-    def __init__(self, name, samples):
-        rest = {'image': torch.zeros(3, 2, 2), 'wav': torch.zeros(50)}
-        super().__init__({'id': f'{name}{k}', **rest, **one} for k, one in enumerate(samples))
-        self.name = name
-        self.unreadable = []
-        self.expected = len(samples)
+    batches = data.Benchmark.batches
+
+    def __init__(self, name, scenes):
+        self.name, self.scenes, self.unreadable, self.missing = name, scenes, [], []
+        self.expected = len(scenes)
+        self.samples = [BenchmarkSample(f'{name}{k}', [Path(f'{one["group"]}.png')], [],
+                                        one['label'], None, group=one['group'])
+                        for k, one in enumerate(scenes)]
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        s = self.samples[index]
+        wav = torch.full((50,), float(('positive', 'silence', 'noise').index(s.condition)))
+        return {'id': s.id, 'image': torch.zeros(3, 2, 2), 'wav': wav, 'condition': s.condition,
+                **self.scenes[int(s.id[-1])]}
 
 
 def scene(label, group, boxes, mask):
@@ -53,29 +68,30 @@ ORACLE = {  # 0.8 of the last box; of frame y, masks 0.5 and 0, but each sound o
 
 @pytest.fixture
 def heard(monkeypatch):
-    """SCENES and these heatmaps in place of benchmarks and model. -> [(names, sounds asked for)]"""
+    """SCENES and these heatmaps in place of benchmarks and model. -> [(ids, conditions) a batch]"""
     asked = []
+    of_sounds = {'silence': area(0, 56, outside=0.5), 'noise': area(0, 112, inside=0.51)}
 
-    def fake(model, batch, words, sounds=()):
-        names = batch['id']
-        asked.append((names, sounds))
-        heat = {who: torch.stack([maps[name] for name in names])
-                for who, maps in (('ours', OURS), ('oracle', ORACLE))}
-        of_sounds = {'silence': area(0, 56, outside=0.5), 'noise': area(0, 112, inside=0.51)}
-        return {**heat, **{kind: of_sounds[kind].repeat(len(names), 1, 1) for kind in sounds}}
+    def fake(model, samples, words, known):
+        asked.append(([s['id'] for s in samples], [s['condition'] for s in samples]))
+        ours = [of_sounds.get(s['condition'], OURS[s['id']]) for s in samples]
+        oracle = [ORACLE[s['id']] if s['label'] and s['condition'] == 'positive' else None
+                  for s in samples]
+        return {'ours': ours, 'oracle': oracle}
 
-    monkeypatch.setattr(heldout, 'localise', fake)
-    monkeypatch.setattr(heldout, 'embed_names', lambda *a: {})
-    monkeypatch.setattr(heldout, 'Benchmark', lambda name, *a: Scenes(name, SCENES[name]))
+    monkeypatch.setattr(evaluate, 'localise', fake)
+    monkeypatch.setattr(evaluate, 'embed_names', lambda *a: {})
+    monkeypatch.setattr(evaluate, 'Benchmark', lambda name, *a: Scenes(name, SCENES[name]))
     return asked
 
 
 def held_out(batch_size=32):
-    return heldout.held_out(None, None, 'miniature', 'root', batch_size)
+    return evaluate.held_out(None, None, 'miniature', 'root', batch_size)
 
 
-def test_every_column_by_hand(heard, capsys):
-    scores, counts = held_out(batch_size=3)                 # the sounds of frame y in two batches
+@pytest.mark.parametrize('batch_size', [1, 32])
+def test_every_column_by_hand(heard, capsys, batch_size):
+    scores, counts = held_out(batch_size)
     # AUC: shares of the samples at or above 0, 0.05 .. 1, by trapezoids
     assert scores['ours'] == pytest.approx({
         'cIoU': 200 / 3, 'AUC': 5 * ((1 + 2 / 3) / 2 + 9 * 2 / 3 + (2 / 3 + 1 / 3) / 2 + 9 / 3),
@@ -85,20 +101,30 @@ def test_every_column_by_hand(heard, capsys):
         'cIoU': 100.0, 'AUC': 5 * (10 + (1 + 2 / 3) / 2 + 5 * 2 / 3 + 0.5 + 3 / 3),
         'mIoU': 100 * (0.5 + 0.5 + 1 + 1 + 0.5 + 0) / 6, 'mIoU_multi': 100 * (1 + 1 + 0.5 + 0) / 4,
         'both_right': 100.0, 'area_silence': None, 'area_noise': None})
-    # a sample of VGG-SS has no mask, so perfect masks are IS4's alone
+    # perfect masks against the boxes of the two samples of VGG-SS that have a mask: 0.5 and 1
     assert scores['ceiling'] == {
-        'cIoU': None, 'AUC': None, 'mIoU': 100.0, 'mIoU_multi': 100.0, 'both_right': 100.0,
-        'area_silence': None, 'area_noise': None}
+        'cIoU': 100.0, 'AUC': 5 * (10 + 0.75 + 9 * 0.5), 'mIoU': 100.0, 'mIoU_multi': 100.0,
+        'both_right': 100.0, 'area_silence': None, 'area_noise': None}
     assert scores.keys() == {'ours', 'oracle', 'ceiling'}
     assert counts == {'boxes': 3, 'masks': 6, 'multi': 4, 'pairs': 2, 'silence': 3}
     assert not capsys.readouterr().out                      # nothing was left out
 
 
+def test_every_frame_of_vggss_is_seen_under_silence_and_noise_too_in_one_batch(heard):
+    held_out(batch_size=4)
+    for ids, conditions in heard:
+        if ids[0].startswith('vggss'):
+            assert len(set(ids)) == 1 and conditions == ['positive', 'silence', 'noise']
+        else:
+            assert set(conditions) == {'positive'}
+    assert sum(len(ids) for ids, _ in heard) == 3 * 3 + 4
+
+
 def test_benchmarks_are_read_at_the_preset_s_sizes(heard, monkeypatch):
     read = []
     scenes = lambda name, *more: read.append((name, *more)) or Scenes(name, SCENES[name])
-    monkeypatch.setattr(heldout, 'Benchmark', scenes)
-    heldout.held_out(None, None, 'paper', 'some/root')
+    monkeypatch.setattr(evaluate, 'Benchmark', scenes)
+    evaluate.held_out(None, None, 'paper', 'some/root')
     assert read == [('vggss', 'some/root', 352, 10.0), ('is4', 'some/root', 352, 10.0)]
 
 
@@ -106,7 +132,7 @@ def test_every_class_name_gets_its_own_embedding():
     samples = [SimpleNamespace(label=label) for label in ('owl', 'dog', None, 'owl', 'cat')]
     embed_text = lambda tokenizer, words: [f'{tokenizer} {word}' for word in words]
     model = SimpleNamespace(embed_text=embed_text)
-    found = heldout.embed_names(model, 'a', SimpleNamespace(samples=samples))
+    found = evaluate.embed_names(model, 'a', SimpleNamespace(samples=samples))
     assert found == {'cat': 'a cat', 'dog': 'a dog', 'owl': 'a owl'}
 
 
@@ -116,21 +142,13 @@ def test_perfect_masks_are_scored_against_the_boxes(heard, monkeypatch):
     assert scores['ceiling']['cIoU'] == 50.0 and scores['ceiling']['mIoU'] == 100.0
 
 
-def test_silence_is_silent_and_noise_is_loud_and_each_frame_s_own_and_repeats(heard):
-    held_out(batch_size=2)
-    first = [sounds for names, sounds in heard if 'vggss' in names[0]]
-    assert all(sounds == {} for names, sounds in heard if 'is4' in names[0])
-    assert all(not sounds['silence'].any() for sounds in first)
-    noise = torch.cat([sounds['noise'] for sounds in first])
-    assert noise.shape == (3, 50) and noise.min() < -0.9 and noise.max() > 0.9
-    assert noise.abs().max() <= 1 and noise.mean().abs() < 0.2
-    assert noise.std().item() == pytest.approx(3**-0.5, abs=0.08)       # uniform in -1..1
-    for k in (1, 2):
-        assert not torch.equal(noise[0], noise[k])
-    heard.clear()
-    held_out(batch_size=2)                                  # before and after a training
-    again = [sounds['noise'] for names, sounds in heard if sounds]
-    assert torch.equal(noise, torch.cat(again))
+def test_areas_need_no_masks_which_the_real_vggss_lacks(heard, monkeypatch):
+    bare = [{**one, 'mask': None} for one in SCENES['vggss']]
+    monkeypatch.setitem(SCENES, 'vggss', bare)
+    scores, counts = held_out()
+    assert (scores['ours']['area_silence'], scores['ours']['area_noise']) == (0.25, 0.5)
+    assert counts == {'boxes': 3, 'masks': 4, 'multi': 4, 'pairs': 2, 'silence': 3}
+    assert scores['ceiling']['cIoU'] is None
 
 
 def test_samples_without_a_mask_or_a_name_take_no_other_s_place(heard, monkeypatch):
@@ -145,11 +163,20 @@ def test_samples_without_a_mask_or_a_name_take_no_other_s_place(heard, monkeypat
     assert ours['both_right'] == 100.0 and counts['pairs'] == 1         # of frame y
     assert oracle['mIoU_multi'] == pytest.approx(100 * (1 + 0.5) / 2)
     assert oracle['mIoU'] == pytest.approx(100 * (0.5 + 0.5 + 1 + 0.5) / 4)
-    assert oracle['both_right'] is None and 'ceiling' not in scores
+    assert oracle['both_right'] is None and scores['ceiling']['both_right'] == 100.0
+
+
+def test_rows_without_any_score_are_left_out(heard, monkeypatch):
+    for name, scenes in SCENES.items():
+        bare = [{**one, 'mask': None, 'label': None} for one in scenes]
+        monkeypatch.setitem(SCENES, name, bare)
+    scores, counts = held_out()
+    assert scores.keys() == {'ours'} and counts['masks'] == counts['pairs'] == 0
 
 
 def test_an_empty_map_of_a_box_without_area_is_no_success(heard, monkeypatch):
-    monkeypatch.setitem(SCENES, 'vggss', [*SCENES['vggss'][:2], scene('owl', 'c', area(0, 0), None)])
+    empty = scene('owl', 'c', area(0, 0), None)
+    monkeypatch.setitem(SCENES, 'vggss', [*SCENES['vggss'][:2], empty])
     monkeypatch.setitem(OURS, 'vggss2', area(0, 0))
     assert held_out()[0]['ours']['cIoU'] == pytest.approx(200 / 3)
 
@@ -160,9 +187,10 @@ def test_what_is_not_on_the_disk_is_none_and_said(heard, monkeypatch, capsys):
             raise FileNotFoundError('no is4 here')
         scenes = Scenes(name, SCENES[name])
         scenes.expected = 5
+        scenes.missing = ['lost', 'gone']
         return scenes
 
-    monkeypatch.setattr(heldout, 'Benchmark', only_vggss)
+    monkeypatch.setattr(evaluate, 'Benchmark', only_vggss)
     scores, counts = held_out()
     assert scores['ours']['mIoU_multi'] is None and scores['ours']['both_right'] is None
     assert scores['ours']['mIoU'] == 50.0
@@ -171,21 +199,26 @@ def test_what_is_not_on_the_disk_is_none_and_said(heard, monkeypatch, capsys):
     assert 'without is4: no is4 here' in said and 'vggss: scored 3 of 5 samples' in said
 
 
+def test_a_frame_that_cannot_be_read_counts_once_for_all_its_sounds(heard, monkeypatch, capsys):
+    read = Scenes.__getitem__
+
+    def broken(scenes, index):
+        if scenes.samples[index].id == 'vggss1':
+            return {'id': 'vggss1', 'error': data.SampleError('vggss1.png is broken')}
+        return read(scenes, index)
+
+    monkeypatch.setattr(Scenes, '__getitem__', broken)
+    _, counts = held_out()
+    assert counts['boxes'] == counts['silence'] == 2
+    said = capsys.readouterr()
+    assert 'vggss: scored 2 of 3 samples' in said.out
+    assert (said.out + said.err).count('vggss1.png is broken') == 1
+
+
 def test_a_frame_without_its_second_sound_is_said(heard, monkeypatch, capsys):
     monkeypatch.setitem(SCENES, 'is4', SCENES['is4'][:3])
     assert held_out()[0]['ours']['both_right'] == 100.0     # of frame x
     assert '1 frames lack their second sound' in capsys.readouterr().out
-
-
-@pytest.mark.parametrize('first, second, right', [
-    ((3, 1), (1, 3), 100), ((3, 1), (3, 1), 0), ((1, 3), (1, 3), 0), ((1, 3), (3, 1), 0),
-    ((2, 2), (1, 3), 0), ((3, 2), (0.1, 0.2), 100)])
-def test_both_right_asks_both_sounds_for_their_own_object(first, second, right):
-    """first, second: the heat on the first and on the second object, under the sound of each."""
-    heat = lambda two: {'ours': two[0] * LEFT + two[1] * RIGHT}
-    of_first = (heat(first), LEFT > 0)
-    of_second = (heat(second), RIGHT > 0)
-    assert heldout.both_right(of_first, of_second, 'ours') == right
 
 
 @torch.no_grad()
@@ -195,40 +228,42 @@ def test_our_map_and_the_oracle_s_have_one_shift_and_each_map_its_own_condition(
     model.masker_i.b.fill_(3.0)
     torch.manual_seed(0)
     image = torch.randn(2, 3, SIZE, SIZE)
-    wav, noise = (torch.rand(2, 8000) * 2 - 1 for _ in range(2))
-    silence = torch.zeros(1, 8000)
+    wav = torch.rand(3, 8000) * 2 - 1
     words = {word: torch.randn(16) for word in ('cat', 'dog', 'owl')}
-    batch = {'image': image, 'wav': wav, 'label': ['dog', 'cat']}
-    found = localise(model, batch, words, sounds={'silence': silence, 'noise': noise})
-    conditions = {'ours': model.embed_audio(wav), 'noise': model.embed_audio(noise),
-                  'oracle': torch.stack([words['dog'], words['cat']]),
-                  'silence': model.embed_audio(silence).expand(2, -1)}
-    activations = model_file.encode_image(model.clipseg, image).activations
-    assert found.keys() == conditions.keys()
-    for who, A in conditions.items():
+    # three sounds, of which the last is heard with the first frame
+    samples = [{'image': image[k % 2], 'wav': wav[k], 'label': label, 'condition': condition}
+               for k, (label, condition) in enumerate(
+                   [('dog', 'positive'), ('cat', 'positive'), ('dog', 'noise')])]
+    found = localise(model, samples, words)
+    conditions = {'ours': (model.embed_audio(wav), [0, 1, 0]),
+                  'oracle': (torch.stack([words['dog'], words['cat']]), [0, 1])}
+    assert found.keys() == conditions.keys() and found['oracle'][2] is None
+    for who, (A, frames) in conditions.items():
+        activations = model_file.encode_image(model.clipseg, image[frames]).activations
         M_G = model_file.decode(model.clipseg, activations, A[:, None])
         M_G = F.interpolate(M_G, size=(224, 224), mode='bicubic')
-        assert torch.allclose(found[who], torch.sigmoid(M_G[:, 0] + 3 / 2), atol=1e-5), who
-    assert 'oracle' not in localise(model, {**batch, 'label': ['dog', None]}, words)
+        maps = torch.stack(found[who][:len(A)])
+        assert torch.allclose(maps, torch.sigmoid(M_G[:, 0] + 3 / 2), atol=1e-5), who
 
 
 def test_the_sheet_shows_untrained_trained_and_oracle_in_their_columns(monkeypatch):
     drawn = []
     heat = {'untrained': 0.1, 'trained': 0.2, 'oracle': 0.3}
-    full = lambda who: torch.full((1, 224, 224), heat[who])
+    full = lambda who, samples: [torch.full((224, 224), heat[who])] * len(samples)
 
-    def fake(model, batch, words=None):
-        return {'ours': full(model), **({'oracle': full('oracle')} if words else {})}
+    def fake(model, samples, words=None):
+        oracle = full('oracle', samples) if words else [None] * len(samples)
+        return {'ours': full(model, samples), 'oracle': oracle}
 
     read = lambda name, root, size, seconds, limit: Scenes(name, SCENES[name][:limit])
-    monkeypatch.setattr(heldout, 'Benchmark', read)
-    monkeypatch.setattr(heldout, 'embed_names', lambda *a: {'dog': 1})
-    monkeypatch.setattr(heldout, 'localise', fake)
+    monkeypatch.setattr(evaluate, 'Benchmark', read)
+    monkeypatch.setattr(evaluate, 'embed_names', lambda *a: {'dog': 1})
+    monkeypatch.setattr(evaluate, 'localise', fake)
     overlay = lambda frame, heat: round(float(heat.mean()), 3)
-    monkeypatch.setattr(heldout.figures, 'overlay', overlay)
-    monkeypatch.setattr(heldout.figures, 'ground_truth_tile', lambda frame, truth: truth.sum())
-    monkeypatch.setattr(heldout.figures, 'contact_sheet', lambda *a: drawn.append(a))
-    heldout.before_after_sheet('untrained', 'trained', None, 'miniature', 'root', 'a.png', frames=1)
+    monkeypatch.setattr(pictures, 'overlay', overlay)
+    monkeypatch.setattr(pictures, 'ground_truth_tile', lambda frame, truth: truth.sum())
+    monkeypatch.setattr(pictures, 'contact_sheet', lambda *a: drawn.append(a))
+    evaluate.before_after_sheet('untrained', 'trained', None, 'miniature', 'root', 'a.png', 1)
     ((rows, path, columns, names),) = drawn
     assert path == 'a.png' and names == ['dog', 'cat']
     assert columns == ['frame', 'sounding object', 'untrained', 'trained', 'text oracle']

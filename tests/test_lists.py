@@ -1,16 +1,15 @@
-"""Lists and captions as other programs and VGGSound's authors write them: read as they are, or one sentence with the line."""
+"""Lists and captions as others write them: read as they are, or one sentence with the line."""
 
 import json
 import shutil
 
 import pytest
 
-import answers
 import benchmarks
 import captions
 import data
-import heatmaps
-from resumable import read_audio_captions
+from benchmarks import maps
+from captions import read_audio_captions, read_captions
 
 IDS = ['a_000001', 'b_000020', 'c_000300']
 
@@ -19,45 +18,64 @@ def as_lines(key):
     return ''.join(json.dumps({'id': i, key: f'dog {k}'}) + '\n' for k, i in enumerate(IDS))
 
 
-@pytest.mark.parametrize('key, read', [('object', answers.read_captions), ('audio_caption', read_audio_captions)])
+@pytest.mark.parametrize('key, read', [('object', read_captions),
+                                       ('audio_caption', read_audio_captions)])
 def test_json_lines_of_other_programs_are_read(tmp_path, key, read):
     path, text = tmp_path / 'made.jsonl', as_lines(key)
-    for content in (text.rstrip('\n'), '\ufeff' + text, text.replace('\n', '\n\n \n'), text.replace('\n', '\r\n'),
-                    '\ufeff\n' + text + '  '):
+    for content in (text.rstrip('\n'), '\ufeff' + text, text.replace('\n', '\n\n \n'),
+                    text.replace('\n', '\r\n'), '\ufeff\n' + text + '  '):
         path.write_bytes(content.encode())
         found = read(path, IDS)
         texts = [found[i][key] if key == 'object' else found[i] for i in IDS]
         assert texts == ['dog 0', 'dog 1', 'dog 2']
     for content in (text[:-3], text + '{"id"', text + '\n[1]', text.rstrip('\n')[:-1]):
         path.write_text(content)
-        with pytest.raises(ValueError, match='made.jsonl ends in the middle of a line'):
+        number = content.count('\n') + 1
+        with pytest.raises(ValueError, match=f'made.jsonl: line {number} is not a JSON object'):
             read(path, IDS)
+    path.write_text(text.replace('"dog 1"', r'"\ud83d"'))     # half of an emoji
+    found = read(path, IDS)['b_000020']
+    assert (found[key] if key == 'object' else found) == '?'
     path.write_text(text.replace('"dog 1"', 'NaN'))
     with pytest.raises(ValueError, match=r"'b_000020'.*both texts"):
         read(path, IDS)
     path.write_text(text, encoding='utf-16')
-    with pytest.raises(ValueError, match='line 1 is not UTF-8'):
+    with pytest.raises(ValueError, match='made.jsonl is not a UTF-8 text'):
         read(path, IDS)
+
+
+def test_captions_made_elsewhere_lose_line_breaks_and_must_be_of_all_pairs(tmp_path):
+    path, table = tmp_path / 'a.jsonl', tmp_path / 'a.csv'
+    path.write_text(json.dumps({'id': 'x', 'audio_caption': ' a dog\n barks  '}))
+    assert read_audio_captions(path, ['x']) == {'x': 'a dog barks'}
+    with pytest.raises(ValueError, match='lacks 1 of the 2 pairs, the first y'):
+        read_audio_captions(path, ['x', 'y'])
+    table.write_text('id,audio_caption\nx, a dog\ny,a cat, and a bell\n')
+    with pytest.raises(ValueError, match='line 3, with 3 fields, not 2.*quotes'):
+        read_audio_captions(table, ['x'])
 
 
 @pytest.mark.parametrize('text', [
     'a_000001\nb_000020\nc_000300\n',
     'a_000001.mp4,dog\nb_000020.mp4,"rowboat, canoe"\nc_000300.mp4,people "cheering"',
     'a,1,dog,train\nb,20,"rowboat, canoe, kayak rowing",train\nc,300,cat,train\n',
-    '# YouTube ID, start seconds, label, train/test split\n a , 1,dog,train\n\n  \nb,20.0,bell,TRAIN\n , ,\nc,300,cat,train\n',
+    '# YouTube ID, start seconds, label, train/test split\n a , 1,dog,train\n\n  \n'
+    'b,20.0,bell,TRAIN\n , ,\nc,300,cat,train\n',
     'YouTube ID,start second,label,split\na,1,dog,train\nb,20,bell,train\nc,300,cat,train\n',
-    'id,label\r\na_000001.jpg,dog\r\nb_000020.wav,rowboat, canoe, kayak rowing\r\nc_000300,5,dog\r\n'])
+    'id,label\r\na_000001.jpg,dog\r\nb_000020.wav,rowboat, canoe, kayak rowing\r\n'
+    'c_000300,5,dog\r\n'])
 def test_every_form_of_a_list_names_the_same_pairs(tmp_path, text):
     (tmp_path / 'train.csv').write_bytes(text.encode())
     assert data.read_ids(tmp_path / 'train.csv', training=True) == IDS
 
 
-def test_of_vggsound_s_own_list_training_takes_the_split_train_and_says_so(small_world, tmp_path, capsys):
+def test_of_vggsound_s_own_list_training_takes_the_split_train_and_says_so(small_world, tmp_path,
+                                                                           capsys):
     root = shutil.copytree(small_world, tmp_path / 'world')
     path = root / 'vggsound/train.csv'
     ids = data.read_ids(path)
-    rows = [[i.rpartition('_')[0], str(int(i.rpartition('_')[2])), 'dog', 'test' if k % 3 == 0 else 'train']
-            for k, i in enumerate(ids)]
+    rows = [[i.rpartition('_')[0], str(int(i.rpartition('_')[2])), 'dog',
+             'train' if k % 3 else 'test'] for k, i in enumerate(ids)]
     path.write_text(''.join(','.join(row) + '\n' for row in rows))
     taken = [i for k, i in enumerate(ids) if k % 3]
     assert data.VGGSound(root, 'train', 96, 2.0).ids == taken and data.read_ids(path) == ids
@@ -65,7 +83,7 @@ def test_of_vggsound_s_own_list_training_takes_the_split_train_and_says_so(small
     assert capsys.readouterr().out == f'{path}: left out 32 lines of other splits than "train"\n'
     args = captions.parse_args(['image', '--data-root', str(root), '--device', 'cpu'])
     assert captions.pairs_to_caption(args) == taken
-    shutil.copyfile(path, root / 'vggsound/val.csv')        # as a list for validation, whatever the split
+    shutil.copyfile(path, root / 'vggsound/val.csv')        # for validation, whatever the split
     kept = data.VGGSound(root, 'val', 96, 2.0, skip_bad=True)
     assert kept.ids == ids
     path.write_text('a,1,dog,test\n')
@@ -77,20 +95,25 @@ def test_a_list_of_which_nothing_has_files_is_told_the_forms(small_world, tmp_pa
     root = shutil.copytree(small_world, tmp_path / 'world')
     path = root / 'vggsound/train.csv'
     ids = data.read_ids(path)
-    for text in ('\n'.join(f'{i};dog' for i in ids), '\n'.join(f'{i}\tdog' for i in ids), 'x_1,dog\n'):
+    for text in ('\n'.join(f'{i};dog' for i in ids), '\n'.join(f'{i}\tdog' for i in ids),
+                 'x_1,dog\n'):
         path.write_text(text)
+        words = f'none of .*train.csv.*{text[:3]}.*a line is "<youtubeid>_<start second.*,split"'
         for skip_bad in (False, True):
-            with pytest.raises(ValueError, match=f'none of the .*train.csv.*{text[:3]}.*a line is "<youtubeid>_<start second.*,split"'):
+            with pytest.raises(ValueError, match=words):
                 data.VGGSound(root, 'train', 96, 2.0, skip_bad=skip_bad)
+    args = captions.parse_args(['image', '--data-root', str(root), '--device', 'cpu'])
     with pytest.raises(ValueError, match='none of the 1 pairs.*a line is "<youtubeid>_'):
-        captions.pairs_to_caption(captions.parse_args(['image', '--data-root', str(root), '--device', 'cpu']))
+        captions.pairs_to_caption(args)
 
 
 @pytest.mark.parametrize('text, words', [
-    ('a_000001,dog\nb_000020,cat\na_000001,dog\n', 'names 1 pairs more than once, the first a_000001'),
+    ('a_000001,dog\nb_000020,cat\na_000001,dog\n',
+     'names 1 pairs more than once, the first a_000001'),
     ('a_000001.mp4,dog\na,1,dog,train\n', 'more than once, the first a_000001'),
     ('a_000001,dog\n ,cat\n', 'line 2 names no id'), ('# a comment\n\n', 'lists no sample'),
-    ('a_000001'.encode('utf-16'), 'not a UTF-8 text'), ('a_000001\n'.encode('utf-16-le'), 'zero bytes, as UTF-16')])
+    ('a_000001'.encode('utf-16'), 'not a UTF-8 text'),
+    ('a_000001\n'.encode('utf-16-le'), 'zero bytes, as UTF-16')])
 def test_odd_lists_of_pairs_are_one_sentence(tmp_path, text, words):
     path = tmp_path / 'train.csv'
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -100,23 +123,24 @@ def test_odd_lists_of_pairs_are_one_sentence(tmp_path, text, words):
 
 
 def test_one_stray_quote_in_a_long_csv_is_a_short_sentence_and_swallows_no_line(tmp_path):
-    """Read in one go, '"dog' of line 70 would end at the quote of line 90, and twenty lines would be missing."""
+    """Read in one go, '"dog' of line 70 would end at the quote of line 90, and hide 20 lines."""
     lines = [f'x_{k:06d},dog {k}' for k in range(20_000)]
     lines[69], lines[89] = 'x_000069,"dog', 'x_000089,dog"'
     path = tmp_path / 'made.csv'
     path.write_text('\n'.join(lines))
     (tmp_path / 'confidence.csv').write_text('\n'.join(lines))
-    for read in (data.read_ids, lambda path: benchmarks.read_rows(path, ('id', 'label')),
+    for read in (data.read_ids, lambda path: benchmarks.lists.read_rows(path, ('id', 'label')),
                  lambda path: read_audio_captions(path, ['x_000001']),
-                 lambda path: heatmaps.read_confidences(tmp_path)):
+                 lambda path: maps.read_confidences(tmp_path)):
         with pytest.raises(ValueError, match=r'\.csv, line (70|1)\b') as error:
             read(path)
         assert len(str(error.value)) < 300 and '\n' not in str(error.value)
     lines[69] = 'x_000069,dog'                              # a quote within a text is a letter
     path.write_text('\n'.join(lines))
-    assert len(data.read_ids(path)) == len(benchmarks.read_rows(path, ('id', 'label'))) == 20_000
-    captions = read_audio_captions(path, ['x_000089'])
-    assert captions['x_000089'] == 'dog"' and len(captions) == 20_000
+    assert len(data.read_ids(path)) == 20_000
+    assert len(benchmarks.lists.read_rows(path, ('id', 'label'))) == 20_000
+    found = read_audio_captions(path, [f'x_{k:06d}' for k in range(20_000)])
+    assert found['x_000089'] == 'dog"'
 
 
 def test_a_name_that_an_annotation_file_holds_twice_is_named(small_world, tmp_path):
@@ -126,12 +150,12 @@ def test_a_name_that_an_annotation_file_holds_twice_is_named(small_world, tmp_pa
     with open(labels, 'a') as file:
         file.write(f'{first},other\n')
     with pytest.raises(ValueError, match=f'labels.csv names {first} twice'):
-        benchmarks.list_vpo_ms(root)
+        benchmarks.BENCHMARKS['vpo_ms'](root)
     labels.write_text(f'{first}.jpg,other\n')               # the oracle's row would be missing
     with pytest.raises(ValueError, match=f'labels.csv names no sample of its set.*{first}'):
-        benchmarks.list_vpo_ms(root)
-    for file, name, read in (('avsbench/s4/s4_box.json', 'image', benchmarks.list_avs_s4),
-                             ('vggss/vggss.json', 'file', benchmarks.list_vgg_duet)):
+        benchmarks.BENCHMARKS['vpo_ms'](root)
+    for file, name, read in (('avsbench/s4/s4_box.json', 'image', benchmarks.BENCHMARKS['avs_s4']),
+                             ('vggss/vggss.json', 'file', benchmarks.BENCHMARKS['vgg_duet'])):
         entries = json.loads((root / file).read_text())
         (root / file).write_text(json.dumps(entries + entries[:1]))
         with pytest.raises(ValueError, match=f'{file} names .* twice'):
@@ -141,4 +165,5 @@ def test_a_name_that_an_annotation_file_holds_twice_is_named(small_world, tmp_pa
 def test_blank_lines_of_spaces_are_no_lines_of_a_benchmark(tmp_path):
     path = tmp_path / 'a.csv'
     path.write_text('\ufeffx_1,dog\r\n  \r\n,\r\nx_2,a "fast" car \r\n')
-    assert benchmarks.read_rows(path, ('id', 'label')) == [('x_1', 'dog'), ('x_2', 'a "fast" car')]
+    rows = benchmarks.lists.read_rows(path, ('id', 'label'))
+    assert rows == [('x_1', 'dog'), ('x_2', 'a "fast" car')]

@@ -12,7 +12,9 @@ from PIL import Image
 
 from beats import BEATsConfig
 from media import read_pickled_mask
-from miniature import captioners, drawings, language, pretrain, sounds, world
+from miniature import drawings, scenes, sounds, world
+from miniature.pretraining import __main__ as command
+from miniature.pretraining import captioners, language, tiny_beats, tiny_clipseg
 
 SPLITS = {'vggss': 3, 'ext_vggss': 9, 'flickr': 2, 'ext_flickr': 3, 'vpo_ss': 2, 'vpo_ms': 4,
           'avs_s4': 1, 'avs_ms3': 3, 'ade20k': 3, 'vgg_instruments': 4, 'vgg_duet': 3}
@@ -83,12 +85,12 @@ def test_force_draws_another_world_over_what_is_there(tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine():
-    rate = lambda step: pretrain.cosine_schedule(step, 100, 2, warmup=10)
+    rate = lambda step: tiny_beats.cosine_schedule(step, 100, 2, warmup=10)
     assert [rate(step) for step in (0, 50, 75, 100)] == pytest.approx([0.2, 1, 1 - 0.5**0.5, 0])
 
 
 def test_a_sample_s_generator_differs_in_seed_split_and_index():
-    drawn = {tuple(world.sample_generator(seed, split, index).integers(1 << 40, size=2))
+    drawn = {tuple(scenes.sample_generator(seed, split, index).integers(1 << 40, size=2))
              for seed in (0, 1) for split in ('train', 'val') for index in (0, 1)}
     assert len(drawn) == 8
 
@@ -107,7 +109,7 @@ def test_two_sounds_at_once_have_half_gain_each():
     assert sounds.mixture(np.ones(3), np.array([0, 2, 4])).tolist() == [0.5, 1.5, 2.5]
 
 
-# ---- miniature.pretrain
+# ---- miniature.pretraining
 
 STAGES = {'beats': ('pretrain_beats', 'check_beats'),
           'clipseg': ('pretrain_clipseg', 'check_clipseg'),
@@ -117,18 +119,18 @@ STAGES = {'beats': ('pretrain_beats', 'check_beats'),
 
 @pytest.fixture
 def stages(monkeypatch, tmp_path):
-    """Runs pretrain.py's command line. -> what was called, in order"""
+    """Runs the command line. -> what was called, in order"""
     called = []
 
     def spy(name):
         return lambda *given: called.append((name, *given)) or {'quality': 0.5}
     for name in {name for pair in STAGES.values() for name in pair}:
-        monkeypatch.setattr(pretrain, name, spy(name))
+        monkeypatch.setattr(command, name, spy(name))
 
     def run(*options):
         called.clear()
         monkeypatch.setattr(sys, 'argv', ['pretrain', '--out', str(tmp_path / 'w'), *options])
-        pretrain.main()
+        command.main()
         return called
     return run
 
@@ -142,7 +144,7 @@ def test_all_stages_are_trained_in_their_order_with_seed_and_steps(stages, tmp_p
         ('pretrain_clipseg', folder / 'clipseg', 3, 9), ('tune_decoder', folder / 'clipseg', 3)]
     assert [call[2] for call in stages('--seed', '3')] == [3] * 4
     assert 'quality: 0.500' in capsys.readouterr().out
-    assert pretrain.WEIGHTS == Path(pretrain.__file__).parent / 'weights'
+    assert command.WEIGHTS == Path(world.__file__).parent / 'weights'
 
 
 @pytest.mark.parametrize('name', list(STAGES))
@@ -173,21 +175,21 @@ def test_the_captioners_are_trained_into_their_own_folders_on_the_same_seed(monk
 @pytest.fixture
 def serial(monkeypatch):
     """Scenes and sounds are drawn in this process."""
-    here = lambda function, jobs, label: [function(job) for job in jobs]
-    for module in (pretrain, captioners):
-        monkeypatch.setattr(module, '_parallel', here)
+    here = lambda function, jobs, label, processes: [function(job) for job in jobs]
+    for module in (tiny_beats, tiny_clipseg):
+        monkeypatch.setattr(module, 'in_parallel', here)
 
 
 def test_the_tiny_beats_trains_on_its_seed_with_the_asked_steps(serial, monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrain, 'CLIPS_PER_SOUND', 1)
-    monkeypatch.setattr(pretrain, 'BEATS_BATCH', 2)
-    monkeypatch.setattr(pretrain, 'BEATS', BEATsConfig(
+    monkeypatch.setattr(tiny_beats, 'CLIPS_PER_SOUND', 1)
+    monkeypatch.setattr(tiny_beats, 'BATCH', 2)
+    monkeypatch.setattr(tiny_beats, 'BEATS', BEATsConfig(
         encoder_layers=3, encoder_embed_dim=32, encoder_ffn_embed_dim=64, encoder_attention_heads=2,
         embed_dim=16, conv_pos=8, conv_pos_groups=2, finetuned_model=True, predictor_class=16))
-    monkeypatch.setattr(pretrain, 'check_beats', lambda path, seed: {'seed': seed})
+    monkeypatch.setattr(tiny_beats, 'check_beats', lambda path, seed: {'seed': seed})
     weights = []
     for seed, steps in ((0, 1), (0, 1), (1, 1), (0, 2)):
-        assert pretrain.pretrain_beats(tmp_path / 'beats.pt', seed, steps) == {'seed': seed}
+        assert tiny_beats.pretrain_beats(tmp_path / 'beats.pt', seed, steps) == {'seed': seed}
         saved = torch.load(tmp_path / 'beats.pt', weights_only=True)
         weights.append(saved['model']['predictor.weight'])
     assert torch.equal(weights[0], weights[1])
@@ -202,35 +204,35 @@ def test_the_tiny_clip_trains_on_scenes_with_their_own_words(monkeypatch, tmp_pa
         assert images.tolist() == (owners - 100).tolist() == things == places
         picked[-1].append(things)
         return {'image': clipseg.clip.logit_scale}
-    monkeypatch.setattr(pretrain, 'scene_set', lambda split, count, seed: (
+    monkeypatch.setattr(tiny_clipseg, 'scene_set', lambda split, count, seed: (
         numbers, numbers + 100, numbers.tolist(), numbers.tolist()))
-    monkeypatch.setattr(pretrain, 'pretraining_loss', loss)
-    monkeypatch.setattr(pretrain, 'check_clipseg', lambda folder, seed: {'seed': seed})
-    monkeypatch.setattr(pretrain, 'BATCH', 5)
+    monkeypatch.setattr(tiny_clipseg, 'pretraining_loss', loss)
+    monkeypatch.setattr(tiny_clipseg, 'check_clipseg', lambda folder, seed: {'seed': seed})
+    monkeypatch.setattr(tiny_clipseg, 'BATCH', 5)
     for seed in (0, 0, 1):
         picked.append([])
-        assert pretrain.pretrain_clipseg(tmp_path / 'clipseg', seed, steps=3) == {'seed': seed}
+        assert tiny_clipseg.pretrain_clipseg(tmp_path / 'clipseg', seed, steps=3) == {'seed': seed}
     assert [len(batch) for batch in picked[0]] == [5, 5, 5]
     assert picked[0] == picked[1] != picked[2]
 
 
 def test_sounds_and_scenes_of_a_set_have_their_own_labels_and_seeds(serial):
-    clips, labels = pretrain.sound_set('train', 2, 3)
-    assert labels.tolist() == [k // 2 for k in range(2 * len(pretrain.HEARD))]
-    name, index = pretrain.HEARD[4], 1
-    again = sounds.sound(name, world.sample_generator(3, f'beats-train-{name}', index))
+    clips, labels = tiny_beats.sound_set('train', 2, 3)
+    assert labels.tolist() == [k // 2 for k in range(2 * len(tiny_beats.HEARD))]
+    name, index = tiny_beats.HEARD[4], 1
+    again = sounds.sound(name, scenes.sample_generator(3, f'beats-train-{name}', index))
     assert np.array_equal(clips[2 * 4 + index], (again * 32767).astype(np.int16))
-    assert not np.array_equal(clips, pretrain.sound_set('test', 2, 3)[0])
-    images, owners, things, places = pretrain.scene_set('train', 3, 3)
+    assert not np.array_equal(clips, tiny_beats.sound_set('test', 2, 3)[0])
+    images, owners, things, places = tiny_clipseg.scene_set('train', 3, 3)
     for k in range(3):
-        scene = world.draw_scene(world.sample_generator(3, 'clip-train', k))
+        scene = scenes.draw_scene(scenes.sample_generator(3, 'clip-train', k))
         assert np.array_equal(images[k], scene.image) and places[k] == scene.place
         names = [drawings.CLASSES[c] for c, _ in things[k]]
         assert names == [thing.name for thing in scene.objects]
         for i, thing in enumerate(scene.objects):
             assert np.array_equal(owners[k] == i + 1, thing.mask)
-    assert not np.array_equal(images, pretrain.scene_set('test', 3, 3)[0])
-    assert not np.array_equal(images, pretrain.scene_set('train', 3, 4)[0])
+    assert not np.array_equal(images, tiny_clipseg.scene_set('test', 3, 3)[0])
+    assert not np.array_equal(images, tiny_clipseg.scene_set('train', 3, 4)[0])
 
 
 def test_a_batch_of_sounds_is_shifted_scaled_mixed_and_labelled_with_what_is_in_it():
@@ -239,7 +241,7 @@ def test_a_batch_of_sounds_is_shifted_scaled_mixed_and_labelled_with_what_is_in_
     clips = np.stack([(20_000 * np.sin(100 * (k + 1) * turn)).astype(np.int16) for k in range(16)])
     rng, mixed, silent, loudness = np.random.default_rng(0), 0, 0, []
     for _ in range(6):
-        wavs, targets = pretrain.beats_batch(clips, np.arange(16), rng)
+        wavs, targets = tiny_beats.beats_batch(clips, np.arange(16), rng)
         assert wavs.shape == (48, 32_000) and targets.shape == (48, 16)
         spectrum = torch.fft.rfft(wavs).abs()[:, 100:1700:100]      # (48, 16)
         for heard, target, wav in zip(spectrum, targets, wavs):
@@ -258,11 +260,11 @@ def test_zoom_shift_and_flip_move_the_image_and_its_owners_alike():
     owners = np.zeros((24, 96, 96), np.uint8)
     owners[:, 30:60, 10:30] = 1
     images = np.repeat(owners[..., None], 3, 3) * 200               # bright where the object is
-    x, owner = pretrain.augment(images, owners)
+    x, owner = tiny_clipseg.augment(images, owners)
     boxes = set()
     for picture, inside in zip(x[:, 0], owner == 1):
         assert inside.any() and picture[inside].mean() > picture[~inside].mean() + 1
-        boxes.add(world.box_of(inside.numpy()))
+        boxes.add(scenes.box_of(inside.numpy()))
     assert len(boxes) > 20 and len({box[0] > 48 for box in boxes}) == 2     # some are flipped
     assert len({round(picture.max().item(), 3) for picture in x}) > 20      # and brighter
     assert x.shape == (24, 3, 96, 96) and owner.dtype == torch.long
@@ -274,7 +276,7 @@ def test_hidden_parts_are_gone_from_the_image_the_owners_and_the_list():
     owner = torch.zeros(60, 96, 96, dtype=torch.long)
     owner[:, 10:40, 10:40], owner[:, 50:90, 50:90] = 1, 2
     x = torch.ones(60, 3, 96, 96)
-    visible = pretrain.hide_parts(x, owner, things, rng)
+    visible = tiny_clipseg.hide_parts(x, owner, things, rng)
     for seen, left, picture in zip(visible, owner, x):
         assert {int(i) for i in left.unique()} - {0} == {i + 1 for i in seen}
         kinds[{0: 'none', 1: 'one', 2: 'all'}[len(seen)]] += 1

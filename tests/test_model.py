@@ -1,11 +1,12 @@
-"""The model's structure: what trains, what is frozen, prompts and tokens, and the weights that ship."""
+"""The model's structure: what trains, what is frozen, prompts and tokens, weights that ship."""
 
 import torch
 import pytest
 
 import losses
-from costs import count_vision
-from model import PROMPT, embed_image, embed_prompt, encode_image, load_model, prompt_ids, read_checkpoint
+from speed.costs import count_vision
+from model import (PROMPT, embed_image, embed_prompt, encode_image, load_model, prompt_ids,
+                   read_checkpoint)
 
 
 @pytest.fixture(scope='module')
@@ -17,7 +18,11 @@ def loaded():
 @pytest.fixture(scope='module')
 def pairs():
     torch.manual_seed(1)
-    return torch.randn(3, 3, 96, 96), torch.rand(3, 32000) - 0.5
+    return torch.randn(3, 3, 64, 64), torch.rand(3, 16000) - 0.5
+
+
+def objective(out):
+    return sum(losses.loss_terms(out).values())
 
 
 def test_texts_longer_than_the_encoder_reads_are_cut_to_what_it_reads(loaded):
@@ -40,13 +45,11 @@ def test_a_word_in_place_of_the_audio_token_gives_clip_s_own_text_feature(loaded
 
 def test_only_projection_pooling_and_w_b_train(loaded, pairs):
     model, _ = loaded
-    out = model(*pairs)
-    v_F = losses.masked_features(out.M_F, out.v_D)
-    (losses.acl_i(out.v_I, out.A) + losses.acl_f(v_F, out.A) + losses.area_regulariser(out.areas)).backward()
+    objective(model(*pairs)).backward()
     for name, parameter in model.named_parameters():
         trained = name.startswith(('audio_proj.', 'masker_i.'))
         assert parameter.requires_grad == trained and (parameter.grad is not None) == trained, name
-        if trained and not name.endswith('feature_reduce.bias'):     # the softmax over time ignores that one
+        if trained and not name.endswith('feature_reduce.bias'):    # which the softmax ignores
             assert parameter.grad.abs().sum() > 0, name
     model.zero_grad()
 
@@ -55,9 +58,8 @@ def test_only_projection_pooling_and_w_b_train(loaded, pairs):
 def test_each_loss_alone_reaches_the_projection(loaded, pairs, term):
     model, _ = loaded
     out = model(*pairs)
-    loss = {'acl_i': lambda: losses.acl_i(out.v_I, out.A.detach()), 'reg': lambda: losses.area_regulariser(out.areas),
-            'acl_f': lambda: losses.acl_f(losses.masked_features(out.M_F, out.v_D), out.A.detach())}[term]()
-    loss.backward()                                                   # A detached: through the masks alone
+    out.A = out.A.detach()                                          # through the masks alone
+    losses.loss_terms(out)[term].backward()
     assert model.audio_proj.fc1.weight.grad.abs().sum() > 0
     model.zero_grad()
 
@@ -80,20 +82,21 @@ def test_vision_runs_twice_per_step_whatever_the_batch(loaded, pairs):
 def test_the_image_embedding_and_activations_are_those_of_transformers(loaded, pairs):
     clipseg = loaded[0].clipseg
     out = clipseg.clip.vision_model(pairs[0], output_hidden_states=True)
-    vision, pooled = encode_image(clipseg, pairs[0]), clipseg.clip.visual_projection(out.pooler_output)
-    assert torch.allclose(vision.pooled, pooled, atol=1e-5) and torch.allclose(embed_image(clipseg, pairs[0]), pooled, atol=1e-5)
+    vision, pooled = encode_image(clipseg, pairs[0]), clipseg.clip.visual_projection(
+        out.pooler_output)
+    assert torch.allclose(vision.pooled, pooled, atol=1e-5)
+    assert torch.allclose(embed_image(clipseg, pairs[0]), pooled, atol=1e-5)
     for ours, layer in zip(vision.activations, clipseg.extract_layers, strict=True):
         assert torch.allclose(ours, out.hidden_states[layer + 1], atol=1e-4)
 
 
 def step(model, pairs, **options):
-    """Loss and gradients of one step with the same noise and dropout. -> scalar, {name: gradient}"""
+    """A step's loss and gradients, with the same noise and dropout. -> scalar, {name: gradient}"""
     torch.manual_seed(4)
     model.train()
     B, _, H, W = pairs[0].shape
-    out = model(*pairs, noise=(torch.rand(B, B, H, W).clamp(1e-6), torch.rand(B, 1, H, W).clamp(1e-6)), **options)
-    loss = (losses.acl_i(out.v_I, out.A) + losses.acl_f(losses.masked_features(out.M_F, out.v_D), out.A)
-            + losses.area_regulariser(out.areas))
+    noise = [torch.rand(B, N, H, W).clamp(1e-6) for N in (B, 1)]
+    loss = objective(model(*pairs, noise=noise, **options))
     loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -101,31 +104,39 @@ def step(model, pairs, **options):
     return loss.item(), gradients
 
 
-@pytest.mark.parametrize('chunk', [1, 3, 6, 100])
-def test_chunks_of_pairs_give_the_plain_step_s_loss_and_gradients(loaded, pairs, chunk):
-    (plain, expected), (loss, gradients) = step(loaded[0], pairs), step(loaded[0], pairs, pair_chunk=chunk)
+@pytest.fixture(scope='module')
+def plain_step(loaded, pairs):
+    return step(loaded[0], pairs)
+
+
+@pytest.mark.parametrize('chunk', [1, 6, 100])
+def test_chunks_of_pairs_give_the_plain_step_s_loss_and_gradients(loaded, pairs, plain_step, chunk):
+    plain, expected = plain_step
+    loss, gradients = step(loaded[0], pairs, pair_chunk=chunk)
     assert loss == pytest.approx(plain, rel=1e-5) and gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
-        if name.endswith('feature_reduce.bias'):        # the softmax over time ignores that one: its gradient is 0
+        if name.endswith('feature_reduce.bias'):        # its gradient is 0: the softmax ignores it
             continue
         assert (gradient - expected[name]).norm() <= 1e-3 * expected[name].norm(), name
 
 
 def test_heatmap_at_any_size_and_equal_to_training_s_diagonal(loaded, pairs):
     model, _ = loaded
-    out, heat = model(*pairs), model.heatmap(*pairs, size=(96, 96))
-    assert torch.allclose(heat, model.masker_i.inference(out.M_G.diagonal().permute(2, 0, 1)), atol=1e-4)
+    out, heat = model(*pairs), model.heatmap(*pairs, size=(64, 64))
+    own = out.M_G.diagonal().permute(2, 0, 1)
+    assert torch.allclose(heat, model.masker_i.inference(own), atol=1e-4)
     assert model.heatmap(*pairs, size=(40, 64)).shape == (3, 40, 64)
 
 
 @pytest.mark.parametrize('k', [1, 2, 4, 8])
 def test_audio_tokens(pairs, k):
     model, _ = load_model('miniature', audio_tokens=k)
-    assert model.audio_tokens(pairs[1]).shape == (3, k, 128)
+    assert model.audio_proj(model.beats(pairs[1])).shape == (3, k, 128)
     assert model.embed_audio(pairs[1]).shape == (3, 128)
 
 
-@pytest.mark.parametrize('prompt', ['A photograph of a <*>', 'An image of a <*>', '<*>', 'the <*> is making a sound'])
+@pytest.mark.parametrize('prompt', ['A photograph of a <*>', 'An image of a <*>', '<*>',
+                                    'the <*> is making a sound'])
 def test_prompts(loaded, prompt):
     before, after = prompt_ids(loaded[1], prompt)
     words = prompt.split('<*>')
@@ -141,7 +152,8 @@ def test_prompt_without_its_token_is_refused(loaded):
 @pytest.mark.parametrize('feature_mask', ['feature', 'image'])
 def test_mask_variants_of_table_13(loaded, pairs, image_mask, feature_mask):
     out = loaded[0](*pairs, image_mask, feature_mask)
-    assert out.M_I.shape == (3, 1, 96, 96) and out.M_F.shape == (3, 3, 12, 12) and out.areas.shape == (3, 3)
+    assert out.M_I.shape == (3, 1, 64, 64) and out.M_F.shape == (3, 3, 8, 8)
+    assert out.areas.shape == (3, 3)
     is_binary = set(out.M_I.unique().tolist()) <= {0.0, 1.0}
     assert is_binary == (image_mask == 'hard')
 

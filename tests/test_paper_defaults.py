@@ -13,13 +13,11 @@ from PIL import Image
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 import beats
-import bench
+from speed import bench
 import benchmarks
 import captions
 import data
 import evaluate
-import heatmaps
-import heldout
 import losses
 import masks
 import media
@@ -35,14 +33,16 @@ SIGMOID = lambda x: 1 / (1 + math.exp(-x))
 # option: the paper's value (sections 4.1 and 3.4, or the released code), the miniature's
 TRAINING = {
     'epochs': (20, 1), 'batch_size': (16, 8), 'lr': (1e-4, 2e-3), 'weight_decay': (1e-4, 1e-4),
-    'lr_schedule': ('constant', 'linear'), 'save_seconds': (600, 10), 'workers': (8, 0)}
+    'lr_schedule': ('constant', 'linear'), 'save_seconds': (600, 10), 'workers': (8, 0),
+    'data_root': (str(model.ROOT / 'data'), str(model.ROOT / 'data/miniature'))}
 SHARED = {
     'tau': 0.07, 'lambda_i': 1, 'lambda_f': 1, 'lambda_reg': 1, 'p_pos': 0.4, 'p_neg': 0,
     'audio_tokens': 1, 'prompt': 'A photo of a <*>', 'area': 'release', 'acl_f': 'paper',
     'image_mask': 'hard', 'feature_mask': 'feature', 'negatives': 'local', 'seed': 0,
     'captions_from': 'both', 'same_answers': 'negatives', 'accumulate': 1, 'precision': 'float32',
     'variant': 'av', 'steps': None, 'cache_audio': None, 'cache_share': 1, 'pair_chunk': None,
-    'skip_bad_samples': False, 'resume': False}
+    'skip_bad_samples': False, 'resume': False, 'overwrite': False, 'device': None,
+    'clipseg': None, 'beats': None, 'captions': None, 'lambda_c': 0}
 
 
 @pytest.mark.parametrize('preset, column', [('paper', 0), ('miniature', 1)])
@@ -53,11 +53,11 @@ def test_training_begins_with_the_paper_s_settings(preset, column):
     assert args['out'] == Path(f'runs/{preset}-av-seed0')
 
 
-def test_all_lambdas_are_1_and_the_caption_term_is_eq_7_s_alone():
-    assert train.weights_of(train.parse_args([])) == {'acl_i': 1, 'acl_f': 1, 'reg': 1, 'acl_c': 0}
+def test_the_caption_term_is_eq_7_s_alone_with_lambda_1():
     both = train.parse_args(['--variant', 'av_llm'])
-    assert train.weights_of(both) == {'acl_i': 1, 'acl_f': 1, 'reg': 1, 'acl_c': 1}
-    assert both.out == Path('runs/miniature-av_llm-seed0')
+    assert [both.lambda_i, both.lambda_f, both.lambda_reg, both.lambda_c] == [1, 1, 1, 1]
+    assert both.same_answers == 'negatives' and both.out == Path('runs/miniature-av_llm-seed0')
+    assert train.parse_args([]).preset == 'miniature'
 
 
 def test_the_terms_are_taken_at_temperature_0_07_and_priors_0_4_and_0():
@@ -65,7 +65,7 @@ def test_the_terms_are_taken_at_temperature_0_07_and_priors_0_4_and_0():
     areas = torch.tensor([[0.5, 0.1], [0.3, 0.5]])          # |0.5 - 0.4| + (0.1 + 0.3) / 2^2
     out = model.Alignment(A=torch.eye(2), M_G=None, areas=areas, M_I=None, v_I=v_I,
                           M_F=torch.ones(2, 2, 1, 1), v_D=v_I.view(2, 2, 1, 1))
-    terms = train.loss_terms(out, train.parse_args(['--preset', 'paper']))
+    terms = losses.loss_terms(out)
     nce = lambda right, wrong: math.log1p(math.exp((wrong - right) / 0.07))
     eq1 = (nce(1, 0) + nce(0.8, 0.6) + nce(1, 0.6) + nce(0.8, 0)) / 4   # S = [[1, 0], [0.6, 0.8]]
     assert terms['acl_i'].item() == pytest.approx(eq1, rel=1e-5)
@@ -218,7 +218,7 @@ def test_training_frames_are_resized_to_1_1_cropped_anywhere_and_half_are_flippe
 def test_sizes_rates_and_gains(tmp_path):
     assert (media.SAMPLE_RATE, data.SAMPLE_RATE, beats.SAMPLE_RATE) == (16_000,) * 3
     assert media.box_map([[0, 0, 1, 1]]).shape == (224, 224) and data.GROUND_TRUTH_SIZE == 224
-    assert heatmaps.SIZE == (224, 224) and heatmaps.PAIR_SIZE == (224, 448)
+    assert evaluate.SIZE == (224, 224) and evaluate.PAIR_SIZE == (224, 448)
     assert media.side_by_side([Image.new('RGB', (9, 7))] * 2).size == (448, 224)
     assert data.MIX_GAIN == 0.5
 
@@ -226,12 +226,14 @@ def test_sizes_rates_and_gains(tmp_path):
 # ---- evaluation, section 4.2
 
 def test_each_table_has_its_benchmarks():
-    assert evaluate.TASKS == {                      # the tables' numbers at the right
+    assert {task: tuple(metrics) for task, metrics in evaluate.TASKS.items()} == {      # Tables
         'single': ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),   # 1, 2
         'segmentation': ('is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'avs_ms3', 'ade20k'),     # 6
         'robustness': ('ext_vggss', 'ext_flickr', 'robust_s4', 'robust_ms3'),           # 3 to 5
         'interactive': ('is4', 'vpo_ms'),                                               # 7
         'multisource': ('vgg_instruments', 'vgg_duet')}                                 # 8
+    assert list(evaluate.TASKS['robustness'].values()) == (
+        2 * [metrics.Extended] + 2 * [metrics.Robustness])
     assert set(evaluate.WITH_ORACLE) == {'single', 'segmentation', 'interactive'}
 
 
@@ -245,7 +247,7 @@ def test_maps_are_cut_at_one_half_unless_asked_otherwise():
         meter.update(heat, truth)
         assert meter.compute()[score] == 100
     robust = metrics.Robustness()
-    robust.update(heat, truth, 'silence')
+    robust.update(heat, truth, ['silence'])
     assert robust.compute()['FPR_silence'] == 0.25
 
 
@@ -272,24 +274,31 @@ def test_the_robust_sets_draw_from_seed_42(tmp_path):
     names = ['violin', 'dog', 'man', 'helicopter', 'zither', 'rain']    # six categories
     clips = [benchmarks.BenchmarkSample(name, [], [Path(f'{name}.wav')], name, None)
              for name in names]
-    partners = [s.sounds[0].stem for s in benchmarks.with_negatives(clips)[18:]]
+    partners = [s.sounds[0].stem for s in benchmarks.avsbench.with_negatives(clips)[18:]]
     others = [[other for other in names if other != name] for name in names]
     drawn = [np.random.default_rng((42, k)).integers(5) for k in range(6)]
     assert partners == [pool[k] for pool, k in zip(others, drawn)]
 
 
-def test_held_out_noise_is_drawn_from_seed_42_uniform_in_minus_1_to_1(small_world, monkeypatch):
+def test_held_out_noise_is_that_of_the_robust_sets_and_silence_is_silent(small_world, monkeypatch):
     heard = []
 
-    def localise(_, batch, words, sounds):
-        heard.append(sounds)
-        return {who: torch.zeros(len(batch['id']), 224, 224) for who in ('ours', *sounds)}
-    monkeypatch.setattr(heldout, 'embed_names', lambda *_: {})
-    monkeypatch.setattr(heldout, 'localise', localise)
-    heldout.held_out(None, None, 'miniature', small_world)
-    expected = torch.rand(16, 32_000, generator=torch.Generator().manual_seed(42)) * 2 - 1
-    assert torch.equal(heard[0]['noise'], expected) and heard[0]['silence'].abs().max() == 0
-    assert not any(heard[1:])                                       # IS4 has no such scores
+    def localise(_, samples, words, known):
+        heard.extend((s['id'], s['condition'], s['wav']) for s in samples)
+        return {'ours': [torch.zeros(224, 224)] * len(samples)}
+    monkeypatch.setattr(evaluate, 'embed_names', lambda *_: {})
+    monkeypatch.setattr(evaluate, 'localise', localise)
+    evaluate.held_out(None, None, 'miniature', small_world)
+    listed = [s.id for s in data.Benchmark('vggss', small_world, 96, 2.0).samples]
+    for name, condition, wav in heard:
+        if condition == 'noise':
+            drawn = np.random.default_rng((42, listed.index(name))).uniform(-1, 1, 32_000)
+            assert np.allclose(wav, drawn, atol=1e-6)
+        elif condition == 'silence':
+            assert wav.shape == (32_000,) and not wav.any()
+    conditions = [condition for _, condition, _ in heard]
+    assert conditions.count('noise') == conditions.count('silence') == len(listed) == 16
+    assert conditions.count('positive') == 16 + 16          # IS4 has no such scores
 
 
 # ---- captions, section 3.6

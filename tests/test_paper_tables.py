@@ -77,7 +77,7 @@ ROWS = """
 
 @pytest.mark.parametrize('table', COLUMNS)
 def test_every_number_of_the_paper_is_the_one_that_it_prints(table):
-    with open(ROOT / 'paper_tables.csv', newline='') as file:
+    with open(ROOT / 'figures/paper_tables.csv', newline='') as file:
         mine = [line for line in csv.DictReader(file) if line['table'] == table]
     found = {(line['task'], line['benchmark'], line['row'], line['metric']): line['value']
              for line in mine}

@@ -1,4 +1,4 @@
-"""Several processes: each sample is one process's, and what they gather is in the ranks' order."""
+"""Several processes: what they gather is in the order of ranks."""
 
 import os
 import subprocess
@@ -6,60 +6,38 @@ import sys
 
 import pytest
 
-import processes
+import checkpoint
 from conftest import ROOT
-
-
-class Samples(list):
-    def part(self, indices):
-        return [self[k] for k in indices]
-
-
-def test_the_processes_shares_are_whole_batches_that_cover_every_sample_once(monkeypatch):
-    for count in (1, 2, 3, 7, 16, 33, 50):
-        for batch_size in (1, 2, 3, 5, 16, 64):
-            for number in (1, 2, 3, 8):
-                parts = []
-                for rank in range(number):
-                    monkeypatch.setattr(processes, 'rank_and_processes', lambda: (rank, number))
-                    parts.append(processes.shard(Samples(range(count)), batch_size))
-                assert sum(parts, []) == list(range(count))
-                assert all(part[0] % batch_size == 0 for part in parts if part)
-                # no process has more than one batch above an equal share
-                assert max(map(len, parts)) <= -(-count // number) + batch_size
 
 
 @pytest.mark.parametrize('gpus, backend, device', [(True, 'cpu:gloo,cuda:nccl', 'cuda:3'),
                                                    (False, 'gloo', 'cpu')])
 def test_each_process_of_torchrun_joins_with_its_own_device(monkeypatch, gpus, backend, device):
     chosen, joined = [], []
-    monkeypatch.setattr(sys, 'excepthook', sys.excepthook)          # put back afterwards
-    monkeypatch.delenv('TORCHELASTIC_RUN_ID', raising=False)
     monkeypatch.setenv('LOCAL_RANK', '3')
-    monkeypatch.setattr(processes.torch.cuda, 'is_available', lambda: gpus)
-    monkeypatch.setattr(processes.torch.cuda, 'set_device', chosen.append)
-    monkeypatch.setattr(processes.dist, 'init_process_group',
+    monkeypatch.setattr(checkpoint.torch.cuda, 'is_available', lambda: gpus)
+    monkeypatch.setattr(checkpoint.torch.cuda, 'set_device', chosen.append)
+    monkeypatch.setattr(checkpoint.dist, 'init_process_group',
                         lambda backend, timeout: joined.append((backend, timeout.total_seconds())))
     monkeypatch.delenv('RANK', raising=False)
-    assert str(processes.start_processes()) == device and not joined
+    assert str(checkpoint.start_processes()) == device and not joined
     monkeypatch.setenv('RANK', '3')
-    assert str(processes.start_processes()) == device
-    assert joined == [(backend, 12 * 3600)] and chosen == [3, 3] * gpus
+    assert str(checkpoint.start_processes()) == device
+    assert joined == [(backend, 12 * 3600)] and [str(one) for one in chosen] == ['cuda:3'] * 2 * gpus
 
 
 TOGETHER = """
 import sys
 import torch
 import torch.distributed as dist
-from negatives import everyone, first_of_mine
-from processes import agree, gather_lists, largest, rank_and_processes, smallest
+from checkpoint import agree, gather_lists, largest, rank_and_processes
+from losses import everyone, first_of_mine
 
 rank = int(sys.argv[1])
 dist.init_process_group('gloo', init_method=f'file://{sys.argv[2]}', rank=rank, world_size=2)
 assert rank_and_processes() == (rank, 2)
 assert gather_lists([f'{rank}{k}' for k in range(rank + 1)]) == ['00', '10', '11']
-assert (largest([9, -2][rank]), smallest([9, -2][rank])) == (9, -2)
-assert (largest([0.25, 0.75][rank]), smallest([0.25, 0.75][rank])) == (0.75, 0.25)
+assert largest([9, -2][rank]) == 9 and largest([0.25, 0.75][rank]) == 0.75
 agree(7, 'all have seven')
 try:
     agree([7, 8][rank], 'not all have seven')

@@ -4,14 +4,19 @@ import base64
 import csv
 import io
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import report
+import metrics
 from conftest import ROOT
-from figures import CONDITIONS, grids, heat_colours, overlay, task_tables
+from figures import report
+from figures.pictures import heat_colours, overlay
+from figures.tables import (CONDITIONS, ORACLE_TASKS, TABLES, grids, paper_scores, table,
+                            task_tables)
 from test_figures import example
 from test_report import page_of
 
@@ -66,7 +71,7 @@ def distinct(task, first):
 def papers_own():
     """paper_tables.csv, read anew: {(task, benchmark, row): {metric: value}}."""
     scores = {}
-    for line in csv.DictReader((ROOT / 'paper_tables.csv').read_text().splitlines()):
+    for line in csv.DictReader((ROOT / 'figures/paper_tables.csv').read_text().splitlines()):
         row = scores.setdefault((line['task'], line['benchmark'], line['row']), {})
         row[line['metric']] = float(line['value'])
     return scores
@@ -111,8 +116,10 @@ def headings(number):
     return ['benchmark', 'row', *(heading for heading, _ in PRINTED[number][2]), 'n']
 
 
-def split_markdown(line):
-    return [cell.strip().replace('\\|', '|') for cell in re.split(r'(?<!\\)\|', line)[1:-1]]
+def cells_of(lines):
+    """The cells of a table in the terminal, cut where its rule of dashes has gaps."""
+    columns = [column.span() for column in re.finditer('-+', lines[1])]
+    return [[line[start:end].strip() for start, end in columns] for line in (lines[0], *lines[2:])]
 
 
 @pytest.mark.parametrize('paper', [None, 'av', 'av_llm'])
@@ -122,11 +129,10 @@ def test_every_cell_stands_under_its_heading_and_in_its_row(task, paper, tmp_pat
     numbers = [number for number, (other, *_) in PRINTED.items() if other == task]
     wanted = {number: [headings(number), *wanted_rows(task, number, ours, oracle, paper)]
               for number in numbers}
-    text = task_tables(task, ours, oracle, paper, markdown=True).split('\n\n')
-    assert [re.search(r'\((Tables? .*)\)$', title)[1] for title in text[::2]] == numbers
-    for number, table in zip(numbers, text[1::2]):
-        lines = [split_markdown(line) for line in table.split('\n')]
-        assert [lines[0], *lines[2:]] == wanted[number]
+    parts = [part.split('\n') for part in task_tables(task, ours, oracle, paper).split('\n\n')]
+    assert [re.search(r'\((Tables? .*)\)$', part[0])[1] for part in parts] == numbers
+    for number, (_, *lines) in zip(numbers, parts):
+        assert cells_of(lines) == wanted[number]
     # the report's page has the same cells in the same order
     words = [word for word in page_of(tmp_path, [], {task: (ours, oracle, paper)}).words if word]
     place = 0
@@ -137,12 +143,70 @@ def test_every_cell_stands_under_its_heading_and_in_its_row(task, paper, tmp_pat
         place += length
 
 
-def test_the_terminal_shows_the_same_cells():
-    ours, oracle = given('interactive')
-    lines = task_tables('interactive', ours, oracle, 'av').split('\n')[3:]
-    wanted = wanted_rows('interactive', 'Table 7', ours, oracle, 'av')
-    assert [re.split(r' {2,}', line.strip()) for line in lines] == [
-        [cell for cell in row if cell] for row in wanted]
+def test_a_table_in_the_terminal():
+    ours = {'is4': {'cIoU': 60.04, 'AUC': 50.0, 'AUC_adap': 1, 'n': 7, 'n_expected': 9},
+            'flickr': {'cIoU': [10.0] * 9 + [55.55] + [90.0] * 9,               # a sweep
+                       'n': 250, 'n_expected': 250}}
+    oracle = {'is4': {'cIoU': 74.3, 'n': 9, 'n_expected': 9}, 'flickr': None}
+    assert task_tables('single', ours, oracle).split('\n') == [
+        'Single sound source localization (Tables 1 and 2)',
+        'benchmark        row     cIoU  w/ Adap.   AUC  w/ Adap.       n',
+        '---------------  ------  ----  --------  ----  --------  ------',
+        'Flickr-SoundNet  ours    55.5         -     -         -     250',
+        '                 oracle     -         -     -         -       -',
+        'IS4              ours    60.0         -  50.0       1.0  7 of 9',
+        '                 oracle  74.3         -     -         -       9']
+
+
+def test_robustness_has_only_the_tables_with_a_benchmark_that_was_scored():
+    extended = {'AP': 70.0, 'max_F1': 66.66, 'precision': 60.0, 'recall': 75.0, 'LocAcc': 50.0,
+                'n': 4, 'n_expected': 4}
+    third, fourth = task_tables('robustness', {'ext_flickr': extended}, None).split('\n\n')
+    assert third.split('\n')[3:] == ['Extended Flickr  ours  70.0    66.7    50.0  4']
+    assert fourth.split('\n')[3].split()[3:] == '70.0 66.7 60.0 75.0 50.0 15.0 4'.split()
+
+
+def test_table_aligns_and_dashes():
+    text = table([['cIoU', 38.14, 49.5, None], ['mIoU', 5.0, float('nan'), -0.001]],
+                 ['', 'untrained', 'trained', 'oracle'])
+    assert text.split('\n') == ['      untrained  trained  oracle',
+                                '----  ---------  -------  ------',
+                                'cIoU       38.1     49.5       -',
+                                'mIoU        5.0      nan     0.0']
+    assert table([['ours', 1200, np.float32(0.25)], ['chance', None, 0.031]],
+                 ['method', 'n', 'AUC'], decimals=[0, 0, 2]).split('\n') == [
+        'method     n   AUC', '------  ----  ----', 'ours    1200  0.25', 'chance     -  0.03']
+
+
+def test_global_scores_of_the_papers_table_5_follow_from_its_other_columns():
+    for benchmark in ROBUST:
+        for row in ('av', 'av_llm'):
+            scores = paper_scores()['robustness', benchmark, row]
+            for kind in ('mIoU', 'F'):
+                negative = np.mean([scores[f'{kind}_{name}'] for name in CONDITIONS[1:]])
+                assert metrics.global_score(scores[f'{kind}_positive'], negative) == pytest.approx(
+                    scores[f'G_{kind}'], abs=0.1)
+
+
+def test_every_row_of_the_paper_has_every_metric_of_its_table():
+    scores, rows = paper_scores(), 0
+    assert scores == papers_own()
+    for task, tables in TABLES.items():
+        for number, benchmarks, names in tables:
+            for benchmark in benchmarks:
+                if (number, benchmark) == ('Table 4', 'ext_vggss'):     # Table 4 is of Flickr only
+                    continue
+                oracle = task in ORACLE_TASKS and benchmark not in ('flickr', 'ade20k')
+                for row in ['av', 'av_llm'] + (['clipseg_gt_text'] if oracle else []):
+                    assert names.keys() <= scores[task, benchmark, row].keys()
+                    rows += number != 'Table 4'
+    assert len(scores) == rows == 54                                    # and there is no other row
+    assert all(0 <= value <= 100 for row in scores.values() for value in row.values())
+
+
+def test_tables_are_printed_without_matplotlib_or_pil():
+    code = 'import sys, figures.tables; print({"matplotlib", "PIL", "torch"} & set(sys.modules))'
+    assert subprocess.check_output([sys.executable, '-c', code], cwd=ROOT) == b'set()\n'
 
 
 def test_textbook_ap_is_the_last_column_of_the_extended_sets():
@@ -189,9 +253,9 @@ def flat(level):
 def sheet_rows(monkeypatch, tmp_path, task, benchmark, examples):
     """What is drawn: [{heading: tile}] and the labels of the rows."""
     drawn = []
-    monkeypatch.setattr(report, 'contact_sheet', lambda *given, **more: drawn.append(given))
+    monkeypatch.setattr(report, 'contact_sheet', lambda *given: drawn.append(given))
     report.example_sheet(task, benchmark, examples, tmp_path / 'sheet.png')
-    [(rows, _, columns, labels)] = drawn
+    [(rows, _, columns, labels, _)] = drawn
     return [dict(zip(columns, row)) for row in rows], labels
 
 
@@ -215,9 +279,10 @@ def test_robustness_shows_each_condition_s_own_overlay_whatever_their_order(monk
                     heat=flat(heat[condition]), score=heat[condition])
             for condition in reversed(CONDITIONS)]
     [row], labels = sheet_rows(monkeypatch, tmp_path, 'robustness', 'robust_s4', mine)
-    assert list(row) == ['frame', 'positive', 'silence', 'noise', 'offscreen']
+    assert list(row) == ['frame', *(f'{condition}\noverlay' for condition in CONDITIONS)]
     for condition in CONDITIONS:
-        assert np.array_equal(row[condition], overlay(row['frame'], flat(heat[condition])))
+        wanted = overlay(row['frame'], flat(heat[condition]))
+        assert np.array_equal(row[f'{condition}\noverlay'], wanted)
     assert labels == ['dog\nIoU 0.20']                                  # of the sound that is there
 
 
@@ -229,12 +294,12 @@ def test_each_sound_of_a_frame_has_its_own_truth_and_overlay(monkeypatch, tmp_pa
             for k in (0, 1)]
     [row], _ = sheet_rows(monkeypatch, tmp_path, 'interactive', 'is4', mine)
     for k in (0, 1):
-        tile, shown = (row[f'sound {k + 1} {what}'] for what in ('ground truth', 'overlay'))
+        tile, shown = (row[f'sound {k + 1}\n{what}'] for what in ('ground truth', 'overlay'))
         assert (tile[32, 16].min() > 200) == (k == 0) and (tile[32, 48].min() > 200) == (k == 1)
         assert np.array_equal(shown, overlay(row['frame'], flat(.3 + .4 * k)))
 
 
-def test_each_source_of_a_mixture_has_its_own_truth_and_heatmap(monkeypatch, tmp_path):
+def test_each_source_of_a_mixture_has_its_own_truth_and_overlay(monkeypatch, tmp_path):
     frame = np.full((224, 448, 3), 255, np.uint8)
     left = np.zeros((224, 448))
     right = np.zeros((224, 448))
@@ -244,11 +309,11 @@ def test_each_source_of_a_mixture_has_its_own_truth_and_heatmap(monkeypatch, tmp
     mine = [example('multisource', 'vgg_duet', frame=frame, label=['dog', 'cat'],
                     truth=[left, right], heat=heat)]
     [row], labels = sheet_rows(monkeypatch, tmp_path, 'multisource', 'vgg_duet', mine)
-    assert list(row) == ['frame', 'ground truth 1', 'heatmap 1', 'ground truth 2', 'heatmap 2']
+    assert list(row) == ['frame', 'ground truth 1', 'overlay 1', 'ground truth 2', 'overlay 2']
     for k in (0, 1):
         tile = row[f'ground truth {k + 1}']
         assert (tile[100, (100, 350)[k]] == 255).all() and (tile[100, (350, 100)[k]] < 100).all()
-        assert np.array_equal(row[f'heatmap {k + 1}'], overlay(frame, heat[k]))
+        assert np.array_equal(row[f'overlay {k + 1}'], overlay(frame, heat[k]))
     assert labels[0].startswith('dog + cat')
 
 

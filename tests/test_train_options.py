@@ -1,5 +1,6 @@
 """Every option of train.py reaches its setting, the model, the equations or the optimiser."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ import torch.nn.functional as F
 
 import model as model_file
 import train
+from conftest import assert_equal
 from masks import mask_gen_f
-from model import PRESETS, PROMPT, ROOT, load_model
-from tiny import tiny, tiny_beats, tiny_clipseg, tiny_root, training, watch     # noqa: F401
+from model import PROMPT, load_model
+from tiny import tiny, tiny_beats, tiny_clipseg, tiny_root, training, watch         # noqa: F401
 
 
 # ---- the command line
@@ -20,7 +22,7 @@ SETTINGS = {    # option: (what is given, its setting, what that becomes)
     '--out': ('x/y', 'out', Path('x/y')), '--data-root': ('some', 'data_root', 'some'),
     '--clipseg': ('c', 'clipseg', 'c'), '--beats': ('b', 'beats', 'b'),
     '--workers': ('3', 'workers', 3), '--precision': ('fp16', 'precision', 'fp16'),
-    '--save-seconds': ('7', 'save_seconds', 7.0), '--prepared': ('p', 'prepared', 'p'),
+    '--save-seconds': ('7', 'save_seconds', 7.0), '--device': ('cpu', 'device', 'cpu'),
     '--cache-audio': ('d', 'cache_audio', 'd'), '--pair-chunk': ('5', 'pair_chunk', 5),
     '--epochs': ('4', 'epochs', 4), '--steps': ('6', 'steps', 6),
     '--batch-size': ('10', 'batch_size', 10), '--lr': ('0.5', 'lr', 0.5),
@@ -67,7 +69,7 @@ OUT_OF_RANGE = {
     '--epochs': '0', '--steps': '0', '--batch-size': '1', '--workers': '-1', '--seed': '-1',
     '--lr': '0', '--tau': '0', '--weight-decay': '-0.1', '--save-seconds': '-1', '--p-pos': '1.1',
     '--p-neg': '-0.1', '--pair-chunk': '0', '--accumulate': '0', '--lambda-i': '-1',
-    '--lambda-f': '-1', '--lambda-reg': '-1', '--audio-tokens': '3'}
+    '--lambda-f': '-1', '--lambda-reg': '-1', '--audio-tokens': '3', '--device': 'abacus'}
 
 
 def test_values_out_of_range_are_refused_by_name(capsys):
@@ -80,39 +82,14 @@ def test_values_out_of_range_are_refused_by_name(capsys):
     assert 'at least one of' in capsys.readouterr().err
 
 
-DEFAULTS = {    # section 4.1 where it says; the release where it is silent
-    'variant': 'av', 'seed': 0, 'resume': False, 'overwrite': False, 'clipseg': None, 'beats': None,
-    'precision': 'float32', 'skip_bad_samples': False, 'cache_audio': None, 'cache_share': 1.0,
-    'prepared': None, 'pair_chunk': None, 'steps': None, 'weight_decay': 1e-4, 'tau': 0.07,
-    'accumulate': 1, 'negatives': 'local', 'lambda_i': 1.0, 'lambda_f': 1.0, 'lambda_reg': 1.0,
-    'lambda_c': 0.0, 'captions': None, 'captions_from': 'both', 'same_answers': 'negatives',
-    'p_pos': 0.4, 'p_neg': 0.0, 'area': 'release', 'acl_f': 'paper', 'image_mask': 'hard',
-    'feature_mask': 'feature', 'audio_tokens': 1, 'prompt': 'A photo of a <*>'}
-BY_PRESET = {
-    'paper': {'epochs': 20, 'batch_size': 16, 'lr': 1e-4, 'lr_schedule': 'constant',
-              'save_seconds': 600, 'workers': 8, 'data_root': str(ROOT / 'data')},
-    'miniature': {'epochs': 1, 'batch_size': 8, 'lr': 2e-3, 'lr_schedule': 'linear',
-                  'save_seconds': 10, 'workers': 0, 'data_root': str(ROOT / 'data/miniature')}}
-
-
-@pytest.mark.parametrize('preset', ['paper', 'miniature'])
-def test_defaults_of_both_recipes(preset):
-    given = vars(train.parse_args(['--preset', preset]))
-    expected = {**DEFAULTS, **BY_PRESET[preset], 'out': Path(f'runs/{preset}-av-seed0')}
-    assert {key: given[key] for key in expected} == expected
-    av_llm = train.parse_args(['--preset', preset, '--variant', 'av_llm'])
-    assert av_llm.lambda_c == 1.0 and av_llm.same_answers == 'negatives'
-    assert train.parse_args([]).preset == 'miniature'
-
-
-@pytest.mark.parametrize('preset, size, seconds, w, b', [('paper', 352, 10.0, 10.0, 14.0),
-                                                         ('miniature', 96, 2.0, 1.0, 1.4)])
-def test_sizes_and_first_masks_of_both_presets(monkeypatch, preset, size, seconds, w, b):
-    monkeypatch.setattr(model_file, 'load_clipseg', lambda path: tiny_clipseg())
-    monkeypatch.setattr(model_file, 'load_beats', lambda path: tiny_beats())
-    assert (PRESETS[preset].image_size, PRESETS[preset].seconds) == (size, seconds)
-    mask = load_model(preset)[0].masker_i
-    assert (mask.w.item(), mask.b.item()) == pytest.approx((w, b))
+def test_a_batch_is_two_pairs_or_more_for_each_process(monkeypatch):
+    for processes, words in ((3, 'does not divide among 3'), (4, 'at least 2 pairs'), (2, None)):
+        monkeypatch.setattr(train, 'rank_and_processes', lambda: (0, processes))
+        if words:
+            with pytest.raises(ValueError, match=words):
+                train.refuse_uneven(4)
+        else:
+            train.refuse_uneven(4)
 
 
 # ---- the equations, by another way than losses.py's
@@ -146,7 +123,11 @@ def expected_terms(out, tau, p_pos, p_neg, area, acl_f):
     ('--tau 0.3 --p-pos 0.9 --p-neg 0.2 --area mean --acl-f release --lambda-i 0.5 --lambda-f 0.25 '
      '--lambda-reg 3', (0.3, 0.9, 0.2, 'mean', 'release'), (0.5, 0.25, 3)),
     ('--area sum --p-neg 0.6 --tau 1 --lambda-i 3 --lambda-reg 0.1',
-     (1.0, 0.4, 0.6, 'sum', 'paper'), (3, 1, 0.1))])
+     (1.0, 0.4, 0.6, 'sum', 'paper'), (3, 1, 0.1)),
+    # Table 9
+    ('--lambda-i 0', (0.07, 0.4, 0.0, 'release', 'paper'), (0, 1, 1)),
+    ('--lambda-f 0', (0.07, 0.4, 0.0, 'release', 'paper'), (1, 0, 1)),
+    ('--lambda-reg 0', (0.07, 0.4, 0.0, 'release', 'paper'), (1, 1, 0))])
 def test_settings_of_the_equations_reach_loss_gradient_log_and_validation(
         training, flags, settings, weights):
     seen = training(*flags.split())
@@ -157,18 +138,21 @@ def test_settings_of_the_equations_reach_loss_gradient_log_and_validation(
         total = sum(weights[key] * expected[key] for key in weights)
         for key, value in {**expected, 'loss': total}.items():
             assert line[prefix + key] == pytest.approx(value, rel=1e-4)
-    # what backward() is called on holds each term with its weight
+    # what backward() is called on holds each term with its weight, and none without one
     found = {key: gradient.item() for key, gradient in seen.weights[0].items()}
-    assert found == pytest.approx(weights)
+    assert found == pytest.approx({key: weight for key, weight in weights.items() if weight})
 
 
-@pytest.mark.parametrize('option, term', [('--lambda-i', 'acl_i'), ('--lambda-f', 'acl_f'),
-                                          ('--lambda-reg', 'reg')])
-def test_a_weight_of_zero_leaves_its_term_out(training, option, term):
-    seen = training(option, '0')
-    assert set(seen.terms[0]) == {'acl_i', 'acl_f', 'reg'} - {term}
-    # a pass of the vision encoder is saved
-    assert (seen.forwards[0]['out'].v_I is None) == (term == 'acl_i')
+def test_a_term_of_weight_0_cannot_reach_the_weights(training):
+    def spoil(seen, one):
+        one['out'].v_I = one['out'].v_I * float('nan')      # of which acl_i alone is made
+
+    seen = training('--lambda-i', '0', '--steps', '2', hook=spoil)
+    assert all(math.isnan(line['acl_i']) for line in seen.log if 'acl_i' in line)
+    assert all(math.isfinite(line['loss']) for line in seen.log if 'loss' in line)
+    assert all(value.isfinite().all() for value in seen.saved['audio_proj'].values())
+    with pytest.raises(ValueError, match='the loss is nan'):
+        training('--lambda-i', '0.01', folder='spoilt', hook=spoil)
 
 
 # ---- the model
@@ -246,10 +230,12 @@ def test_the_optimiser_has_the_projection_and_w_and_b_where_a_loss_uses_them(
 def test_prompt_and_audio_tokens_reach_the_text_encoder(
         training, monkeypatch, prompt, tokens, before, after):
     asked = []
-    note = lambda A, clipseg, *parts: asked.append(parts)
-    watch(monkeypatch, model_file, 'embed_prompt', note)
+    watch(monkeypatch, model_file, 'embed_prompt', lambda A, clipseg, *parts: asked.append(parts))
     seen = training('--prompt', prompt, '--audio-tokens', str(tokens))
-    words = lambda text: tiny_clipseg()[1](text).input_ids[1:-1]
+
+    def words(text):
+        return tiny_clipseg()[1](text).input_ids[1:-1]
+
     assert len(asked) == len(seen.forwards) + len(seen.validations)
     for ids_before, audio, ids_after in asked:
         assert ids_before.tolist()[1:] == words(before) and ids_after.tolist()[:-1] == words(after)
@@ -257,21 +243,20 @@ def test_prompt_and_audio_tokens_reach_the_text_encoder(
     assert (seen.saved['prompt'], seen.saved['audio_tokens']) == (prompt, tokens)
     untrained = seen.sheets[0][0]                           # drawn beside the trained one
     assert untrained.prompt_before.tolist()[1:] == words(before)
-    assert untrained.audio_tokens(torch.rand(1, 8000)).shape[1] == tokens
+    assert len(untrained.audio_proj.fga.reduce_potentials) == tokens
 
 
 def test_a_given_prompt_goes_before_the_checkpoint_s_and_that_before_the_default(tiny, tmp_path):
     made, tokenizer = load_model('miniature', prompt='An image of a <*>', audio_tokens=2)
     saved = {**model_file.trained_state(made), 'prompt': 'An image of a <*>', 'audio_tokens': 2}
     torch.save(saved, tmp_path / 'a.pt')
-    words = lambda text: tokenizer(text).input_ids[:-1]
     for path, prompt, expected, tokens in ((tmp_path / 'a.pt', None, 'An image of a', 2),
                                            (tmp_path / 'a.pt', 'the <*>', 'the', 2),
                                            (tmp_path / 'a.pt', PROMPT, 'A photo of a', 2),
                                            (None, None, 'A photo of a', 1)):
         model, _ = load_model('miniature', path, prompt)
-        assert model.prompt_before.tolist() == words(expected)
-        assert model.audio_tokens(torch.rand(1, 8000)).shape[1] == tokens
+        assert model.prompt_before.tolist() == tokenizer(expected).input_ids[:-1]
+        assert len(model.audio_proj.fga.reduce_potentials) == tokens
 
 
 def test_each_audio_token_has_its_own_row_and_mixture(tiny):
@@ -307,22 +292,35 @@ def test_precision_is_that_of_the_networks_alone(training):
     for precision, dtype, scale in (('float32', torch.float32, 1), ('bf16', torch.bfloat16, 1),
                                     ('fp16', torch.float16, 65536)):
         seen = training('--precision', precision, *flags, folder=precision)
-        out = seen.forwards[0]['out']
-        assert out.A.dtype == out.v_I.dtype == dtype
-        assert out.M_G.dtype == out.areas.dtype == torch.float32
+        for one in (seen.forwards[0], seen.validations[0]):
+            out = one['out']
+            assert out.A.dtype == out.v_I.dtype == dtype
+            assert out.M_G.dtype == out.areas.dtype == torch.float32
         assert all(term.dtype == torch.float32 for term in seen.terms[0].values())
         weights = {key: value.item() for key, value in seen.weights[0].items()}
         assert weights == {'acl_i': scale / 64, 'acl_f': scale / 32, 'reg': scale / 64}
-        assert seen.validations[0]['out'].A.dtype == torch.float32
         gradient = torch.cat([g.flatten() for g in seen.steps[0]['gradient'].values()])
         length[precision] = gradient.norm().item()
     for precision in ('bf16', 'fp16'):      # rounding moves pixels of the masks; the scale is gone
         assert 0.1 < length[precision] / length['float32'] < 10
 
 
+def test_after_a_training_in_bf16_the_scores_are_those_of_the_trained_weights_in_float32(training):
+    seen = training('--precision', 'bf16')
+    assert seen.log[1]['val_n'] == 4 and math.isfinite(seen.log[1]['val_loss'])
+    before, after = (call[0] for call in seen.held_out)
+    assert before is seen.loaded[0] and after is seen.loaded[1] is seen.sheets[0][1]
+    assert_equal(model_file.trained_state(after), model_file.trained_state(before))
+    for backbone, given in ((after.clipseg, tiny_clipseg()[0]), (after.beats, tiny_beats())):
+        assert_equal(dict(backbone.state_dict()), dict(given.state_dict()))     # not rounded
+
+
 def test_chunks_reach_the_decoder(training, monkeypatch):
     pairs = []
-    note = lambda M_G, clipseg, activations, A: pairs.append(A.shape[:2].numel())
+
+    def note(M_G, clipseg, activations, A):
+        pairs.append(A.shape[:2].numel())
+
     watch(monkeypatch, model_file, 'decode', note)
     training('--pair-chunk', '8')
     assert pairs == [8, 8, 16]      # 4 x 4 pairs in training; validation keeps no graph
@@ -340,17 +338,3 @@ def test_dropout_is_live_in_the_pooling_while_training_and_nowhere_else(training
     assert not {key for key in in_training if key.startswith(('clipseg', 'beats'))}
     assert [call[-1] for call in seen.held_out] == [False, False]
     assert not seen.sheets[0][1].training
-
-
-def test_the_unary_potential_drops_half_of_its_numbers():
-    potential = model_file.UnaryPotential(400, 1)
-    with torch.no_grad():
-        potential.embed.weight.copy_(torch.eye(400)[..., None])
-        potential.feature_reduce.weight.fill_(1)
-        for layer in (potential.embed, potential.feature_reduce):
-            layer.bias.fill_(0)
-    torch.manual_seed(0)
-    kept = potential.train()(torch.ones(1, 400, 50)) / 2    # what stays is doubled
-    assert kept.mean().item() == pytest.approx(200, abs=5) and kept.std() > 5
-    assert (potential.eval()(torch.ones(1, 400, 50)) == 400).all()
-    assert (potential(-torch.ones(1, 400, 50)) == 0).all()

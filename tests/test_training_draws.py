@@ -1,19 +1,20 @@
 """Training's random draws, and whether what it joins belongs together: pairs, features, answers."""
 
 import itertools
-import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
-import answers
 import data
 import media
 import model as model_file
 import train
+from captions import load_answers
 from test_train_options import cosine, info_nce
 from tiny import (SIZE, TRAIN, VAL, colours, name, number, pair_of_image, tiny,     # noqa: F401
                   tiny_beats, tiny_clipseg, tiny_root, training, watch, write_captions, write_root)
@@ -36,49 +37,72 @@ def crop_of(image):
     return left, top, flipped
 
 
-# ---- the order of the pairs
+# ---- the order of the pairs, the first weights, the noise
 
-def test_order_depends_on_seed_and_epoch_and_an_epoch_sees_every_pair_once(training):
-    orders = []
+def noise_of(seen):
+    return [forward['random'] for forward in seen.forwards]
+
+
+def test_order_noise_and_weights_depend_on_the_seed_and_an_epoch_sees_every_pair_once(training):
+    orders, noise, weights, crops = [], [], [], []
     for seed in ('0', '1'):
         seen = training('--epochs', '2', '--seed', seed, folder=seed)
         batches = [pairs_in(forward) for forward in seen.forwards]
         assert [len(batch) for batch in batches] == 6 * [4]
         orders += [sum(batches[:3], []), sum(batches[3:], [])]
+        noise += noise_of(seen)
+        weights.append(seen.steps[0]['before']['audio_proj.fc1.weight'])
+        for half in (seen.forwards[:3], seen.forwards[3:]):
+            images = [image for forward in half for image in forward['image']]
+            crops.append({pair_of_image(image): crop_of(image) for image in images})
     assert all(sorted(order) == list(range(TRAIN)) for order in orders)
     assert all(one != other for one, other in itertools.combinations(orders, 2))
+    assert not any(torch.equal(*two) for two in itertools.combinations(noise, 2))
+    assert not torch.equal(*weights)
+    torch.manual_seed(1)
+    expected = model_file.load_model('miniature')[0].audio_proj.fc1.weight
+    assert torch.equal(weights[1], expected)
+    # a pair is cropped anew with each epoch and seed, and unlike its neighbours
+    for one, other in itertools.combinations(crops, 2):
+        assert sum(one[n] == other[n] for n in range(TRAIN)) < 4
+    assert all(len(set(of_epoch.values())) > 6 for of_epoch in crops)
     again = training('--epochs', '1', '--seed', '1', folder='again')
-    assert [n for forward in again.forwards for n in pairs_in(forward)] == orders[2]
+    assert sum(map(pairs_in, again.forwards), []) == orders[2]
+    assert all(map(torch.equal, noise_of(again), noise[6:9]))
+
+
+def test_a_step_s_noise_depends_on_seed_rank_and_step_alone(training, tmp_path):
+    """Not on what was drawn before it: another step, a validation, another start of the run."""
+    def draw(seen, one):
+        torch.rand(len(seen.forwards))
+
+    plain = training('--steps', '3', '--seed', '3', folder='plain')
+    root = write_root(tmp_path / 'root')
+    (root / 'vggsound/val.csv').unlink()
+    flags = ['--steps', '3', '--seed', '3', '--batch-size', '2', '--image-mask', 'soft']
+    other = training(*flags, root=root, hook=draw)
+    validated = training('--steps', '3', '--seed', '3', '--batch-size', '12', folder='validated')
+    assert [len(one.validations) for one in (plain, other, validated)] == [1, 0, 3]
+    for one in (other, validated):
+        assert all(map(torch.equal, noise_of(one), noise_of(plain)))
+    # the batches that one step accumulates draw on
+    first, second = noise_of(training('--seed', '3', '--accumulate', '2', folder='accumulated'))
+    assert torch.equal(first, noise_of(plain)[0]) and not torch.equal(first, second)
 
 
 def test_each_process_takes_its_own_part_of_a_batch_and_its_own_noise(training, monkeypatch):
     alone = training('--epochs', '1', folder='alone')
-    monkeypatch.setattr(train, 'DistributedDataParallel', lambda model, **options: model)
+    monkeypatch.setattr(train, 'share_gradients', lambda model, device: model)
     runs = []
     for rank in (0, 1):
         monkeypatch.setattr(train, 'rank_and_processes', lambda: (rank, 2))
         runs.append(training('--epochs', '1', folder=f'rank{rank}'))
     for one, other, both in zip(runs[0].forwards, runs[1].forwards, alone.forwards, strict=True):
         assert pairs_in(one) + pairs_in(other) == pairs_in(both)
+        assert torch.equal(one['random'], both['random'])
         assert not torch.equal(one['random'], other['random'])
     for key, before in runs[0].steps[0]['before'].items():              # but one model
         assert torch.equal(before, runs[1].steps[0]['before'][key])
-
-
-# ---- weights and noise
-
-def test_the_seed_decides_the_first_weights_and_all_noise(training):
-    one, same, other = (training('--steps', '2', '--seed', seed, folder=f'run{k}')
-                        for k, seed in enumerate('334'))
-    weight = lambda run: run.steps[0]['before']['audio_proj.fc1.weight']
-    noise = lambda run: [forward['random'] for forward in run.forwards]
-    assert torch.equal(weight(one), weight(same)) and not torch.equal(weight(one), weight(other))
-    torch.manual_seed(3)
-    assert torch.equal(weight(one), model_file.load_model('miniature')[0].audio_proj.fc1.weight)
-    for step in (0, 1):
-        assert torch.equal(noise(one)[step], noise(same)[step])
-        assert not torch.equal(noise(one)[step], noise(other)[step])
-    assert not torch.equal(*noise(one))
 
 
 def test_areas_and_masked_images_take_two_draws_of_noise(training):
@@ -94,37 +118,16 @@ def test_areas_and_masked_images_take_two_draws_of_noise(training):
 def test_crops_vary_in_both_directions_and_half_are_flipped():
     rows, columns = np.mgrid[:35, :35]
     ramps = np.stack([7 * columns, 7 * rows, 0 * rows], -1).astype(np.uint8)
-    crop = lambda seed: crop_of(media.training_image(Image.fromarray(ramps), SIZE,
-                                                     torch.Generator().manual_seed(seed)))
+
+    def crop(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return crop_of(media.training_image(Image.fromarray(ramps), SIZE, generator))
+
     found = Counter(crop(seed) for seed in range(640))      # of 32 crops, about 20 times each
     assert set(found) == set(itertools.product(range(4), range(4), (False, True)))
     assert max(found.values()) < 45
     flipped = sum(times for (_, _, flip), times in found.items() if flip)
     assert flipped == pytest.approx(320, abs=50)
-
-
-def test_a_training_frame_is_resized_bicubically_to_a_tenth_more_before_it_is_cropped():
-    pixels = np.random.default_rng(0).integers(0, 255, (70, 140, 3), np.uint8)
-    picture = Image.fromarray(pixels)
-    crop = colours(media.training_image(picture, SIZE, torch.Generator().manual_seed(0)))
-    large = np.array(picture.resize((35, 35), Image.Resampling.BICUBIC))
-    large = torch.from_numpy(large).permute(2, 0, 1).float()
-    both = (large, large.flip(2))
-    windows = [side[:, top:top + SIZE, left:left + SIZE]
-               for side, top, left in itertools.product(both, range(4), range(4))]
-    assert sum(torch.allclose(crop, window, atol=0.01) for window in windows) == 1
-
-
-def test_a_pair_is_cropped_anew_with_each_epoch_and_seed_and_unlike_its_neighbours(training):
-    crops = []
-    for seed in ('0', '1'):
-        seen = training('--epochs', '2', '--seed', seed, folder=seed)
-        for half in (seen.forwards[:3], seen.forwards[3:]):
-            images = [image for forward in half for image in forward['image']]
-            crops.append({pair_of_image(image): crop_of(image) for image in images})
-    for one, other in itertools.combinations(crops, 2):
-        assert sum(one[n] == other[n] for n in range(TRAIN)) < 4
-    assert all(len(set(of_epoch.values())) > 6 for of_epoch in crops)
 
 
 def test_validation_frames_are_squashed_uncropped_and_always_alike(training, tiny_root):
@@ -136,19 +139,6 @@ def test_validation_frames_are_squashed_uncropped_and_always_alike(training, tin
         squashed = np.array(frame.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
     shown = colours(first['image'][0]).permute(1, 2, 0)
     assert torch.allclose(shown, torch.from_numpy(squashed).float(), atol=0.01)
-
-
-def test_frames_are_normalised_by_clip_s_mean_and_deviation():
-    black_and_white = media.normalise(np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8))
-    # (0 - mean) / deviation and (1 - mean) / deviation of OpenAI's CLIP
-    expected = torch.tensor([[-1.7922626, 1.9303361], [-1.7520971, 2.0748837],
-                             [-1.4802198, 2.1458969]])
-    assert torch.allclose(black_and_white[:, 0], expected, atol=1e-5)
-    picture = Image.fromarray(np.full((50, 60, 3), (255, 0, 255), np.uint8))
-    colour = torch.tensor([1.9303361, -1.7520971, 2.1458969]).view(3, 1, 1).expand(3, 8, 8)
-    for image in (media.evaluation_image(picture, 8),
-                  media.training_image(picture, 8, torch.Generator())):
-        assert torch.allclose(image, colour, atol=1e-5)
 
 
 # ---- joins: frame and sound, features, prepared pairs
@@ -171,30 +161,32 @@ def test_every_frame_comes_with_its_own_sound(training, workers):
 
 def test_workers_and_batch_size_reach_both_loaders(training, monkeypatch):
     asked = []
-    of_training = lambda dataset, batches, workers: data.training_loader(dataset, batches)
-    of_validation = lambda dataset, batch_size, workers: data.evaluation_loader(dataset, batch_size)
-    monkeypatch.setattr(train, 'training_loader', of_training)
-    monkeypatch.setattr(train, 'evaluation_loader', of_validation)
-    watch(monkeypatch, train, 'training_loader', lambda _, *a: asked.append((len(a[1][0]), a[2])))
-    watch(monkeypatch, train, 'evaluation_loader', lambda _, *a: asked.append(a[1:]))
+
+    def loader(kind, *arguments, num_workers, **more):
+        size = len(more['batch_sampler'][0]) if 'batch_sampler' in more else arguments[0]
+        asked.append((size, num_workers))
+        return DataLoader(kind, *arguments, **{**more, 'multiprocessing_context': None})
+
+    monkeypatch.setattr(data, 'DataLoader', loader)
     training('--workers', '3', '--batch-size', '6')
     assert asked == [(6, 3), (6, 3)]
-    monkeypatch.undo()
-    loaders = (data.training_loader([0, 1], [[0]], 2), data.evaluation_loader([0, 1], 2, 2))
-    assert [loader.num_workers for loader in loaders] == [2, 2]
 
 
 @pytest.mark.parametrize('share, cached', [('1', 12), ('0.5', 6)])
-def test_cached_features_are_those_of_each_pair_s_own_sound(training, tmp_path, share, cached):
+def test_cached_features_are_those_of_each_pair_s_own_sound(
+        training, tmp_path, monkeypatch, share, cached):
     assert training().forwards[0]['features'] is None
-    seen = training('--epochs', '1', '--cache-audio', str(tmp_path / 'cache'),
-                    '--cache-share', share, folder='cached')
-    index = (tmp_path / 'cache/index.jsonl').read_text().splitlines()
-    assert len(index) == 1 + cached
+    flags = ['--cache-audio', str(tmp_path / 'cache'), '--cache-share', share]
+    fresh = []
+    watch(monkeypatch, data.AudioFeatures, 'keep', lambda _, self, sample, f: fresh.append(sample))
+    seen = training('--epochs', '2', *flags, folder='cached')
+    assert len(list(tmp_path.glob('cache/*/*.npy'))) == cached
+    assert len(fresh) == TRAIN + TRAIN - cached             # the second epoch reads what it can
     for step in seen.forwards:
         wav = torch.stack([sound_of(n) for n in pairs_in(step)])
         expected = tiny_beats()(wav)
         assert torch.allclose(step['features'], expected, atol=2e-3)
+        assert torch.equal(step['features'], step['features'].half().float())
         # closer to its own than to any other's
         distance = torch.cdist(step['features'].flatten(1), expected.flatten(1))
         assert distance.argmin(1).tolist() == [0, 1, 2, 3]
@@ -214,31 +206,23 @@ def test_the_model_hears_the_features_that_it_is_given(tiny):
 
 def test_prepared_pairs_are_used_and_are_the_same_pairs(training, tiny_root, tmp_path, monkeypatch):
     plain = training('--epochs', '1', folder='plain')
-    folder = str(tmp_path / 'pairs')
-    data.main(['prepare', '--data-root', str(tiny_root), '--out', folder, '--share', '0.75'])
+    root = tmp_path / 'prepared'
+    data.main(['prepare', '--data-root', str(tiny_root), '--out', str(root), '--share', '0.75'])
     read = []
-    note = lambda result, path, *seconds: read.append(number(path.stem))
-    watch(monkeypatch, data, 'read_image', note)
-    watch(monkeypatch, data, 'read_audio', note)
-    seen = training('--epochs', '1', '--prepared', folder, folder='prepared')
-    assert sorted(n for n in read if n < TRAIN) == [9, 9, 10, 10, 11, 11]   # not prepared
-    for one, other in zip(seen.forwards, plain.forwards, strict=True):
+    watch(monkeypatch, data, 'read_image', lambda _, path: read.append(path))
+    seen = training('--epochs', '1', root=root)
+    prepared = {number(path.stem) for path in read if path.suffix == '.bmp'}
+    linked = {number(path.stem) for path in read if path.suffix == '.jpg'}
+    assert prepared == set(range(9)) and linked == set(range(9, TRAIN + VAL))
+    for one, other in zip(seen.forwards + seen.validations, plain.forwards + plain.validations,
+                          strict=True):
         assert torch.equal(one['image'], other['image']) and torch.equal(one['wav'], other['wav'])
 
 
-def test_caches_lie_in_the_data_root_unless_a_folder_is_named(training, tmp_path):
+def test_features_lie_in_the_data_root_unless_a_folder_is_named(training, tmp_path):
     root = write_root(tmp_path / 'root')
     training('--cache-audio', root=root)
-    assert (root / 'cache/beats/index.jsonl').is_file()
-    (root / f'vggsound/frames/{name(3)}.jpg').write_bytes(b'no picture')
-    common = ['prepare', '--preset', 'paper', '--data-root', str(root)]
-    with pytest.raises(media.SampleError, match=name(3)):
-        data.main(common)
-    data.main([*common, '--skip-bad-samples'])
-    settings, *rows = (root / 'cache/pairs/index.jsonl').read_text().splitlines()
-    settings = json.loads(settings)['settings']
-    assert len(rows) == TRAIN - 1
-    assert (settings['side'], settings['samples']) == (387, 160_000)    # 1.1 * 352, and 10 s
+    assert len(list(root.glob('cache/beats/*/*.npy'))) == 4
 
 
 # ---- joins: answers
@@ -247,16 +231,17 @@ WORDS = ['dog', 'bell', '', 'drum', 'dog']
 
 
 def test_each_pair_gets_the_embedding_of_its_own_answer(training, tmp_path):
-    answer_of = lambda n: WORDS[n % 5]
-    captions = write_captions(tmp_path / 'c.jsonl', answer_of)
+    captions = write_captions(tmp_path / 'c.jsonl', lambda n: WORDS[n % 5])
     seen = training('--variant', 'av_llm', '--epochs', '1', '--captions', str(captions),
                     '--lambda-c', '0.5', '--tau', '0.3')
     clipseg, tokenizer = tiny_clipseg()
-    encode = lambda word: clipseg.clip.get_text_features(**tokenizer([word], return_tensors='pt'))
-    embedded = {word: encode(word).pooler_output[0] for word in set(WORDS) - {''}}
+    embedded = {}
+    for word in set(WORDS) - {''}:
+        ids = tokenizer([word], return_tensors='pt')
+        embedded[word] = clipseg.clip.get_text_features(**ids).pooler_output[0]
     for forward, (C, rows), terms, weights in zip(seen.forwards, seen.answers, seen.terms,
                                                   seen.weights, strict=True):
-        words = [answer_of(n) for n in pairs_in(forward)]
+        words = [WORDS[n % 5] for n in pairs_in(forward)]
         for word, row in zip(words, rows.tolist(), strict=True):
             assert row == -1 if not word else torch.allclose(C[row], embedded[word], atol=1e-5)
         has = [i for i, word in enumerate(words) if word]
@@ -271,42 +256,43 @@ def test_each_pair_gets_the_embedding_of_its_own_answer(training, tmp_path):
     assert 'acl_c' not in training(folder='av').terms[0]                # Eq. 5 has no such term
 
 
-def test_equal_answers_are_negatives_or_masked_as_the_option_says():
-    A = torch.eye(4) + 0.1
-    C = torch.tensor([[0.9, 0.3, 0.0, 0.2], [0.1, 0.2, 1.0, 0.4]])
-    rows = torch.tensor([0, -1, 0, 1])                      # pairs 0 and 2 have one answer
-    S = cosine(C[[0, 0, 1]][:, None], A[[0, 2, 3]][None])
-    plain = info_nce(S, 0.5).item()
-    S[0, 1] = S[1, 0] = -float('inf')
-    masked = info_nce(S, 0.5).item()
-    assert masked < plain - 0.1
-    for choice, value in (('negatives', plain), ('masked', masked)):
-        args = train.parse_args(['--variant', 'av_llm', '--same-answers', choice, '--tau', '0.5',
-                                 '--lambda-i', '0', '--lambda-f', '0', '--lambda-reg', '0'])
-        terms = train.loss_terms(model_file.Alignment(A, *[None] * 6), args, C, rows)
-        assert set(terms) == {'acl_c'} and terms['acl_c'].item() == pytest.approx(value, rel=1e-5)
+def test_equal_answers_are_negatives_or_masked_as_the_option_says(training, tmp_path):
+    captions = write_captions(tmp_path / 'c.jsonl', lambda n: WORDS[n % 2])
+    flags = ['--variant', 'av_llm', '--captions', str(captions), '--tau', '0.5']
+    found = {}
+    for choice in ('negatives', 'masked'):
+        seen = training(*flags, '--same-answers', choice, '--batch-size', '12', folder=choice)
+        C, rows = seen.answers[0]
+        S = cosine(C[rows][:, None], seen.forwards[0]['out'].A[None])
+        if choice == 'masked':
+            S[(rows[:, None] == rows[None]) & ~torch.eye(12, dtype=torch.bool)] = -float('inf')
+        found[choice] = seen.terms[0]['acl_c'].item()
+        assert found[choice] == pytest.approx(info_nce(S, 0.5).item(), rel=1e-5)
+    assert found['masked'] < found['negatives'] - 0.1
 
 
 FILES = {'both': 'captions', 'image': 'captions-image', 'audio': 'captions-audio'}
 
 
 @pytest.mark.parametrize('kind', FILES)
-def test_captions_come_from_the_file_of_their_kind(training, tmp_path, kind):
+def test_captions_come_from_the_file_of_their_kind(training, tmp_path, monkeypatch, kind):
     root = write_root(tmp_path / 'root')
     for file in FILES.values():
-        write_captions(root / f'{file}.jsonl', lambda n: ['dog', 'bell'][n % 2])
+        write_captions(root / f'{file}.jsonl', lambda n: WORDS[n % 2])
+    read = []
+    watch(monkeypatch, train, 'load_answers', lambda _, path, *more: read.append(Path(path)))
     training('--variant', 'av_llm', '--captions-from', kind, root=root)
-    read = [path.name for path in root.glob('*.embeddings')]
-    assert read == [f'{FILES[kind]}.jsonl.embeddings']
+    assert read == [root / f'{FILES[kind]}.jsonl']
 
 
-def test_answers_are_known_again_by_what_each_pair_was_given(tmp_path, tiny):
-    model, tokenizer = model_file.load_model('miniature')
-    ids = [name(n) for n in range(TRAIN)]
-    keys = []
-    for shift in (0, 0, 1):                 # the last has the same words, each at the other pairs
-        path = write_captions(tmp_path / 'c.jsonl', lambda n: ['dog', 'bell'][(n + shift) % 2])
-        args = train.parse_args(['--variant', 'av_llm', '--captions', str(path)])
-        answers.load_answers(args, model, tokenizer, ids, torch.device('cpu'))
-        keys.append(args.answers)
-    assert keys[0] == keys[1] != keys[2]
+def test_a_run_goes_on_with_its_own_answers_alone(training, tmp_path):
+    flags = ['--variant', 'av_llm', '--captions', str(tmp_path / 'c.jsonl'), '--resume',
+             '--overwrite', '--epochs']
+    for epochs, shift in (('1', 0), ('2', 0), ('3', 1)):
+        # the last has the same words, each at the other pairs
+        write_captions(tmp_path / 'c.jsonl', lambda n: WORDS[(n + shift) % 2])
+        if shift:
+            with pytest.raises(ValueError, match='other answers'):
+                training(*flags, epochs)
+        else:
+            assert training(*flags, epochs).saved['trainer']['step'] == 3 * int(epochs)

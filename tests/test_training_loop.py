@@ -3,20 +3,22 @@
 import dataclasses
 import json
 import math
+import re
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-import checkpoints
+import checkpoint
 import data
 import losses
 import model as model_file
 import train
 from conftest import assert_equal
 from tiny import (SECONDS, SIZE, TRAIN, VAL, name, pair_of_image, pair_of_sound, tiny,  # noqa: F401
-                  tiny_root, training, watch, write_captions, write_root)
+                  tiny_root, training, write_captions, write_root)
 
 CPU = torch.device('cpu')
 
@@ -60,7 +62,7 @@ def test_each_step_begins_without_the_gradient_of_the_one_before(training):
     model.train().zero_grad()
     torch.set_rng_state(second['random'])
     out = model(second['image'], second['wav'])
-    losses.total_loss(train.loss_terms(out, seen.args), train.weights_of(seen.args)).backward()
+    sum(losses.loss_terms(out).values()).backward()
     again = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
     for key, gradient in seen.steps[1]['gradient'].items():
         assert (gradient - again[key]).norm() <= 1e-3 * again[key].norm() + 1e-7, key
@@ -90,58 +92,58 @@ def test_steps_epochs_and_what_is_left_of_an_epoch(training):
         training('--accumulate', '4', folder='d')
 
 
-def test_loss_and_terms_of_accumulated_batches_are_logged_as_their_means(training):
+def test_what_is_logged_of_accumulated_batches_are_means(training):
     seen = training('--accumulate', '3', '--lambda-f', '2', '--lambda-reg', '0')
-    mean = {key: sum(terms[key].item() for terms in seen.terms) / 3 for key in ('acl_i', 'acl_f')}
     assert len(seen.terms) == 3
-    for key, value in {**mean, 'loss': mean['acl_i'] + 2 * mean['acl_f']}.items():
-        assert seen.log[0][key] == pytest.approx(value, rel=1e-5)
-
-
-def test_the_time_between_checkpoints_is_the_one_asked_for(training, monkeypatch):
-    saved = []
-    watch(monkeypatch, train, 'save_checkpoint', lambda _, *a: saved.append(a[5]['step']))
-    training('--epochs', '1', '--save-seconds', '0', folder='a')
-    assert saved == [1, 2, 3, 3]        # each step, the epoch's end, its validation
-    saved.clear()
-    training('--epochs', '1', '--save-seconds', '1000', folder='b')
-    assert saved == [3, 3]
+    expected = {key: sum(terms[key].item() for terms in seen.terms) / 3 for key in seen.terms[0]}
+    expected['loss'] = expected['acl_i'] + 2 * expected['acl_f']
+    areas = [one['out'].areas for one in seen.forwards]
+    others = ~torch.eye(4, dtype=torch.bool)
+    expected['area_pos'] = sum(part.diagonal().mean().item() for part in areas) / 3
+    expected['area_neg'] = sum(part[others].mean().item() for part in areas) / 3
+    assert {key: seen.log[0][key] for key in expected} == pytest.approx(expected, rel=1e-5)
+    assert seen.terms[0]['reg'] > 0 and seen.log[0]['reg'] > 0          # logged, with weight 0 too
 
 
 # ---- the log
 
 def test_a_line_of_the_log_by_hand(tmp_path, monkeypatch):
-    clock = iter([100.0, 108.0, 120.0])
-    monkeypatch.setattr(checkpoints, 'time', SimpleNamespace(time=lambda: next(clock)))
-    alarm = SimpleNamespace(check=lambda: None)
-    log = checkpoints.Log(tmp_path / 'log.jsonl', 0, False, alarm, enabled=True)
     areas = torch.tensor([[0.1, 0.2, 0.5], [0.3, 0.4, 0.7]])    # 3 audios, the last two these 2's
-    out = SimpleNamespace(areas=areas, first=1)
-    mask = SimpleNamespace(w=torch.tensor(3.0), b=torch.tensor(4.0))
-    args = SimpleNamespace(batch_size=5, accumulate=2)
-    bar = SimpleNamespace(set_postfix=lambda shown: None)
-    for step in range(9, 21):
-        log.step(step, 2, torch.tensor(6.0), {'acl_i': torch.tensor(1.5)}, out,
-                 SimpleNamespace(masker_i=mask), args, bar, 0.25)
-    line, next_line = (tmp_path / 'log.jsonl').read_text().splitlines()     # every tenth step
+    positive, negative = losses.mean_areas(areas, 1)
+    assert (positive.item(), negative.item()) == pytest.approx((0.45, 0.325))
+    clock = iter([100.0, 100.0, 108.0, 120.0])
+    monkeypatch.setattr(checkpoint, 'time', SimpleNamespace(time=lambda: next(clock)))
+    parts = [{'loss': torch.tensor(5.0), 'reg': torch.tensor(1.0)},
+             {'loss': torch.tensor(7.0), 'reg': torch.tensor(2.0)}]
+    run = checkpoint.Run(tmp_path)
+    with run.steps_from(9, 0.0, 5 * 2):
+        assert run.log(10, 2, parts, w=3.0, b=4.0, lr=0.25) == {'loss': 6.0, 'reg': 1.5}
+        run.log(20, 2, parts)
+    run.lock.release()
+    line, next_line = (tmp_path / 'log.jsonl').read_text(encoding='utf-8').splitlines()
     assert json.loads(line) == pytest.approx(
-        {'step': 10, 'epoch': 2, 'loss': 6.0, 'acl_i': 1.5, 'area_pos': 0.45, 'area_neg': 0.325,
-         'w': 3.0, 'b': 4.0, 'lr': 0.25, 'pairs_per_second': 2 * 5 * 2 / 8})
+        {'step': 10, 'epoch': 2, 'loss': 6.0, 'reg': 1.5, 'w': 3.0, 'b': 4.0, 'lr': 0.25,
+         'pairs_per_second': 2 * 5 * 2 / 8})
     assert json.loads(next_line)['pairs_per_second'] == pytest.approx(10 * 5 * 2 / 12)
 
 
-def test_steps_epochs_areas_and_masks_are_logged_as_they_were(training):
+def test_every_tenth_step_is_logged(training):
+    def every_tenth(seen, one):
+        checkpoint.LOG_EVERY = log_every
+
+    log_every = checkpoint.LOG_EVERY
+    seen = training('--steps', '12', '--batch-size', '2', hook=every_tenth)
+    assert [line['step'] for line in seen.log if 'loss' in line] == [0, 10]
+
+
+def test_steps_epochs_and_masks_are_logged_as_they_were(training):
     seen = training('--epochs', '2')
     lines = [entry for entry in seen.log if 'loss' in entry]
     assert [(line['step'], line['epoch']) for line in lines] == [
         (0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 1)]
     validated = [(line['step'], line['epoch']) for line in seen.log if 'val_loss' in line]
     assert validated == [(3, 0), (6, 1)]
-    for line, one, step in zip(lines, seen.forwards, seen.steps, strict=True):
-        areas = one['out'].areas
-        others = areas[~torch.eye(4, dtype=torch.bool)]
-        assert line['area_pos'] == pytest.approx(areas.diagonal().mean().item(), rel=1e-5)
-        assert line['area_neg'] == pytest.approx(others.mean().item(), rel=1e-5)
+    for line, step in zip(lines, seen.steps, strict=True):
         assert line['w'] == step['after']['masker_i.w'] and line['b'] == step['after']['masker_i.b']
 
 
@@ -159,50 +161,55 @@ class Sure(torch.nn.Module):
         assert numbers == [pair_of_sound(one) for one in wav]
         self.given.append((self.training, image_mask, feature_mask))
         self.drawn = torch.rand(1)
-        one_hot = lambda n: torch.eye(VAL)[torch.tensor(n) - TRAIN]
-        v_I = one_hot(numbers)
+        A = torch.eye(VAL)[torch.tensor(numbers) - TRAIN]
+        v_I = A.clone()
         if 13 in numbers:
             v_I[numbers.index(13)] = torch.tensor([2.0, 1, 0, 0, 0])
-        areas = torch.full((len(image), len(image)), numbers[0] / 100)
-        return model_file.Alignment(A=one_hot(numbers), M_G=None, areas=areas, M_I=None, v_I=v_I,
-                                    M_F=None, v_D=None)
+        B = len(image)
+        areas = torch.full((B, B), numbers[0] / 100)
+        return model_file.Alignment(A=A, M_G=None, areas=areas, M_I=None, v_I=v_I,
+                                    M_F=torch.ones(B, B, 1, 1), v_D=v_I.view(B, VAL, 1, 1))
 
 
 def validate(root, *flags, model=None):
-    args = train.parse_args(['--data-root', str(root), '--lambda-f', '0', *flags])
-    return train.validate(model or Sure(), data.VGGSound(root, 'val', SIZE, SECONDS), args, CPU)
+    """val_... of losses at temperature 1, where L_ACL_I counts half and L_ACL_F not at all."""
+    args = train.parse_args(['--data-root', str(root), *flags])
+    objective = partial(losses.loss_terms, tau=1.0, area='mean')
+    weights = {'acl_i': 0.5, 'acl_f': 0.0, 'reg': 1.0}
+    pairs = data.VGGSound(root, 'val', SIZE, SECONDS, skip_bad=args.skip_bad_samples)
+    return train.validate(model or Sure(), pairs, objective, weights, args, CPU)
 
 
 def test_validation_is_the_mean_over_pairs(tiny, tiny_root):
-    scores = validate(tiny_root, '--batch-size', '3', '--tau', '1', '--area', 'mean',
-                      '--lambda-i', '0.5')
+    scores = validate(tiny_root, '--batch-size', '3')
     # the first batch, S = [1 0 0], [a b 0], [0 0 1]: -log of the share of the right one
     a = 2 / 5**0.5
     b = 1 / 5**0.5
-    nce = lambda right, *others: math.log(sum(map(math.exp, (right, *others)))) - right
     rows = (nce(1, 0, 0) + nce(b, a, 0) + nce(1, 0, 0)) / 3
     columns = (nce(1, a, 0) + nce(b, 0, 0) + nce(1, 0, 0)) / 3
     of_three = (rows + columns) / 2
-    of_two = nce(1, 0)
-    acl_i = (3 * of_three + 2 * of_two) / 5
+    acl_i = (3 * of_three + 2 * nce(1, 0)) / 5              # the second one has two pairs
     # areas of 0.12 in the first batch and 0.15 in the second, against 0.4 and 0
     reg = (3 * (0.28 + 0.12) + 2 * (0.25 + 0.15)) / 5
-    assert scores == pytest.approx({'val_acl_i': acl_i, 'val_reg': reg, 'val_retrieval': 4 / 5,
-                                    'val_loss': 0.5 * acl_i + reg, 'val_n': 5}, rel=1e-5)
+    # under masks of ones, v_F is v_I here
+    assert scores == pytest.approx(
+        {'val_acl_i': acl_i, 'val_acl_f': acl_i, 'val_reg': reg, 'val_retrieval': 4 / 5,
+         'val_loss': 0.5 * acl_i + reg, 'val_n': 5}, rel=1e-5)
 
 
-def test_validation_is_without_dropout_and_has_its_own_random_numbers(tiny, tiny_root):
+def nce(right, *others):
+    return math.log(sum(map(math.exp, (right, *others)))) - right
+
+
+def test_validation_is_without_dropout_and_one_is_like_another(tiny, tiny_root):
     model = Sure().train()
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
     validate(tiny_root, '--batch-size', '3', '--image-mask', 'soft', '--feature-mask', 'image',
              model=model)
-    assert torch.equal(torch.rand(1), expected)             # training's go on as without it
     assert model.given == 2 * [(False, 'soft', 'image')]
     first = model.drawn
+    torch.manual_seed(5)
     validate(tiny_root, '--batch-size', '3', model=model)
-    assert torch.equal(first, model.drawn)                  # one validation is like another
+    assert torch.equal(first, model.drawn)
 
 
 def test_a_last_pair_alone_has_no_negatives_and_is_left_out(tiny, tiny_root):
@@ -210,34 +217,60 @@ def test_a_last_pair_alone_has_no_negatives_and_is_left_out(tiny, tiny_root):
     assert scores['val_n'] == 4 and scores['val_retrieval'] == 0.75
 
 
-def test_unreadable_pairs_are_left_out_only_when_told_and_counted(tiny, training, tmp_path):
-    root = write_root(tmp_path / 'root')
-    for n in (3, TRAIN):
+# ---- pairs that cannot be used
+
+def break_frames(root, *numbers):
+    for n in numbers:
         (root / f'vggsound/frames/{name(n)}.jpg').write_bytes(b'no picture')
+
+
+def test_the_first_unreadable_pair_stops_a_run_unless_told_otherwise(training, tmp_path):
+    root = write_root(tmp_path / 'root')
+    break_frames(root, TRAIN)
     with pytest.raises(ValueError, match=f'{name(TRAIN)}.jpg .*--skip-bad-samples'):
         validate(root, '--batch-size', '5')
     assert validate(root, '--batch-size', '5', '--skip-bad-samples')['val_n'] == 4
+    break_frames(root, 3)
     with pytest.raises(ValueError, match=f'{name(3)}.jpg .*--skip-bad-samples'):
-        training('--epochs', '1', root=root, folder='a')
+        training('--epochs', '1', root=root)
+    (root / f'vggsound/audio/{name(7)}.wav').unlink()
+    with pytest.raises(ValueError, match='1 of 12 samples without .*--skip-bad-samples'):
+        training(root=root)
+
+
+def test_in_the_place_of_an_unreadable_pair_the_next_one_is_trained(training, tmp_path, capsys):
+    root = write_root(tmp_path / 'root')
+    break_frames(root, 3)
+    (root / f'vggsound/audio/{name(11)}.wav').write_bytes(b'no sound')
     for n in (7, 8):
         (root / f'vggsound/audio/{name(n)}.wav').unlink()
-    with pytest.raises(ValueError, match='2 of 12 samples without'):
-        training(root=root, folder='b')
-    seen = training('--skip-bad-samples', '--epochs', '1', '--batch-size', '5', root=root,
-                    folder='c')
-    used = [pair_of_image(one) for step in seen.forwards for one in step['image']]
-    assert sorted(used) == [0, 1, 2, 4, 5, 6, 9, 10, 11]
-    assert seen.summary['skipped'] == {'without_files': 2, 'unreadable': 1}
+    captions = write_captions(tmp_path / 'c.jsonl', lambda n: ['dog', 'bell', 'cat'][n % 3])
+    flags = ['--skip-bad-samples', '--batch-size', '5', '--save-seconds', '0', '--variant',
+             'av_llm', '--captions', str(captions), '--cache-audio', str(tmp_path / 'cache')]
+    first = training('--epochs', '1', *flags, root=root)
+    rest = training('--epochs', '2', '--resume', '--overwrite', *flags, root=root)
+    for seen in (first, rest):
+        used = [pair_of_image(image) for one in seen.forwards for image in one['image']]
+        assert sorted(used) == [0, 0, 1, 2, 4, 4, 5, 6, 9, 10]          # 4 for 3, and 0 for 11
+        heard = [pair_of_sound(wav) for one in seen.forwards for wav in one['wav']]
+        answers = [row for _, rows in seen.answers for row in rows.tolist()]
+        assert heard == used and len({(n % 3, row) for n, row in zip(used, answers)}) == 3
+    assert len(list(tmp_path.glob('cache/*/*.npy'))) == 8
+    said = re.findall(r'skipped \((\d) so far\): .*/pair_0*(\d+)', capsys.readouterr().out)
+    assert [number for number, _ in said] == ['1', '2', '3', '4']
+    assert sorted(n for _, n in said[:2]) == sorted(n for _, n in said[2:]) == ['11', '3']
+    assert first.saved['trainer']['skipped'] == 2 and rest.saved['trainer']['skipped'] == 4
+    assert rest.summary['skipped'] == {'without_files': 2, 'unreadable': 4}
 
 
-def test_where_processes_keep_unequal_numbers_global_negatives_use_the_fewest(monkeypatch):
-    batch = {'errors': [], 'id': ['a', 'b', 'c']}
-    usable = lambda *flags: train.usable(batch, {'skipped': 0}, train.parse_args(flags))
-    for fewest, local, everyone in ((3, 3, 3), (2, 3, 2), (1, 0, 0)):
-        monkeypatch.setattr(train, 'smallest', lambda number: fewest)
-        assert usable('--skip-bad-samples') == local
-        assert usable('--skip-bad-samples', '--negatives', 'global') == everyone
-    assert usable('--negatives', 'global') == 3             # then nothing was left out
+def test_ten_unreadable_pairs_in_a_row_stop_a_run(training, tmp_path):
+    root = write_root(tmp_path / 'root')
+    break_frames(root, *range(9))
+    pairs = data.VGGSound(root, 'train', SIZE, SECONDS, augmented=True, skip_bad=True)
+    assert pairs[0]['id'] == name(9) and len(pairs[0]['unreadable']) == 9
+    break_frames(root, 9)
+    with pytest.raises(ValueError, match=f'10 pairs in a row cannot be read, .*{name(0)}.jpg'):
+        training('--epochs', '1', '--skip-bad-samples', root=root)
 
 
 # ---- the data root
@@ -247,8 +280,8 @@ def test_the_miniature_makes_its_world_and_captions_where_none_are_named(
     made = []
     root = tmp_path / 'root'
 
-    def make_captions(kind):
-        made.append(kind)
+    def make_captions(kind, device):
+        made.append((kind, device))
         write_captions(root / f'captions-{kind}.jsonl', lambda n: ['dog', 'bell'][n % 2])
 
     here = dataclasses.replace(model_file.PRESETS['miniature'], data_root=str(root))
@@ -262,9 +295,9 @@ def test_the_miniature_makes_its_world_and_captions_where_none_are_named(
     monkeypatch.setattr('miniature.world.build', build)
     monkeypatch.setattr(train, 'make_captions', make_captions)
     seen = training('--variant', 'av_llm', '--captions-from', 'audio', root=None)
-    assert made == ['audio'] and seen.held_out[0][3] == str(root)
+    assert made == [('audio', 'cpu')] and seen.held_out[0][3] == str(root)
     training('--variant', 'av_llm', '--captions-from', 'audio', root=root, folder='named')
-    assert made == ['audio']
+    assert made == [('audio', 'cpu')]
 
 
 def test_without_a_list_of_validation_pairs_there_is_no_validation(training, tmp_path, capsys):
@@ -283,16 +316,17 @@ def test_summary_and_table_hold_each_column_in_its_place(training, capsys):
     seen = training('--seed', '3')
     assert 0 <= seen.summary.pop('seconds') <= time.time() - began + 0.1
     untrained = {'cIoU': 11.0, 'mIoU': None, 'area_noise': 0.1}
-    after = lambda column: {'cIoU': column + 2.0, 'mIoU': None, 'area_noise': 0.2}
-    assert seen.summary == {
-        'untrained': untrained, 'trained': after(10), 'oracle': after(20), 'ceiling': after(30),
-        'seed': 3, 'n': {'boxes': 7}, 'skipped': {'without_files': 0, 'unreadable': 0}}
+    after = {name: {'cIoU': score, 'mIoU': None, 'area_noise': 0.2}
+             for name, score in (('trained', 12.0), ('oracle', 22.0), ('ceiling', 32.0))}
+    assert seen.code == 0 and seen.summary == {
+        'untrained': untrained, **after, 'seed': 3, 'n': {'boxes': 7},
+        'skipped': {'without_files': 0, 'unreadable': 0}}
     assert [call[0] for call in seen.held_out] == 2 * [seen.loaded[0]]
     lines = capsys.readouterr().out.splitlines()
-    row = lambda start: next(line.split()[-4:] for line in lines if line.startswith(start))
-    assert row(' ') == ['untrained', 'trained', 'oracle', 'ceiling']
-    assert row('cIoU, %') == ['11.0', '12.0', '22.0', '32.0'] and row('mIoU, %') == 4 * ['-']
-    assert row('area_noise, %') == ['10.0', '20.0', '20.0', '20.0']
+    rows = {line[:13].strip(): line.split()[-4:] for line in lines if line}
+    assert rows[''] == ['untrained', 'trained', 'oracle', 'ceiling']
+    assert rows['cIoU, %'] == ['11.0', '12.0', '22.0', '32.0'] and rows['mIoU, %'] == 4 * ['-']
+    assert rows['area_noise, %'] == ['10.0', '20.0', '20.0', '20.0']
     assert any('seed 3, 1 steps' in line for line in lines)
 
 

@@ -1,11 +1,12 @@
 """What a checkpoint holds, what comes back of it, and which settings must be those of the run."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-import checkpoints
+import checkpoint
 import model as model_file
 import train
 from conftest import assert_equal
@@ -38,7 +39,7 @@ KEPT = {    # setting: (what the run began with, what it is resumed with)
     'lr_schedule': ('constant', 'linear'), 'answers': (None, 'abc')}
 FREE = {    # they say where, how fast and how long, and not what is learnt
     'out', 'resume', 'overwrite', 'data_root', 'data_root_given', 'workers', 'save_seconds',
-    'skip_bad_samples', 'cache_audio', 'cache_share', 'prepared', 'pair_chunk', 'epochs', 'steps',
+    'skip_bad_samples', 'cache_audio', 'cache_share', 'pair_chunk', 'epochs', 'steps', 'device',
     'captions'}                             # of which 'answers' is what was read
 
 
@@ -49,32 +50,40 @@ def parts(w, b):
     return model, torch.optim.Adam(trained, 0.1), torch.amp.GradScaler('cpu', init_scale=128.0)
 
 
+def started(folder, resume=False):
+    """A Run that leaves its folder free, as the end of its process would."""
+    run = checkpoint.Run(folder, resume)
+    run.lock.release()
+    return run
+
+
 @pytest.fixture
 def began(tmp_path):
     """A checkpoint of a run with KEPT's first values, after one step."""
-    args = SimpleNamespace(out=tmp_path, **{key: first for key, (first, _) in KEPT.items()})
+    settings = {key: first for key, (first, _) in KEPT.items()}
     model, optimiser, scaler = parts(3, 4)
     for parameter in optimiser.param_groups[0]['params']:
         parameter.grad = torch.ones_like(parameter)
-    scaler.scale(torch.ones(1))             # which makes it up
+    scaler.scale(torch.ones(1))             # which creates its scale
     optimiser.step()
-    state = {'step': 5, 'last_step': 9, 'seconds': 3.5, 'skipped': 2, 'untrained': {'cIoU': 1.0},
-             'unvalidated': True}
-    torch.manual_seed(11)
-    random = checkpoints.random_states()
-    checkpoints.save_checkpoint(tmp_path, model, optimiser, scaler, args, state, random)
-    return SimpleNamespace(args=args, model=model, optimiser=optimiser, state=state)
+    state = {'step': 5, 'last_step': 9, 'seconds': 3.5, 'skipped': 2, 'untrained': {'cIoU': 1.0}}
+    run = started(tmp_path)
+
+    def save(step):
+        content = train.checkpoint_of(SimpleNamespace(**settings), model, optimiser, scaler,
+                                      {**state, 'step': step, 'settings': settings})
+        run.save(content)
+
+    save(5)
+    return SimpleNamespace(settings=settings, model=model, optimiser=optimiser, state=state,
+                           save=save, resume=started(tmp_path, resume=True).resume)
 
 
 def test_all_that_a_training_needs_comes_back(began):
-    torch.manual_seed(11)
-    expected = torch.rand(3)
-    torch.manual_seed(12)
-    model, optimiser, scaler = parts(0, 0)
+    model, optimiser, _ = parts(0, 0)
     scaler = torch.amp.GradScaler('cpu')
-    state = checkpoints.resume(began.args.out, model, optimiser, scaler, began.args)
-    assert torch.equal(torch.rand(3), expected)
-    assert state == began.state and scaler.get_scale() == 128.0
+    assert began.resume(model, optimiser, scaler, began.settings) == began.state
+    assert scaler.get_scale() == 128.0
     assert [p.item() for p in model.masker_i.parameters()] == pytest.approx([2.9, 3.9])
     assert torch.equal(model.audio_proj.weight, began.model.audio_proj.weight)
     before = began.optimiser.state_dict()['state']
@@ -82,77 +91,53 @@ def test_all_that_a_training_needs_comes_back(began):
     assert_equal(optimiser.state_dict()['state'], before)
 
 
-@pytest.mark.parametrize('setting', KEPT)
-def test_a_changed_setting_is_refused_by_name(began, setting):
-    first, other = KEPT[setting]
-    args = SimpleNamespace(**{**vars(began.args), setting: other})
-    option = 'other answers' if setting == 'answers' else f'--{setting.replace("_", "-")} '
-    with pytest.raises(ValueError, match=option) as error:
-        checkpoints.resume(args.out, *parts(0, 0), args)
-    if setting != 'answers':
-        assert str(first) in str(error.value) and str(other) in str(error.value)
+def test_a_changed_setting_is_refused_by_name(began):
+    for setting, (first, other) in KEPT.items():
+        words = f'--{setting.replace("_", "-")} {first}, not {other}'
+        words = 'other answers' if setting == 'answers' else words
+        with pytest.raises(ValueError, match=re.escape(words)):
+            began.resume(*parts(0, 0), {**began.settings, setting: other})
 
 
-def test_the_checkpoint_before_the_last_stays(began):
-    out = began.args.out
-    scaler = torch.amp.GradScaler('cpu')
-    checkpoints.save_checkpoint(out, began.model, began.optimiser, scaler, began.args,
-                                {**began.state, 'step': 6}, checkpoints.random_states())
-    steps = [torch.load(out / file, weights_only=True)['trainer']['step']
+def test_the_checkpoint_before_the_last_stays(began, tmp_path):
+    began.save(6)
+    steps = [torch.load(tmp_path / file, weights_only=True)['trainer']['step']
              for file in ('last.pt', 'previous.pt')]
     assert steps == [6, 5]
 
 
-def rewrite(path, change):
-    saved = torch.load(path, weights_only=True)
-    change(saved['trainer'])
-    torch.save(saved, path)
-
-
-def test_a_checkpoint_from_before_an_option_counts_as_made_without_it(began):
-    def forget(trainer):
-        for setting in ('negatives', 'accumulate', 'lr_schedule'):
-            del trainer['settings'][setting]
-        trainer['random'] = trainer['random'][0]            # of the first process alone
-
-    rewrite(began.args.out / 'last.pt', forget)
-    torch.manual_seed(11)
-    expected = torch.rand(1)
-    checkpoints.resume(began.args.out, *parts(0, 0), began.args)
-    assert torch.equal(torch.rand(1), expected)
-    for setting in ('negatives', 'accumulate', 'lr_schedule'):
-        args = SimpleNamespace(**{**vars(began.args), setting: KEPT[setting][1]})
-        with pytest.raises(ValueError, match=f'--{setting.replace("_", "-")} '):
-            checkpoints.resume(args.out, *parts(0, 0), args)
-
-
 def test_every_option_either_must_stay_or_may_change():
-    assert set(vars(train.parse_args([]))) == KEPT.keys() | FREE
-    assert checkpoints.settings(train.parse_args([])).keys() == KEPT.keys()
+    assert set(vars(train.parse_args([]))) == (KEPT.keys() - {'answers'}) | FREE
+    assert set(train.SETTINGS) == KEPT.keys() - {'answers'}
 
 
-@pytest.mark.parametrize('line, unvalidated, kept', [
-    ('{"step": 4}', False, True), ('{"step": 5}', False, False), ('{"step": 6}', False, False),
-    ('{"step": 5, "val_loss": 1}', False, True), ('{"step": 5, "val_loss": 1}', True, False),
-    ('{"step": 4, "los', False, False), ('4', False, False)])
-def test_a_log_loses_what_was_written_after_its_checkpoint(tmp_path, line, unvalidated, kept):
-    (tmp_path / 'log.jsonl').write_text('{"step": 0}\n' + line)
-    checkpoints.Log(tmp_path / 'log.jsonl', 5, unvalidated, None, enabled=True)
-    expected = ['{"step": 0}', line] if kept else ['{"step": 0}']
-    assert (tmp_path / 'log.jsonl').read_text().splitlines() == expected
+def test_a_log_loses_what_was_written_after_its_checkpoint(tmp_path):
+    kept = ['{"step": 0}', '{"step": 4}', '{"step": 5, "val_loss": 1}']
+    lost = ['{"step": 5}', '{"step": 6}', '{"step": 6, "val_loss": 1}', '4', '{"step": 4, "los']
+    log = tmp_path / 'log.jsonl'
+    log.write_text('\n'.join(kept + lost), encoding='utf-8')
+    with started(tmp_path).steps_from(5, 0.0, 4):
+        assert log.read_text(encoding='utf-8').splitlines() == kept
 
 
-def test_a_resumed_run_goes_on_as_an_undisturbed_one(training, capsys):
-    undisturbed = training('--steps', '5', '--lr-schedule', 'constant', folder='undisturbed')
-    training('--steps', '2', '--lr-schedule', 'constant', '--resume', folder='parts')
+def test_a_run_that_failed_within_an_epoch_goes_on_as_an_undisturbed_one(training, capsys):
+    def fail(seen, one):
+        if len(seen.forwards) == 5:
+            raise OSError('no memory')
+
+    # three steps an epoch; this fails in the first batch of the third
+    flags = '--steps 5 --batch-size 2 --accumulate 2 --save-seconds 0'.split()
+    undisturbed = training(*flags, folder='undisturbed')
+    with pytest.raises(OSError, match='no memory'):
+        training(*flags, '--resume', folder='parts', hook=fail)
     assert 'nothing to resume' in capsys.readouterr().out
-    rest = training('--steps', '5', '--lr-schedule', 'constant', '--resume', '--overwrite',
-                    folder='parts')
+    rest = training(*flags, '--resume', folder='parts')
     assert 'resuming at step 2' in capsys.readouterr().out
-    for one, other in zip(rest.forwards, undisturbed.forwards[2:], strict=True):
+    for one, other in zip(rest.forwards, undisturbed.forwards[4:], strict=True):
         for given in ('image', 'wav', 'random'):
             assert torch.equal(one[given], other[given]), given
     assert_equal(rest.saved['audio_proj'], undisturbed.saved['audio_proj'])
+    assert_equal(rest.saved['masker_i'], undisturbed.saved['masker_i'])
     assert_equal(rest.saved['trainer']['optimiser'], undisturbed.saved['trainer']['optimiser'])
     assert rest.saved['trainer']['step'] == 5
     assert [line['step'] for line in rest.log if 'loss' in line] == [0, 1, 2, 3, 4]
@@ -161,9 +146,12 @@ def test_a_resumed_run_goes_on_as_an_undisturbed_one(training, capsys):
 
 
 def test_a_resumed_run_s_rate_reaches_0_at_its_new_end_and_its_seconds_add_up(training, capsys):
-    first = training('--steps', '2', folder='run')
-    rewrite(first.args.out / 'last.pt', lambda trainer: trainer.update(seconds=1000.0))
-    rest = training('--steps', '4', '--resume', '--overwrite', folder='run')
+    last = training('--steps', '2').args.out / 'last.pt'
+    saved = torch.load(last, weights_only=True)
+    saved['trainer']['seconds'] = 1000.0
+    torch.save(saved, last)
+    rest = training('--steps', '4', '--resume', '--overwrite')
     assert [step['lr'] for step in rest.steps] == pytest.approx([0.001, 0.0005])
     assert 1000 <= rest.summary['seconds'] < 1100 and rest.saved['trainer']['seconds'] > 1000
+    assert rest.saved['trainer']['last_step'] == 4
     assert 'reach 0 after step 2: now it does after step 4' in capsys.readouterr().out

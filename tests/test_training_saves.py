@@ -1,4 +1,4 @@
-"""What a training saves, and when: no weights that are not numbers, and all it needs to go on."""
+"""What a training saves and when: no weights that are not finite, no other run's folder."""
 
 import json
 from types import SimpleNamespace
@@ -6,20 +6,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import checkpoints
+import checkpoint
 import train
-from tiny import (name, pair_of_image, tiny, tiny_root, training, watch,    # noqa: F401
-                  write_captions, write_root)
+from tiny import tiny, tiny_root, training      # noqa: F401
 
-NOT_A_NUMBER = float('nan')
 # weights with which no gradient in fp16 overflows by itself
 SMALL = '--lambda-i 0.015625 --lambda-f 0.03125 --lambda-reg 0.015625 --tau 1'.split()
 
 
-def spoil(which, factor=NOT_A_NUMBER, log_every=100):
+def spoil(which, factor=float('nan')):
     """A hook that multiplies w's gradient in one forward pass, counted from 1."""
     def hook(seen, one):
-        checkpoints.LOG_EVERY = log_every
+        hook.seen = seen
         if len(seen.forwards) == which:
             hook.handle = one['self'].masker_i.w.register_hook(lambda gradient: gradient * factor)
         elif len(seen.forwards) == which + 1:
@@ -27,30 +25,24 @@ def spoil(which, factor=NOT_A_NUMBER, log_every=100):
     return hook
 
 
-def saved_in(folder):
-    return torch.load(folder / 'last.pt', weights_only=True)
-
-
 # ---- gradients that are not finite
 
-def test_weights_that_are_not_numbers_are_not_saved_within_an_epoch(training, tmp_path):
-    with pytest.raises(ValueError, match='gradient is not finite at step 1 .*run/last.pt'):
-        training('--epochs', '1', '--save-seconds', '0', hook=spoil(2))
-    saved = saved_in(tmp_path / 'run')
+def test_a_step_that_is_not_finite_is_neither_taken_nor_saved_nor_logged(training, tmp_path):
+    hook = spoil(2)
+    with pytest.raises(ValueError, match='gradient is not finite at step 1 .*run.last.pt'):
+        training('--epochs', '1', '--save-seconds', '0', hook=hook)
+    assert len(hook.seen.steps) == 1
+    saved = torch.load(tmp_path / 'run/last.pt', weights_only=True)
     assert saved['trainer']['step'] == 1 and saved['masker_i']['w'].isfinite()
-
-
-def test_weights_that_are_not_numbers_are_not_saved_at_an_epoch_s_end(training, tmp_path):
-    with pytest.raises(ValueError, match='not finite at step 2 .*checkpoint: none yet'):
-        training('--epochs', '1', hook=spoil(3))
-    assert not (tmp_path / 'run/last.pt').exists()
-
-
-def test_a_step_that_is_not_finite_is_not_logged(training, tmp_path):
-    with pytest.raises(ValueError, match='not finite at step 1'):
-        training('--epochs', '1', hook=spoil(2, log_every=1))
-    lines = (tmp_path / 'run/log.jsonl').read_text().splitlines()
+    lines = (tmp_path / 'run/log.jsonl').read_text(encoding='utf-8').splitlines()
     assert [json.loads(line)['step'] for line in lines] == [0]
+
+
+def test_weights_that_are_not_finite_are_not_saved_at_an_epoch_s_end(training, tmp_path):
+    # in the first of the two batches of the last step
+    with pytest.raises(ValueError, match='not finite at step 2 .*checkpoint: none yet'):
+        training('--epochs', '1', '--batch-size', '2', '--accumulate', '2', hook=spoil(5))
+    assert not (tmp_path / 'run/last.pt').exists()
 
 
 def test_a_step_in_fp16_whose_gradients_overflow_is_left_out_and_the_scale_halved(training):
@@ -61,131 +53,50 @@ def test_a_step_in_fp16_whose_gradients_overflow_is_left_out_and_the_scale_halve
     assert seen.saved['trainer']['scaler']['scale'] == 65536 / 2
 
 
-# ---- going on within an epoch
-
-def test_accumulated_batches_go_on_within_an_epoch_where_they_stopped(training):
-    flags = '--batch-size 2 --accumulate 2 --lr-schedule constant'.split()
-    pairs = lambda seen: [[pair_of_image(image) for image in one['image']] for one in seen.forwards]
-    whole = training('--steps', '3', *flags, folder='whole')
-    first = training('--steps', '1', *flags, folder='parts')
-    rest = training('--steps', '3', '--resume', '--overwrite', *flags, folder='parts')
-    assert pairs(first) + pairs(rest) == pairs(whole)
-    assert rest.saved['trainer']['last_step'] == 3
-
-
-def test_a_run_that_failed_within_an_epoch_goes_on_with_the_noise_it_would_have_had(training):
-    def fail(seen, one):
-        if len(seen.forwards) == 3:
-            raise OSError('no memory')
-
-    whole = training('--epochs', '1', folder='whole')
-    with pytest.raises(OSError, match='no memory'):
-        training('--epochs', '1', '--save-seconds', '0', folder='parts', hook=fail)
-    rest = training('--epochs', '1', '--resume', folder='parts')
-    assert len(rest.forwards) == 1
-    assert torch.equal(rest.forwards[0]['random'], whole.forwards[2]['random'])
-
+# ---- when
 
 def test_the_time_between_checkpoints_is_counted_from_the_last_one(training, monkeypatch):
     clock = SimpleNamespace(now=0.0, time=lambda: clock.now)
-    saved = []
-    monkeypatch.setattr(train, 'time', clock)
-    watch(monkeypatch, train, 'save_checkpoint', lambda _, *a: saved.append(a[5]['step']))
+    monkeypatch.setattr(checkpoint, 'time', clock)
 
-    def ten_seconds_a_step(seen, one):
+    def ten_seconds_a_batch(seen, one):
         clock.now = 10.0 * len(seen.forwards)
 
-    training('--epochs', '1', '--batch-size', '2', '--save-seconds', '15', hook=ten_seconds_a_step)
-    assert saved == [2, 4, 6, 6]        # the last two at the epoch's end and after its validation
-
-
-def resumed_as(monkeypatch, args, rank):
-    """The first random number of process `rank` after it has resumed."""
-    model = SimpleNamespace(audio_proj=torch.nn.Linear(1, 1), masker_i=torch.nn.Linear(1, 1))
-    optimiser = torch.optim.Adam([*model.audio_proj.parameters(), *model.masker_i.parameters()])
-    scaler = torch.amp.GradScaler('cpu')
-    monkeypatch.setattr(checkpoints, 'rank_and_processes', lambda: (rank, 4))
-    state = {'step': 5, 'seconds': 0.0, 'skipped': 0, 'untrained': None}
-    if not (args.out / 'last.pt').exists():
-        random = []
-        for seed in (11, 12):
-            torch.manual_seed(seed)
-            random.append([torch.get_rng_state()])
-        checkpoints.save_checkpoint(args.out, model, optimiser, scaler, args, state, random)
-    checkpoints.resume(args.out, model, optimiser, scaler, args)
-    return torch.rand(1).item()
-
-
-def test_each_process_goes_on_with_its_own_noise_and_new_ones_with_noise_of_their_own(
-        monkeypatch, tmp_path):
-    args = train.parse_args(['--out', str(tmp_path), '--seed', '3'])
-    found = [resumed_as(monkeypatch, args, rank) for rank in range(4)]
-    for rank, seed in ((0, 11), (1, 12)):
-        torch.manual_seed(seed)
-        assert found[rank] == torch.rand(1).item()
-    assert len(set(found)) == 4                             # ranks 2 and 3 were not in the run
-    assert found == [resumed_as(monkeypatch, args, rank) for rank in range(4)]
-
-
-# ---- pairs that cannot be used
-
-def test_of_a_batch_the_usable_pairs_alone_reach_model_and_answers(training, tmp_path, monkeypatch):
-    captions = write_captions(tmp_path / 'c.jsonl', lambda n: ['dog', 'bell', 'cat'][n % 3])
-    monkeypatch.setattr(train, 'usable', lambda batch, state, args: 3)
-    seen = training('--variant', 'av_llm', '--captions', str(captions),
-                    '--cache-audio', str(tmp_path / 'cache'))
-    given = seen.forwards[0]
-    assert [len(given[key]) for key in ('image', 'wav', 'features')] == [3, 3, 3]
-    words = [sorted(['dog', 'bell', 'cat'])[row] for row in seen.answers[0][1]]
-    assert words == [['dog', 'bell', 'cat'][pair_of_image(image) % 3] for image in given['image']]
-
-
-def test_batches_without_two_pairs_end_a_run_only_when_ten_come_in_a_row():
-    args = train.parse_args(['--skip-bad-samples'])
-    state = {'skipped': 0}
-    lost = {'errors': ['a', 'b'], 'id': ['c']}
-    for batch in (*9 * [lost], {'errors': [], 'id': ['d', 'e']}, *9 * [lost]):
-        assert train.usable(batch, state, args) == (2 if not batch['errors'] else 0)
-    with pytest.raises(ValueError, match='10 batches in a row .* 38 pairs are skipped'):
-        train.usable(lost, state, args)
-    with pytest.raises(ValueError, match='a; or --skip-bad-samples'):
-        train.usable(lost, {'skipped': 0}, train.parse_args([]))
-
-
-def test_a_run_without_a_readable_pair_says_so(training, tmp_path):
-    root = write_root(tmp_path / 'root')
-    for n in range(12):
-        (root / f'vggsound/frames/{name(n)}.jpg').write_bytes(b'no picture')
-    with pytest.raises(ValueError, match='not one step was taken: all 12 pairs'):
-        training('--epochs', '1', '--skip-bad-samples', root=root)
-
-
-def test_sounds_that_cannot_be_cached_stop_a_run_or_are_left_out(training, tmp_path):
-    root = write_root(tmp_path / 'root')
-    (root / f'vggsound/audio/{name(3)}.wav').write_bytes(b'no sound')
-    with pytest.raises(ValueError, match=f'{name(3)}.wav .*--skip-bad-samples'):
-        training('--cache-audio', root=root, folder='a')
-    training('--cache-audio', '--skip-bad-samples', root=root, folder='b')
-    assert len((root / 'cache/beats/index.jsonl').read_text().splitlines()) == 1 + 11
+    # two batches and 20 s a step, three steps and 60 s an epoch
+    seen = training('--epochs', '2', '--batch-size', '2', '--accumulate', '2',
+                    '--save-seconds', '30', hook=ten_seconds_a_batch)
+    assert seen.saves == [2, 3, 5, 6]
+    assert [line['pairs_per_second'] for line in seen.log if 'loss' in line] == 6 * [4 / 20]
+    assert seen.summary['seconds'] == 120
 
 
 # ---- the folder
 
 @pytest.mark.parametrize('there, flags, words', [
-    ('last.pt', '', 'unfinished run'), ('last.pt', '--resume', None),
-    ('last.pt', '--overwrite', None), ('summary.json', '', 'finished run'),
-    ('summary.json', '--resume', 'finished run'), ('summary.json', '--overwrite', None)])
+    ('last.pt', {}, 'unfinished run'), ('previous.pt', {}, 'unfinished run'),
+    ('last.pt', {'resume': True}, None), ('last.pt', {'overwrite': True}, None),
+    ('summary.json', {}, 'finished run'), ('summary.json', {'resume': True}, 'finished run'),
+    ('summary.json', {'overwrite': True}, None)])
 def test_a_folder_that_holds_a_run_is_claimed_only_as_told(tmp_path, there, flags, words):
     (tmp_path / there).write_text('')
-    args = train.parse_args(['--out', str(tmp_path), *flags.split()])
     if words:
         with pytest.raises(FileExistsError, match=f'holds an? {words}'):
-            checkpoints.claim_folder(args)
+            checkpoint.Run(tmp_path, **flags)
     else:
-        checkpoints.claim_folder(args).close()
+        checkpoint.Run(tmp_path, **flags).lock.release()
 
 
-def test_a_run_within_a_folder_that_it_reads_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        train.parse_args(['--prepared', 'pairs', '--out', 'pairs/run'])
-    assert '--out would overwrite --prepared' in capsys.readouterr().err
+def test_a_folder_in_which_another_run_trains_is_not_claimed(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, 'LOCK_SECONDS', 0)
+    first = checkpoint.Run(tmp_path)
+    with pytest.raises(OSError, match='is being written by another process'):
+        checkpoint.Run(tmp_path)
+    first.lock.release()
+    checkpoint.Run(tmp_path).lock.release()
+
+
+def test_a_run_in_the_place_of_a_file_that_it_reads_is_refused(capsys):
+    for option, file in (('captions', 'log.jsonl'), ('beats', 'last.pt')):
+        with pytest.raises(SystemExit):
+            train.parse_args(['--variant', 'av_llm', f'--{option}', f'a/{file}', '--out', 'a'])
+        assert f'--out would overwrite --{option}' in capsys.readouterr().err

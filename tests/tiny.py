@@ -4,6 +4,7 @@ For tests of the wiring: what of an option, a file or a draw reaches which part.
 names itself: its frame is 10 * n in blue, and its sound begins with (n + 1) / 64.
 """
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -17,7 +18,8 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPSegConfig, CLIPSegForImageSegmentation
 
-import checkpoints
+import checkpoint
+import losses
 import model as model_file
 import train
 from beats import BEATs, BEATsConfig
@@ -114,21 +116,34 @@ def tiny_beats():
     return BEATs(config).requires_grad_(False).eval()
 
 
-@pytest.fixture
-def tiny(monkeypatch):
+def shrink(patch):
     """The miniature preset at toy size. -> the paths under which its backbones are asked for"""
     asked = SimpleNamespace(clipseg=[], beats=[])
-    load_clipseg = lambda path: asked.clipseg.append(path) or tiny_clipseg()
-    load_beats = lambda path: asked.beats.append(path) or tiny_beats()
-    preset = model_file.PRESETS['miniature']
-    small = dataclasses.replace(preset, image_size=SIZE, seconds=SECONDS)
-    monkeypatch.setattr(model_file, 'load_clipseg', load_clipseg)
-    monkeypatch.setattr(model_file, 'load_beats', load_beats)
-    monkeypatch.setitem(model_file.PRESETS, 'miniature', small)
+
+    def load_clipseg(path):
+        asked.clipseg.append(path)
+        clipseg, tokenizer = tiny_clipseg()
+        return copy.deepcopy(clipseg), tokenizer            # --precision bf16 rounds it in place
+
+    def load_beats(path):
+        asked.beats.append(path)
+        return copy.deepcopy(tiny_beats())
+
+    tiny_clipseg(), tiny_beats()            # made now, as they seed torch
+    small = dataclasses.replace(model_file.PRESETS['miniature'], image_size=SIZE, seconds=SECONDS)
+    patch.setattr(model_file, 'load_clipseg', load_clipseg)
+    patch.setattr(model_file, 'load_beats', load_beats)
+    patch.setitem(model_file.PRESETS, 'miniature', small)
+    return asked
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """shrink, on one thread of the CPU."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)      # values are the CPU's
     threads = torch.get_num_threads()
     torch.set_num_threads(1)            # tensors so small only wait for a second thread
-    yield asked
+    yield shrink(monkeypatch)
     torch.set_num_threads(threads)
 
 
@@ -152,29 +167,38 @@ class Seen:
 
     forwards: one dict per forward pass of a training step, {argument: value}, 'out' (the
     Alignment) and 'random' (the generator's state before it); validations: the same without
-    gradients. terms: of each loss_terms in training; answers: its C, rows and gather; weights:
-    {term: gradient of the loss by it}. steps: dicts of 'lr' and, by parameter, 'before',
-    'gradient' and 'after'. optimisers, loaded (models); held_out, sheets, curves: arguments of
-    held_out, before_after_sheet and loss_curve; backbones: as `tiny`.
-    args, log, saved, summary: of the finished run.
+    gradients. terms: the loss terms of each such pass in training; gathers: how loss_terms was to
+    gather; answers: (C, rows) of L_ACL_C; weights: {term: gradient of the loss by it}. steps: dicts
+    of 'lr' and, by parameter, 'before', 'gradient' and 'after'. optimisers, loaded (models), saves
+    (steps); held_out, sheets, curves: arguments of held_out, before_after_sheet and loss_curve;
+    backbones: as `tiny`. args, code, log, saved, summary: of the finished run.
     """
 
     def __init__(self, backbones):
         self.backbones = backbones
-        for kind in ('forwards', 'validations', 'terms', 'answers', 'weights', 'steps',
-                     'optimisers', 'loaded', 'held_out', 'sheets', 'curves'):
+        for kind in ('forwards', 'validations', 'terms', 'gathers', 'answers', 'weights', 'steps',
+                     'optimisers', 'loaded', 'saves', 'held_out', 'sheets', 'curves'):
             setattr(self, kind, [])
 
     def watch(self, patch, hook):
         """hook(self, forward) is called after each forward pass."""
+        def note_save(_, run, content):
+            self.saves.append(content['trainer']['step'])
+
+        def note_run(_, run, *arguments):
+            self.run = run
+
         self.watch_forward(patch, hook)
         self.watch_optimiser(patch)
-        watch(patch, train, 'loss_terms', self.note_terms)
+        watch(patch, losses, 'loss_terms', self.note_terms)
+        watch(patch, losses, 'acl_c_of_answered', self.note_answers)
         watch(patch, train, 'load_model', lambda result, *a, **k: self.loaded.append(result[0]))
+        watch(patch, checkpoint.Run, '__init__', note_run)
+        watch(patch, checkpoint.Run, 'save', note_save)
         patch.setattr(train, 'held_out', self.fake_held_out)
         patch.setattr(train, 'before_after_sheet', lambda *a: self.sheets.append(a))
-        patch.setattr(train.figures, 'loss_curve', lambda *a: self.curves.append(a))
-        patch.setattr(checkpoints, 'LOG_EVERY', 1)
+        patch.setattr(train.curves, 'loss_curve', lambda *a: self.curves.append(a))
+        patch.setattr(checkpoint, 'LOG_EVERY', 1)
 
     def watch_forward(self, patch, hook):
         original = model_file.SoundLocalizer.forward
@@ -194,15 +218,20 @@ class Seen:
 
         patch.setattr(model_file.SoundLocalizer, 'forward', forward)
 
-    def note_terms(self, terms, out, args, *answers):
-        if not torch.is_grad_enabled():
-            return
-        weights = {}
-        self.terms.append(terms)
-        self.answers.append(answers)
-        self.weights.append(weights)
-        for key, term in terms.items():
-            term.register_hook(functools.partial(weights.__setitem__, key))
+    def note_terms(self, terms, out, gather=None, **settings):
+        if torch.is_grad_enabled():
+            self.terms.append(terms)            # the dict to which the loop adds L_ACL_C
+            self.gathers.append(gather)
+            self.weights.append({})
+            for key, term in terms.items():
+                self.note_weight(key, term)
+
+    def note_answers(self, term, C, rows, *settings):
+        self.answers.append((C, rows))
+        self.note_weight('acl_c', term)
+
+    def note_weight(self, key, term):
+        term.register_hook(functools.partial(self.weights[-1].__setitem__, key))
 
     def watch_optimiser(self, patch):
         original = torch.optim.Adam.step
@@ -216,14 +245,15 @@ class Seen:
             self.steps.append({**one, 'after': {k: p.detach().clone() for k, p in trained.items()}})
 
         patch.setattr(torch.optim.Adam, 'step', step)
-        note = lambda result, optimiser, *a, **k: self.optimisers.append(optimiser)
-        watch(patch, torch.optim.Adam, '__init__', note)
+        watch(patch, torch.optim.Adam, '__init__',
+              lambda _, optimiser, *a, **k: self.optimisers.append(optimiser))
 
     def fake_held_out(self, model, *more):
         self.held_out.append((model, *more, model.training))
         k = float(len(self.held_out))                       # 1 before the training, 2 after it
-        score = lambda column: {'cIoU': column + k, 'mIoU': None, 'area_noise': k / 10}
-        return {'ours': score(10), 'oracle': score(20), 'ceiling': score(30)}, {'boxes': 7}
+        scores = {who: {'cIoU': base + k, 'mIoU': None, 'area_noise': k / 10}
+                  for who, base in (('ours', 10), ('oracle', 20), ('ceiling', 30))}
+        return scores, {'boxes': 7}
 
 
 @pytest.fixture
@@ -233,17 +263,21 @@ def training(tmp_path, monkeypatch, tiny, tiny_root):
         seen = Seen(tiny)
         length = [] if '--epochs' in flags else ['--steps', '1']
         where = ['--data-root', str(root)] if root else []
-        seen.args = train.parse_args(['--out', str(tmp_path / folder), '--batch-size', '4', *where,
-                                      *length, *flags])
+        seen.args = train.parse_args(['--out', str(tmp_path / folder), '--batch-size', '4',
+                                      '--device', 'cpu', *where, *length, *flags])
         with monkeypatch.context() as patch:
             seen.watch(patch, hook)
-            train.train(seen.args)
+            try:
+                seen.code = train.train(seen.args)
+            finally:
+                if hasattr(seen, 'run') and hasattr(seen.run, 'lock'):
+                    seen.run.lock.release()     # the end of a process would
         out = seen.args.out
         if (out / 'summary.json').exists():                 # not of a second process
-            lines = (out / 'log.jsonl').read_text().splitlines()
+            lines = (out / 'log.jsonl').read_text(encoding='utf-8').splitlines()
             seen.log = [json.loads(line) for line in lines]
             seen.saved = torch.load(out / 'last.pt', weights_only=True)
-            seen.summary = json.loads((out / 'summary.json').read_text())
+            seen.summary = json.loads((out / 'summary.json').read_text(encoding='utf-8'))
         return seen
 
     return run

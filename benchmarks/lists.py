@@ -1,0 +1,128 @@
+"""What the fourteen test sets share: BenchmarkSample; reading lists (csv) and boxes (json)."""
+
+import csv
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+
+WHERE = 'docs/datasets.md says what goes where; --data-root names another root'
+
+
+@dataclass
+class BenchmarkSample:
+    id: str
+    images: list                # the frame; of a mixture two, left and right
+    sounds: list                # files to hear; two are mixed; none in silence and noise
+    label: str | list | None    # class name for the oracle, two of a mixture; None: no oracle
+    boxes: list | None          # [[x0, y0, x1, y1]], of a mixture a list per frame; None: see masks
+    masks: list = field(default_factory=list)   # files: the sounding object's, one per sound
+    group: str | None = None    # samples of the same frame share it; default: the id
+    condition: str = 'positive'     # or silence, noise, offscreen; extended: sounding, silent
+    unit: float = 1             # side of the frame in units of `boxes`; 1: they are shares of it
+    agreement: int = 1          # number of boxes that count fully (Flickr: 2; media.box_map)
+    threshold: int = 1          # least grey of a mask that is object; in a JPEG at least 128
+    ade_class: int | None = None        # the object's class, if the mask is an ADE20K annotation
+    stereo: bool = False        # play the left channel, then the right one (AVSBench)
+    number: int = 0             # position in its list: the seed of its noise
+
+    def __post_init__(self):
+        self.group = self.group or self.id
+
+
+def annotation(path):
+    """The text of an annotation file."""
+    if not path.is_file():
+        raise FileNotFoundError(f'no annotation file {path}, which lists samples or boxes: {WHERE}')
+    return utf8_text(path, 'fetch it again')
+
+
+def utf8_text(path, remedy):
+    r"""The text of a file, with line ends \n. ValueError: one sentence that ends with `remedy`."""
+    try:
+        text = path.read_text(encoding='utf-8-sig')     # -sig: without a byte-order mark
+        if '\0' in text:
+            raise ValueError('it holds zero bytes, as UTF-16 does')
+    except ValueError as error:                         # UnicodeDecodeError is one
+        raise ValueError(f'{path} is not a UTF-8 text ({error}): {remedy}') from None
+    return text
+
+
+def csv_lines(path, text, remedy='fetch it again'):
+    """The lines of a csv text that are not blank -> [(line number, stripped fields)]."""
+    found = []              # parsed one by one: a stray quote would join all lines up to the next
+    for number, line in enumerate(text.split('\n'), 1):
+        try:
+            fields = [field.strip() for field in next(csv.reader([line], strict=True), [])]
+        except csv.Error as error:
+            raise ValueError(f'{path}, line {number}: not comma-separated ({error}), perhaps by a '
+                             f'stray quote: {remedy}') from None
+        if any(fields):
+            found.append((number, fields))
+    return found
+
+
+def unique(pairs, path):
+    """dict(pairs). ValueError if a name of the file `path` occurs twice."""
+    found = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f'{path} names {name} twice: keep one entry, or fetch it again')
+        found[name] = value
+    return found
+
+
+def read_rows(path, columns, header=False, blank=None):
+    """A csv file -> [the fields of `columns` in each line]. Only the column `blank` may be empty.
+
+    header: the first line names the columns, in any order and perhaps with others.
+    """
+    lines = csv_lines(path, annotation(path))
+    names = lines.pop(0)[1] if header and lines else columns
+    rows = []
+    for name in columns:
+        if name not in names:
+            raise ValueError(f'{path} has no column {name!r}: its first line must name '
+                             f'{", ".join(columns)}')
+    for number, fields in lines:
+        if len(fields) != len(names):
+            raise ValueError(f'{path}, line {number}: {len(fields)} fields where '
+                             f'{",".join(names)} has {len(names)}: fetch it again')
+        row = tuple(fields[names.index(name)] for name in columns)
+        for name, text in zip(columns, row):
+            if not text and name != blank:
+                raise ValueError(f'{path}, line {number}: {name!r} is empty: fetch it again')
+        rows.append(row)
+    if not rows:
+        raise ValueError(f'{path} lists no sample: fetch it again')
+    return rows
+
+
+def read_boxes(path, name, box):
+    """A json file [{name: a text, box: its boxes, perhaps 'class': a text}].
+
+    'bbox': several [x0, y0, x1, y1] in shares of the frame; 'gt_box': a single one in 224 pixels.
+    """
+    try:
+        entries = json.loads(annotation(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path} is not valid JSON ({error}): fetch it again') from None
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f'{path} lists no sample: fetch it again')
+    for number, entry in enumerate(entries):
+        try:
+            boxes = np.array([entry[box]] if box == 'gt_box' else entry[box])
+            texts = entry[name], entry.get('class') or ''
+            numbers = boxes.dtype.kind in 'if' and np.isfinite(boxes).all()
+            valid = numbers and boxes.shape[1:] == (4,) and all(isinstance(t, str) for t in texts)
+        except (KeyError, TypeError, ValueError):       # ValueError: NumPy's, of ragged lists
+            valid = False
+        if not valid:
+            raise ValueError(f'{path}: entry {number} needs {name!r}, a text, and {box!r}, four '
+                             'numbers for each box; fetch it again')
+    corners = np.concatenate([np.ravel(entry[box]) for entry in entries])
+    if box == 'bbox' and np.median(corners) > 1:    # not the maximum: VGG-SS has a corner at 1e16
+        raise ValueError(f'{path} has boxes in pixels: they must be shares of the frame, 0..1')
+    if box == 'gt_box' and 0 < corners.max() <= 1:
+        raise ValueError(f'{path} has boxes in shares of the frame: they must be pixels of 224')
+    return entries

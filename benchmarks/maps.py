@@ -1,0 +1,140 @@
+"""Heatmaps on disk: <folder>/<benchmark>/<id>.npy, ours or any other method's (--heatmaps).
+
+A mixture has a map for each source, <id>_0.npy and <id>_1.npy. An extended set needs a confidence
+of each sample too: confidence.csv, lines id,confidence.
+"""
+
+import functools
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.lists import csv_lines, utf8_text
+from checkpoint import write_file
+from media import GROUND_TRUTH_SIZE, SampleError, check_file
+from metrics import top_quarter_mean
+
+SIZE = (GROUND_TRUTH_SIZE, GROUND_TRUTH_SIZE)                   # H, W
+PAIR_SIZE = (GROUND_TRUTH_SIZE, 2 * GROUND_TRUTH_SIZE)          # two frames side by side
+
+
+def save_heatmaps(folder, ids, maps):
+    """Write folder/<id>.npy, or <id>_<source>.npy for maps (k, H, W): float16 in 0..1."""
+    for name, heat in zip(ids, maps):
+        half = heat.half()
+        # What rounds to 0.5 goes to its neighbour, so that a saved map cut at 0.5 scores the same
+        half[(half == 0.5) & (heat > 0.5)] = 0.5 + 2**-11
+        half[(half == 0.5) & (heat < 0.5)] = 0.5 - 2**-12
+        named = {name: half}
+        if half.dim() > 2:
+            named = {f'{name}_{k}': source for k, source in enumerate(half)}
+        for stem, one in named.items():
+            content = io.BytesIO()
+            np.save(content, one.numpy())
+            write_file(Path(folder, f'{stem}.npy'), content.getvalue(),
+                       'free some space or name another place by --save-heatmaps')
+
+
+def save_confidences(folder, confidences):
+    """confidences: [(id, confidence)]"""
+    lines = ['id,confidence', *(f'{name},{value}' for name, value in confidences)]
+    write_file(Path(folder, 'confidence.csv'), '\n'.join(lines) + '\n')
+
+
+def read_heatmap(folder, name, size):
+    """<name>.npy, numbers in 0..1, or <name>.png, 8 bit. -> (H, W) float32, or SampleError"""
+    path = Path(folder, f'{name}.npy')
+    if not path.is_file():
+        path = Path(folder, f'{name}.png')
+    if not path.is_file():
+        raise SampleError(f'no heatmap {Path(folder, name)}.npy or .png: write one of {size[1]} x '
+                          f'{size[0]} pixels')
+    try:
+        if path.suffix == '.npy':
+            heat = np.load(path, allow_pickle=False)
+        else:
+            with Image.open(path, formats=['PNG']) as image:
+                if image.mode not in ('L', '1'):
+                    raise ValueError(f'mode {image.mode}, but a heatmap is grey, 8 bits a pixel')
+                heat = np.asarray(image.convert('L'), np.float32) / 255
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError,
+            Image.DecompressionBombError) as error:
+        raise SampleError(f'{path} is not a readable heatmap ({str(error).splitlines()[0]}): write '
+                          'it again') from None
+    if not isinstance(heat, np.ndarray) or heat.dtype.kind not in 'biuf':
+        raise SampleError(f'{path} holds no array of numbers: write the map as one')
+    if heat.shape != size:
+        raise SampleError(f'{path} has the shape {heat.shape}: heatmaps are {size}, height first')
+    heat = heat.astype(np.float32)
+    if not (heat.min() >= 0 and heat.max() <= 1):           # NaN fails too
+        raise SampleError(f'{path} holds values outside 0..1 (or NaN): scale the map, then write '
+                          'it again')
+    return torch.from_numpy(heat)
+
+
+def read_confidences(folder):
+    """{id: confidence} of folder/confidence.csv; {} where there is none. ValueError names a line"""
+    path = Path(folder, 'confidence.csv')
+    if not path.exists():
+        return {}
+    check_file(path)
+    found = {}
+    for number, line in csv_lines(path, utf8_text(path, 'write it again'), 'write it again'):
+        if number == 1 and line == ['id', 'confidence']:
+            continue
+        name = line[0]
+        try:
+            value = float(line[1])
+        except (IndexError, ValueError):
+            value = math.nan
+        if len(line) != 2 or not math.isfinite(value) or name in found:
+            raise ValueError(f'{path}, line {number}: expected id,confidence, a number, each id '
+                             f'once, not {",".join(line)!r}')
+        found[name] = value
+    if not found:
+        raise ValueError(f'{path} holds no confidence: write a line per sample, or remove it')
+    return found
+
+
+def maps_below(folder, needs):
+    """-> read_maps of this folder, a function of samples. FileNotFoundError: there is no folder"""
+    if not folder.is_dir():
+        raise FileNotFoundError(f'no folder {folder}: --heatmaps needs one per benchmark; '
+                                '--benchmarks or --task names those that are there')
+    confidences = read_confidences(folder)
+    if 'confidence' in needs and not confidences:
+        print(f'no {folder}/confidence.csv: taking the mean of the highest quarter of each map, as '
+              'SLAVC does')
+    return functools.partial(read_maps, folder, needs, confidences)
+
+
+def read_maps(folder, needs, confidences, samples):
+    """As evaluate.localise, from files. -> {'ours': a map, or None, of each sample}
+
+    needs: what the metrics need of a sample: two maps for its 'sources', and its 'confidence',
+    which is added (without confidences SLAVC's own). A sample that lacks a map gets an 'error'.
+    """
+    maps = []
+    for sample in samples:
+        name = sample['id']
+        try:
+            if 'sources' in needs:
+                heat = torch.stack([read_heatmap(folder, f'{name}_{k}', PAIR_SIZE) for k in (0, 1)])
+            else:
+                heat = read_heatmap(folder, name, SIZE)
+        except SampleError as error:
+            sample['error'] = error
+            maps.append(None)
+            continue
+        maps.append(heat)
+        if 'confidence' in needs:
+            if confidences and name not in confidences:
+                raise ValueError(f'{folder}/confidence.csv has no line for {name}: write one per '
+                                 'sample')
+            sample['confidence'] = (confidences[name] if confidences
+                                    else top_quarter_mean(heat[None]).item())
+    return {'ours': maps}

@@ -1,0 +1,479 @@
+"""What keeps a script and a run alive. Nothing of the method is here.
+
+    run = Run(folder, resume, overwrite)            # the folder, locked; never another run's
+    state = run.resume(model, optimiser, scaler, settings)
+    with run.steps_from(step, seconds, pairs_per_step):         # signals wait for a step's end
+        run.log(step, epoch, values)                            # a line of log.jsonl
+        stop = run.save_if_due_or_asked(due, content)           # a signal's number, or 0
+
+A folder holds last.pt and previous.pt, the checkpoint before it: {'audio_proj', 'masker_i'} as the
+authors' checkpoint, and what resuming needs. No random state is saved, as every step seeds itself.
+log.jsonl, summary.json, loss.png and before_after.png are explained in train.py. `lock` is held by
+the process that trains.
+
+train.py blocks SIGTERM, Ctrl-C, SIGHUP and SIGUSR1 before any thread starts; one thread waits for
+them, and the loop asks for them between two steps. So no handler ever interrupts a computation: on
+x86, oneDNN below 3.11.2 computes with the stack pointer in the heap, which a handler would
+overwrite.
+"""
+
+import _thread
+import argparse
+import contextlib
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+os.environ.setdefault('PYTORCH_ENABLE_MPS_FALLBACK', '1')   # torch reads it when it is imported
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from filelock import FileLock, Timeout  # noqa: E402
+
+LOG_EVERY = 10          # steps
+LOCK_SECONDS = 10       # the loading processes of a killed run keep its lock for up to 5
+RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
+
+
+# ============ The command line ============
+
+def some_path(text):
+    """argparse's type of a path. An empty one, as an unset shell variable gives, is an error."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError('the path is empty: name one, or leave the option out')
+    return text
+
+
+def given_options(parser, argv):
+    """The options on the command line, not the defaults. -> {'batch_size': '--batch-size', ...}"""
+    without_defaults = dict.fromkeys(vars(parser.parse_args(argv)))
+    parsed = parser.parse_args(argv, argparse.Namespace(**without_defaults))
+    given = [name for name, value in vars(parsed).items() if value is not None]
+    return {name: '--' + name.replace('_', '-') for name in given}
+
+
+def overwritten(outputs, inputs):
+    """A sentence where an output is an input, lies in an input folder, or is another output.
+
+    outputs, inputs: [(option, path or None)]; links are followed. -> None where nothing is lost
+    """
+    taken = [(what, os.path.realpath(path)) for what, path in inputs if path]
+    for option, path in [(what, os.path.realpath(path)) for what, path in outputs if path]:
+        for other, place in taken:
+            both = os.path.exists(path) and os.path.exists(place)
+            same = os.path.samefile(path, place) if both else path == place   # by a hard link too
+            if same or path.startswith(os.path.join(place, '')):
+                return f'{option} would overwrite {other}, {place}: name another file'
+        taken.append((option, path))
+    return None
+
+
+def run_script(name, main, interrupted):
+    """Run main() and end the process with the exit code that it returns (None: 0).
+
+    What is wrong with files, options or memory becomes one sentence on stderr and exit code 1;
+    ACL_DEBUG=1 shows where it happened. interrupted: what Ctrl-C says (exit code 130).
+    """
+    try:
+        code = main() or 0
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+        print(f'{name}: {interrupted}', file=sys.stderr)
+    except Exception as problem:
+        sentence = None if os.environ.get('ACL_DEBUG') else sentence_for(problem)
+        code = 1
+        if sentence:
+            print(f'{name}: {sentence}', file=sys.stderr)
+        else:
+            traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if dist.is_initialized():
+        # A thread of gloo may still hold a tensor of its last all-reduce. To free it while Python
+        # shuts down aborts the process, or deadlocks with DistributedDataParallel's destructor.
+        os._exit(code)
+    sys.exit(code)
+
+
+def sentence_for(problem):
+    """One sentence for an error that a user can do something about, None for any other."""
+    text = str(problem)
+    if isinstance(problem, torch.OutOfMemoryError | MemoryError) or any(
+            words in text for words in ("can't allocate memory", 'MPS backend out of memory')):
+        return 'the device has too little memory: lower --batch-size'
+    if isinstance(problem, RuntimeError) and 'DataLoader worker' in text:
+        reason = text.splitlines()[0].rstrip('. ')
+        return (f'a loading process died ({reason}): free memory or lower --workers; --resume goes '
+                'on')
+    if isinstance(problem, OSError) and problem.filename:
+        return f'cannot use {problem.filename} ({problem.strerror}): name another place'
+    return text if isinstance(problem, OSError | ValueError) else None
+
+
+# ============ Devices, and the processes of one torchrun ============
+
+def pick_device(name=None):
+    """--device, or the best that is there. ValueError where it is not there. -> torch.device"""
+    there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(),
+             'cpu': True}
+    if name and not there[name]:
+        raise ValueError(f'--device {name} is not there: leave it out, or name one of '
+                         f'{", ".join(kind for kind in there if there[kind])}')
+    return torch.device(name or next(kind for kind in there if there[kind]))
+
+
+def start_processes(name=None):
+    """Join torchrun's process group where there is one. -> the device of this process"""
+    device = pick_device(name)
+    if device.type == 'cuda':
+        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+        torch.cuda.set_device(device)
+    if 'RANK' in os.environ and not dist.is_initialized():
+        backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
+        # 12 hours: the others wait while the first process evaluates
+        dist.init_process_group(backend, timeout=timedelta(hours=12))
+    return device
+
+
+def rank_and_processes():
+    """(rank, number of processes); (0, 1) before torch.distributed is started."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def wait_for_all():
+    """A barrier, where there is more than one process."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def gather_lists(mine):
+    """The lists of all processes, joined in the order of ranks."""
+    if not dist.is_initialized():
+        return mine
+    lists = [None] * dist.get_world_size()
+    dist.all_gather_object(lists, mine)
+    return [item for part in lists for item in part]
+
+
+def largest(number):
+    """The largest of the processes' numbers, for all of them. Over gloo, on GPUs too."""
+    if not dist.is_initialized():
+        return number
+    number = torch.tensor(number)
+    dist.all_reduce(number, dist.ReduceOp.MAX)
+    return number.item()
+
+
+def agree(number, sentence):
+    """ValueError with this sentence, in every process, unless all have the same number.
+
+    Otherwise processes that take different numbers of steps would deadlock.
+    """
+    if largest(number) != -largest(-number):
+        raise ValueError(sentence)
+
+
+# ============ Files and signals ============
+
+def write_file(path, content, remedy='free some space or name another place'):
+    """Write text or bytes so that the file is complete, or still what it was. OSError names it."""
+    target = Path(os.path.realpath(path))           # renaming would replace a link, not its file
+    if target.exists() and not target.is_file():
+        raise OSError(f'cannot write {path}: it is no file; name another place')
+    partial = target.with_name(f'{target.name}.partial{os.getpid()}')       # renamed when complete
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, 'wb') as file:
+            file.write(content.encode('utf-8') if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(f'cannot write {path} ({error.strerror or error}): {remedy}') from None
+
+
+HELD = {getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
+        if hasattr(signal, name)}
+asked = []                      # the signals that came during the steps
+taking_steps = threading.Event()
+
+
+def watch_signals():
+    """Wait in a thread for the signals HELD, which train.py has blocked.
+
+    During the steps they are noted for stop_asked, but a second Ctrl-C ends the process at once.
+    Before and after the steps they end it too, Ctrl-C by KeyboardInterrupt.
+    """
+    if hasattr(signal, 'pthread_sigmask'):
+        threading.Thread(target=_watch, daemon=True).start()
+
+
+def _watch():
+    while True:
+        number = signal.sigwait(HELD)
+        if taking_steps.is_set() and not (asked and number == signal.SIGINT):
+            asked.append(number)
+            if rank_and_processes()[0] == 0:
+                print('\ntrain.py: stopping after this step', file=sys.stderr, flush=True)
+        elif number == signal.SIGINT and not taking_steps.is_set():
+            _thread.interrupt_main()
+        else:
+            os._exit(128 + number)
+
+
+def stop_asked():
+    """The number of a signal that came during the steps to any process, or 0. A collective call."""
+    return largest(max(asked, default=0))
+
+
+# ============ The folder of a run ============
+
+class Run:
+    """The folder of a run, locked until the process ends. Only the first process writes into it.
+
+    FileExistsError where it holds another run, OSError where another process trains in it.
+    """
+
+    def __init__(self, folder, resume=False, overwrite=False, save_seconds=0.0):
+        self.folder = Path(folder)
+        self.last = self.folder / 'last.pt'
+        self.previous = self.folder / 'previous.pt'
+        self.starts_over = overwrite and not resume
+        self.save_seconds = save_seconds        # least time between two checkpoints
+        self.first = rank_and_processes()[0] == 0
+        self.began = time.time()
+        if not self.first:
+            return
+        if (self.folder / 'summary.json').exists() and not overwrite:
+            raise FileExistsError(
+                f'{self.folder} holds a finished run: choose another --out, --overwrite it, or '
+                'train it longer by --resume --overwrite and more --epochs or --steps')
+        if self.has_checkpoint() and not (resume or overwrite):
+            raise FileExistsError(f'{self.folder} holds an unfinished run: go on with --resume, or '
+                                  '--overwrite it')
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = FileLock(self.folder / 'lock')
+            self.lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise OSError(f'{self.folder} is being written by another process: wait for it, or '
+                          'choose another --out') from None
+        except OSError as error:
+            raise OSError(f'cannot write into the folder {self.folder} ({error.strerror}): choose '
+                          'another --out') from None
+
+    def has_checkpoint(self):
+        return self.last.exists() or self.previous.exists()
+
+    def say(self, sentence):
+        if self.first:
+            print(sentence)
+
+    def seconds(self):
+        """How long this run has taken, earlier starts included."""
+        return time.time() - self.began
+
+    # --- resuming
+
+    def resume(self, model, optimiser, scaler, settings):
+        """Load last.pt, or previous.pt where last.pt is damaged. -> the trainer's state, or None
+
+        settings {name: value}: what must be as it was, or a ValueError names the option. A last.pt
+        that cannot be read now may be intact: OSError. A damaged one is kept under another name.
+        """
+        state = None
+        if self.has_checkpoint():
+            state = self._load(model, optimiser, scaler, settings)
+        step = state['step'] if state else 0
+        found = f'step {step}' if state else 'no checkpoint'
+        agree(step, f'process {rank_and_processes()[0]} finds {found} in {self.folder}, and not '
+                    'all processes find the same: on several machines --out must lie on a disk '
+                    'that they share')
+        self.say(f'resuming at step {step}' if state else
+                 f'nothing to resume in {self.folder}: starting afresh')
+        return state
+
+    def _load(self, model, optimiser, scaler, settings):
+        """Of a folder that holds a checkpoint. -> the trainer's state"""
+        path = self.last
+        saved = read_or_none(path)
+        damaged = saved is None
+        if damaged:
+            self.say(f'{path} is missing or damaged; trying the one before it')
+            path = self.previous
+            saved = read_or_none(path)
+        if saved is None:
+            raise ValueError(f'{self.last} is damaged and there is no good {path}: put a copy of '
+                             'one in its place, or --overwrite the run')
+        trainer = saved.get('trainer')
+        if not isinstance(trainer, dict) or not isinstance(trainer.get('settings'), dict):
+            raise ValueError(f'{path} holds weights but no state of a training: it can be '
+                             'evaluated, not resumed')
+        refuse_changed(trainer['settings'], settings, path)
+        try:
+            model.audio_proj.load_state_dict(saved['audio_proj'])
+            model.masker_i.load_state_dict(saved['masker_i'])
+            optimiser.load_state_dict(trainer['optimiser'])
+            scaler.load_state_dict(trainer['scaler'])
+            state = {name: trainer[name] for name in ('step', 'last_step', 'seconds', 'skipped',
+                                                      'untrained')}
+            good = state['step'] >= 0 and state['step'] % 1 == 0 and state['seconds'] >= 0
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+            good = False
+        if not good:
+            raise ValueError(f'{path} holds no usable state of a training: rename it to fall back '
+                             'on previous.pt')
+        if damaged and self.first:
+            keep_damaged(self.last)
+        return state
+
+    # --- the steps
+
+    @contextlib.contextmanager
+    def steps_from(self, step, seconds_before, pairs_per_step):
+        """Around the loop: signals wait for the end of a step.
+
+        The log loses what was written after the checkpoint. --overwrite renames the old run's files
+        to *.old until this run has saved something.
+        """
+        self.began -= seconds_before
+        self.saved_at = self.logged_at = time.time()
+        self.logged_step = step
+        self.pairs_per_step = pairs_per_step
+        if self.first:
+            if self.starts_over:
+                self._set_aside()
+            log = self.folder / 'log.jsonl'
+            if log.exists():
+                lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
+                write_file(log, ''.join(line + '\n' for line in lines if is_before(line, step)))
+        taking_steps.set()
+        try:
+            yield
+        finally:
+            taking_steps.clear()
+
+    def _set_aside(self):
+        saved = self.has_checkpoint()
+        for name in RUN_FILES:
+            path = self.folder / name
+            old = self.folder / f'{name}.old'
+            # where a first attempt to start over saved nothing, *.old are still the old run's
+            if path.exists() and (saved or not old.exists()):
+                os.replace(path, old)
+
+    def log(self, step, epoch, values, **more):
+        """Append the means of `values`, a list of {name: scalar}, and `more`. -> the means"""
+        now = time.time()
+        pairs = (step + 1 - self.logged_step) * self.pairs_per_step
+        speed = pairs / max(1e-9, now - self.logged_at)
+        self.logged_at, self.logged_step = now, step + 1
+        means = {name: sum(part[name].item() for part in values) / len(values)
+                 for name in values[0]}
+        self.write({'step': step, 'epoch': epoch, **means, **more, 'pairs_per_second': speed})
+        return means
+
+    def write(self, entry):
+        """Append a line to log.jsonl, in the first process. OSError names it."""
+        if not self.first:
+            return
+        path = self.folder / 'log.jsonl'
+        try:
+            with open(path, 'a', encoding='utf-8') as file:
+                file.write(json.dumps(entry) + '\n')
+        except OSError as error:
+            raise OSError(f'cannot write {path} ({error.strerror}): free some space; --resume goes '
+                          'on from the last checkpoint') from None
+
+    def save_if_due_or_asked(self, due, content):
+        """Save when `due`, after save_seconds, or when a signal asks to stop. content() -> a dict.
+
+        -> the signal's number, or 0; the same in every process, as this is a collective call.
+        """
+        stop = stop_asked()
+        if self.first and (due or stop or time.time() - self.saved_at > self.save_seconds):
+            self.save(content())
+            self.saved_at = time.time()
+        return stop
+
+    def save(self, content):
+        """Write last.pt; the one before it stays as previous.pt. OSError names the one left."""
+        memory = io.BytesIO()
+        torch.save(content, memory)
+        kept = 'there is no earlier checkpoint'
+        if self.last.exists():
+            kept = f'{self.last} is the last good checkpoint'
+        remedy = f'free some space and --resume; {kept}'
+        if self.last.is_file():
+            write_file(self.previous, self.last.read_bytes(), remedy)
+        write_file(self.last, memory.getvalue(), remedy)
+        for name in RUN_FILES:
+            (self.folder / f'{name}.old').unlink(missing_ok=True)
+
+    def leave(self, stop, step):
+        """Say which signal has stopped the run. -> the exit code that shells give to it"""
+        if self.first:
+            name = 'Ctrl-C' if stop == signal.SIGINT else signal.Signals(stop).name
+            print(f'train.py: stopped by {name}; step {step} is saved in {self.last}, and the same '
+                  'command with --resume goes on from there', file=sys.stderr)
+        wait_for_all()
+        return 128 + stop
+
+
+def read_or_none(path):
+    """A checkpoint file as a dict; None where it is absent or damaged. OSError: unreadable now."""
+    path = Path(path)
+    if not path.is_file():                              # reading a pipe would wait for a writer
+        return None
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OSError(f'cannot read {path} ({error.strerror}): it may be intact, so make it '
+                      'readable and try again') from None
+    try:
+        saved = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+    except Exception:           # a truncated zip, a foreign pickle, another program's file
+        return None
+    return saved if isinstance(saved, dict) and 'audio_proj' in saved else None
+
+
+def refuse_changed(before, settings, path):
+    """ValueError where a setting is not what the run began with."""
+    for name, now in settings.items():
+        if before.get(name) == now:
+            continue
+        if name == 'answers':
+            raise ValueError(f'{path} was trained with other answers of the language model: give '
+                             'it the same --captions, or choose another --out')
+        raise ValueError(f'{path} was trained with --{name.replace("_", "-")} {before.get(name)}, '
+                         f'not {now}: resume with the same settings or choose another --out')
+
+
+def keep_damaged(last):
+    """Rename a damaged last.pt, which the next save would copy over the good previous.pt."""
+    number = 1
+    kept = last.with_name('last.damaged.pt')
+    while kept.exists():
+        number += 1
+        kept = last.with_name(f'last.damaged{number}.pt')
+    if last.exists():
+        os.replace(last, kept)
+        print(f'the damaged {last.name} is kept as {kept}')
+
+
+def is_before(line, step):
+    """Whether a line of the log was complete when `step` was saved."""
+    try:
+        entry = json.loads(line)
+        return entry['step'] < step or (entry['step'] == step and 'val_loss' in entry)
+    except (ValueError, TypeError, KeyError):
+        return False

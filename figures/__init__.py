@@ -1,0 +1,31 @@
+"""Tables 1 to 8 of section 4.2, and pictures in the manner of Figures 5 to 11.
+
+    tables      as text, with the paper's own rows (paper_tables.csv)
+    pictures    heatmaps in colour and over a frame, the ground truth, contact sheets
+    curves      the losses of a training run; precision and recall (Figure 7)
+    report      a contact sheet per task; report.html: tables, pictures and sounds in one file
+
+Shapes: H W pixels of a frame, h w cells of a heatmap. Frames and tiles are uint8 RGB.
+"""
+
+import os
+
+
+def attempt(picture, draw, *arguments):
+    """Call draw(*arguments), which writes the file `picture`. -> whether it did; prints why not."""
+    try:
+        draw(*arguments)
+    except Exception as error:              # a picture that fails must not cost the run its scores
+        reason = str(error).strip() or type(error).__name__
+        print(f'{picture} was not drawn: {reason.splitlines()[0]}')
+        return False
+    return True
+
+
+def import_matplotlib():
+    """Import it without MPLBACKEND, which a notebook sets to what only the notebook may have."""
+    inherited = os.environ.pop('MPLBACKEND', None)
+    import matplotlib
+    if inherited is not None:
+        os.environ['MPLBACKEND'] = inherited
+    return matplotlib

@@ -1,0 +1,106 @@
+"""What evaluate.py shows of its samples: contact sheets, Figure 7's curves, report.html.
+
+report.py says what an example is. Each picture is drawn by itself; one that fails is named.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from checkpoint import write_file
+from figures import attempt, curves, pictures, report
+from figures.tables import EXTENDED
+from media import SAMPLE_RATE, displayable
+
+
+def ids_to_show(samples, frames):
+    """Ids of up to that many frames, spread over a benchmark, each with all of its sounds."""
+    groups = list(dict.fromkeys(sample.group for sample in samples))
+    chosen = set(groups[::-(-len(groups) // frames)])
+    return {sample.id for sample in samples if sample.group in chosen}
+
+
+def examples_of(task, benchmark, samples, taken, found, meter, shown):
+    """The samples with an id in `shown` among those that a meter has just taken. -> dicts
+
+    taken: their indices; found: {row: a map or None for each sample of the batch}.
+    """
+    examples = []
+    for place, i in enumerate(taken):           # place: among the meter's latest samples
+        sample = samples[i]
+        if sample['id'] not in shown:
+            continue
+        frame = displayable(sample['image'])
+        heat = found['ours'][i]
+        oracle = found['oracle'][i] if 'oracle' in found else None
+        truth = sample[meter.needs[0]].numpy()
+        if sample['sources'] is not None:       # of a mixture, whose two frames were squashed
+            size = truth.shape[:0:-1]                                       # W, H
+            frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+            heat = heat[meter.pairing[place]]   # each source beside the map it is scored with
+            truth = list(truth)
+        examples.append({
+            'task': task, 'benchmark': benchmark, 'id': sample['id'], 'group': sample['group'],
+            'condition': sample['condition'], 'label': sample['label'], 'frame': frame,
+            'truth': truth, 'heat': list(heat.numpy()) if heat.dim() > 2 else heat.numpy(),
+            'oracle': None if oracle is None else oracle.numpy(),
+            'wav': sample['wav'].numpy(), 'rate': SAMPLE_RATE,
+            'score': None if meter.last_iou is None else meter.last_iou[place],
+            'confidence': sample.get('confidence')})
+    return examples
+
+
+def draw_pair(path, frame, heat):
+    """frame | heatmap | overlay, each of the frame's size. OSError where it cannot be written."""
+    tiles = [frame, pictures.heat_colours(heat), pictures.overlay(frame, heat)]
+    content = io.BytesIO()
+    try:
+        kind = Image.registered_extensions()[Path(path).suffix.lower()]
+        Image.fromarray(np.concatenate(tiles, 1)).save(content, kind)
+    except (KeyError, OSError, ValueError) as error:
+        raise OSError(f'cannot write {path} ({error}): name a .png or .jpg file') from None
+    write_file(path, content.getvalue())
+
+
+def draw_before_after(path, shown):
+    """shown: [(sample, its maps untrained, trained, and of the text oracle, if it has one)]"""
+    rows = []
+    for sample, maps in shown:
+        frame = displayable(sample['image'])
+        truth = sample['boxes'] if sample['mask'] is None else sample['mask']
+        heats = [pictures.overlay(frame, heat.numpy()) for heat in maps if heat is not None]
+        rows.append([frame, pictures.ground_truth_tile(frame, truth.numpy()), *heats])
+    names = [sample['label'] or sample['id'] for sample, _ in shown]
+    columns = ['frame', 'sounding object', 'untrained', 'trained', 'text oracle']
+    pictures.contact_sheet(rows, path, columns, names)
+
+
+def draw_sheets(folder, benchmark, tasks, examples):
+    for task in tasks:
+        sheet = Path(folder, f'{task}_{benchmark}.png')
+        shown = [e for e in examples if e['task'] == task]
+        attempt(sheet, report.example_sheet, task, benchmark, shown, sheet)
+
+
+def draw_report(folder, tables, examples, meters, facts):
+    """The report, and the curves of the extended sets. meters: {benchmark: {task: {row: ...}}}"""
+    extended = {name: meters[name]['robustness']['ours'] for name in EXTENDED if name in meters}
+    if extended:
+        picture = Path(folder, 'precision_recall.png')
+        attempt(picture, draw_curves, extended, picture)
+    page = Path(folder, 'report.html')
+    if attempt(page, report.report, page, 'Hearing and seeing', tables, examples, facts):
+        print(f'{page}: open it in a browser')
+
+
+def draw_curves(meters, picture):
+    """Figure 7: precision and recall over all confidences, and the point of max-F1."""
+    found = {}
+    for name, meter in meters.items():
+        precision, recall = meter.precision_recall(sorted(meter.confidence))
+        f1, *at_levels = meter.f1_curve()
+        best = tuple(float(values[f1.argmax()]) for values in at_levels)
+        found[name] = precision.numpy(), recall.numpy(), best
+    curves.precision_recall_picture(found, picture)

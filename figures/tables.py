@@ -1,0 +1,136 @@
+"""Tables 1 to 8 of section 4.2 as text, each in the shape and the order of the paper.
+
+    scores = {'is4': {'cIoU': 65.9, 'AUC': 53.5, 'n': 480, 'n_expected': 480}}
+    print(task_tables('single', scores, None, paper='av'))
+
+paper_tables.csv holds the paper's own numbers as printed: in per cent, FPR and G_FPR as fractions.
+"""
+
+import csv
+import numbers
+from collections import defaultdict
+from pathlib import Path
+
+TASK_NAMES = {'single': 'Single sound source localization',
+              'robustness': 'Audio-visual robustness',
+              'segmentation': 'Audio-visual segmentation',
+              'interactive': 'Interactive sound source localization',
+              'multisource': 'Sound source localization in mixtures'}
+BENCHMARK_NAMES = {
+    'vggss': 'VGG-SS', 'flickr': 'Flickr-SoundNet', 'is4': 'IS4', 'vpo_ss': 'VPO-SS',
+    'vpo_ms': 'VPO-MS', 'avs_s4': 'AVSBench S4', 'avs_ms3': 'AVSBench MS3', 'ade20k': 'ADE20K',
+    'ext_vggss': 'Extended VGG-SS', 'ext_flickr': 'Extended Flickr',
+    'robust_s4': 'AVSBench-Robust S4', 'robust_ms3': 'AVSBench-Robust MS3',
+    'vgg_instruments': 'VGGSound-Instruments', 'vgg_duet': 'VGGSound-Duet'}
+ROW_NAMES = {'av': 'paper, AV alignment', 'av_llm': 'paper, AV + LLM alignment'}
+ORACLE_TASKS = ('single', 'segmentation', 'interactive')    # the paper's tables with an oracle
+CONDITIONS = ('positive', 'silence', 'noise', 'offscreen')  # the columns of Table 5 and Figure 8
+ADAPTED = 'w/ Adap.'
+EXTENDED = ('ext_vggss', 'ext_flickr')
+# task: [(the paper's tables, benchmarks in their order, {metric: heading} in their order)]
+TABLES = {
+    'single': [('Tables 1 and 2',
+                ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'),
+                {'cIoU': 'cIoU', 'cIoU_adap': ADAPTED, 'AUC': 'AUC', 'AUC_adap': ADAPTED})],
+    'robustness': [
+        ('Table 3', EXTENDED, {'AP': 'AP', 'max_F1': 'max-F1', 'LocAcc': 'LocAcc'}),
+        ('Table 4', EXTENDED,
+         {'AP': 'AP', 'max_F1': 'max-F1', 'precision': 'Precision', 'recall': 'Recall',
+          'LocAcc': 'LocAcc', 'recall_precision_gap': '|Recall - Precision|'}),
+        ('Table 5', ('robust_s4', 'robust_ms3'),
+         {'mIoU_positive': 'positive mIoU', 'F_positive': 'F',
+          'mIoU_silence': 'silence mIoU', 'F_silence': 'F', 'FPR_silence': 'FPR',
+          'mIoU_noise': 'noise mIoU', 'F_noise': 'F', 'FPR_noise': 'FPR',
+          'mIoU_offscreen': 'offscreen mIoU', 'F_offscreen': 'F', 'FPR_offscreen': 'FPR',
+          'G_mIoU': 'G-mIoU', 'G_F': 'G-F', 'G_FPR': 'G-FPR'})],
+    'segmentation': [('Table 6', ('is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'avs_ms3', 'ade20k'),
+                      {'mIoU': 'mIoU', 'mIoU_adap': ADAPTED, 'F': 'F-Score', 'F_adap': ADAPTED})],
+    'interactive': [('Table 7', ('is4', 'vpo_ms'), {'IIoU': 'IIoU', 'IIoU_adap': ADAPTED,
+                                                    'IAUC': 'IAUC', 'IAUC_adap': ADAPTED})],
+    'multisource': [('Table 8', ('vgg_instruments', 'vgg_duet'), {
+        name: name for name in ('CAP', 'PIAP', 'AUC', 'CIoU@10', 'CIoU@30', 'CIoU@50')})]}
+
+
+def task_tables(task, ours, oracle, paper=None):
+    """The tables of a task with their titles, as text.
+
+    ours, oracle: {benchmark: {metric: value, 'n': N, 'n_expected': M}}. Tables 1, 2, 6 and 7 have
+    a row of the oracle, all dashes where a benchmark has no text. paper: the variant ('av',
+    'av_llm') whose row in the paper stands below ours, with the paper's oracle; or None. Of a list
+    of scores, one per threshold of a sweep, the middle one is shown: threshold 0.5.
+    """
+    return '\n\n'.join(f'{title}\n{table(rows, columns, decimals)}'
+                       for title, columns, decimals, rows in grids(task, ours, oracle, paper))
+
+
+def grids(task, ours, oracle, paper):
+    """Yield (title, columns, decimals, rows) for each table of the task that has a row."""
+    for number, benchmarks, headings in TABLES[task]:
+        shown = [benchmark for benchmark in benchmarks if benchmark in ours]
+        if any('AP_textbook' in ours[benchmark] for benchmark in shown):
+            headings = {**headings, 'AP_textbook': 'textbook AP'}       # of --reading paper
+        rows = []
+        for benchmark in shown:
+            for name, scores in named_rows(task, benchmark, ours, oracle, paper):
+                n, expected = scores.get('n'), scores.get('n_expected')
+                rows.append([BENCHMARK_NAMES[benchmark] if name == 'ours' else '', name,
+                             *(score_of(scores, metric) for metric in headings),
+                             n if n == expected else f'{n} of {expected}'])
+        if rows:
+            decimals = [2 if 'FPR' in metric else 1 for metric in headings]
+            columns = ['benchmark', 'row', *headings.values(), 'n']
+            yield f'{TASK_NAMES[task]} ({number})', columns, [0, 0, *decimals, 0], rows
+
+
+def named_rows(task, benchmark, ours, oracle, paper):
+    """-> [(name of a row, its scores)] of one benchmark. The paper lacks some of its own."""
+    printed = paper_scores() if paper else {}
+    rows = {'ours': ours[benchmark], ROW_NAMES.get(paper): printed.get((task, benchmark, paper))}
+    if task in ORACLE_TASKS:
+        rows['oracle'] = (oracle or {}).get(benchmark) or {}
+        rows['paper, oracle'] = printed.get((task, benchmark, 'clipseg_gt_text'))
+    return [(name, scores) for name, scores in rows.items() if scores is not None]
+
+
+def paper_scores():
+    """-> {(task, benchmark, row): {metric: value}}; row: 'av', 'av_llm' or 'clipseg_gt_text'."""
+    scores = defaultdict(dict)
+    text = Path(__file__).with_name('paper_tables.csv').read_text(encoding='utf-8')
+    for line in csv.DictReader(text.splitlines()):
+        row = scores[line['task'], line['benchmark'], line['row']]
+        row[line['metric']] = float(line['value'])
+    return scores
+
+
+def score_of(scores, metric):
+    value = scores.get(metric)
+    if metric == 'recall_precision_gap' and scores.get('recall') is not None:
+        value = abs(scores['recall'] - scores['precision'])
+    if isinstance(value, list):
+        value = value[len(value) // 2]
+    return None if value is None else float(value)
+
+
+def table(rows, columns, decimals=1):
+    """Aligned text for a terminal, without a last newline.
+
+    rows: lists of values in the order of columns, None for a dash. decimals: the places of floats,
+    one number or a list with one per column.
+    """
+    decimals = decimals if isinstance(decimals, list) else [decimals] * len(columns)
+    aligned = []
+    for heading, places, *values in zip(columns, decimals, *rows):
+        cells = [heading, *(cell_text(value, places) for value in values)]
+        width = max(len(cell) for cell in cells)
+        cells.insert(1, '-' * width)
+        is_text = {type(value) for value in values if value is not None} == {str}
+        aligned.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in cells])
+    return '\n'.join('  '.join(line).rstrip() for line in zip(*aligned))
+
+
+def cell_text(value, decimals):
+    if value is None:
+        return '-'
+    if isinstance(value, (str, numbers.Integral)):
+        return str(value)
+    return f'{round(float(value), decimals) + 0.0:.{decimals}f}'        # + 0.0: no '-0.0'

@@ -1,0 +1,71 @@
+"""Train the miniature's models from random weights, or measure the weights that are there.
+
+    python -m miniature.pretraining                  # an hour and a half on two cores
+    python -m miniature.pretraining --only beats     # three minutes of it
+    python -m miniature.pretraining --check          # quality on held-out scenes and sounds
+
+Written to miniature/weights, in the formats of the real ones and in 16-bit floats: clipseg, blip2,
+qwen2_audio and mistral are transformers folders with their tokenizers; beats.pt is a BEATs
+checkpoint {'cfg', 'model'} that keeps its predictor.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from checkpoint import run_script, some_path
+from miniature.pretraining.captioners import check_captioners, pretrain_captioners
+from miniature.pretraining.tiny_beats import check_beats, pretrain_beats
+from miniature.pretraining.tiny_clipseg import (STEPS, check_clipseg, pretrain_clipseg,
+                                                tune_decoder)
+
+WEIGHTS = Path(__file__).resolve().parent.parent / 'weights'
+STAGES = ('beats', 'clipseg', 'decoder', 'captioners')      # BLIP-2 sees with the tiny CLIP
+
+
+def parse_args():
+    parser = argparse.ArgumentParser('python -m miniature.pretraining', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--only', choices=STAGES,
+                        help='one of the stages (default: all, in this order)')
+    parser.add_argument('--check', action='store_true', help='measure, do not train')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--steps', type=int, default=STEPS,
+                        help=f'of the CLIPSeg (default: {STEPS})')
+    parser.add_argument('--out', type=some_path, default=WEIGHTS,
+                        help='folder to write (default: miniature/weights)')
+    return parser.parse_args()
+
+
+def run_stage(name, check, folder, seed, steps):
+    """-> {what was measured: value}"""
+    if name == 'beats':
+        return (check_beats if check else pretrain_beats)(folder / 'beats.pt', seed)
+    if name == 'captioners':
+        return (check_captioners if check else pretrain_captioners)(folder, seed)
+    if check:
+        return check_clipseg(folder / 'clipseg', seed)
+    if name == 'decoder':
+        return tune_decoder(folder / 'clipseg', seed)
+    return pretrain_clipseg(folder / 'clipseg', seed, steps)
+
+
+def main():
+    args = parse_args()
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    stages = [args.only] if args.only else list(STAGES)
+    if args.check and not args.only:
+        stages.remove('decoder')                # one check for CLIP and decoder
+    for name in stages:
+        began = time.time()
+        quality = run_stage(name, args.check, folder, args.seed, args.steps)
+        minutes = (time.time() - began) / 60
+        print(f'\n{name} (seed {args.seed}, {minutes:.1f} minutes)', flush=True)
+        for what, value in quality.items():
+            shown = f'{value:.3f}' if isinstance(value, float) else value
+            print(f'  {what}: {shown}', flush=True)
+
+
+if __name__ == '__main__':
+    run_script('miniature.pretraining', main, 'interrupted; the old weights are kept')

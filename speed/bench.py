@@ -1,0 +1,374 @@
+"""What a step, an evaluation and a score cost, beside a plain reading of the paper (plain.py).
+
+    python -m speed.bench --json bench.json                         # the miniature, a minute
+    python -m speed.bench --preset paper                            # its sizes, random weights
+    python -m speed.bench step --preset paper --batch-sizes 2 8     # one section
+    python -m speed.bench step --preset paper --precision bf16 --cached-audio --batch-sizes 16 64
+    python -m speed.bench step --preset paper --batch-sizes 2 --only-count 64   # 64: not timed
+
+The plain reading runs the vision encoder B + 2 times for B pairs; ours runs it twice, and computes
+no layer whose output nothing reads. Both take the same weights, batch, noise and dropout, and must
+give the same loss and gradient. Operations are counted from the shapes, on tensors without data
+(device 'meta'), and compared with the rate of one large matrix product.
+
+On a CPU the process keeps the memory of freed tensors. Returning 50 MB to the system after each
+operation and asking for them again would take up to a third of a step (--free-memory).
+"""
+
+import argparse
+import contextlib
+import copy
+import json
+import multiprocessing
+import os
+import statistics
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from unittest import mock
+
+import torch
+import torch.nn as nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+from beats import FRAME, HOP, N_MELS, SAMPLE_RATE, BEATs, BEATsConfig
+from checkpoint import given_options, overwritten, pick_device, run_script, some_path, write_file
+from figures.tables import table
+from losses import loss_terms
+from model import PRESETS, ROOT, SoundLocalizer, load_model
+from speed.costs import (clock, count_vision, keep_freed_memory, matrix_product_rate, name_of,
+                         peak_bytes, staged, stages)
+from speed.parts import measure_evaluation, measure_loading, measure_metrics
+from speed.plain import plain_reading
+
+EPOCHS, PAIRS = 20, 144_000         # Section 4.1
+GPU_RATE = 0.4 * 989e12             # operations a second: 40% (assumed) of an H100's peak in bf16
+BATCH_SIZES = {'miniature': [2, 4, 8], 'paper': [2, 4, 8, 16]}
+TOLERANCE = 1e-4                    # relative, of float32 losses and gradients
+# A variant of a step: which reading, its precision, whether BEATs' features are cached
+PLAIN = ('plain', 'float32', False)
+OURS = [('ours', 'float32', False), ('ours', 'float32', True), ('ours', 'bf16', True)]
+
+
+# ---- models and batches -----------------------------------------------------------------------
+
+def random_model(clipseg_config, beats_config):
+    """A SoundLocalizer of any size with random weights whose masks are neither empty nor full."""
+    clipseg = CLIPSegForImageSegmentation(clipseg_config)
+    for module in clipseg.decoder.modules():    # transformers draws these with a deviation of 1
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=0.05)
+            nn.init.zeros_(module.bias)
+    words = clipseg_config.text_config.vocab_size
+    before = [i % words for i in (49406, 320, 1125, 539, 320)]      # "A photo of a" in CLIP's
+    return SoundLocalizer(clipseg, BEATs(beats_config), (before, [49407 % words]), b=0.0)
+
+
+def build(preset, device='cpu'):
+    """The miniature's backbones, or the paper's sizes with random weights; never trained."""
+    torch.manual_seed(0)
+    if preset == 'miniature':
+        return load_model(preset)[0].to(device)
+    # the published weights' configuration; transformers' own default is patch 32
+    config = CLIPSegConfig(vision_config={'patch_size': 16}, extract_layers=[3, 6, 9],
+                           reduce_dim=64, use_complex_transposed_convolution=True)
+    return random_model(config, BEATsConfig()).to(device)
+
+
+def random_batch(B, size, seconds, device='cpu'):
+    """Arguments of SoundLocalizer.forward: B pairs of noise, and MaskGen_I's uniform numbers."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(B, 3, size, size, generator=generator)
+    wav = torch.rand(B, round(seconds * SAMPLE_RATE), generator=generator) - 0.5
+    noise = [torch.rand(B, n, size, size, generator=generator).clamp(min=1e-6) for n in (B, 1)]
+    return {'image': image.to(device), 'wav': wav.to(device),
+            'noise': [draw.to(device) for draw in noise]}
+
+
+# ---- a training step, and its operations ------------------------------------------------------
+
+class Step:
+    """step(): forward, Eq. 5, backward and Adam at a rate of 0, so that no weight changes."""
+
+    def __init__(self, model, batch, who='ours', precision='float32', cached=False):
+        self.model = model
+        self.forward = partial(plain_reading, model) if who == 'plain' else model
+        self.batch = {**batch, 'features': model.beats(batch['wav'])} if cached else batch
+        self.precision = precision
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(self.trained, lr=0.0, weight_decay=1e-4)
+
+    def __call__(self, stage=contextlib.nullcontext):
+        """Always with the same dropout. -> loss, gradient norm"""
+        torch.manual_seed(0)
+        self.optimiser.zero_grad()
+        autocast = contextlib.nullcontext()
+        if self.precision == 'bf16':
+            autocast = torch.autocast(self.batch['image'].device.type, torch.bfloat16)
+        with stage('masks'), autocast:      # less what `staged` gives other names
+            out = self.forward(**self.batch)
+        with stage('losses'):
+            loss = sum(loss_terms(out).values())                        # Eq. 5, each lambda 1
+        with stage('backward'):
+            loss.backward()
+        with stage('optimiser'):
+            self.optimiser.step()
+        gradients = [p.grad.norm() for p in self.trained]
+        return loss.detach(), torch.stack(gradients).norm()
+
+
+def step_name(who, precision, cached):
+    return f'{who} {precision}, cached audio' if cached else f'{who} {precision}'
+
+
+def operations(who, model, B, size, seconds, cached=False):
+    """Multiplications and additions of a step's matrix products and convolutions, by the shapes.
+
+    Elementwise operations, the filterbank, norms and softmax do not count. -> {term: operations}
+    """
+    frames = (round(seconds * SAMPLE_RATE) - FRAME) // HOP + 1
+    ids = model.prompt_before.tolist(), model.prompt_after.tolist()
+    with torch.device('meta'):
+        bare = SoundLocalizer(CLIPSegForImageSegmentation(model.clipseg.config),
+                              BEATs(model.beats.cfg), ids)
+        spectrogram = torch.empty(B, frames, N_MELS)
+        batch = {'image': torch.empty(B, 3, size, size), 'wav': None,
+                 'noise': [torch.empty(B, n, size, size) for n in (B, 1)]}
+    mode = FlopCounterMode(display=False)
+    stage, counts = stages(mode.get_total_flops)
+    with mode, sdpa_kernel(SDPBackend.MATH), mock.patch('beats.fbank', lambda wav: spectrogram):
+        step = Step(bare, batch, who, cached=cached)    # MATH: fused kernels are not counted
+        with staged(bare, stage):
+            step(stage)
+    return counts
+
+
+# ---- section `step`: seconds, ratios, terms, and the distance to the machine's limit ----------
+
+def time_steps(steps, repeats):
+    """The steps {name: Step} in turns, after one of each that only warms up. -> {name: dict}"""
+    found = {name: {'passes': count_vision(step.model, step), 'all': []}
+             for name, step in steps.items()}
+    for _ in tqdm(range(repeats), 'step', unit=' turns', leave=False):
+        for name, step in steps.items():
+            stage, seconds = clock(step.batch['image'].device)
+            with stage('step'):                 # a single stage: a GPU waits at the end of each
+                loss, gradient = step()
+            found[name] |= {'loss': loss.item(), 'gradient': gradient.item()}
+            found[name]['all'].append(seconds['step'])
+    for entry in found.values():
+        entry['seconds'] = statistics.median(entry['all'])
+    return found
+
+
+def time_terms(step, repeats):
+    """-> {term: median seconds}; the terms are the parts of a step, see costs.staged."""
+    runs = []
+    for _ in range(repeats):
+        stage, seconds = clock(step.batch['image'].device)
+        with staged(step.model, stage):
+            step(stage)
+        runs.append(seconds)
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def measure_step(args, device):
+    """-> a dict for each batch size and variant, a dict for each batch size and term of ours,
+    {precision: operations a second of a matrix product}"""
+    config = PRESETS[args.preset]
+    size = config.image_size, config.seconds
+    variants = {step_name(*variant): variant for variant in (PLAIN, *args.variants)}
+    plain, ours, *_ = variants
+    models = {'float32': build(args.preset, device).train()}
+    if any(precision == 'bf16' for _, precision, _ in args.variants):
+        models['bf16'] = copy.deepcopy(models['float32'])
+        models['bf16'].hold_frozen(torch.bfloat16)              # as train.py does
+    limits = {precision: matrix_product_rate(device, precision) for precision in models}
+    rows, terms = [], []
+    for B in [*args.batch_sizes, *args.only_count]:
+        counts = {name: operations(who, models['float32'], B, *size, cached)
+                  for name, (who, _, cached) in variants.items()}
+        timed, seconds = {}, {}
+        if B in args.batch_sizes:
+            batch = random_batch(B, *size, device)
+            steps = {name: Step(models[variant[1]], batch, *variant)
+                     for name, variant in variants.items()}
+            timed = time_steps(steps, args.repeats)
+            seconds = time_terms(steps[ours], args.repeats)
+        for name, (_, precision, _) in variants.items():
+            counted = sum(counts[name].values())
+            row = {'B': B, 'step': name, 'operations': counted,
+                   'times, counted': sum(counts[plain].values()) / counted,
+                   'GPU hours': EPOCHS * PAIRS / B * counted / GPU_RATE / 3600}
+            if timed:
+                row |= timed[name]
+                row['times'] = timed[plain]['seconds'] / row['seconds']
+                row['% of product'] = 100 * counted / row['seconds'] / limits[precision]
+                if precision == 'float32':
+                    refuse_difference(timed[plain], row, B)
+            rows.append(row)
+        terms += [{'B': B, 'term': term, 'seconds': seconds.get(term), '10^9 operations': n / 1e9}
+                  for term, n in counts[ours].items()]
+    return rows, terms, limits
+
+
+def refuse_difference(plain, ours, B):
+    """Two steps whose loss or gradient differ are not one step at two speeds."""
+    for name in ('loss', 'gradient'):
+        if not abs(plain[name] - ours[name]) <= TOLERANCE * abs(plain[name]):
+            raise ValueError(f'at B = {B} the {name} of the plain reading is {plain[name]!r} and '
+                             f'ours {ours[name]!r}: they must agree, so one of the two steps is '
+                             'wrong')
+
+
+def show(title, rows, columns=None, decimals=3):
+    """Print dicts as a table, a missing value as a dash. columns: by default the first's keys."""
+    columns = list(columns or rows[0])
+    print(f'\n{title}')
+    print(table([[row.get(name) for name in columns] for row in rows], columns, decimals=decimals))
+
+
+def show_steps(rows, terms, limits, variant):
+    of_product = ', '.join(f'{rate / 1e12:.3g}e12/s in {p}' for p, rate in limits.items())
+    columns = {'B': 0, 'step': 0, 'seconds': 3, 'times': 2, 'loss': 6, 'gradient': 6, 'passes': 0,
+               'times, counted': 2, '% of product': 1, 'GPU hours': 2}      # and their decimals
+    show('A training step (forward, loss, backward, Adam). times: how many times as long the '
+         f'plain reading takes.\n% of product: of one large matrix product\'s rate, {of_product}.\n'
+         f'GPU hours: an estimate for {EPOCHS} epochs of {PAIRS:,} pairs at '
+         f'{GPU_RATE / 1e12:.0f}e12/s, 40% of one H100 in bf16',
+         rows, columns, list(columns.values()))
+    show(f'Term by term ({variant})', terms)
+
+
+# ---- section `memory`: each step in a process of its own --------------------------------------
+
+def peak_of_one_step(B, variant, preset, device, free_memory):
+    """One step in a process that does nothing else. -> the most bytes that it held"""
+    if not free_memory:
+        keep_freed_memory()
+    config = PRESETS[preset]
+    model = build(preset, device).train()
+    if 'bf16' in variant:
+        model.hold_frozen(torch.bfloat16)
+    Step(model, random_batch(B, config.image_size, config.seconds, device), *variant)()
+    return peak_bytes(device)
+
+
+def measure_memory(args, device):
+    """-> a dict for each batch size and variant; None for what did not finish"""
+    spawn = multiprocessing.get_context('spawn')
+    asked = [(B, variant) for B in args.batch_sizes for variant in (PLAIN, *args.variants)]
+    rows = []
+    for B, variant in tqdm(asked, 'memory', unit=' steps', leave=False):
+        row = {'B': B, 'step': step_name(*variant), 'peak GB': None}
+        with ProcessPoolExecutor(1, spawn) as pool:
+            peak = pool.submit(peak_of_one_step, B, variant, args.preset, device, args.free_memory)
+        if peak.exception():            # the system kills a process that has taken all memory
+            tqdm.write(f'{row["step"]} at B = {B} did not finish: {peak.exception()}')
+        elif peak.result():
+            row['peak GB'] = peak.result() / 1e9
+        rows.append(row)
+    return rows
+
+
+# ---- the script -------------------------------------------------------------------------------
+
+SECTIONS = ('memory', 'step', 'load', 'evaluate', 'metrics')    # memory while the process is small
+SECTIONS_OF = {     # the options that only some sections read
+    'batch_sizes': ('step', 'memory'), 'only_count': ('step',), 'precision': ('step', 'memory'),
+    'cached_audio': ('step', 'memory'), 'repeats': ('step', 'evaluate'), 'heatmaps': ('metrics',)}
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(prog='python -m speed.bench', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('sections', nargs='*', help=f'{", ".join(SECTIONS)} (default: all)')
+    add('--preset', choices=list(PRESETS), default='miniature',
+        help='paper: its sizes, random weights')
+    add('--batch-sizes', type=int, nargs='+', help='(default: 2 4 8, and 16 for the paper)')
+    add('--only-count', type=int, nargs='+', default=[], metavar='B',
+        help='more batch sizes, whose operations are counted and no step is timed')
+    add('--precision', choices=['float32', 'bf16'], help='of ours; plain stays in float32')
+    add('--cached-audio', action='store_true', help='ours is given the BEATs features')
+    add('--repeats', type=int, default=3, help='timings, of which the median counts (default: 3)')
+    add('--heatmaps', type=int, default=1000, help='for the section metrics (default: 1000)')
+    add('--free-memory', action='store_true',
+        help='on a CPU: return the memory of freed tensors to the system, as train.py does')
+    add('--device', choices=['cpu', 'cuda', 'mps'], help='(default: the best that is there)')
+    add('--json', type=some_path, help='write everything here')
+    args = parser.parse_args(argv)
+    for section in args.sections:
+        if section not in SECTIONS:
+            parser.error(f'no section {section!r}: choose from {", ".join(SECTIONS)}')
+    args.sections = args.sections or list(SECTIONS)
+    given = given_options(parser, argv)
+    for name, readers in SECTIONS_OF.items():
+        if name in given and not set(readers) & set(args.sections):
+            parser.error(f'{given[name]} is for the section {" or ".join(readers)}: name that too, '
+                         'or leave it out')
+    preset = PRESETS[args.preset]
+    weights = [('the weights', path) for path in (preset.beats, preset.clipseg)]
+    sentence = overwritten([('--json', args.json)], weights)
+    if sentence:
+        parser.error(sentence)
+    if args.json and os.path.isdir(args.json):
+        parser.error(f'--json {args.json} is a folder: name a file in it')
+    args.batch_sizes = args.batch_sizes or BATCH_SIZES[args.preset]
+    if min(args.batch_sizes + args.only_count) < 2 or args.repeats < 1 or args.heatmaps < 1:
+        parser.error('batch sizes must be at least 2 (one pair has no negatives), --repeats and '
+                     '--heatmaps at least 1')
+    args.variants = OURS
+    if args.precision or args.cached_audio:
+        args.variants = [('ours', args.precision or 'float32', args.cached_audio)]
+    return args
+
+
+def run_section(section, args, device):
+    """Measure and print one section. -> what the JSON holds of it"""
+    config = PRESETS[args.preset]
+    size = config.image_size, config.seconds
+    if section == 'step':
+        rows, terms, limits = measure_step(args, device)
+        show_steps(rows, terms, limits, step_name(*args.variants[0]))
+        return {'step': rows, 'terms': terms, 'matrix_product': limits}
+    if section == 'memory':
+        title = ('Peak memory of a step, with weights and libraries, each in its own process (a '
+                 'dash: not finished, or not told by this system)')
+        rows = measure_memory(args, device)
+    elif section == 'load':
+        title = 'Training pairs, 640 x 360 JPEG and 16-bit sound, read by one process'
+        rows = [measure_loading(*size)]
+    elif section == 'evaluate':
+        title = 'Evaluation: heatmaps of 224 x 224 for images under audios'
+        batch = random_batch(8, *size, device)
+        rows = measure_evaluation(build(args.preset, device), batch['image'], batch['wav'],
+                                  args.repeats)
+    else:
+        title = 'Scoring at 19 thresholds (255 for F), single source and segmentation, one thread'
+        rows = [measure_metrics(args.heatmaps)]
+    show(title, rows)
+    return {section: rows}
+
+
+def main(args):
+    device = pick_device(args.device)
+    if not args.free_memory:
+        keep_freed_memory()             # for both readings
+    memory = 'returned' if args.free_memory else 'kept'
+    machine = {'device': name_of(device), 'threads': torch.get_num_threads(),
+               'torch': torch.__version__, 'freed_memory': memory}
+    print(f'{args.preset} on {name_of(device)}, {machine["threads"]} threads, torch '
+          f'{torch.__version__}, freed memory {memory}')
+    report = {'machine': machine, 'preset': args.preset}
+    for section in SECTIONS:
+        if section in args.sections:
+            report |= run_section(section, args, device)
+        if args.json:                   # after each section: what is measured is saved
+            write_file(args.json, json.dumps(report, indent=1))
+
+
+if __name__ == '__main__':
+    run_script('speed.bench', lambda: main(parse_args()), 'interrupted')

@@ -1,0 +1,113 @@
+"""What a piece of code costs: seconds, passes of the vision encoder, bytes, by stages.
+
+stage(name) is a context manager; what runs in it is counted under that name, but for inner stages.
+"""
+
+import contextlib
+import ctypes
+import platform
+import re
+import time
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+import model as model_file
+
+try:
+    import resource
+except ImportError:         # Windows
+    resource = None
+
+
+def stages(read):
+    """read() grows with what is spent. -> a stage(name), the dict {name: spent} that it fills"""
+    spent = {}
+
+    @contextlib.contextmanager
+    def stage(name):
+        others, before = sum(spent.values()), read()
+        yield
+        inner = sum(spent.values()) - others
+        spent[name] = spent.get(name, 0) + read() - before - inner
+    return stage, spent
+
+
+def clock(device):
+    """Stages in seconds. A GPU finishes its work at the beginning and the end of each stage."""
+    def now():
+        if torch.device(device).type != 'cpu':
+            torch.accelerator.synchronize()
+        return time.perf_counter()
+    return stages(now)
+
+
+@contextlib.contextmanager
+def staged(model, stage):
+    """Within it, the parts of a SoundLocalizer's forward pass are stages under these names."""
+    parts = ((model.beats, 'forward', 'BEATs'), (model, 'embed_audio', 'projection, text'),
+             (model_file, 'encode_image', 'vision'), (model, 'ground', 'decoder'),
+             (model_file, 'embed_image', 'masked vision'))
+
+    def within(name, function):
+        def run(*given, **options):
+            with stage(name):
+                return function(*given, **options)
+        return run
+
+    with contextlib.ExitStack() as patches:
+        for owner, attribute, name in parts:
+            wrapped = within(name, getattr(owner, attribute))
+            patches.enter_context(mock.patch.object(owner, attribute, wrapped))
+        yield
+
+
+def count_vision(model, step):
+    """How often the vision encoder runs in step(): each pass begins with its patch embedding."""
+    calls = []
+    embeddings = model.clipseg.clip.vision_model.embeddings
+    with embeddings.register_forward_hook(lambda *_: calls.append(1)):
+        step()
+    return len(calls)
+
+
+def matrix_product_rate(device, precision):
+    """Operations a second of one large matrix product, the best of five: the machine's limit."""
+    n = 8192 if torch.device(device).type == 'cuda' else 2048
+    dtype = torch.bfloat16 if precision == 'bf16' else torch.float32
+    x = torch.randn(n, n, device=device, dtype=dtype)
+    stage, seconds = clock(device)
+    for k in range(6):                                              # the first one warms up
+        with stage(k):
+            x @ x
+    return 2 * n**3 / min(seconds.values())
+
+
+def keep_freed_memory():
+    """Make glibc keep the memory of freed tensors, instead of returning it to the system."""
+    if platform.libc_ver()[0] == 'glibc':
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)             # M_MMAP_MAX: large blocks from the heap too
+        libc.mallopt(-1, -1)            # M_TRIM_THRESHOLD: the heap never shrinks
+
+
+def peak_bytes(device):
+    """The most memory this process has held (GPU: its tensors); None on Windows."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.max_memory_allocated()
+    status = Path('/proc/self/status')      # ru_maxrss begins at the parent's peak on Linux
+    if status.exists():
+        found = re.search(r'VmHWM:\s+(\d+) kB', status.read_text(encoding='utf-8'))
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else None
+
+
+def name_of(device):
+    """The model name of the GPU or the processor."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    listed = Path('/proc/cpuinfo')
+    text = listed.read_text(encoding='utf-8') if listed.exists() else ''
+    found = re.search('model name.*: (.*)', text)
+    return found[1] if found else platform.processor() or platform.machine()

@@ -1,0 +1,291 @@
+"""--cache-audio: E_A's features from disk are those that it computes; nothing old is served."""
+
+import collections
+import copy
+import io
+import multiprocessing
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import data
+from checkpoint import write_file
+from conftest import assert_equal
+from data import AudioFeatures, VGGSound
+from tiny import (SECONDS, SIZE, TRAIN, name, number, tiny, tiny_beats, tiny_clipseg,  # noqa: F401
+                  tiny_root, training, write_root)
+
+NAMES = [name(n) for n in range(TRAIN)]
+CPU = torch.device('cpu')
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return VGGSound(write_root(tmp_path / 'data'), 'train', SIZE, SECONDS, augmented=True)
+
+
+@pytest.fixture
+def beats(monkeypatch):
+    """The tiny E_A. beats.heard: how many sounds it was given in each call"""
+    encoder = copy.deepcopy(tiny_beats())
+    encoder.heard = []
+
+    def forward(wav):
+        encoder.heard.append(len(wav))
+        return type(encoder).forward(encoder, wav)
+
+    monkeypatch.setattr(encoder, 'forward', forward)
+    return encoder
+
+
+def opened(folder, beats, pairs, seconds=SECONDS, share=1.0):
+    pairs.features = AudioFeatures(folder, beats, seconds, pairs.ids, share)
+    return pairs.features
+
+
+def complete(pairs, beats, indices):
+    """As a training step does. -> (B, T, 3 * width)"""
+    batch = data.collate([pairs[k] for k in indices])
+    return pairs.features.complete(batch, beats, CPU)
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).name for path in folder.rglob('*') if path.is_file())
+
+
+def test_the_first_epoch_computes_and_keeps_and_the_next_ones_read_the_same_numbers(
+        tmp_path, pairs, beats):
+    opened(tmp_path / 'cache', beats, pairs)
+    first = complete(pairs, beats, [4, 1, 5])
+    wav = torch.stack([pairs[k]['wav'] for k in (4, 1, 5)])
+    assert torch.equal(first, type(beats).forward(beats, wav).half().float())
+    assert files(tmp_path / 'cache') == [f'{NAMES[k]}.npy' for k in (1, 4, 5)]
+    mixed = complete(pairs, beats, [5, 2, 4, 0])            # two from disk, each in its place
+    assert beats.heard == [3, 2] and mixed.dtype == torch.float32
+    assert torch.equal(mixed[[0, 2]], first[[2, 0]])
+    assert not torch.equal(mixed[1], mixed[3])
+    assert torch.equal(complete(pairs, beats, [0, 2, 4, 5]), mixed[[3, 1, 2, 0]])
+    assert beats.heard == [3, 2]
+    size = (tmp_path / 'cache').rglob(f'{NAMES[0]}.npy').__next__().stat().st_size
+    assert size == 128 + 2 * mixed[0].numel()               # NumPy's header, float16
+
+
+@pytest.mark.parametrize('content', ['', 'truncated', 'header', 'text', 'pickle', 'zip',
+                                     'folder'])
+def test_a_damaged_or_foreign_file_counts_as_absent_and_is_written_again(tmp_path, pairs, beats,
+                                                                         content):
+    features = opened(tmp_path / 'cache', beats, pairs)
+    expected = complete(pairs, beats, [0, 1])
+    path = features.folder / f'{NAMES[0]}.npy'
+    good = path.read_bytes()
+    path.unlink()
+    archive = io.BytesIO()
+    np.savez(archive, np.ones(3))
+    contents = {'': b'', 'truncated': good[:-2], 'header': good[:60], 'text': b'no features',
+                'pickle': pickle.dumps({'x': 1}), 'zip': archive.getvalue()}
+    if content == 'folder':
+        path.mkdir()
+    else:
+        path.write_bytes(contents[content])
+    for _ in range(2):
+        assert torch.equal(complete(pairs, beats, [0, 1]), expected)
+    if content in contents:
+        assert path.read_bytes() == good and beats.heard == [2, 1]
+
+
+def test_a_sound_that_has_changed_is_heard_again(tmp_path, pairs, beats):
+    features = opened(tmp_path / 'cache', beats, pairs)
+    before = complete(pairs, beats, range(4))
+    sound = pairs.sound_file(NAMES[2])
+    samples, rate = soundfile.read(sound, dtype='int16')
+    soundfile.write(sound, samples[::-1].copy(), rate, subtype='PCM_16')
+    late = (features.folder / f'{NAMES[2]}.npy').stat().st_mtime_ns
+    os.utime(sound, ns=(late, late))                        # not older
+    after = complete(pairs, beats, range(4))
+    assert beats.heard == [4, 1] and torch.equal(after[[0, 1, 3]], before[[0, 1, 3]])
+    fresh = type(beats).forward(beats, pairs[2]['wav'][None])[0]
+    assert torch.equal(after[2], fresh.half().float()) and not torch.equal(after[2], before[2])
+
+
+def test_other_weights_another_length_or_format_have_a_folder_of_their_own(tmp_path, pairs, beats,
+                                                                           monkeypatch):
+    def folder(encoder=beats, seconds=SECONDS):
+        return AudioFeatures(tmp_path, encoder, seconds, pairs.ids).folder
+
+    other = copy.deepcopy(tiny_beats())
+    list(other.parameters())[-1].data[0] += 1e-3
+    layers = copy.deepcopy(tiny_beats())
+    layers.feature_layers = (1, 1, 3)
+    folders = [folder(), folder(other), folder(layers), folder(seconds=1.0),
+               folder(copy.deepcopy(tiny_beats()).bfloat16())]
+    assert folder(tiny_beats()) == folders[0]
+    monkeypatch.setattr(data, 'FEATURES_FORMAT', 99)
+    folders.append(folder())
+    assert len(set(folders)) == len(folders) and {f.parent for f in folders} == {tmp_path}
+
+
+def test_features_beyond_float16_are_refused_with_their_sounds(tmp_path, pairs, beats,
+                                                               monkeypatch):
+    def loud(wav):
+        found = type(beats).forward(beats, wav)
+        found[1, 0, 0] = 1e5                                # float16 ends at 65504
+        return found
+
+    opened(tmp_path / 'cache', beats, pairs)
+    monkeypatch.setattr(beats, 'forward', loud)
+    with pytest.raises(ValueError, match=f'{NAMES[7]}.* leave the range of float16: train with'):
+        complete(pairs, beats, [3, 7, 5])
+    assert not (tmp_path / 'cache').exists()
+
+
+def test_a_share_is_kept_and_the_rest_computed(tmp_path, pairs, beats):
+    opened(tmp_path / 'cache', beats, pairs, share=0.25)
+    for _ in range(2):
+        complete(pairs, beats, range(6))
+    assert files(tmp_path / 'cache') == [f'{name}.npy' for name in NAMES[:3]]
+    assert beats.heard == [6, 3]
+
+
+@pytest.mark.parametrize('error', [OSError(28, 'No space left on device'),
+                                   PermissionError(13, 'Permission denied')])
+def test_a_folder_that_cannot_be_written_is_said_once_and_the_training_goes_on(
+        tmp_path, pairs, beats, monkeypatch, capsys, error):
+    features = opened(tmp_path / 'cache', beats, pairs)
+    expected = complete(pairs, beats, range(6))
+    for k in (1, 4):
+        (features.folder / f'{NAMES[k]}.npy').unlink()
+    calls = []
+
+    def fails(path, mode='r', *more):
+        calls.append(path)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr('checkpoint.open', fails, raising=False)
+        for _ in range(2):
+            assert torch.equal(complete(pairs, beats, range(6)), expected)
+    said = capsys.readouterr().out
+    assert said.count('BEATs features are no longer kept: cannot write') == 1
+    assert error.strerror in said and len(calls) == 1
+    assert files(tmp_path / 'cache') == [f'{NAMES[k]}.npy' for k in (0, 2, 3, 5)]
+
+
+def test_a_folder_that_is_a_file_costs_the_cache_alone(tmp_path, pairs, beats, capsys):
+    (tmp_path / 'cache').write_text('mine')
+    opened(tmp_path / 'cache', beats, pairs).tell_size(beats, SECONDS)
+    complete(pairs, beats, range(4))
+    assert 'no longer kept: cannot write' in capsys.readouterr().out
+    assert (tmp_path / 'cache').read_text() == 'mine'
+
+
+def test_the_size_is_printed_and_a_disk_too_small_refused(tmp_path, pairs, beats, monkeypatch,
+                                                          capsys):
+    usage = collections.namedtuple('usage', 'total used free')
+    features = opened(tmp_path / 'a/b/cache', beats, pairs)
+    one = 2 * type(beats).forward(beats, pairs[0]['wav'][None]).numel()
+    asked = []
+
+    def disk(free, path):
+        asked.append(path)
+        return usage(0, 0, free)
+
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: disk(12 * one, path))
+    features.tell_size(beats, SECONDS)
+    assert asked == [tmp_path] and not (tmp_path / 'a').exists()
+    said = capsys.readouterr().out
+    assert f'BEATs features: 12 files of {one / 1e6:.3g} MB are' in said and '0 of them' in said
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: disk(12 * one - 1, path))
+    with pytest.raises(OSError, match='needs another 0.0 GB: .*--cache-audio DIR.*--cache-share'):
+        features.tell_size(beats, SECONDS)
+    complete(pairs, beats, range(4))                        # then there is room for the others
+    features.tell_size(beats, SECONDS)
+    assert '4 of them there' in capsys.readouterr().out
+    opened(tmp_path / 'c', beats, pairs, share=0.5).tell_size(beats, SECONDS)
+    assert '6 files' in capsys.readouterr().out
+
+
+def test_the_size_of_the_paper_s_features():
+    """README: 2.3 MB for 10 s, 330 GB for 144,000 sounds."""
+    frames = (160_000 - 400) // 160 + 1
+    assert 2 * (frames // 16) * 8 * 3 * 768 == pytest.approx(2.3e6, rel=0.01)
+    assert 144_000 * 2.3e6 == pytest.approx(330e9, rel=0.01)
+
+
+def write_often(path, content):
+    for _ in range(100):
+        write_file(path, content)
+
+
+def test_two_trainings_fill_one_folder_and_never_show_half_a_file(tmp_path, pairs, beats):
+    features = opened(tmp_path / 'cache', beats, pairs)
+    expected = complete(pairs, beats, [0])[0]
+    path = features.folder / f'{NAMES[0]}.npy'
+    fork = multiprocessing.get_context('fork' if hasattr(os, 'fork') else 'spawn')
+    others = [fork.Process(target=write_often, args=(path, path.read_bytes())) for _ in range(2)]
+    for process in others:
+        process.start()
+    while any(process.is_alive() for process in others):
+        assert torch.equal(features.get(NAMES[0], pairs.sound_file(NAMES[0])).float(), expected)
+    assert [process.exitcode for process in others] == [0, 0]
+    assert files(tmp_path / 'cache') == [path.name]
+
+
+# ---- in a training
+
+def assert_same_run(one, other):
+    for key in ('audio_proj', 'masker_i'):
+        assert_equal(one.saved[key], other.saved[key])
+
+
+def test_a_training_gives_the_same_bits_with_an_empty_a_half_filled_and_a_full_folder(
+        training, tmp_path):
+    tiny_clipseg()                      # which seeds torch when it is first made
+    flags = ['--epochs', '2', '--cache-audio']
+    first = training(*flags, str(tmp_path / 'cache'), folder='a')
+    assert len(files(tmp_path / 'cache')) == TRAIN
+    again = training(*flags, str(tmp_path / 'cache'), folder='b')
+    half = shutil.copytree(tmp_path / 'cache', tmp_path / 'half')
+    for k, path in enumerate(sorted(half.rglob('*.npy'))):
+        if k % 2:
+            path.unlink()
+        if k == 4:
+            path.write_bytes(path.read_bytes()[:99])
+    filled = training(*flags, str(half), folder='c')
+    assert files(half) == files(tmp_path / 'cache')
+    shared = training(*flags, str(tmp_path / 'share'), '--cache-share', '0.5', folder='d')
+    assert len(files(tmp_path / 'share')) == TRAIN // 2
+    for seen in (again, filled, shared):
+        assert_same_run(seen, first)
+    plain = training('--epochs', '2', folder='e')           # whose features are not rounded
+    for one, other in zip(first.forwards, plain.forwards, strict=True):
+        assert torch.allclose(one['out'].A, other['out'].A, atol=2e-2)
+
+
+def test_a_training_that_stopped_resumes_to_the_bit_with_the_features_it_had_kept(training,
+                                                                                  tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def die(seen, one):
+        if len(seen.forwards) == 3:
+            raise Killed
+
+    flags = ['--epochs', '2', '--save-seconds', '0', '--cache-audio']
+    plain = training(*flags, str(tmp_path / 'x'), folder='plain')
+    with pytest.raises(Killed):
+        training(*flags, str(tmp_path / 'y'), folder='parts', hook=die)
+    rest = training(*flags, str(tmp_path / 'y'), '--resume', folder='parts')
+    assert len(rest.forwards) == 4
+    assert_same_run(rest, plain)
+
+
+def test_the_default_folder_lies_in_the_data_root(training, tmp_path, tiny_root):   # noqa: F811
+    root = shutil.copytree(tiny_root, tmp_path / 'root')
+    training('--cache-audio', root=root)
+    kept = list((root / 'cache/beats').rglob('*.npy'))
+    assert len(kept) == 4 and all(number(path.stem) < TRAIN for path in kept)
