@@ -261,7 +261,7 @@ def train(args):
     if state is None:
         state = {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': None}
         if run.first:
-            scores, _ = held_out(model, tokenizer, args.preset, args.data_root)
+            scores, _ = held_out(model, tokenizer, args.preset, args.data_root, rows=['ours'])
             state['untrained'] = scores.get('ours')
     elif args.lr_schedule == 'linear' and state['last_step'] != last_step:
         run.say(f'the rate was to reach 0 after step {state["last_step"]}: now it does after step '

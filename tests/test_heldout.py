@@ -86,7 +86,7 @@ def heard(monkeypatch):
 
 
 def held_out(batch_size=32):
-    return evaluate.held_out(None, None, 'miniature', 'root', batch_size)
+    return evaluate.held_out(None, None, 'miniature', 'root', batch_size=batch_size)
 
 
 @pytest.mark.parametrize('batch_size', [1, 32])
