@@ -27,7 +27,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from safetensors import SafetensorError
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as activation_checkpoint
 from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 from transformers.utils import logging as transformers_logging
 
@@ -283,7 +283,7 @@ class SoundLocalizer(nn.Module):
         keep the inputs, recompute in the backward pass. Saves 15 MB a pair at 352 x 352.
         """
         if pair_chunk and torch.is_grad_enabled():
-            run = partial(checkpoint, decode, self.clipseg, vision.activations,
+            run = partial(activation_checkpoint, decode, self.clipseg, vision.activations,
                           use_reentrant=False, preserve_rng_state=False)
             M_G = torch.cat([run(part) for part in A.split(max(1, pair_chunk // len(A)), 1)], 1)
         else:
