@@ -191,9 +191,9 @@ def score(dataset, batches, meters, find, shown=(), folder=None):
         note_unreadable(dataset, samples)                   # a map on disk may be unreadable
         confidences += [(s['id'], s['confidence']) for s in samples if 'confidence' in s]
         for task, rows in meters.items():
-            for row, maps in found.items():
+            for row in rows.keys() & found.keys():      # files hold no oracle's maps
                 meter = rows[row]
-                taken = feed(meter, samples, maps)
+                taken = feed(meter, samples, found[row])
                 if row == 'ours':
                     examples += examples_of(task, dataset.name, samples, taken, found, meter, shown)
         if folder:

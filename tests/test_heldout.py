@@ -110,6 +110,12 @@ def test_every_column_by_hand(heard, capsys, batch_size):
     assert not capsys.readouterr().out                      # nothing was left out
 
 
+def test_of_the_rows_only_those_asked_for_are_scored(heard):
+    every, counts = held_out()
+    alone = evaluate.held_out(None, None, 'miniature', 'root', rows=['ours'])
+    assert alone == ({'ours': every['ours']}, counts)
+
+
 def test_every_frame_of_vggss_is_seen_under_silence_and_noise_too_in_one_batch(heard):
     held_out(batch_size=4)
     for ids, conditions in heard:
