@@ -211,7 +211,7 @@ def test_one_process_alone_gathers_its_own_and_waits_for_none():
 class Parts:
     """A model's trained parts, their optimiser and a scaler, in the place of the real ones."""
 
-    def __init__(self, value=0.0):
+    def __init__(self, value=0.0, scale=1.0):
         self.model = types.SimpleNamespace(audio_proj=torch.nn.Linear(2, 2),
                                            masker_i=torch.nn.Linear(1, 1))
         trained = [*self.model.audio_proj.parameters(), *self.model.masker_i.parameters()]
@@ -219,7 +219,8 @@ class Parts:
             torch.nn.init.constant_(parameter, value)
             parameter.grad = torch.ones_like(parameter)
         self.optimiser = torch.optim.Adam(trained, 0.1)
-        self.scaler = torch.amp.GradScaler('cpu', enabled=False)
+        self.scaler = torch.amp.GradScaler('cpu', init_scale=scale)
+        self.scaler.scale(torch.ones(1))    # which creates its scale
 
     def content(self, step):
         trainer = {'step': step, 'last_step': 9, 'seconds': 1.5, 'skipped': 2,
@@ -233,7 +234,7 @@ class Parts:
 def run(tmp_path, monkeypatch):
     """A folder with the checkpoints of steps 1 and 2. run.start(): a Run; run.resume(): a state"""
     monkeypatch.setattr(checkpoint, 'LOCK_SECONDS', 0.2)
-    parts, folder = Parts(1.0), tmp_path / 'run'
+    parts, folder = Parts(1.0, scale=128.0), tmp_path / 'run'
     parts.optimiser.step()
 
     def start(resume=True, overwrite=False):
@@ -259,6 +260,8 @@ def test_all_that_was_saved_comes_back(run):
     assert state == {'step': 2, 'last_step': 9, 'seconds': 1.5, 'skipped': 2,
                      'untrained': {'cIoU': 1.0}}
     assert_equal(into.content(2), run.parts.content(2))
+    assert into.scaler.get_scale() == 128.0
+    assert into.model.masker_i.weight.item() == pytest.approx(0.9)      # after one step of 0.1
     assert [torch.load(run.folder / name, weights_only=True)['trainer']['step']
             for name in NAMES] == [2, 1]
     assert Run(run.folder / 'new', resume=True).resume(None, None, None, {}) is None
@@ -266,10 +269,11 @@ def test_all_that_was_saved_comes_back(run):
 
 @pytest.mark.parametrize('resume, overwrite, has, words', [
     (False, False, 'last.pt', 'unfinished run: go on with --resume'),
-    (False, False, 'previous.pt', 'unfinished run'),
-    (False, False, 'summary.json', 'finished run: choose another --out'),
+    (False, False, 'previous.pt', 'an unfinished run'),
+    (False, False, 'summary.json', 'a finished run: choose another --out'),
     (True, False, 'summary.json', 'by --resume --overwrite and more'),
-    (True, True, 'summary.json', None), (False, True, 'last.pt', None),
+    (True, True, 'summary.json', None), (False, True, 'summary.json', None),
+    (False, True, 'last.pt', None), (True, False, 'last.pt', None),
     (True, False, 'previous.pt', None), (False, False, 'log.jsonl', None)])
 def test_a_folder_that_holds_a_run_is_taken_only_when_told(tmp_path, resume, overwrite, has, words):
     (tmp_path / has).write_bytes(b'mine')
@@ -485,7 +489,7 @@ def test_the_log_loses_what_was_written_after_the_checkpoint(run):
     kept = [{'step': 0}, {'step': 1}, {'step': 2, 'val_loss': 1.0}]
     lost = [{'step': 2}, {'step': 3, 'val_loss': 1.0}]
     lines = [json.dumps(entry) for entry in kept + lost]
-    odd = ['[1]', '"x"', '{"step": "y"}', '{"loss": 1}', '', 'caf\xe9', '{"step": 1, "lo']
+    odd = ['4', '[1]', '"x"', '{"step": "y"}', '{"loss": 1}', '', 'caf\xe9', '{"step": 1, "lo']
     log = run.folder / 'log.jsonl'
     log.write_bytes('\n'.join(lines + odd).encode('latin-1'))
     with run.start().steps_from(2, 0.0, 4):
