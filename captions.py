@@ -558,8 +558,9 @@ def parse_args(argv=None):
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
     add('--dtype', choices=['float32', 'bfloat16', 'float16'],
         help='default: float32 on the CPU, else bfloat16')
-    sizes = {preset: [c[stage][1] for stage in STAGES] for preset, c in CAPTIONERS.items()}
-    add('--batch-size', type=int, help=f'pairs at once (default of the three stages: {sizes})')
+    sizes = '; '.join(f'{preset}: {", ".join(str(c[stage][1]) for stage in STAGES)}'
+                      for preset, c in CAPTIONERS.items())
+    add('--batch-size', type=int, help=f'pairs at once (of image, audio, object {sizes})')
     add('--workers', type=int, default=4, help='threads that read files (default: 4)')
     add('--retry-failed', action='store_true', help='caption the batches of failed pairs once more')
     add('--overwrite', action='store_true', help='start over with the stages that run')

@@ -124,8 +124,8 @@ def pick_device(name=None):
     there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(),
              'cpu': True}
     if name and not there[name]:
-        raise ValueError(f'--device {name} is not there: leave it out, or name one of '
-                         f'{", ".join(kind for kind in there if there[kind])}')
+        raise ValueError(f'--device {name} is not there: leave it out; this machine has '
+                         f'{" and ".join(kind for kind in there if there[kind])}')
     return torch.device(name or next(kind for kind in there if there[kind]))
 
 

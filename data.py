@@ -508,7 +508,7 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
     chosen = pairs.ids[:round(share * len(pairs))]
     need = len(chosen) * sum(file_bytes(pairs))
     free = shutil.disk_usage(folder).free
-    print(f'{len(chosen):,} pairs will take {need / 1e9:,.1f} GB in {folder}; {free / 1e9:,.1f} GB '
+    print(f'{len(chosen):,} pairs will take {need / 1e9:,.2f} GB in {folder}; {free / 1e9:,.1f} GB '
           'are free')
     bad = set()
     prepare_one = partial(prepare_pair, pairs, folder)
@@ -605,7 +605,8 @@ def main(argv=None):
     if sentence := overwritten([('--out', out)], [('--data-root', Path(root, 'vggsound'))]):
         parser.error(sentence)
     count = prepare(root, out, config.image_size, config.seconds, args.share, args.skip_bad_samples)
-    print(f'{out}: {count} pairs; train.py --data-root {out} reads them')
+    print(f'{out}: {count} pairs, with links to {root} for what is not prepared; train.py '
+          f'--data-root {out} reads them')
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 
     python train.py --variant av                            # the miniature, minutes on a laptop
     python train.py --variant av_llm                        # with the language model's answers
-    python train.py --variant av --preset paper             # real backbones and data (README)
+    python train.py --variant av --preset paper             # real data (docs/datasets.md)
     torchrun --nproc_per_node=2 train.py --preset paper     # as in the paper: 8 pairs on each GPU
     python train.py --variant av --resume                   # go on after a crash or a kill
 

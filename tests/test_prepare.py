@@ -55,7 +55,7 @@ def test_crops_and_sounds_are_the_same_to_the_bit_and_all_else_is_linked(root, t
     before = contents(root)
     out = tmp_path / 'out'
     assert prepare(root, out) == TRAIN
-    assert f'12 pairs will take 0.0 GB in {out}' in capsys.readouterr().out
+    assert f'12 pairs will take 0.00 GB in {out}' in capsys.readouterr().out
     assert_same_samples(root, out)
     assert_same_samples(root, out, 'val')
     assert sorted(os.listdir(out)) == ['captions.jsonl', 'vggsound', 'vggss']       # no cache
@@ -208,7 +208,7 @@ def test_the_command_writes_into_the_root_unless_told_and_reads_the_preset_s_siz
                                                                                    capsys):
     data.main(['prepare', '--data-root', str(root), '--share', '0.5'])
     out = root / 'prepared'
-    assert f'{out}: 12 pairs; train.py --data-root {out}' in capsys.readouterr().out
+    assert f'{out}: 12 pairs, with links to' in capsys.readouterr().out
     assert not (out / 'prepared').exists() and len(list(out.glob('vggsound/frames/*.bmp'))) == 6
     data.main(['prepare', '--data-root', str(root)])        # again, with itself inside
     assert not (out / 'prepared').exists()
