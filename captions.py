@@ -35,8 +35,8 @@ from tqdm import tqdm
 from benchmarks.lists import WHERE, csv_lines, unique, utf8_text
 from checkpoint import (gather_lists, given_options, overwritten, pick_device, rank_and_processes,
                         run_script, some_path, start_processes, wait_for_all, write_file)
-from data import FORMS, read_ids, tell_other_splits
-from media import SAMPLE_RATE, SampleError, read_audio, read_image, sound_file
+from data import FORMS, FRAMES, read_ids, tell_other_splits
+from media import SAMPLE_RATE, SampleError, file_of, read_audio, read_image, sound_file
 from model import PRESETS, ROOT
 
 # Paper [31]: "BLIP-2", without a size: the one with OPT-2.7B, unprompted.
@@ -262,7 +262,7 @@ def pairs_to_caption(args):
     path = Path(args.ids or folder / 'train.csv')
     ids = read_ids(path, training=True)
     tell_other_splits(path)
-    frames = any((folder / f'frames/{i}.jpg').is_file() for i in ids)
+    frames = any(file_of(folder / 'frames', i, FRAMES).is_file() for i in ids)
     sounds = args.audio_captions or any(sound_file(folder / 'audio', i).is_file() for i in ids)
     for stage, found in (('image', frames), ('audio', sounds)):
         if stage in args.stages and not found:
@@ -284,7 +284,7 @@ def run_stage(stage, args, lines, rank, processes):
                for k in range(0, len(lines), size)}
     again = args.retry_failed and stage != 'object'
     todo = [file for file in list(batches)[rank::processes]
-            if not is_finished(file, batches[file], again)]
+            if not is_finished(file, batches[file], key, again)]
     if todo:
         describe = load_captioner(stage, args)
     bar = tqdm(total=sum(len(batches[file]) for file in todo), desc=folder.name, unit=' pairs',
@@ -300,7 +300,7 @@ def run_stage(stage, args, lines, rank, processes):
             bar.update(len(inputs))
     if processes > 1:
         wait_for_all()
-    return [line for file in batches for line in read_json(file)]
+    return [line for file in batches for line in read_batch(file, key)]
 
 
 def read_input(stage, args, line):
@@ -308,7 +308,7 @@ def read_input(stage, args, line):
     folder = args.data_root / 'vggsound'
     try:
         if stage == 'image':
-            return read_image(folder / f'frames/{line["id"]}.jpg'), None
+            return read_image(file_of(folder / 'frames', line['id'], FRAMES)), None
         if stage == 'audio' and args.given:
             return args.given[line['id']], None
         if stage == 'audio':
@@ -326,15 +326,16 @@ def read_both_captions(args, ids):
     models = {'image': None, 'audio': None}
     for stage in [s for s in models if args.captions_from in ('both', s)]:
         folder = stage_folder(stage, args.out)
-        rows = [row for file in sorted(folder.glob('[0-9]*.json')) for row in read_json(file)]
+        key = f'{stage}_caption'
+        rows = [row for file in sorted(folder.glob('[0-9]*.json')) for row in read_batch(file, key)]
         if not rows:
             raise FileNotFoundError(f'no captions in {folder}: run the {stage} stage first, '
                                     f'captions.py {stage} or all')
-        models[stage] = read_json(folder / 'settings.json')['model']
+        models[stage] = read_json(folder / 'settings.json', dict).get('model')
         for line, row in zip(lines, by_id(folder, rows, 'id', ids).values()):
-            line[f'{stage}_caption'] = row[f'{stage}_caption']
+            line[key] = row[key]
             line['error'] = line['error'] or row['error']
-    models['llm'] = read_json(stage_folder('object', args.out) / 'settings.json')['model']
+    models['llm'] = read_json(stage_folder('object', args.out) / 'settings.json', dict)['model']
     return lines, models
 
 
@@ -377,9 +378,13 @@ def note_settings(stage, args, model, ids):
                 'max_new_tokens': args.max_new_tokens[stage],
                 'batch_size': args.batch_sizes[stage], 'dtype': args.dtype, 'pairs': len(ids),
                 'list of pairs': hashlib.sha256('\n'.join(ids).encode()).hexdigest()[:16]}
-    if not file.exists() or not any(folder.glob('[0-9]*.json')):
+    begun = any(folder.glob('[0-9]*.json'))
+    if begun and not file.exists():
+        raise ValueError(f'{folder} has batches and no settings.json that says how they were made: '
+                         'start over with --overwrite')
+    if not begun:
         write_file(file, as_bytes(settings, indent=1), GO_ON)
-    before = read_json(file)
+    before = read_json(file, dict)
     for name, now in settings.items():
         if before.get(name) != now:
             raise ValueError(f'{folder} was begun with {name} {str(before.get(name))[:60]!r}, not '
@@ -387,9 +392,9 @@ def note_settings(stage, args, model, ids):
                              'another folder, or start over with --overwrite')
 
 
-def is_finished(file, batch, retry_failed):
+def is_finished(file, batch, key, retry_failed):
     """Whether a batch's file exists and was made from these lines (captions may have changed)."""
-    found = read_json(file) if file.exists() else []
+    found = read_batch(file, key) if file.exists() else []
     if retry_failed and any(line['error'] for line in found):
         return False
     same = [line.items() <= new.items() for line, new in zip(batch, found)]
@@ -401,12 +406,27 @@ def as_bytes(content, indent=None):
     return json.dumps(content, ensure_ascii=False, indent=indent).encode('utf-8', 'replace') + b'\n'
 
 
-def read_json(path):
-    """The content of a JSON file. ValueError if it is damaged."""
+def read_batch(file, key):
+    """A batch's lines, each with its id, its text under key, or an error. ValueError: damaged."""
+    lines = read_json(file, list)
+    for line in lines:
+        if not (isinstance(line, dict) and isinstance(line.get('id'), str) and 'error' in line
+                and (isinstance(line.get(key), str) or line['error'])):
+            raise ValueError(f'{file} is damaged: delete it, and run its stage again')
+        line.setdefault(key, None)
+    return lines
+
+
+def read_json(path, kind):
+    """The dict or list in a JSON file. ValueError if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(path.read_text(encoding='utf-8'))
     except ValueError:
-        raise ValueError(f'{path} is damaged: delete it, and run its stage again') from None
+        content = None
+    if not isinstance(content, kind):
+        remedy = 'delete it, and run its stage again' if kind is list else 'start over: --overwrite'
+        raise ValueError(f'{path} is damaged: {remedy}')
+    return content
 
 
 # ============ the models ============

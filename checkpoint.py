@@ -29,6 +29,7 @@ import threading
 import time
 import traceback
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 os.environ.setdefault('PYTORCH_ENABLE_MPS_FALLBACK', '1')   # torch reads it when it is imported
@@ -214,6 +215,9 @@ def watch_signals():
     Before and after the steps they end it too, Ctrl-C by KeyboardInterrupt.
     """
     if hasattr(signal, 'pthread_sigmask'):
+        # It starts with the first pool of processes, and then unblocks SIGINT and SIGTERM.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
         threading.Thread(target=_watch, daemon=True).start()
 
 
@@ -350,8 +354,7 @@ class Run:
         self.logged_step = step
         self.pairs_per_step = pairs_per_step
         if self.first:
-            if self.starts_over:
-                self._set_aside()
+            self._set_aside()
             log = self.folder / 'log.jsonl'
             if log.exists():
                 lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
@@ -364,7 +367,8 @@ class Run:
 
     def _set_aside(self):
         saved = self.has_checkpoint()
-        for name in RUN_FILES:
+        # a run that goes on is no longer finished, and its summary not that of last.pt
+        for name in RUN_FILES if self.starts_over else ['summary.json']:
             path = self.folder / name
             old = self.folder / f'{name}.old'
             # where a first attempt to start over saved nothing, *.old are still the old run's

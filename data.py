@@ -50,6 +50,7 @@ from media import (GROUND_TRUTH_SIZE, RESIZE_BEFORE_CROP, SAMPLE_RATE, SOUNDS, S
                    side_by_side, sound_file, training_image)
 
 MIX_GAIN = 0.5          # of either waveform of a mixture
+PREPARED = 'prepared_from.txt'       # names the data root that `data.py prepare` has read
 MOST_IN_A_ROW = 10      # unreadable pairs in a row; so many mean that the disk cannot be read
 FEATURES_FORMAT = 3     # increase when media.py or beats.py compute other features
 FRAMES = ('.jpg', '.bmp')       # of training frames; .bmp is what `data.py prepare` writes
@@ -208,6 +209,9 @@ class AudioFeatures:
         self.folder = Path(folder) / key.hexdigest()[:16]
         self.ids = set(ids[:round(share * len(ids))])
         self.writable = True
+        patch = beats.cfg.input_patch_size
+        frames = (round(seconds * SAMPLE_RATE) - FRAME) // HOP + 1
+        self.shape = (frames // patch * (N_MELS // patch), beats.feature_dim)       # (T, 3 * width)
 
     def get(self, sample, sound):
         """Read one sound's features (T, 3 * width), float16; None if absent or outdated."""
@@ -216,9 +220,11 @@ class AudioFeatures:
             if path.stat().st_mtime_ns <= sound.stat().st_mtime_ns:
                 return None
             with open(path, 'rb') as file:
-                return torch.from_numpy(np.lib.format.read_array(file))
+                features = np.lib.format.read_array(file)
         except (OSError, ValueError):                       # absent, truncated or not a .npy file
             return None
+        good = features.dtype == np.float16 and features.shape == self.shape
+        return torch.from_numpy(features) if good else None
 
     @torch.no_grad()
     def complete(self, batch, beats, device):
@@ -252,11 +258,9 @@ class AudioFeatures:
             self.writable = False
             tqdm.write(f'BEATs features are no longer kept: {error}')
 
-    def tell_size(self, beats, seconds):
+    def tell_size(self):
         """Print how large the folder will be. OSError where its disk is too small."""
-        patch = beats.cfg.input_patch_size
-        frames = (round(seconds * SAMPLE_RATE) - FRAME) // HOP + 1
-        one = 2 * (frames // patch) * (N_MELS // patch) * beats.feature_dim         # float16
+        one = 2 * math.prod(self.shape)                     # float16
         there = len(_stems_in(self.folder, ['.npy'])) if self.folder.is_dir() else 0
         need = one * (len(self.ids) - there)
         existing = next(f for f in self.folder.absolute().parents if f.is_dir())
@@ -500,6 +504,12 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
     pairs = VGGSound(root, 'train', image_size, seconds, augmented=True, skip_bad=skip_bad)
     tell_other_splits(pairs.list)
     folder = Path(out) / 'vggsound'
+    marker = Path(out) / PREPARED
+    made_from = marker.read_text(encoding='utf-8') if marker.exists() else None
+    if made_from != str(Path(root).resolve()) and (made_from or folder.exists()):
+        what = f'what was prepared from {made_from}' if made_from else 'a dataset'
+        raise ValueError(f'{out} holds {what}, which this would overwrite: name another --out')
+    write_file(marker, str(Path(root).resolve()))
     for source in (pairs.frames, pairs.audio):
         target = folder / source.name
         target.mkdir(parents=True, exist_ok=True)
@@ -529,8 +539,12 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
         for file in (pairs.frame_file(sample), pairs.sound_file(sample)):
             link(file, folder / file.parent.name / file.name)
     for entry in Path(root).iterdir():
-        if entry.name not in ('vggsound', 'cache') and entry.resolve() != Path(out).resolve():
-            link(entry, Path(out) / entry.name)
+        target = Path(out) / entry.name
+        own = ('vggsound', 'cache', 'prepared', '_captions', '.answers')
+        if entry.is_file() and not target.exists():
+            shutil.copy2(entry, target)         # captions.jsonl too: a link would be written to
+        elif entry.is_dir() and not entry.name.endswith(own):
+            link(entry, target)
     ids = [i for i in pairs.ids if i not in bad]
     write_file(folder / 'train.csv', ''.join(f'{i}\n' for i in ids))
     return len(ids)

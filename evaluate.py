@@ -451,9 +451,6 @@ def load(device, checkpoint, variant, preset, untrained, **given):
         if rank_and_processes()[0] == 0:
             print(f'checkpoint: {source}')
         saved = read_checkpoint(checkpoint)
-        if preset and saved.get('preset', preset) != preset:
-            raise ValueError(f'{source} was trained at the preset {saved["preset"]}: leave out '
-                             '--preset')
     preset = preset or saved.get('preset', 'paper')         # the authors' file names neither
     variant = variant or saved.get('variant', 'av')
     model, tokenizer = load_model(preset, checkpoint, **given)

@@ -16,6 +16,7 @@ import mmap
 import os
 import pickle
 import re
+import struct
 import sys
 import warnings
 from pathlib import Path
@@ -181,7 +182,8 @@ def _open_picture(path):
             if picture.mode.startswith('I') or picture.mode == 'F':     # Pillow would clip values
                 raise ValueError('16 bits or more a channel where 8 are needed')
             yield picture
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, TypeError, struct.error,      # the last two: EXIF
+            Image.DecompressionBombError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SampleError(f'{path} is not a readable picture ({reason}): replace it by one of the '
                           f'formats {", ".join(FORMATS)}') from None

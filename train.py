@@ -284,7 +284,7 @@ def train(args):
         pairs.features = AudioFeatures(folder, model.beats, pairs.seconds, pairs.ids,
                                        args.cache_share)
         if run.first:
-            pairs.features.tell_size(model.beats, pairs.seconds)
+            pairs.features.tell_size()
 
     with run.steps_from(state['step'], state['seconds'], args.batch_size * args.accumulate):
         stop = take_steps(args, run, device, model, optimiser, scaler, pairs, validation,

@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import types
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 
 import checkpoint
 from checkpoint import Run, write_file
-from conftest import assert_equal
+from conftest import ROOT, assert_equal
 
 NAMES = ('last.pt', 'previous.pt')
 SETTINGS = {'lr': 0.1, 'batch_size': 4, 'answers': 'abc'}
@@ -176,7 +178,7 @@ def test_the_best_device_that_is_there_or_the_one_that_was_asked_for(monkeypatch
         monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: mps)
         assert checkpoint.pick_device() == torch.device(best)
         assert checkpoint.pick_device('cpu') == torch.device('cpu')
-    with pytest.raises(ValueError, match='--device cuda is not there: .* one of cpu$'):
+    with pytest.raises(ValueError, match='--device cuda is not there: .* has cpu$'):
         checkpoint.pick_device('cuda')
 
 
@@ -538,11 +540,28 @@ def test_overwriting_gives_up_the_old_run_only_for_something_new(run):
     assert contents(run.folder).keys() == {'last.pt', 'log.jsonl', 'mine.txt'}
 
 
-def test_a_finished_run_that_goes_on_keeps_its_files(run):
-    (run.folder / 'summary.json').write_text('old')
+def test_a_finished_run_that_goes_on_keeps_all_but_its_summary(run):
     before = contents(run.folder)
-    with run.start(resume=True, overwrite=True).steps_from(2, 0.0, 4):
-        assert contents(run.folder) == before
+    (run.folder / 'summary.json').write_text('old')
+    one = run.start(resume=True, overwrite=True)
+    with one.steps_from(2, 0.0, 4):         # killed from here on, it is not a finished run
+        assert contents(run.folder) == {**before, 'summary.json.old': b'old'}
+        one.save(run.parts.content(7))
+    assert not (run.folder / 'summary.json.old').exists()
+
+
+def test_the_signals_stay_blocked_when_a_pool_of_processes_starts(tmp_path):
+    code = ('import signal, multiprocessing, checkpoint\n'
+            'if __name__ == "__main__":\n'
+            '    signal.pthread_sigmask(signal.SIG_BLOCK, checkpoint.HELD)\n'
+            '    checkpoint.watch_signals()\n'
+            '    with multiprocessing.get_context("spawn").Pool(1) as pool:\n'
+            '        pool.map(abs, [1])\n'
+            '    assert checkpoint.HELD <= signal.pthread_sigmask(signal.SIG_BLOCK, ())\n')
+    (tmp_path / 'pool.py').write_text(code)
+    done = subprocess.run([sys.executable, tmp_path / 'pool.py'], capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(ROOT)}, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- when to save, and signals

@@ -103,8 +103,6 @@ def test_evaluate_s_wrong_inputs(small_world, tmp_path):
             (small_world, ['--checkpoint', tmp_path / 'none.pt'], 'none.pt.* --checkpoint'),
             (small_world, ['--checkpoint', tmp_path / 'bad.pt'], 'bad.pt is not a checkpoint'),
             (small_world, ['--checkpoint', tmp_path / 'two.pt'], two),
-            (small_world, ['--checkpoint', tmp_path / 'two.pt', '--preset', 'paper'],
-             'two.pt was trained at the preset miniature: leave out --preset'),
             (tmp_path, [], 'vggss.json.*--data-root'),
             (small_world, pair, 'none.jpg')):
         with pytest.raises((OSError, ValueError), match=words) as said:

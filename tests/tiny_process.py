@@ -45,7 +45,7 @@ def use_toys():
     model_file.PRESETS['miniature'] = small
     model_file.load_clipseg = lambda path: (copy.deepcopy(clipseg), tokenizer)
     model_file.load_beats = lambda path: copy.deepcopy(beats)
-    train.held_out = lambda *given: ({}, {})
+    train.held_out = lambda *given, **more: ({}, {})
     train.before_after_sheet = train.curves.loss_curve = lambda *given: None
     checkpoint.LOG_EVERY = 1
 
