@@ -450,14 +450,18 @@ def read_or_none(path):
     return saved if isinstance(saved, dict) and 'audio_proj' in saved else None
 
 
+OF_DATA = {     # settings that are no options
+    'answers': 'other answers of the language model: give it the same --captions',
+    'pairs': 'other pairs: give it the same --data-root, with all of its files'}
+
+
 def refuse_changed(before, settings, path):
     """ValueError where a setting is not what the run began with."""
     for name, now in settings.items():
         if before.get(name) == now:
             continue
-        if name == 'answers':
-            raise ValueError(f'{path} was trained with other answers of the language model: give '
-                             'it the same --captions, or choose another --out')
+        if name in OF_DATA:
+            raise ValueError(f'{path} was trained with {OF_DATA[name]}, or choose another --out')
         raise ValueError(f'{path} was trained with --{name.replace("_", "-")} {before.get(name)}, '
                          f'not {now}: resume with the same settings or choose another --out')
 

@@ -266,7 +266,8 @@ def train(args):
         path = args.captions or captions_path(args.data_root, args.captions_from)
         C, row_of, digest = load_answers(path, model, tokenizer, pairs.ids)
         C = C.to(device)
-    settings = {name: getattr(args, name) for name in SETTINGS} | {'answers': digest}
+    settings = {name: getattr(args, name) for name in SETTINGS}
+    settings |= {'answers': digest, 'pairs': checksum(pairs.ids)}
     state = run.resume(model, optimiser, scaler, settings) if args.resume else None
     if state is None:
         state = {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': None}
@@ -326,7 +327,7 @@ def open_pairs(args):
     pairs = read(split='train', augmented=True)
     has_validation = Path(args.data_root, 'vggsound/val.csv').exists()
     validation = read(split='val') if has_validation and rank == 0 else None
-    agree(zlib.crc32(' '.join(pairs.ids).encode('utf-8')),
+    agree(checksum(pairs.ids),
           f'{pairs.list}: process {rank} finds {len(pairs)} samples with files, and not all '
           'processes find the same: give every machine the same data')
     if len(pairs) < args.batch_size * args.accumulate:
@@ -340,6 +341,11 @@ def open_pairs(args):
         if not has_validation:
             print(f'no {args.data_root}/vggsound/val.csv: training without validation')
     return pairs, validation
+
+
+def checksum(ids):
+    """A number that differs, very likely, for another list of pairs."""
+    return zlib.crc32(' '.join(ids).encode('utf-8'))
 
 
 def load_parts(args):

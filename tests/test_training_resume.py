@@ -5,7 +5,7 @@ import torch
 
 import train
 from conftest import assert_equal
-from tiny import tiny, tiny_root, training      # noqa: F401
+from tiny import tiny, tiny_root, training, write_root      # noqa: F401
 
 
 def test_a_checkpoint_holds_the_weights_and_how_they_were_made(training):
@@ -18,7 +18,7 @@ def test_a_checkpoint_holds_the_weights_and_how_they_were_made(training):
         assert torch.equal(saved[part][rest], value)
     trainer = saved['trainer']
     assert trainer['step'] == trainer['last_step'] == 2
-    assert trainer['settings'].keys() == KEPT | {'answers'}
+    assert trainer['settings'].keys() == KEPT | {'answers', 'pairs'}
     for name in KEPT:
         assert trainer['settings'][name] == getattr(seen.args, name)
     assert trainer['settings']['tau'] == 0.5
@@ -76,3 +76,12 @@ def test_a_resumed_run_s_rate_reaches_0_at_its_new_end_and_its_seconds_add_up(tr
     assert 1000 <= rest.summary['seconds'] < 1100 and rest.saved['trainer']['seconds'] > 1000
     assert rest.saved['trainer']['last_step'] == 4
     assert 'reach 0 after step 2: now it does after step 4' in capsys.readouterr().out
+
+
+def test_a_run_resumes_with_the_pairs_that_it_began_with(training, tmp_path):
+    training('--steps', '1')
+    root = write_root(tmp_path / 'other')
+    lines = (root / 'vggsound/train.csv').read_text().splitlines()
+    (root / 'vggsound/train.csv').write_text('\n'.join(lines[:-1]))
+    with pytest.raises(ValueError, match='was trained with other pairs: give it the same'):
+        training('--steps', '2', '--resume', '--overwrite', root=root)
