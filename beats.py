@@ -1,4 +1,4 @@
-"""The frozen audio encoder E_A (Section 3.1): BEATs (Chen et al., ICML 2023), written anew.
+"""The frozen audio encoder E_A (Section 3.1): BEATs (Chen et al., ICML 2023), reimplemented.
 
     wav (B, samples) -> fbank (B, T, 128) -> 16 x 16 patches (B, n, 512)
                      -> 12 transformer layers (B, n, D) -> layers 4, 8, 12 joined (B, n, 3 D)
@@ -84,9 +84,10 @@ class BEATsConfig:
     conv_pos_groups: int = 16
     num_buckets: int = 320                  # of relative positions, both directions together
     max_distance: int = 800                 # tokens; farther apart shares the last bucket
+    # of the next five only the default is supported
     relative_position_embedding: bool = True
     gru_rel_pos: bool = True                # the gate on the relative position bias
-    deep_norm: bool = True                  # of these five only the default is supported
+    deep_norm: bool = True                  # residuals scaled up (class Layer)
     layer_norm_first: bool = False
     activation_fn: str = "gelu"
     finetuned_model: bool = False           # there is a predictor of AudioSet classes on top
@@ -180,7 +181,7 @@ class Attention(nn.Module):
         B, n, D = x.shape
         q, k, v = (linear(x).view(B, n, self.heads, -1).transpose(1, 2)     # (B, h, n, d) each
                    for linear in (self.q_proj, self.k_proj, self.v_proj))
-        # The gate of a query: two groups of four numbers; all heads share grep_linear.
+        # The gate of a query: the sums a, b of two groups of four numbers; heads share grep_linear.
         groups = self.grep_linear(q).view(B, self.heads, n, 2, 4)
         a, b = groups.sum(-1).sigmoid().chunk(2, dim=-1)
         bias = (a * (b * self.grep_a - 1) + 2) * bias                       # (B, h, n, n)
@@ -247,7 +248,7 @@ class Encoder(nn.Module):
 
 
 class BEATs(nn.Module):
-    """E_A. A fresh one is random and trainable; load_beats gives the frozen one."""
+    """E_A. BEATs() has random, trainable weights; load_beats gives the frozen, pre-trained one."""
     def __init__(self, cfg=None):
         super().__init__()
         self.cfg = cfg = cfg or BEATsConfig()
@@ -290,7 +291,7 @@ _TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
 
 
 def _spread_table(model, state, prefix, *_):
-    """Official files repeat the bias table in every layer; layer 0 alone is accepted too."""
+    """Copy layer 0's bias table to the layers whose entry a file lacks; official files have all."""
     first = state.get(prefix + _TABLE.format(0))
     if first is not None:
         for number in range(1, model.cfg.encoder_layers):

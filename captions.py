@@ -11,10 +11,11 @@
     python captions.py audio --preset paper --audio-captions gama.jsonl     # made elsewhere
     python captions.py object --captions-from image     # Table 10; writes captions-image.jsonl
 
-Beside --out each stage has a folder with a JSON file per finished batch: image_captions,
-audio_captions (shared by every --out there) and <out>.answers. A killed run goes on with the same
-command and leaves the same bytes. The object stage joins them in --out, a line per pair: {"id",
-"image_caption", "audio_caption", "object", "models", "error"}; "object" is "" without an answer.
+Each stage writes one JSON file per finished batch into a folder beside --out: image_captions,
+audio_captions (both shared by all --out in that place) and <out>.answers. After a crash the same
+command goes on, with the same result to the byte. The object stage then writes --out, a line per
+pair: {"id", "image_caption", "audio_caption", "object", "models", "error"}; "object" is "" where
+the language model gave no answer.
 """
 
 import argparse
@@ -28,14 +29,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import transformers         # imports a class when it is first named: train.py needs none of these
+import transformers         # imports each class at its first use: train.py uses no captioner
 from tqdm import tqdm
 
 from benchmarks.lists import WHERE, csv_lines, unique, utf8_text
 from checkpoint import (gather_lists, given_options, overwritten, pick_device, rank_and_processes,
                         run_script, some_path, start_processes, wait_for_all, write_file)
-from data import FORMS, read_ids, tell_other_splits
-from media import SAMPLE_RATE, SampleError, read_audio, read_image, sound_file
+from data import FORMS, FRAMES, read_ids, tell_other_splits
+from media import SAMPLE_RATE, SampleError, file_of, read_audio, read_image, sound_file
 from model import PRESETS, ROOT
 
 # Paper [31]: "BLIP-2", without a size: the one with OPT-2.7B, unprompted.
@@ -55,8 +56,8 @@ STAGES = {          # stage: option that names its model, the model's type, long
     'audio': ('--audio-model', 'qwen2_audio', 60),
     'object': ('--llm', 'causal language model', 12),
 }
-# Paper [33]: silent on decoding. Greedy, so that a caption depends on its pair alone. A
-# checkpoint's own sampling is off, and its repetition penalty, which counts a batch's padding.
+# Paper [33]: silent on decoding. Greedy, so that a caption depends on its pair alone. Sampling and
+# the repetition penalty (it would count a batch's padding) of a checkpoint are switched off.
 GREEDY = dict(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
               repetition_penalty=1.0)
 
@@ -110,11 +111,11 @@ OBJECT_PROMPTS = {      # 'both' is the paper's, word for word
 
 
 def answer_prompts(model, tokenizer, prompts, max_new_tokens):
-    """LLM: raw answers, asked for in the model's own chat template. -> list of texts"""
+    """LLM: each prompt in the model's own chat template. -> list of raw answers"""
     texts = [tokenizer.apply_chat_template([{'role': 'user', 'content': prompt}],
                                            add_generation_prompt=True, tokenize=False)
              for prompt in prompts]
-    tokenizer.padding_side = 'left'
+    tokenizer.padding_side = 'left'         # generation continues from the last token
     if tokenizer.pad_token is None:         # Mistral has none; the attention mask hides padding
         tokenizer.pad_token = tokenizer.eos_token
     inputs = tokenizer(texts, padding=True, add_special_tokens=False,
@@ -151,8 +152,8 @@ LOOSE_END = re.compile(r'(\s+(a|an|the|of|and|or|in|on|at|with|to|by|is|are|that
 def parse_answer(text):
     """The object that a language model's answer names: lower case, at most 3 words.
 
-    -> (object, how), how being 'plain', 'cleaned' (taken out of a sentence, quotes or too many
-    words), or, with the object '', 'refused' ("I cannot determine ...") or 'empty'
+    -> (object, how). how: 'plain'; 'cleaned', if taken out of a sentence, quotes or too many words;
+    or, with the object '', 'refused' ("I cannot determine ...") or 'empty'
     """
     plain = text.strip().lower()
     words = re.sub(r"\b(it|that|there)'s\b", r'\1 is', plain.translate(LETTERS))
@@ -183,7 +184,7 @@ def captions_path(root, captions_from='both'):
 
 
 def make_captions(captions_from, device=None):
-    """Caption the miniature's own pairs, in this process alone."""
+    """Run all stages on the miniature, without other processes. ValueError if a pair fails."""
     args = parse_args(['all', '--captions-from', captions_from])
     if failed := caption(args, pick_device(device)):
         raise ValueError(f'{len(failed)} pairs could not be captioned: {min(failed.values())}')
@@ -192,7 +193,7 @@ def make_captions(captions_from, device=None):
 def load_answers(path, model, tokenizer, ids):
     """CLIP's embedding of each different answer to the given pairs.
 
-    -> C (texts, D), {id: row of C}, a digest of who was given which answer
+    -> C (texts, D), {id: row of C}, a hash of all ids with their answers (for --resume)
     """
     lines = read_captions(path, ids)
     object_of = {i: line['object'] for i, line in lines.items() if line['object']}
@@ -215,7 +216,7 @@ def load_answers(path, model, tokenizer, ids):
 
 def caption(args, device, rank=0, processes=1):
     """Run the stages that args name. -> {id: sentence} of failed pairs"""
-    transformers.utils.logging.disable_progress_bar()                   # of loading; ours stays
+    transformers.utils.logging.disable_progress_bar()                   # that of loading weights
     args.device = device
     args.dtype = args.dtype or ('float32' if device.type == 'cpu' else 'bfloat16')
     prepared = prepare(args) if rank == 0 else []
@@ -261,7 +262,7 @@ def pairs_to_caption(args):
     path = Path(args.ids or folder / 'train.csv')
     ids = read_ids(path, training=True)
     tell_other_splits(path)
-    frames = any((folder / f'frames/{i}.jpg').is_file() for i in ids)
+    frames = any(file_of(folder / 'frames', i, FRAMES).is_file() for i in ids)
     sounds = args.audio_captions or any(sound_file(folder / 'audio', i).is_file() for i in ids)
     for stage, found in (('image', frames), ('audio', sounds)):
         if stage in args.stages and not found:
@@ -273,8 +274,8 @@ def pairs_to_caption(args):
 def run_stage(stage, args, lines, rank, processes):
     """Caption the batches that have no file yet. -> all lines, each with the model's text
 
-    The pairs of a batch depend on --batch-size alone, so several processes, or a run that was
-    killed and goes on, leave the same files as one that was not.
+    Which pairs make a batch depends on --batch-size alone, so several processes, or a run that was
+    killed and restarted, write the same files as a single uninterrupted one.
     """
     folder = stage_folder(stage, args.out)
     size = args.batch_sizes[stage]
@@ -283,7 +284,7 @@ def run_stage(stage, args, lines, rank, processes):
                for k in range(0, len(lines), size)}
     again = args.retry_failed and stage != 'object'
     todo = [file for file in list(batches)[rank::processes]
-            if not is_finished(file, batches[file], again)]
+            if not is_finished(file, batches[file], key, again)]
     if todo:
         describe = load_captioner(stage, args)
     bar = tqdm(total=sum(len(batches[file]) for file in todo), desc=folder.name, unit=' pairs',
@@ -299,15 +300,15 @@ def run_stage(stage, args, lines, rank, processes):
             bar.update(len(inputs))
     if processes > 1:
         wait_for_all()
-    return [line for file in batches for line in read_json(file)]
+    return [line for file in batches for line in read_batch(file, key)]
 
 
 def read_input(stage, args, line):
-    """What the stage's model is given of a pair. -> (image, wav or text; None or why not)"""
+    """Read what the stage's model needs of a pair. -> (image, wav or text), (None or an error)"""
     folder = args.data_root / 'vggsound'
     try:
         if stage == 'image':
-            return read_image(folder / f'frames/{line["id"]}.jpg'), None
+            return read_image(file_of(folder / 'frames', line['id'], FRAMES)), None
         if stage == 'audio' and args.given:
             return args.given[line['id']], None
         if stage == 'audio':
@@ -320,20 +321,21 @@ def read_input(stage, args, line):
 
 
 def read_both_captions(args, ids):
-    """What the captioners wrote. -> a line per pair, {'image', 'audio', 'llm': model or None}"""
+    """Join a pair's two captions. -> a line per pair, {'image', 'audio', 'llm': model or None}"""
     lines = [{'id': i, 'image_caption': None, 'audio_caption': None, 'error': None} for i in ids]
     models = {'image': None, 'audio': None}
     for stage in [s for s in models if args.captions_from in ('both', s)]:
         folder = stage_folder(stage, args.out)
-        rows = [row for file in sorted(folder.glob('[0-9]*.json')) for row in read_json(file)]
+        key = f'{stage}_caption'
+        rows = [row for file in sorted(folder.glob('[0-9]*.json')) for row in read_batch(file, key)]
         if not rows:
             raise FileNotFoundError(f'no captions in {folder}: run the {stage} stage first, '
                                     f'captions.py {stage} or all')
-        models[stage] = read_json(folder / 'settings.json')['model']
+        models[stage] = read_json(folder / 'settings.json', dict).get('model')
         for line, row in zip(lines, by_id(folder, rows, 'id', ids).values()):
-            line[f'{stage}_caption'] = row[f'{stage}_caption']
+            line[key] = row[key]
             line['error'] = line['error'] or row['error']
-    models['llm'] = read_json(stage_folder('object', args.out) / 'settings.json')['model']
+    models['llm'] = read_json(stage_folder('object', args.out) / 'settings.json', dict)['model']
     return lines, models
 
 
@@ -358,11 +360,12 @@ GO_ON = 'free some space; the same command then goes on from the last finished b
 
 
 def stage_folder(stage, out):
+    """The folder of a stage's settings and batches, beside --out."""
     return out.with_name(f'{out.stem}.answers' if stage == 'object' else f'{stage}_captions')
 
 
 def note_settings(stage, args, model, ids):
-    """Write a stage's settings.json. ValueError where it has batches of other settings."""
+    """Write a stage's settings.json. ValueError if its folder has batches of other settings."""
     folder = stage_folder(stage, args.out)
     file = folder / 'settings.json'
     leftovers = list(folder.glob('*.partial*'))             # of a killed run
@@ -375,9 +378,13 @@ def note_settings(stage, args, model, ids):
                 'max_new_tokens': args.max_new_tokens[stage],
                 'batch_size': args.batch_sizes[stage], 'dtype': args.dtype, 'pairs': len(ids),
                 'list of pairs': hashlib.sha256('\n'.join(ids).encode()).hexdigest()[:16]}
-    if not file.exists() or not any(folder.glob('[0-9]*.json')):
+    begun = any(folder.glob('[0-9]*.json'))
+    if begun and not file.exists():
+        raise ValueError(f'{folder} has batches and no settings.json that says how they were made: '
+                         'start over with --overwrite')
+    if not begun:
         write_file(file, as_bytes(settings, indent=1), GO_ON)
-    before = read_json(file)
+    before = read_json(file, dict)
     for name, now in settings.items():
         if before.get(name) != now:
             raise ValueError(f'{folder} was begun with {name} {str(before.get(name))[:60]!r}, not '
@@ -385,9 +392,9 @@ def note_settings(stage, args, model, ids):
                              'another folder, or start over with --overwrite')
 
 
-def is_finished(file, batch, retry_failed):
-    """Whether a batch has its file, made from these lines: captions may have changed since."""
-    found = read_json(file) if file.exists() else []
+def is_finished(file, batch, key, retry_failed):
+    """Whether a batch's file exists and was made from these lines (captions may have changed)."""
+    found = read_batch(file, key) if file.exists() else []
     if retry_failed and any(line['error'] for line in found):
         return False
     same = [line.items() <= new.items() for line, new in zip(batch, found)]
@@ -395,14 +402,31 @@ def is_finished(file, batch, retry_failed):
 
 
 def as_bytes(content, indent=None):
+    """JSON in UTF-8 that ends in a newline."""
     return json.dumps(content, ensure_ascii=False, indent=indent).encode('utf-8', 'replace') + b'\n'
 
 
-def read_json(path):
+def read_batch(file, key):
+    """A batch's lines, each with its id, its text under key, or an error. ValueError: damaged."""
+    lines = read_json(file, list)
+    for line in lines:
+        if not (isinstance(line, dict) and isinstance(line.get('id'), str) and 'error' in line
+                and (isinstance(line.get(key), str) or line['error'])):
+            raise ValueError(f'{file} is damaged: delete it, and run its stage again')
+        line.setdefault(key, None)
+    return lines
+
+
+def read_json(path, kind):
+    """The dict or list in a JSON file. ValueError if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(path.read_text(encoding='utf-8'))
     except ValueError:
-        raise ValueError(f'{path} is damaged: delete it, and run its stage again') from None
+        content = None
+    if not isinstance(content, kind):
+        remedy = 'delete it, and run its stage again' if kind is list else 'start over: --overwrite'
+        raise ValueError(f'{path} is damaged: {remedy}')
+    return content
 
 
 # ============ the models ============
@@ -410,7 +434,7 @@ def read_json(path):
 def load_captioner(stage, args):
     """-> a function from a list of the stage's inputs to a list of texts"""
     if stage == 'audio' and args.given:
-        return list                         # the captions themselves
+        return list                         # --audio-captions: the inputs are the captions
     hub = transformers
     describe, *classes = {
         'image': (caption_images, hub.Blip2ForConditionalGeneration, hub.Blip2Processor),
@@ -523,7 +547,7 @@ def by_id(path, rows, key, ids):
         blank = key == 'audio_caption' and not str(text).strip()
         if blank or not isinstance(text, str) or not isinstance(row.get('id'), str):
             raise ValueError(f'{path}: {str(row)[:80]} needs an id and an {key}, both texts')
-        row[key] = text.encode('utf-8', 'replace').decode('utf-8')      # half characters become ?
+        row[key] = text.encode('utf-8', 'replace').decode('utf-8')      # lone surrogates become ?
     found = unique([(row['id'], row) for row in rows], path)
     if missing := [i for i in ids if i not in found]:
         cause = 'it is of another dataset' if len(missing) == len(ids) else 'caption them too'
@@ -554,8 +578,9 @@ def parse_args(argv=None):
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
     add('--dtype', choices=['float32', 'bfloat16', 'float16'],
         help='default: float32 on the CPU, else bfloat16')
-    sizes = {preset: [c[stage][1] for stage in STAGES] for preset, c in CAPTIONERS.items()}
-    add('--batch-size', type=int, help=f'pairs at once (default of the three stages: {sizes})')
+    sizes = '; '.join(f'{preset}: {", ".join(str(c[stage][1]) for stage in STAGES)}'
+                      for preset, c in CAPTIONERS.items())
+    add('--batch-size', type=int, help=f'pairs at once (of image, audio, object {sizes})')
     add('--workers', type=int, default=4, help='threads that read files (default: 4)')
     add('--retry-failed', action='store_true', help='caption the batches of failed pairs once more')
     add('--overwrite', action='store_true', help='start over with the stages that run')

@@ -29,6 +29,7 @@ import threading
 import time
 import traceback
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 os.environ.setdefault('PYTORCH_ENABLE_MPS_FALLBACK', '1')   # torch reads it when it is imported
@@ -124,8 +125,8 @@ def pick_device(name=None):
     there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(),
              'cpu': True}
     if name and not there[name]:
-        raise ValueError(f'--device {name} is not there: leave it out, or name one of '
-                         f'{", ".join(kind for kind in there if there[kind])}')
+        raise ValueError(f'--device {name} is not there: leave it out; this machine has '
+                         f'{" and ".join(kind for kind in there if there[kind])}')
     return torch.device(name or next(kind for kind in there if there[kind]))
 
 
@@ -214,6 +215,9 @@ def watch_signals():
     Before and after the steps they end it too, Ctrl-C by KeyboardInterrupt.
     """
     if hasattr(signal, 'pthread_sigmask'):
+        # It starts with the first pool of processes, and then unblocks SIGINT and SIGTERM.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
         threading.Thread(target=_watch, daemon=True).start()
 
 
@@ -350,8 +354,7 @@ class Run:
         self.logged_step = step
         self.pairs_per_step = pairs_per_step
         if self.first:
-            if self.starts_over:
-                self._set_aside()
+            self._set_aside()
             log = self.folder / 'log.jsonl'
             if log.exists():
                 lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
@@ -364,7 +367,8 @@ class Run:
 
     def _set_aside(self):
         saved = self.has_checkpoint()
-        for name in RUN_FILES:
+        # a run that goes on is no longer finished, and its summary not that of last.pt
+        for name in RUN_FILES if self.starts_over else ['summary.json']:
             path = self.folder / name
             old = self.folder / f'{name}.old'
             # where a first attempt to start over saved nothing, *.old are still the old run's
@@ -446,14 +450,18 @@ def read_or_none(path):
     return saved if isinstance(saved, dict) and 'audio_proj' in saved else None
 
 
+OF_DATA = {     # settings that are no options
+    'answers': 'other answers of the language model: give it the same --captions',
+    'pairs': 'other pairs: give it the same --data-root, with all of its files'}
+
+
 def refuse_changed(before, settings, path):
     """ValueError where a setting is not what the run began with."""
     for name, now in settings.items():
         if before.get(name) == now:
             continue
-        if name == 'answers':
-            raise ValueError(f'{path} was trained with other answers of the language model: give '
-                             'it the same --captions, or choose another --out')
+        if name in OF_DATA:
+            raise ValueError(f'{path} was trained with {OF_DATA[name]}, or choose another --out')
         raise ValueError(f'{path} was trained with --{name.replace("_", "-")} {before.get(name)}, '
                          f'not {now}: resume with the same settings or choose another --out')
 

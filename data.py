@@ -14,7 +14,7 @@ miniature writes the same files (miniature/world.py). media.py turns one file in
 
 A sample is a dict: 'id', 'image' (3, H, W) CLIP-normalised, 'wav' (samples,) at 16 kHz in -1..1; a
 test sample holds more (Benchmark). A sample whose files cannot be read is {'id', 'error'} with a
-SampleError, one sentence that names the file: the reader of the batch decides what it means.
+SampleError, one sentence that names the file: whoever reads the batch stops or leaves it out.
 """
 
 import argparse
@@ -50,8 +50,9 @@ from media import (GROUND_TRUTH_SIZE, RESIZE_BEFORE_CROP, SAMPLE_RATE, SOUNDS, S
                    side_by_side, sound_file, training_image)
 
 MIX_GAIN = 0.5          # of either waveform of a mixture
-MOST_IN_A_ROW = 10      # unreadable pairs; so many mean that the disk cannot be read
-FEATURES_FORMAT = 3     # raise it when what media.py or beats.py compute changes
+PREPARED = 'prepared_from.txt'       # names the data root that `data.py prepare` has read
+MOST_IN_A_ROW = 10      # unreadable pairs in a row; so many mean that the disk cannot be read
+FEATURES_FORMAT = 3     # increase when media.py or beats.py compute other features
 FRAMES = ('.jpg', '.bmp')       # of training frames; .bmp is what `data.py prepare` writes
 
 
@@ -60,11 +61,11 @@ FRAMES = ('.jpg', '.bmp')       # of training frames; .bmp is what `data.py prep
 # a line of train.csv or val.csv
 FORMS = ('"<youtubeid>_<start second in six digits>", alone, with ".mp4" or with ",label", or '
          '"youtubeid,second,label,split"')
-HEADINGS = ('id', 'file', 'video', 'videoid', 'youtubeid', 'ytid')     # of a first column
+HEADINGS = ('id', 'file', 'video', 'videoid', 'youtubeid', 'ytid')     # of the first column
 
 
 def read_list(path):
-    """A list of pairs, each line in any of FORMS. -> [(id, its split, None where none is named)]
+    """Read a list of pairs, each line in one of FORMS. -> [(id, split, or None without one)]
 
     VGGSound's authors have published the last two forms. Labels are not used.
     """
@@ -93,7 +94,7 @@ def read_list(path):
 
 
 def read_ids(path, training=False):
-    """The ids of a list; for training without those of another split. ValueError: none is left"""
+    """The ids of a list; training: without those of another split. ValueError if none is left."""
     ids = [i for i, split in read_list(path) if not training or split in (None, 'train')]
     if not ids:
         raise ValueError(f'{path} has no line of the split "train": take VGGSound\'s own list, or '
@@ -102,7 +103,7 @@ def read_ids(path, training=False):
 
 
 def tell_other_splits(path):
-    """Say how many lines of a list are not for training."""
+    """Print how many lines of a list are not for training."""
     if others := sum(split not in (None, 'train') for _, split in read_list(path)):
         print(f'{path}: left out {others} lines of other splits than "train"')
 
@@ -110,13 +111,13 @@ def tell_other_splits(path):
 class VGGSound(Dataset):
     """Pairs of a frame and a sound for training and validation.
 
-    split: 'train' or 'val', read from <root>/vggsound/<split>.csv. augmented: crop and flip at
-    random, drawn from (seed, epoch, index) alone, so that neither the number of workers nor a
-    restart changes it; set `epoch` before each pass.
-    skip_bad: leave out ids without files; in training, read the next pair in the place of one that
-    cannot be read, and say so in 'unreadable', a list of sentences.
-    features: None or an AudioFeatures; then 'features' is (T, 3 * width) float16, or None where the
-    sound's have not been computed yet.
+    split: 'train' or 'val', read from <root>/vggsound/<split>.csv. augmented: random crop and flip,
+    seeded by (seed, epoch, index) alone, so that neither the number of workers nor a restart
+    changes them; set `epoch` before each pass.
+    skip_bad: leave out ids without files; in training, replace a pair that cannot be read by the
+    next one, and add its error to the sample's 'unreadable', a list of sentences.
+    `features`: set it to an AudioFeatures to use the cache. A sample then has 'features', (T, 3 *
+    width) float16, or None while they are not cached.
     """
 
     def __init__(self, root, split, image_size, seconds, augmented=False, seed=0, skip_bad=False):
@@ -193,9 +194,10 @@ class AudioFeatures:
 
     E_A is frozen and sounds are not augmented, so the features never change. They are in
     <folder>/<hash of the weights and of the length>/<id>.npy, float16: 2.3 MB for 10 s, 330 GB for
-    144,000 sounds. A file is valid while it is newer than its sound. share: keep those of the first
-    part of the list only. Nothing smaller would do: the pooling that follows is trained, and the
-    features at the zeros behind a short clip are no constants, as they attend to the clip.
+    144,000 sounds. A file is valid while it is newer than its sound. share: cache only this share
+    of the list, from its first line on. The files cannot be smaller: the pooling after E_A is
+    trained, so it needs all T features, even those of a short clip's zero padding, which attend to
+    the clip and so differ from clip to clip.
     """
 
     def __init__(self, folder, beats, seconds, ids, share=1.0):
@@ -207,24 +209,29 @@ class AudioFeatures:
         self.folder = Path(folder) / key.hexdigest()[:16]
         self.ids = set(ids[:round(share * len(ids))])
         self.writable = True
+        patch = beats.cfg.input_patch_size
+        frames = (round(seconds * SAMPLE_RATE) - FRAME) // HOP + 1
+        self.shape = (frames // patch * (N_MELS // patch), beats.feature_dim)       # (T, 3 * width)
 
     def get(self, sample, sound):
-        """-> (T, 3 * width) float16; None where there are none, or the sound has changed since."""
+        """Read one sound's features (T, 3 * width), float16; None if absent or outdated."""
         path = self.folder / f'{sample}.npy'
         try:
             if path.stat().st_mtime_ns <= sound.stat().st_mtime_ns:
                 return None
             with open(path, 'rb') as file:
-                return torch.from_numpy(np.lib.format.read_array(file))
-        except (OSError, ValueError):                       # absent, truncated or no .npy
+                features = np.lib.format.read_array(file)
+        except (OSError, ValueError):                       # absent, truncated or not a .npy file
             return None
+        good = features.dtype == np.float16 and features.shape == self.shape
+        return torch.from_numpy(features) if good else None
 
     @torch.no_grad()
     def complete(self, batch, beats, device):
-        """A batch's features; those that the loader has not found are computed, and kept.
+        """The E_A features of a batch; those that are not cached are computed and written.
 
         batch: with 'id', 'wav' (B, samples) and 'features'. -> (B, T, 3 * width) float32 on the
-        device; fresh ones are rounded to float16 too, so that every epoch sees the same numbers
+        device. New ones are rounded to float16 too, so that every epoch has the same numbers.
         """
         found = list(batch['features'])
         absent = [k for k, features in enumerate(found) if features is None]
@@ -240,7 +247,7 @@ class AudioFeatures:
         return torch.stack(found).to(device, non_blocking=True).float()
 
     def keep(self, sample, features):
-        """Write one sound's features; where that fails, say so once and go on without."""
+        """Write one sound's features. If that fails, print it once and write no more."""
         if not self.writable or sample not in self.ids:
             return
         content = io.BytesIO()
@@ -251,11 +258,9 @@ class AudioFeatures:
             self.writable = False
             tqdm.write(f'BEATs features are no longer kept: {error}')
 
-    def tell_size(self, beats, seconds):
+    def tell_size(self):
         """Print how large the folder will be. OSError where its disk is too small."""
-        patch = beats.cfg.input_patch_size
-        frames = (round(seconds * SAMPLE_RATE) - FRAME) // HOP + 1
-        one = 2 * (frames // patch) * (N_MELS // patch) * beats.feature_dim         # float16
+        one = 2 * math.prod(self.shape)                     # float16
         there = len(_stems_in(self.folder, ['.npy'])) if self.folder.is_dir() else 0
         need = one * (len(self.ids) - there)
         existing = next(f for f in self.folder.absolute().parents if f.is_dir())
@@ -271,27 +276,27 @@ class AudioFeatures:
 # ============ Test sets ============
 
 class Benchmark(Dataset):
-    """A test set: the samples whose files are there, and an account of the others.
+    """A test set: the samples whose files exist, and the numbers of the others.
 
     limit: the first N samples of each condition only. classes: all class names, sorted.
     expected: how many samples the annotations name. missing: the ids of those without files.
-    unreadable: sentences, added by whoever reads the samples. Then scored + missing + unreadable =
-    expected, and a result can say N of M.
-    clipped: how many boxes reach beyond their frame. empty: of how many samples no box of a frame
-    has an area within it.
+    unreadable: one sentence for each sample whose files could not be read, added by evaluate.py.
+    In the end scored + missing + unreadable = expected, so that a result can state N of M.
+    clipped: how many boxes reach beyond their frame. empty: how many samples have a frame in which
+    no box has any area after clipping.
 
     A sample is 'id'; 'label', None where the set has none; 'image'; 'wav'; 'boxes' (224, 224), made
     from the mask where the set has no boxes; 'mask' (224, 224) or None; 'condition' (robustness);
     'group', which the samples of one frame share, and 'group_size', how many there should be.
-    A mixture of two frames side by side has two labels, no 'boxes' and no 'mask', and 'sources'
-    (2, 224, 448), the ground truth of each sound in its half; otherwise that is None.
+    A mixture of two frames side by side has two labels, no 'boxes', no 'mask', but 'sources' (2,
+    224, 448): the ground truth of each sound, in its half. Other samples have 'sources' None.
     """
 
     def __init__(self, name, root, image_size, seconds, limit=None):
         listed = BENCHMARKS[name](Path(root))
         labels = [s.label if isinstance(s.label, list) else [s.label] for s in listed]
         self.classes = sorted({label for several in labels for label in several if label})
-        self.group_sizes = Counter(s.group for s in listed)     # of the whole set, despite a limit
+        self.group_sizes = Counter(s.group for s in listed)     # counted before the limit
         if limit is not None:
             kept = []
             taken = Counter()
@@ -300,7 +305,7 @@ class Benchmark(Dataset):
                 if taken[s.condition] <= limit:
                     kept.append(s)
             listed = kept
-        self.listed_groups = Counter(s.group for s in listed)   # limit may cut a frame's sounds
+        self.listed_groups = Counter(s.group for s in listed)   # limit may drop sounds of a frame
         names = Counter(s.id for s in listed)
         if odd := [i for i, times in names.items() if times > 1 or set(i) & set('/\\')]:
             raise ValueError(f'{name} below {root} lists {odd[0]} twice, or it is no file name: '
@@ -319,7 +324,7 @@ class Benchmark(Dataset):
             first = absent[listed[0].id][0] if listed else 'a list'
             raise FileNotFoundError(f'none of the {len(listed)} samples of {name} is there, the '
                                     f'first lacks {first}: {WHERE}')
-        # the samples of a batch have few frames, which are decoded once
+        # samples of one frame follow each other: decode it once
         self._read_image = lru_cache(maxsize=2)(read_image)
         self._count_clipped_and_empty()
 
@@ -335,17 +340,19 @@ class Benchmark(Dataset):
             self.empty += without_area
 
     def batches(self, batch_size):
-        """Lists of about batch_size indices. All samples of a frame are in one of them, so that the
-        frame is encoded once.
+        """Split the samples into lists of about batch_size indices.
+
+        All samples of a frame are in the same list, so that the vision encoder runs once per frame.
         """
         frames = {}
         for index, s in enumerate(self.samples):
-            # IS4 and VPO have a copy of the frame for each of its sounds, all of one group; ADE20K
-            # has one file for several classes, each a group of its own
+            # Same frame: same group or same file. IS4 and VPO hold a copy of the frame for each of
+            # its sounds, all of one group; ADE20K has one file for several classes, each a group.
             frame = frames.get(s.group) or frames.get(tuple(s.images)) or []
             frame.append(index)
             frames[s.group] = frames[tuple(s.images)] = frame
         batches = [[]]
+        # a list stands under several keys of frames: take each once, known by its first index
         for frame in {frame[0]: frame for frame in frames.values()}.values():
             if batches[-1] and len(batches[-1]) + len(frame) > batch_size:
                 batches.append([])
@@ -413,8 +420,8 @@ def collate(samples):
 def epoch_batches(count, batch_size, seed, epoch, rank=0, processes=1):
     """The batches of one pass over `count` samples, for one of the processes: lists of indices.
 
-    Shuffled by (seed, epoch). Each process gets its part of every batch; what is left over at the
-    end is dropped.
+    Shuffled by (seed, epoch). Each process gets its part of every batch; the last samples, too few
+    for a batch, are dropped.
     """
     order = np.random.default_rng((seed, epoch)).permutation(count)
     order = order[:count // batch_size * batch_size]
@@ -422,10 +429,10 @@ def epoch_batches(count, batch_size, seed, epoch, rank=0, processes=1):
 
 
 def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, processes=1, workers=0):
-    """Steps `first` to `last` of a training; `first` may lie within an epoch, after --resume.
+    """Steps first, ..., last - 1 of a training; after --resume, `first` may lie within an epoch.
 
     Yields (step, epoch, whether it is the last of its epoch or of all, its `accumulate` batches).
-    What does not fill a step at the end of an epoch is dropped.
+    Batches at the end of an epoch that do not fill a step are dropped.
     """
     per_epoch = len(pairs) // batch_size // accumulate
     for epoch in range(first // per_epoch, math.ceil(last / per_epoch)):
@@ -453,29 +460,30 @@ def evaluation_loader(dataset, batch_size, workers=0):
 
 
 def start_method(workers):
-    """How loading processes start: on Linux by fork, as before Python 3.14.
+    """How DataLoader's worker processes start: on Linux by fork, Python's default before 3.14.
 
-    Its fork server would inherit from train.py that SIGCHLD is blocked, and never learn that one of
-    them has ended.
+    The default of 3.14, the fork server, would inherit train.py's blocked SIGCHLD, and so would
+    never notice that a worker process has ended.
     """
     return 'fork' if workers and sys.platform == 'linux' else None
 
 
 def obey_the_trainer_alone(worker):
-    """Run in a loading process: let only its trainer end it.
+    """worker_init_fn: only the process that trains, its parent, may end this worker process.
 
-    Clusters send SIGTERM to every process of a training at once, as a terminal sends Ctrl-C. But
-    the trainer needs its loading processes until the end of the step, after which it saves. So both
-    signals stay blocked here, as in train.py; a thread waits for a SIGTERM from the trainer.
+    Clusters send SIGTERM to all processes of a training at once, as a terminal sends Ctrl-C. But
+    the parent needs its workers until the end of the step, after which it saves a checkpoint. So
+    both signals stay blocked here, as in train.py; a thread waits for a SIGTERM from the parent.
     """
     if hasattr(signal, 'sigwaitinfo'):
         threading.Thread(target=_end_with_the_trainer, daemon=True).start()
-    elif hasattr(os, 'setsid'):         # macOS does not tell who sent a signal
-        os.setsid()                     # at least it is not sent to this process with the others
+    elif hasattr(os, 'setsid'):         # macOS does not report the sender of a signal
+        os.setsid()                     # out of the group that Ctrl-C and clusters send signals to
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _end_with_the_trainer():
+    """Wait for a SIGTERM that the parent process sends, then exit."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
@@ -485,16 +493,23 @@ def _end_with_the_trainer():
 # ============ data.py prepare ============
 
 def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
-    """Write a data root whose training pairs are decoded once. -> how many pairs it has
+    """Write a new data root with the training pairs decoded and resized. -> how many pairs it has
 
     Frames are resized to what training_image crops from, so the crops are equal to the bit; sounds
     are cut or padded to `seconds`, at 16 kHz with 16 bits. A pair is 0.77 MB at 352 pixels and
     10 s. Everything else (validation, benchmarks, captions, pairs beyond `share`) is linked, or
-    copied where links are not allowed. Pairs of an earlier start are kept while they are newer.
+    copied where links are not allowed. An interrupted run continues: pairs that are newer than
+    their sources are kept.
     """
     pairs = VGGSound(root, 'train', image_size, seconds, augmented=True, skip_bad=skip_bad)
     tell_other_splits(pairs.list)
     folder = Path(out) / 'vggsound'
+    marker = Path(out) / PREPARED
+    made_from = marker.read_text(encoding='utf-8') if marker.exists() else None
+    if made_from != str(Path(root).resolve()) and (made_from or folder.exists()):
+        what = f'what was prepared from {made_from}' if made_from else 'a dataset'
+        raise ValueError(f'{out} holds {what}, which this would overwrite: name another --out')
+    write_file(marker, str(Path(root).resolve()))
     for source in (pairs.frames, pairs.audio):
         target = folder / source.name
         target.mkdir(parents=True, exist_ok=True)
@@ -503,11 +518,11 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
     chosen = pairs.ids[:round(share * len(pairs))]
     need = len(chosen) * sum(file_bytes(pairs))
     free = shutil.disk_usage(folder).free
-    print(f'{len(chosen):,} pairs will take {need / 1e9:,.1f} GB in {folder}; {free / 1e9:,.1f} GB '
+    print(f'{len(chosen):,} pairs will take {need / 1e9:,.2f} GB in {folder}; {free / 1e9:,.1f} GB '
           'are free')
     bad = set()
     prepare_one = partial(prepare_pair, pairs, folder)
-    # closing: so that the first bad pair, or Ctrl-C, ends it without the pairs still to come
+    # closing cancels the pairs still to come after the first bad one, or after Ctrl-C
     with ThreadPoolExecutor() as pool, closing(pool.map(prepare_one, chosen)) as found:
         for sample, error in zip(chosen, tqdm(found, 'training pairs', len(chosen))):
             if error and not skip_bad:
@@ -524,8 +539,12 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
         for file in (pairs.frame_file(sample), pairs.sound_file(sample)):
             link(file, folder / file.parent.name / file.name)
     for entry in Path(root).iterdir():
-        if entry.name not in ('vggsound', 'cache') and entry.resolve() != Path(out).resolve():
-            link(entry, Path(out) / entry.name)
+        target = Path(out) / entry.name
+        own = ('vggsound', 'cache', 'prepared', '_captions', '.answers')
+        if entry.is_file() and not target.exists():
+            shutil.copy2(entry, target)         # captions.jsonl too: a link would be written to
+        elif entry.is_dir() and not entry.name.endswith(own):
+            link(entry, target)
     ids = [i for i in pairs.ids if i not in bad]
     write_file(folder / 'train.csv', ''.join(f'{i}\n' for i in ids))
     return len(ids)
@@ -561,7 +580,7 @@ def prepare_pair(pairs, folder, sample):
 
 
 def is_newer(target, source, size):
-    """Whether a copy is newer, and of this size, which another preset's is not."""
+    """Whether a copy is newer than its source and has this size, which another preset's lacks."""
     if not target.exists() or target.stat().st_size != size:
         return False
     return target.stat().st_mtime_ns > source.stat().st_mtime_ns
@@ -600,7 +619,8 @@ def main(argv=None):
     if sentence := overwritten([('--out', out)], [('--data-root', Path(root, 'vggsound'))]):
         parser.error(sentence)
     count = prepare(root, out, config.image_size, config.seconds, args.share, args.skip_bad_samples)
-    print(f'{out}: {count} pairs; train.py --data-root {out} reads them')
+    print(f'{out}: {count} pairs, with links to {root} for what is not prepared; train.py '
+          f'--data-root {out} reads them')
 
 
 if __name__ == '__main__':

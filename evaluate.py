@@ -12,7 +12,9 @@ read once, for all of its tasks. The oracle of section 4.1 (Baselines), CLIPSeg 
 ground-truth class name in place of the sound, has a row beside ours where the paper has one.
 
 A batch is a list of samples (data.Benchmark) that holds all sounds of its frames, so that each
-frame is encoded once. Shapes: B samples, F frames, P pairs of a frame and a condition, D embedding.
+frame is encoded once. A meter is a metric (metrics.py) of one task and one row, ours or the
+oracle's. Shapes: B samples, F frames, P pairs of a frame and the embedding of a sound or a name, D
+embedding.
 """
 
 import argparse
@@ -55,8 +57,8 @@ TASKS = {   # {task: {benchmark: the metric of section 4.1}}, in the order of th
     'interactive': {'is4': Interactive, 'vpo_ms': Interactive},
     'multisource': {'vgg_instruments': MultiSource, 'vgg_duet': MultiSource}}
 WITH_ORACLE = ('single', 'segmentation', 'interactive')         # Tables 1, 2, 6 and 7
-ORACLE = 'clipseg_gt_text'              # the oracle's scores stand under this key
-CLASSES_AT_ONCE = 16        # of a mixture: masked images in one pass of the vision encoder
+ORACLE = 'clipseg_gt_text'              # key of the oracle's scores in --json
+CLASSES_AT_ONCE = 16        # of a mixture: masked images per pass of the vision encoder
 SILENT = 2**-14             # a sound that peaks below two steps of 16-bit audio is silent
 SHIPPED = {'av': 'miniature/weights/av.pt', 'av_llm': 'miniature/weights/av_llm.pt'}
 
@@ -91,7 +93,7 @@ def encode(model, samples, known=None):
 
     -> A (B, D), audio-driven embeddings; Vision of F frames; the index of each sample's frame.
     Frames are compared by their pixels: IS4 and VPO hold a copy of a frame for each sound.
-    known: {key: embedding} of earlier batches' sounds, to which new ones are added.
+    known: {key: embedding} of the sounds of earlier batches; the new ones are added to it.
     """
     known = {} if known is None else known
     device = next(model.parameters()).device
@@ -123,8 +125,8 @@ def confidence(model, vision, A, size):
     """How well an image and its sound agree: cos(v_F[i, i], A_i). Vision of B, A (B, D) -> (B,)
 
     Paper [44]: "derived from a global audio-visual similarity score" (4.1, AP); this is the
-    released code's. v_F is that of Eq. 2, of the positive pair. size: (H, W) of the images, at
-    which MaskGen_F reads M_G in training.
+    released code's. v_F is that of Eq. 2, of the positive pair. size: (H, W) of the images, the
+    size of M_G in training.
     """
     M_G = model.ground(vision, A.unsqueeze(1), size)                        # (B, 1, H, W)
     M_F = mask_gen_f(M_G, vision.v_D.shape[-2:])                            # (B, 1, h, w)
@@ -140,8 +142,8 @@ def localise_sources(model, samples, classes, known=None, k=2):
     is the k classes whose v_n^I is most similar to the embedding A of the mixture; their heatmaps
     are returned.
     Paper [45]: "these masks are subsequently passed to MaskGen_I", "following the inference
-    procedure of section 3.7": the image is weighted by sigmoid(M_G + b/w), not cut. k is the
-    number of sources, which the benchmarks give away.
+    procedure of section 3.7": the image is weighted by sigmoid(M_G + b/w), not by a binary mask.
+    k is the number of sources, taken from the benchmark.
     """
     A, vision, frame_of = encode(model, samples, known)                     # A: (B, D)
     vision = frames_at(vision, frame_of)                    # of B: few mixtures share their frames
@@ -157,12 +159,12 @@ def localise_sources(model, samples, classes, known=None, k=2):
 
 
 def embed_names(model, tokenizer, dataset):
-    """The oracle's conditions: {class name: text embedding (D,)} of every name in a benchmark.
+    """What the oracle has in place of A: {class name: text embedding (D,)}, all of a benchmark.
 
-    Paper [38]: "CLIPSeg with ground-truth text" (4.1), without a template or a threshold. Here the
-    name stands in "A photo of a {name}", whatever the audio's --prompt, and its heatmap is
-    sigmoid(M_G + b/w) with the b/w of the trained model (1.4 before training). So the two rows
-    differ only in what is asked for.
+    Paper [38]: "CLIPSeg with ground-truth text" (4.1) names neither a template nor a threshold.
+    Here the name stands in "A photo of a {name}", whatever the audio's --prompt, and its heatmap is
+    sigmoid(M_G + b/w) with the b/w of the trained model (1.4 before training). So our row and the
+    oracle's differ in the embedding only.
     """
     names = sorted({sample.label for sample in dataset.samples if sample.label})
     return {name: model.embed_text(tokenizer, [name])[0] for name in names}
@@ -173,7 +175,7 @@ def score(dataset, batches, meters, find, shown=(), folder=None):
     """Update every meter with these batches. -> examples, [(id, confidence)]
 
     meters: {task: {row: metric}}. find(samples) -> {row: a map or None for each sample}; for the
-    extended sets it adds 'confidence' to the samples. shown: the ids of which examples are kept
+    extended sets it adds 'confidence' to the samples. shown: ids of the samples to keep as examples
     (figures/report.py says what an example is). folder: where our maps are saved.
     """
     examples = []
@@ -189,14 +191,14 @@ def score(dataset, batches, meters, find, shown=(), folder=None):
         note_unreadable(dataset, samples)                   # a map on disk may be unreadable
         confidences += [(s['id'], s['confidence']) for s in samples if 'confidence' in s]
         for task, rows in meters.items():
-            for row, maps in found.items():
+            for row in rows.keys() & found.keys():      # files hold no oracle's maps
                 meter = rows[row]
-                taken = feed(meter, samples, maps)
+                taken = feed(meter, samples, found[row])
                 if row == 'ours':
                     examples += examples_of(task, dataset.name, samples, taken, found, meter, shown)
         if folder:
             save_heatmaps(folder, [s['id'] for s in samples], found['ours'])
-        if number % max(1, len(batches) // 20) == 0:        # compute goes over all samples so far
+        if number % max(1, len(batches) // 20) == 0:        # seldom: compute reads all samples
             name, value = next(iter(first.compute().items()))
             value = value[len(value) // 2] if isinstance(value, list) else value
             bar.set_postfix({name: f'{value:.1f}'})
@@ -211,7 +213,7 @@ def read_samples(dataset, batch):
 
 
 def note_unreadable(dataset, samples):
-    """Keep the sentence of each sample with an error; print each sentence once."""
+    """Add each sample's error sentence to dataset.unreadable; print each sentence once."""
     for sentence in [str(s['error']) for s in samples if 'error' in s]:
         if sentence not in dataset.unreadable:
             tqdm.write(f'{dataset.name}: {sentence}')
@@ -251,7 +253,7 @@ def share(batches):
 
 
 def gather(dataset, meters, examples, confidences, folder=None):
-    """Join what the processes have scored. ValueError: not one sample. -> all examples"""
+    """Join what the processes have scored. -> all examples. ValueError if no sample was readable"""
     for rows in meters.values():
         for meter in rows.values():
             meter.merge_across_ranks()
@@ -269,18 +271,29 @@ def gather(dataset, meters, examples, confidences, folder=None):
 ROWS = ('ours', 'oracle', 'ceiling')    # ceiling: the ground-truth masks as heatmaps
 
 
-def held_out(model, tokenizer, preset, data_root, batch_size=32):
-    """-> {'ours', 'oracle', 'ceiling'}: scores, and counts of samples
+class MaskIoU(Segmentation):
+    """The IoU of Segmentation alone: F's 255 thresholds would be a fifth of the time."""
+    kept = ('iou',)
+
+    def add(self, heatmap, mask):
+        self.iou.append(self.score(self.threshold, heatmap, (mask > 0).float()))
+
+    def compute(self):
+        return {'mIoU': mean(self.iou, 100)}
+
+
+def held_out(model, tokenizer, preset, data_root, rows=ROWS, batch_size=32):
+    """Score VGG-SS and IS4. -> {row: {score: value}} for rows, {what was scored: number of samples}
 
     cIoU, AUC: VGG-SS, boxes. mIoU: every sample with a mask (VGG-SS has them in the miniature
-    only); mIoU_multi: IS4, whose frames hold two sounding objects; both_right: IS4, see
-    metrics.BothRight; area_silence, area_noise: mean share of a VGG-SS frame over 0.5 under silence
-    and noise. All in per cent but the areas, which are fractions. A score without samples is None.
-    What is missing or unreadable is printed.
+    only). mIoU_multi: IS4, whose frames hold two sounding objects. both_right: IS4, see
+    metrics.BothRight. area_silence, area_noise: how much of a VGG-SS frame is over 0.5 when the
+    sound is silence or noise, the mean over frames. In per cent, but the areas are fractions. A
+    score without samples is None. What is missing or unreadable is printed.
     """
     config = PRESETS[preset]
-    vggss = {'box': rows_of(SingleSource, ROWS), 'mask': rows_of(Segmentation, ROWS)}
-    is4 = {'mask': rows_of(Segmentation, ROWS), 'pair': rows_of(BothRight, ROWS)}
+    vggss = {'box': rows_of(SingleSource, rows), 'mask': rows_of(MaskIoU, rows)}
+    is4 = {'mask': rows_of(MaskIoU, rows), 'pair': rows_of(BothRight, rows)}
     areas = {'positive': [], 'silence': [], 'noise': []}    # of each map, the share over 0.5
     for name, meters in (('vggss', vggss), ('is4', is4)):
         try:
@@ -292,7 +305,7 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
             dataset.samples += [replace(s, condition=condition, number=number)
                                 for condition in ('silence', 'noise')
                                 for number, s in enumerate(dataset.samples)]
-        words = embed_names(model, tokenizer, dataset)
+        words = embed_names(model, tokenizer, dataset) if 'oracle' in rows else None
         find = functools.partial(localise_held_out, model, areas, words=words, known={})
         score(dataset, dataset.batches(batch_size), meters, find)
         n = dataset.expected - len(dataset.missing) - len(set(dataset.unreadable))
@@ -304,7 +317,7 @@ def held_out(model, tokenizer, preset, data_root, batch_size=32):
 
 
 def localise_held_out(model, areas, samples, words, known):
-    """As localise, with the ceiling's maps; notes the areas of ours."""
+    """localise, with the ceiling's maps too; appends the areas of our maps to `areas`."""
     found = localise(model, samples, words, known)
     for sample, heat in zip(samples, found['ours']):
         areas[sample['condition']].append(float((heat > 0.5).float().mean()))
@@ -314,7 +327,7 @@ def localise_held_out(model, areas, samples, words, known):
 def summarised(vggss, is4, areas):
     """The meters of held_out -> {row: scores}, without a row that has none, and counts"""
     scores = {}
-    for row in ROWS:
+    for row in vggss['box']:
         box = vggss['box'][row].compute()
         multi = is4['mask'][row].iou
         of_row = areas if row == 'ours' else {'silence': [], 'noise': []}
@@ -336,7 +349,7 @@ def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, f
     try:
         dataset = Benchmark('is4', data_root, config.image_size, config.seconds, 2 * frames)
     except FileNotFoundError:
-        return                                              # held_out has said so
+        return                                              # held_out has printed why
     words = embed_names(trained, tokenizer, dataset)
     shown = []
     for batch in dataset.batches(1):                        # a frame under both of its sounds
@@ -369,7 +382,7 @@ def one_pair(model, config, image_file, audio_file, out):
 
 # ---- The script ----------------------------------------------------------------------------------
 def evaluate(args):
-    """Score every benchmark asked for. -> {task: {benchmark: scores}, ORACLE: the same for it}"""
+    """Score every benchmark asked for. -> {task: {benchmark: scores}, ORACLE: {task: ...}}"""
     check_outputs([args.json, args.csv, args.out if args.image else None],
                   [args.figures, args.save_heatmaps])
     device = start_processes(args.device)
@@ -445,7 +458,7 @@ def load(device, checkpoint, variant, preset, untrained, **given):
 
 
 def open_benchmarks(wanted, preset, data_root, limit):
-    """Open every test set before the first is scored, so that a missing one is known at once.
+    """Open all test sets before scoring the first, so that a missing one is reported at once.
 
     wanted: {task: {benchmark: metric}}. Draws the miniature where it is missing.
     -> {name: Benchmark}, in the order of every table
@@ -488,7 +501,7 @@ def finder(dataset, meters, model, tokenizer, heatmaps):
 
 
 def scores_of(meter, dataset):
-    """None where the row has no sample, as the oracle's of a benchmark without class names."""
+    """A row's scores and counts; None if it has no sample (the oracle, without class names)."""
     return {**meter.compute(), 'n': len(meter), 'n_expected': dataset.expected} if meter else None
 
 
@@ -518,7 +531,7 @@ def tell_counts(dataset, meters):
 # ---- The command line ----------------------------------------------------------------------------
 THRESHOLDS = r'top50|adaptive|sweep|fixed:([01](\.0*)?|0?\.\d+)'
 NEEDS = {'image': 'audio', 'audio': 'image', 'out': 'image', 'examples': 'figures'}
-EXCLUDES = {    # the options that would be ignored beside these (--data-root may always be given)
+EXCLUDES = {    # option: others that have no effect beside it (--data-root may always be given)
     'image': ('task', 'benchmarks', 'threshold', 'reading', 'batch_size', 'limit', 'json', 'csv',
               'figures', 'examples', 'save_heatmaps', 'heatmaps'),
     'heatmaps': ('checkpoint', 'untrained', 'prompt', 'clipseg', 'beats', 'device',
@@ -590,7 +603,7 @@ def parse_args(argv=None):
 
 
 def ignored(given):
-    """The sentence for an option that another makes useless, or that lacks the one it needs."""
+    """An error sentence where one option has no effect beside another, or needs another. Or None"""
     for one, others in EXCLUDES.items():
         for other in others:
             if one in given and other in given:
@@ -602,7 +615,7 @@ def ignored(given):
 
 
 def overwrites(args):
-    """The sentence for a result that would overwrite an input, the data, or another result."""
+    """An error sentence where a result would overwrite an input, data or another result. Or None"""
     outputs = [('--json', args.json), ('--csv', args.csv), ('--out', args.image and args.out)]
     inputs = [('the weights that ship', ROOT / 'miniature/weights')]
     for name in ('image', 'audio', 'checkpoint', 'beats', 'clipseg'):

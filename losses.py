@@ -5,8 +5,8 @@
 
 Symbols: A (N, D) audio-driven embeddings, v_I (B, D) and v_F (B, N, D) audio-grounded visual
 embeddings at the image and at the feature level, C (B, D) caption embeddings, tau the temperature.
-Pair (i, j) is image i with audio j: a positive pair if i == j, else a negative. B == N, but for
---negatives global (the last section), where a process has all N audios and B of the images.
+Pair (i, j) is image i with audio j: a positive pair if i == j, else a negative. B == N, except with
+--negatives global (the last section), where each process has all N audios and B of the N images.
 """
 
 import torch
@@ -45,7 +45,7 @@ def masked_features(M_F, v_D, divisor='paper'):
 
     M_F (B, N, h, w), v_D (B, D, h, w) -> v_F (B, N, D)
     Paper [13]: divides by each pair's own mask sum; the release by the sum of all masks plus 1e-6
-    (divisor='release'). Every use normalises v_F to unit length, so the two differ by that 1e-6.
+    (divisor='release'). The two differ by a factor, which the cosine similarity takes out.
     """
     pooled = torch.einsum('bnhw,bdhw->bnd', M_F, v_D)               # (B, N, D)
     if divisor == 'release':
@@ -61,18 +61,21 @@ def feature_similarities(v_F, A, first=0, reading='paper'):
     first: the row of A at which the images' own audios begin (global negatives).
     Paper [14]: S^F_ij = v^F_ij . A_j, the audio that made the mask. The release takes A_i, the
     image's own audio (reading='release'): the masks of other sounds should not cover its source.
-    Paper [15]: silent on empty masks, which M_I in the place of M_F can have (Table 13). Their S is
-    0 without a gradient; the cosine's gradient would be divided by the norm of v_F, which is 0.
+    Paper [15]: silent on empty masks, which M_I in the place of M_F can be (Table 13). There v_F is
+    0, and the cosine's gradient would divide by its norm; so S is set to 0, without a gradient.
     """
     own = A[first:first + len(v_F)].unsqueeze(1)                    # (B, 1, D)
     empty = v_F.detach().norm(dim=-1) < EMPTY                       # (B, N)
-    v_F = torch.where(empty.unsqueeze(-1), 1.0, v_F)        # at 0 the gradient is not finite
+    v_F = torch.where(empty.unsqueeze(-1), 1.0, v_F)        # a v_F of 0 has no finite gradient
     S = F.cosine_similarity(v_F, A.unsqueeze(0) if reading == 'paper' else own, dim=-1)
     return S.masked_fill(empty, 0.0)
 
 
 def acl_f(v_F, A, tau=TAU, reading='paper'):
-    """Eq. 3, L_ACL_F, of each pair's masked features, v_F (B, B, D), and A (B, D). Scalar."""
+    """Eq. 3, L_ACL_F, of each pair's masked features, v_F (B, B, D), and A (B, D). Scalar.
+
+    loss_terms takes its two steps one by one, to all-gather S^F between them.
+    """
     return info_nce(feature_similarities(v_F, A, reading=reading), tau)
 
 
@@ -90,8 +93,8 @@ def area_regulariser(areas, p_pos=P_POS, p_neg=P_NEG, reading='release'):
     """
     B = len(areas)
     positive = areas.diagonal()                                     # (B,)
-    # Negatives are the total minus the diagonal: selecting them by a mask would make a GPU
-    # synchronise to learn how many there are.
+    # Negatives are the total minus the diagonal: to select them by a boolean mask, the CPU would
+    # have to synchronise with the GPU and ask how many there are.
     if reading == 'release':
         negative = (areas.sum() - positive.sum()) / B**2
         return (positive.mean() - p_pos).abs() + (negative - p_neg).abs()
@@ -134,9 +137,9 @@ def acl_c_of_answered(C, answers, A, tau=TAU, same_answers='negatives'):
     Paper [28]: silent on pairs to which the language model has no answer. They take no part,
     neither as queries nor as negatives; with fewer than two answers there is nothing to contrast.
     """
-    has = (answers >= 0).nonzero()[:, 0]    # on the CPU, so that a GPU need not synchronise
+    has = (answers >= 0).nonzero()[:, 0]    # on the CPU: nonzero would synchronise with a GPU
     if len(has) < 2:
-        return 0.0 * A.sum()                # not a constant: DDP waits for every gradient
+        return 0.0 * A.sum()                # has a gradient, as DDP waits for that of every weight
     rows = answers[has].to(A.device, non_blocking=True)
     has = has.to(A.device, non_blocking=True)
     return acl_c(C[rows], A[has], tau, rows if same_answers == 'masked' else None)
@@ -148,7 +151,8 @@ def loss_terms(out, tau=TAU, p_pos=P_POS, p_neg=P_NEG, area='release', acl_f_rea
                gather=lambda rows: rows):
     """The terms of Eq. 5 in float32. out: a model.Alignment -> {'acl_i', 'acl_f', 'reg'}: scalars
 
-    gather: everyone, where out.A holds the audios of all processes (--negatives global).
+    gather: the function `everyone` with --negatives global, where out.A has the audios of all
+    processes; else the identity.
     """
     A = out.A.float()                                                               # (N, D)
     v_F = masked_features(out.M_F.float(), out.v_D.float())                         # Eq. 2
@@ -169,12 +173,12 @@ def total_loss(terms, weights):
 
 # ============ --negatives global: the pairs of all processes as each other's negatives ============
 # Each of P processes has b pairs, N = P * b in all. It grounds its b images under all N audios,
-# which gives b rows of the N x N pairs of Eq. 3 and 4. All-gathered are A and v_I (b, D), and the
-# rows (b, N) of S^F and of the areas: each process then has what a single one with N pairs has.
+# which gives b rows of the N x N pairs of Eq. 3 and 4. A and v_I (b, D) and the rows (b, N) of S^F
+# and of the areas are all-gathered: each process then has what a single one with N pairs has.
 #
-# The gradients are those of a single process, too. Each process computes the whole loss. In the
-# backward pass everyone() sums each row's gradients over the P processes, which makes P times the
-# gradient, and the mean of DistributedDataParallel divides by P.
+# The gradients, too, are those of a single process. Every process computes the complete loss. In
+# the backward pass everyone() sums each row's gradients over the P processes, which gives P times
+# the gradient, and DistributedDataParallel's mean over the processes divides by P.
 
 class Gather(torch.autograd.Function):
     """All-gather with gradients: x (b, ...) of each process -> (P * b, ...), in order of ranks."""
@@ -194,12 +198,12 @@ class Gather(torch.autograd.Function):
 
 
 def everyone(x):
-    """x (b, ...), b the same in each process -> (N, ...) of all, with gradients."""
+    """All-gather with gradients: x (b, ...), b the same on each rank -> (N, ...) of all ranks."""
     if not dist.is_initialized():
         return x
     return Gather.apply(x.float() if x.is_floating_point() else x)
 
 
 def first_of_mine(b):
-    """The row of everyone(x) at which this process's b rows begin."""
+    """The row of everyone(x) at which this process's own b rows begin: rank * b."""
     return dist.get_rank() * b if dist.is_initialized() else 0

@@ -1,7 +1,7 @@
 """Mask generators of Section 3.2: from the grounder's logits M_G to the masks M_I and M_F.
 
 MaskGen_I  w * M_G + b, then a binary Gumbel-Max sample with a straight-through gradient; at
-           inference sigmoid(M_G + b / w) (Section 3.7).
+           inference sigmoid(M_G + b / w) instead, without noise (Section 3.7).
 MaskGen_F  min-max normalisation of each map and a soft threshold, at the feature grid (Eq. 2).
 
 Shapes: B images, N audios, H W pixels, h w feature cells. Logits may have any shape whose last two
@@ -24,7 +24,8 @@ def binary_gumbel(logits, uniform=None, temperature=GUMBEL_TEMPERATURE):
     """Sample a 0/1 mask with the gradient of the relaxed sample (Jang et al., 2017).
 
     P(mask = 1) = sigmoid(logits). One uniform number per pixel is enough, as the difference of two
-    Gumbel variables is logistic. uniform: in (0, 1), of the logits' shape; drawn here if None.
+    Gumbel variables has a logistic distribution. uniform: numbers in (0, 1) of the logits' shape;
+    drawn here if None.
     """
     if uniform is None:
         tiny = torch.finfo(torch.float32).tiny
@@ -36,7 +37,7 @@ def binary_gumbel(logits, uniform=None, temperature=GUMBEL_TEMPERATURE):
 
 
 class MaskGenI(nn.Module):
-    """MaskGen_I (Section 3.2). The scalars w and b are all that is learned in the two masks."""
+    """MaskGen_I (Section 3.2). Its scalars w and b are learned; MaskGen_F has no parameters."""
 
     def __init__(self, w=W_INIT, b=B_INIT):
         super().__init__()
@@ -71,7 +72,7 @@ def mask_gen_f(M_G, grid):
     """
     low = M_G.amin((-2, -1), keepdim=True) - 1e-7
     high = M_G.amax((-2, -1), keepdim=True) + 1e-7
-    # Next to a logit of 3, float32 rounds 1e-7 (release) away: a constant map would divide by 0.
+    # In float32, 3 + 1e-7 (release) is 3, so a constant map would divide by 0 without the clamp.
     stretched = (M_G - low) / (high - low).clamp(min=1e-7)
     return to_grid(torch.sigmoid((stretched - SOFT_THRESHOLD) / SOFTNESS), grid)
 

@@ -16,6 +16,7 @@ import mmap
 import os
 import pickle
 import re
+import struct
 import sys
 import warnings
 from pathlib import Path
@@ -34,9 +35,9 @@ PICTURES = ('.jpg', '.png', '.jpeg')
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
 # Pillow warns from 89 megapixels on; its error from 179 on becomes a SampleError.
 warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
-LOUDEST = 10                    # peak that is accepted, in units of full scale
-OPPOSED = 0.2                   # channels cancel each other below this share (_mono)
-TOLERANCE = 0.05                # seconds by which a sound may be longer than what is heard of it
+LOUDEST = 10                    # largest accepted peak; full scale is 1
+OPPOSED = 0.2                   # below this share of energy in their mean, channels cancel (_mono)
+TOLERANCE = 0.05                # seconds past the end that part_heard does not report
 # Paper [65]: the size of the scored maps is not named; the released code has 224 x 224
 GROUND_TRUTH_SIZE = 224
 SCORED = GROUND_TRUTH_SIZE, GROUND_TRUTH_SIZE
@@ -45,7 +46,7 @@ JPEG_THRESHOLD = 128            # least grey of a JPEG mask that is object
 RESIZE_BEFORE_CROP = 1.1        # times the model's size, for training frames (released code)
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-_told_of_opposed = []           # the first file whose channels cancel; only this one is printed
+_told_of_opposed = []           # the first file whose channels cancel; later ones are not printed
 
 
 class SampleError(ValueError):
@@ -61,7 +62,7 @@ def check_file(path):
 
 
 def file_of(folder, name, suffixes, *others):
-    """The first file <folder>/<name><suffix> that exists, else the first of these paths."""
+    """The first existing <folder>/<name><suffix>, also in the folders `others`; else the first."""
     paths = [Path(place, f'{name}{suffix}') for place in (folder, *others) for suffix in suffixes]
     return next((path for path in paths if path.is_file()), paths[0])
 
@@ -69,6 +70,7 @@ def file_of(folder, name, suffixes, *others):
 # ---- Sound ---------------------------------------------------------------------------------------
 
 def sound_file(folder, name, *others):
+    """file_of for a sound, whichever of the formats SOUNDS it has."""
     return file_of(folder, name, SOUNDS, *others)
 
 
@@ -98,7 +100,7 @@ def noise(index, length):
 
 
 def part_heard(path, seconds):
-    """What read_audio takes of a sound: 'the first 2.0 of 5.0 s of a.wav'; None if all of it."""
+    """How much of a sound read_audio uses: 'the first 2.0 of 5.0 s of a.wav'; None if all of it."""
     samples, rate, stated = _read_samples(path, seconds + TOLERANCE)
     if len(samples) < math.ceil((seconds + TOLERANCE) * rate):
         return None
@@ -107,7 +109,7 @@ def part_heard(path, seconds):
 
 
 def _decode(path, seconds):
-    """-> the first `seconds`, (channels, samples) at the rate of the file, and that rate."""
+    """Decode and check the first `seconds`. -> (channels, samples), the rate of the file"""
     samples, rate, stated = _read_samples(path, seconds)                # (samples, channels)
     wanted = math.ceil(seconds * rate)
     if len(samples) < wanted and _is_chain(path):
@@ -180,7 +182,8 @@ def _open_picture(path):
             if picture.mode.startswith('I') or picture.mode == 'F':     # Pillow would clip values
                 raise ValueError('16 bits or more a channel where 8 are needed')
             yield picture
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, TypeError, struct.error,      # the last two: EXIF
+            Image.DecompressionBombError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SampleError(f'{path} is not a readable picture ({reason}): replace it by one of the '
                           f'formats {", ".join(FORMATS)}') from None

@@ -6,10 +6,10 @@
     metric.compute()                        # {'cIoU': 49.5, 'AUC': ..., 'cIoU_adap': ..., ...}
 
 Tables 1, 2: SingleSource; 3, 4: Extended; 5: Robustness; 6: Segmentation; 7: Interactive; 8:
-MultiSource. In per cent, but FPR and G_FPR are fractions, as in the paper. Batch size, order and
-number of processes do not change a bit: pixel counts are whole numbers (halves under a consensus
-map), and sums over samples are exact, rounded once. Where a released evaluator differs, a comment
-`Paper [n]` says how, and tests/released_evaluators.py computes its number.
+MultiSource. In per cent, but FPR and G_FPR are fractions, as in the paper. Scores are equal to the
+bit for any batch size, order and number of processes: pixel counts are whole numbers (halves under
+a consensus map), and sums over samples are exact, rounded once. Where a released evaluator differs,
+a comment `Paper [n]` says how, and tests/released_evaluators.py computes its number.
 Shapes: B maps in a batch, H W pixels, P = H * W, T thresholds (19 for 'sweep', else 1), N samples.
 """
 
@@ -47,7 +47,7 @@ NEGATIVES = ('silence', 'noise', 'offscreen')       # conditions of Table 5
 #   AP, max-F1       some of the confidences            the confidences of "all samples"
 
 def thresholds_for(heatmap, policy, ground_truth=None):
-    """Where a policy cuts a heatmap (H, W); 'adaptive' needs the ground truth (H, W). -> (T,)"""
+    """A policy's thresholds for a heatmap (H, W); 'adaptive' needs its ground truth. -> (T,)"""
     if policy == 'sweep':
         return SWEEP.to(heatmap.device)
     if policy not in ('top50', 'adaptive'):
@@ -57,7 +57,7 @@ def thresholds_for(heatmap, policy, ground_truth=None):
     K = int((ground_truth > 0).sum()) if policy == 'adaptive' else 0
     # Without any ground truth: the upper half, as in Senocak et al.'s code
     place = heatmap.numel() - K if K else heatmap.numel() // 2
-    values = heatmap.flatten().cpu().numpy()            # selecting takes a fortieth of sorting
+    values = heatmap.flatten().cpu().numpy()            # partition: 40 times as fast as sorting
     return heatmap.new_tensor([np.partition(values, place)[place]])
 
 
@@ -104,10 +104,11 @@ def mean(values, scale=1):
 
 
 class Streaming:
-    """Sees a batch at a time and keeps a few numbers of each sample; len(): samples seen.
+    """What all metrics share: update() adds a batch and keeps a few numbers of each sample.
 
     needs: the keys of a batch whose values update() takes after the heatmaps. kept: the attributes
-    that hold the numbers; each starts as a list, unless the class gives it another start.
+    that hold the numbers; each begins as a list, or as a copy of the class's attribute of its name.
+    A subclass has add(), which scores one sample, and compute(). len(): the samples seen.
     """
     needs = ()
     kept = ('iou',)
@@ -116,7 +117,7 @@ class Streaming:
     # threshold, the interactive and AVSBench ones > it. It matters where many pixels are equal.
     strict = False
     # Paper [50]: where ground truth and prediction are both empty, the VGG-SS evaluator divides 0
-    # by 0 and gets NaN, which fails even the AUC's level of 0; the extended-set one gets 0.
+    # by 0 and gets NaN, a failure even at the AUC's level of 0; the extended-set one gets 0.
     empty = 0.0
 
     def __init__(self, threshold='fixed:0.5', reading='release'):
@@ -162,7 +163,7 @@ class Streaming:
         return (inside / (total + outside)).nan_to_num(self.empty).squeeze(0).tolist()
 
     def merge(self, other):
-        """Add what another metric of the same kind has seen."""
+        """Add the samples of another metric of the same class."""
         for name in self.kept:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -218,8 +219,8 @@ def f_score(inside, outside, total):
 class Segmentation(Streaming):
     """mIoU, F, mIoU_adap, F_adap; `.area`: the share of pixels predicted. Non-zero is object.
 
-    F needs no policy: its mean over the samples with an object at each of 255 thresholds, then the
-    maximum of the 255.
+    F needs no policy: at each of 255 thresholds its mean over the samples with an object, and of
+    these 255 means the maximum.
     Paper [51]: an empty mask (MS3 has some) scores the share of pixels not predicted, as released.
     Paper [52]: the release averages means of batches, so that samples of a smaller last batch weigh
     more; AVSBench's own code takes F's maximum inside each batch. Here samples are averaged.
@@ -228,7 +229,7 @@ class Segmentation(Streaming):
     needs = ('mask',)
     kept = ('iou', 'iou_adaptive', 'area', 'f_adaptive', 'f_sum')
     strict = True                           # as AVSBench's evaluator
-    # Sums of F in units of 2^-40: whole numbers have the same sum in any order.
+    # Sums of F as whole numbers, in units of 2^-40: floats would depend on the order of samples.
     f_sum = torch.zeros(len(F_THRESHOLDS), dtype=torch.int64)
 
     def add(self, heatmap, mask):
@@ -315,7 +316,7 @@ class Extended(Streaming):
         return 100 * float((highest[:len(width)] * width).sum())
 
     def f1_curve(self):
-        """F1, precision, recall (T,) at the confidences among which max-F1 is sought."""
+        """F1, precision, recall (T,) at the confidences that max-F1 is the maximum over."""
         levels = sorted(self.confidence)
         if self.reading == 'release':
             levels = levels[::max(1, len(levels) // 10)]
@@ -424,7 +425,7 @@ class Interactive(SingleSource):
 
 
 def pixel_ap(scores, truth):
-    """AP of P pixels ranked by score, NaN without truth; not interpolated. Equal scores are one."""
+    """AP of P pixels ranked by score, not interpolated; NaN without truth. Ties: one step."""
     ranked, order = scores.flatten().sort(descending=True)                  # (P,) each
     pixels = ranked.unique_consecutive(return_counts=True)[1].cumsum(0)     # (S,) at S scores
     hits = (truth.flatten() > 0)[order].cumsum(0)[pixels - 1].cpu()         # (S,)
@@ -450,7 +451,7 @@ class MultiSource(Streaming):
 
     def update(self, heatmaps, sources):
         super().update(heatmaps, sources)
-        self.pairing = torch.tensor(self.pairings[-len(sources):])          # (B, k) maps of sources
+        self.pairing = torch.tensor(self.pairings[-len(sources):])          # (B, k) a source's map
 
     def add(self, maps, sources):
         k, sources = len(maps), (sources > 0).float()

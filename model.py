@@ -12,8 +12,9 @@ names of the released checkpoint.
     model, tokenizer = load_model('miniature')      # or 'paper', with the real weights in place
     heatmap = model.heatmap(image, wav, size=(224, 224))        # (B, 224, 224) in 0..1
 
-Shapes: B images, N audios, H W pixels, h w feature cells, D embedding, T time steps of BEATs'
-features, k audio tokens in the prompt (Table 11; otherwise 1), r width of CLIPSeg's decoder.
+Shapes: B images (the paper's X^I), N audios (X^A), H W pixels, h w feature cells, D embedding
+(the paper's c), T spectrogram patches of BEATs (n in beats.py), k audio tokens in the prompt (Table
+11; otherwise 1), r width of CLIPSeg's decoder.
 """
 
 import os
@@ -26,7 +27,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from safetensors import SafetensorError
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as activation_checkpoint
 from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 from transformers.utils import logging as transformers_logging
 
@@ -36,14 +37,14 @@ from losses import everyone, first_of_mine
 from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, soft_image_mask, to_grid, to_image
 
 PROMPT = 'A photo of a <*>'         # Section 3.1; the audio token takes the place of <*>
-RELEASE_PROMPT = 'A photo of <*>'   # Paper [1]: the released weights' own; others give wrong maps
-DROPOUT = 0.5                       # Paper [2]: names none; in the release's unary potential
+RELEASE_PROMPT = 'A photo of <*>'   # Paper [1]: "A photo of a"; the released weights need this
+DROPOUT = 0.5                       # Paper [2]: names no dropout; in the release's unary potential
 
 
 # ---- 3.1 AudioTokenizer: projection and attentive pooling of E_A's features -------------------
 
 class UnaryPotential(nn.Module):
-    """How much each time step matters by itself. x: (B, D, T) -> (B, k, T), one row per token."""
+    """How much each patch matters by itself. x: (B, D, T) -> (B, k, T), one row per audio token."""
     def __init__(self, dim, tokens):
         super().__init__()
         self.embed = nn.Conv1d(dim, dim, 1)
@@ -55,7 +56,7 @@ class UnaryPotential(nn.Module):
 
 
 class SelfPotential(nn.Module):
-    """How much each time step agrees with the others. x: (B, D, T) -> (B, T)."""
+    """How much each patch agrees with the others. x: (B, D, T) -> (B, T)."""
     def __init__(self, dim):
         super().__init__()
         self.embed_X = nn.Conv1d(dim, dim, 1)
@@ -64,12 +65,12 @@ class SelfPotential(nn.Module):
     def forward(self, x):
         X = F.normalize(self.embed_X(x), dim=1)         # (B, D, T), unit length over D
         Y = F.normalize(self.embed_Y(x), dim=1)
-        # The mean of X . Y over Y's time steps is X . mean(Y), which needs no (T, T) matrix.
+        # The mean of X . Y over Y's patches is X . mean(Y), which needs no (T, T) matrix.
         return torch.einsum('bdt,bd->bt', X, Y.mean(-1))
 
 
 class AttentivePooling(nn.Module):
-    """Factor graph attention over time (Yariv et al., 2023): a softmax over mixed potentials.
+    """Factor graph attention (Yariv et al., 2023): a softmax over T of the mixed potentials.
 
     x: (B, T, D) -> (B, k, D). Paper [3]: does not say how Table 11's k tokens differ. Here each has
     its own row of the unary potential and its own mixture; k = 1 is the released module.
@@ -111,7 +112,7 @@ def prompt_ids(tokenizer, prompt):
         raise ValueError(f'the prompt {prompt!r} must hold <*> exactly once, '
                          'where the audio token goes')
     before, after = (tokenizer(part.strip()).input_ids for part in prompt.split('<*>'))
-    return before[:-1], after[1:]       # one start token at the front, one end-of-text token last
+    return before[:-1], after[1:]       # each part has both: keep one start, one end-of-text token
 
 
 def embed_prompt(clipseg, before, tokens, after):
@@ -146,8 +147,8 @@ def encode_image(clipseg, image):
     hidden = hidden_states(vision, image)
     x = hidden[-1]                                                          # (B, 1 + hw, width)
     pooled = clipseg.clip.visual_projection(class_token(vision, x))         # (B, D)
-    # Paper [4]: only says "spatial visual features". Released code: in the last layer, the values
-    # take the place of attention (MaskCLIP), so that each cell describes its own place.
+    # Paper [4]: only says "spatial visual features". Released code: the last layer takes its values
+    # without the attention over cells (MaskCLIP), so that each cell describes its own place.
     last = vision.encoder.layers[-1]
     x = x + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(x)))
     x = x + last.mlp(last.layer_norm2(x))
@@ -217,10 +218,13 @@ def decode(clipseg, activations, A):
 
 @dataclass
 class Alignment:
-    """What the losses need of B images under N audios: their own, or those of all processes."""
+    """What the losses need of B images, each grounded with N audios.
+
+    The audios are those of the batch, N = B, or of all processes (--negatives global).
+    """
     A: torch.Tensor             # (N, D) audio-driven embeddings
-    M_G: torch.Tensor           # (B, N, H, W) logits, image i under audio j
-    areas: torch.Tensor         # (B, N) mean of each image mask, for Eq. 4
+    M_G: torch.Tensor           # (B, N, H, W) logits, image i grounded with audio j
+    areas: torch.Tensor         # (B, N) mean of each image mask, M-bar of Eq. 4
     M_I: torch.Tensor           # (B, 1, H, W) image mask of the positive pairs
     v_I: torch.Tensor           # (B, D) embedding of the masked images, for Eq. 1
     M_F: torch.Tensor           # (B, N, h, w) feature masks, for Eq. 2
@@ -279,7 +283,7 @@ class SoundLocalizer(nn.Module):
         keep the inputs, recompute in the backward pass. Saves 15 MB a pair at 352 x 352.
         """
         if pair_chunk and torch.is_grad_enabled():
-            run = partial(checkpoint, decode, self.clipseg, vision.activations,
+            run = partial(activation_checkpoint, decode, self.clipseg, vision.activations,
                           use_reentrant=False, preserve_rng_state=False)
             M_G = torch.cat([run(part) for part in A.split(max(1, pair_chunk // len(A)), 1)], 1)
         else:
@@ -298,7 +302,7 @@ class SoundLocalizer(nn.Module):
 
     def forward(self, image, wav, image_mask='hard', feature_mask='feature', noise=(None, None),
                 features=None, pair_chunk=None, negatives='local'):
-        """Every image (B, 3, H, W) under every audio (B, samples), in training. -> Alignment
+        """Training: ground every image (B, 3, H, W) with every audio (B, samples). -> Alignment
 
         The vision encoder runs twice whatever B is: on the images and on the masked images.
         image_mask 'hard', 'soft' or 'feature', feature_mask 'feature' or 'image': Table 13.
@@ -313,7 +317,7 @@ class SoundLocalizer(nn.Module):
             first = first_of_mine(B)
         vision = encode_image(self.clipseg, image)
         M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)    # (B, N, H, W)
-        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # even under autocast
+        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # masks stay in float32
         grid = vision.v_D.shape[-2:]
 
         # Paper [17]: Eq. 4 measures "the image masks", so the areas are those of the mask in use.
@@ -394,10 +398,11 @@ PRESETS = {
 
 def load_model(preset='miniature', checkpoint=None, prompt=None, audio_tokens=None, clipseg=None,
                beats=None):
-    """A preset's backbones and a checkpoint's trained part. -> (SoundLocalizer, eval), tokenizer
+    """Build a preset's model, load a checkpoint. -> SoundLocalizer in eval mode, its tokenizer
 
-    checkpoint: train.py's or the authors'. prompt, audio_tokens: default to the checkpoint's, and
-    the prompt to the release's where it names none. clipseg, beats: paths, not the preset's.
+    checkpoint: train.py's or the authors'; None: random projection. prompt, audio_tokens: default
+    to the checkpoint's; a checkpoint without a prompt gets the release's. clipseg, beats: paths to
+    use in place of the preset's.
     """
     config = PRESETS[preset]
     saved = read_checkpoint(checkpoint) if checkpoint else {'prompt': PROMPT}
@@ -437,7 +442,8 @@ def load_clipseg(name):
 def read_checkpoint(path):
     """A checkpoint's dict {'audio_proj', 'masker_i', ...}.
 
-    FileNotFoundError; ValueError: damaged or another file; OSError: cannot be read now.
+    FileNotFoundError if there is none, ValueError if it is damaged or another program's, OSError if
+    the disk cannot be read.
     """
     saved = read_or_none(path)
     if not os.path.isfile(path):

@@ -2,25 +2,27 @@
 
     python train.py --variant av                            # the miniature, minutes on a laptop
     python train.py --variant av_llm                        # with the language model's answers
-    python train.py --variant av --preset paper             # real backbones and data (README)
+    python train.py --variant av --preset paper             # real data (docs/datasets.md)
     torchrun --nproc_per_node=2 train.py --preset paper     # as in the paper: 8 pairs on each GPU
     python train.py --variant av --resume                   # go on after a crash or a kill
 
 The loop is take_steps. It trains the audio projection with its pooling, and MaskGen_I's w and b;
-all else is frozen. The folder of a run then holds last.pt (and previous.pt), log.jsonl, loss.png,
-before_after.png and summary.json, the scores on held-out scenes before and after. SIGTERM (which
-clusters send before they kill), Ctrl-C, SIGHUP and SIGUSR1 end it after the step at hand.
+all else is frozen. The folder of a run holds last.pt, previous.pt (the checkpoint before it),
+log.jsonl, loss.png, before_after.png and summary.json (scores on held-out scenes before and after).
+After SIGTERM (which clusters send before they kill), Ctrl-C, SIGHUP or SIGUSR1 it finishes the
+current step, saves a checkpoint and ends.
 
 Paper [25]: silent on which epoch counts; the release keeps the best one on the VGG-SS test set.
-Here nothing is chosen by a test set: the result is the last step.
+Here no test set chooses: the result is the model after the last step.
 """
 
 import signal
 
 if __name__ == '__main__' and hasattr(signal, 'pthread_sigmask'):
-    # Blocked before NumPy and torch start threads, which inherit it; checkpoint.watch_signals waits
-    # for all but SIGCHLD, whose handler DataLoader sets. Windows has no such call: there Ctrl-C
-    # interrupts as in any Python script.
+    # Block these signals before NumPy and torch start threads, which inherit the signal mask. One
+    # thread (checkpoint.watch_signals) waits for them; SIGCHLD is blocked only to keep DataLoader's
+    # handler from interrupting a computation. Windows has no signal mask: there Ctrl-C interrupts
+    # as in any Python script.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
                                               signal.SIGUSR1, signal.SIGCHLD})
 
@@ -50,28 +52,29 @@ from model import PRESETS, PROMPT, load_model, load_trained, trained_state
 class Recipe:
     """Training settings of one preset; each is an option of the same name."""
     epochs: int             # section 4.1: 20
+    steps: int | None       # in place of epochs
     # Paper [23]: 16 (section 4.1), which was 8 on each of two GPUs, so with 7 negatives, not 15
     batch_size: int
     lr: float               # Adam; section 4.1: 1e-4
     lr_schedule: str        # constant (section 4.1 names no other), or linear: falls to 0
     weight_decay: float     # section 4.1: 1e-4
-    save_seconds: float     # least time between two checkpoints within an epoch
+    save_seconds: float     # seconds between two checkpoints within an epoch, at least
 
 
 RECIPES = {
-    'paper': Recipe(epochs=20, batch_size=16, lr=1e-4, lr_schedule='constant', weight_decay=1e-4,
-                    save_seconds=600),
-    # Paper [11]: 180,000 steps at 1e-4. The miniature takes 300, at twenty times that rate. A batch
+    'paper': Recipe(epochs=20, steps=None, batch_size=16, lr=1e-4, lr_schedule='constant',
+                    weight_decay=1e-4, save_seconds=600),
+    # Paper [11]: 180,000 steps at 1e-4. The miniature takes 400, at twenty times that rate. A batch
     # of 8 is what one of the authors' GPUs saw; with only twelve classes, a larger one would often
     # hold a class twice. Many more steps only raise b / w, as p+ = 0.4 asks for masks larger than
-    # these objects. At so high a rate the masks of a class or two are wrong at any time (only the
-    # head of a dog), twenty steps later those of others; so the rate falls to 0.
-    'miniature': Recipe(epochs=1, batch_size=8, lr=2e-3, lr_schedule='linear', weight_decay=1e-4,
-                        save_seconds=10),
+    # these objects. At so high a rate one or two classes have wrong masks at any step (a dog's head
+    # only), and other classes have them twenty steps later; so the rate falls to 0.
+    'miniature': Recipe(epochs=1, steps=400, batch_size=8, lr=2e-3, lr_schedule='linear',
+                        weight_decay=1e-4, save_seconds=10),
 }
 
-LOW = {'bf16': torch.bfloat16, 'fp16': torch.float16}
-SETTINGS = (    # what must be the same for a run to be resumed
+LOW = {'bf16': torch.bfloat16, 'fp16': torch.float16}       # --precision below float32
+SETTINGS = (    # options that --resume must find unchanged
     'preset', 'variant', 'seed', 'batch_size', 'lr', 'weight_decay', 'tau', 'lambda_i', 'lambda_f',
     'lambda_reg', 'lambda_c', 'captions_from', 'same_answers', 'p_pos', 'p_neg', 'area', 'acl_f',
     'image_mask', 'feature_mask', 'audio_tokens', 'prompt', 'precision', 'clipseg', 'beats',
@@ -81,9 +84,10 @@ SETTINGS = (    # what must be the same for a run to be resumed
 # ============ the loop ============
 
 def take_steps(args, run, device, model, optimiser, scaler, pairs, validation, answers, state):
-    """All steps from state['step'] on. -> the number of the signal that ended them early, or 0
+    """Train from step state['step'] to the last. -> number of the signal that stopped it, or 0
 
-    answers: C (texts, D) of section 3.6 and {id: row of C}, or (None, {}) for Eq. 5.
+    run: checkpoint.Run, which logs and saves. answers: C (texts, D) of section 3.6 and {id: row of
+    C}, or (None, {}) for Eq. 5. state: the counters that a checkpoint keeps (see train).
     """
     C, row_of = answers
     loss_terms = partial(losses.loss_terms, tau=args.tau, p_pos=args.p_pos, p_neg=args.p_neg,
@@ -99,7 +103,7 @@ def take_steps(args, run, device, model, optimiser, scaler, pairs, validation, a
     bar = tqdm(steps, total=last, initial=state['step'], disable=rank > 0, unit=' steps',
                dynamic_ncols=True)
     for step, epoch, ends_epoch, batches in bar:
-        # Gumbel noise and dropout of this step, the same after --resume as without
+        # Each step is seeded, so its Gumbel noise and dropout do not depend on --resume
         torch.manual_seed(hash((args.seed, rank, step)) % 2**63)
         rate = args.lr * ((last - step) / last if args.lr_schedule == 'linear' else 1.0)
         for group in optimiser.param_groups:
@@ -112,6 +116,7 @@ def take_steps(args, run, device, model, optimiser, scaler, pairs, validation, a
             image = batch['image'].to(device, non_blocking=True)    # (B, 3, H, W)
             wav = batch['wav'].to(device, non_blocking=True)        # (B, samples)
             with autocast(args.precision, device):
+                # E_A's features from the cache; None without --cache-audio
                 known = pairs.features and pairs.features.complete(batch, model.beats, device)
                 # Figure 2: A, M_G, M_I, M_F, v_I and v_D (model.Alignment)
                 out = parallel(image, wav, args.image_mask, args.feature_mask, features=known,
@@ -151,17 +156,20 @@ def autocast(precision, device):
 
 
 def share_gradients(model, device):
-    """The model, its gradients averaged over the processes in every backward pass.
+    """Wrap the model in DDP, which averages its gradients over the ranks in each backward pass.
 
-    Paper [24]: the release calls the bare module inside this wrapper, so each of its two processes
-    trains alone.
+    Paper [24]: the release calls the module inside the wrapper, which leaves out the averaging, so
+    each of its two processes trains a model of its own.
     """
     devices = [device.index] if device.type == 'cuda' else None
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
 def tell_skipped(batch, before):
-    """Name the pairs in whose places others were read. -> how many. ValueError: none was"""
+    """Print which unreadable pairs of a batch were replaced by others. -> how many
+
+    before: how many earlier batches had. ValueError if a pair could not be replaced.
+    """
     if batch['errors']:
         raise ValueError(str(batch['errors'][0]))
     skipped = [sentence for sentences in batch['unreadable'] for sentence in sentences]
@@ -174,7 +182,7 @@ def refuse_not_finite(parts, optimiser, precision, step, batches, folder):
     """ValueError where the loss or a gradient is not finite, before the weights are changed."""
     loss = sum(part['loss'].item() for part in parts) / len(parts)
     finite = math.isfinite(loss)
-    if finite and precision != 'fp16':      # its gradients may overflow: the scaler skips the step
+    if finite and precision != 'fp16':      # fp16 gradients may overflow: GradScaler skips the step
         gradients = [p.grad for group in optimiser.param_groups for p in group['params']]
         finite = torch.nn.utils.get_total_norm(gradients).isfinite().item()
     if not finite:
@@ -187,13 +195,15 @@ def refuse_not_finite(parts, optimiser, precision, step, batches, folder):
 
 @torch.no_grad()
 def validate(model, validation, loss_terms, weights, args, device):
-    """Eq. 5 on held-out pairs, without dropout, and how often a masked image finds its own sound.
+    """Eq. 5 (never Eq. 7) and retrieval accuracy on held-out pairs, without dropout.
 
-    Paper [26]: no validation is mentioned, and the release watches the VGG-SS test set. This looks
-    at pairs of val.csv only. -> {'val_loss', 'val_retrieval', ..., 'val_n'}
+    -> {'val_loss', 'val_retrieval', ..., 'val_n'}; retrieval: the share of masked images v_I whose
+    most similar A in the batch is that of their own sound.
+    Paper [26]: no validation is mentioned, and the release watches the VGG-SS test set. Here only
+    the pairs of val.csv are used.
     """
     model.eval()
-    torch.manual_seed(0)                    # every validation under the same Gumbel noise
+    torch.manual_seed(0)                    # the same Gumbel noise in every validation
     totals, count = {}, 0
     size = args.batch_size // rank_and_processes()[1]
     for batch in evaluation_loader(validation, size, args.workers):
@@ -226,7 +236,7 @@ def checkpoint_of(args, model, optimiser, scaler, state):
 # ============ before and after the loop ============
 
 def train(args):
-    """-> the exit code"""
+    """One run: data, model, --resume, the loop, held-out scores. -> the exit code"""
     device = checkpoint.start_processes(args.device)
     refuse_uneven(args.batch_size)
     run = checkpoint.Run(args.out, args.resume, args.overwrite, args.save_seconds)
@@ -240,13 +250,13 @@ def train(args):
     model, tokenizer = load_parts(args)
     model.to(device)
     # Some ablations never use w and b; DDP would wait for their gradients.
-    # Paper [19]: silent on what such a model (Table 13, rows 2 and 3) shows in the end. As
-    # everywhere, it is sigmoid(M_G + b/w), here with the initial b/w = 1.4.
+    # Paper [19]: silent on the heatmaps of a model that never trains w and b (Table 13, rows 2 and
+    # 3). Here they are sigmoid(M_G + b/w) as always, with the initial b/w = 1.4.
     used = args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'
     model.masker_i.requires_grad_(args.image_mask == 'hard' and bool(used))
     trained = [p for p in model.parameters() if p.requires_grad]
-    # Paper [27]: Adam with weight decay 1e-4, that is, as a part of the gradient, on w and b
-    # too (released code)
+    # Paper [27]: Adam with weight decay 1e-4, hence added to the gradient (not AdamW's), and on w
+    # and b too (released code)
     optimiser = torch.optim.Adam(trained, args.lr, weight_decay=args.weight_decay,
                                  fused=device.type == 'cuda' or None)
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == 'fp16')
@@ -256,12 +266,13 @@ def train(args):
         path = args.captions or captions_path(args.data_root, args.captions_from)
         C, row_of, digest = load_answers(path, model, tokenizer, pairs.ids)
         C = C.to(device)
-    settings = {name: getattr(args, name) for name in SETTINGS} | {'answers': digest}
+    settings = {name: getattr(args, name) for name in SETTINGS}
+    settings |= {'answers': digest, 'pairs': checksum(pairs.ids)}
     state = run.resume(model, optimiser, scaler, settings) if args.resume else None
     if state is None:
         state = {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': None}
         if run.first:
-            scores, _ = held_out(model, tokenizer, args.preset, args.data_root)
+            scores, _ = held_out(model, tokenizer, args.preset, args.data_root, rows=['ours'])
             state['untrained'] = scores.get('ours')
     elif args.lr_schedule == 'linear' and state['last_step'] != last_step:
         run.say(f'the rate was to reach 0 after step {state["last_step"]}: now it does after step '
@@ -274,7 +285,7 @@ def train(args):
         pairs.features = AudioFeatures(folder, model.beats, pairs.seconds, pairs.ids,
                                        args.cache_share)
         if run.first:
-            pairs.features.tell_size(model.beats, pairs.seconds)
+            pairs.features.tell_size()
 
     with run.steps_from(state['step'], state['seconds'], args.batch_size * args.accumulate):
         stop = take_steps(args, run, device, model, optimiser, scaler, pairs, validation,
@@ -288,7 +299,7 @@ def train(args):
 
 
 def refuse_uneven(batch_size):
-    """ValueError where a batch does not divide among the processes, two pairs at least for each."""
+    """ValueError unless the batch divides among the processes, with two pairs or more on each."""
     processes = rank_and_processes()[1]
     if batch_size % processes:
         raise ValueError(f'--batch-size {batch_size} does not divide among {processes} processes')
@@ -298,7 +309,7 @@ def refuse_uneven(batch_size):
 
 
 def make_data(preset, data_root, given, captions_from, with_captions, device):
-    """The miniature draws its world, and captions it, when it is first asked for."""
+    """Draw the miniature's data, and caption them for Eq. 7, where they do not exist yet."""
     if preset == 'miniature' and not given and rank_and_processes()[0] == 0:
         from miniature import world
         world.build(data_root)
@@ -316,7 +327,7 @@ def open_pairs(args):
     pairs = read(split='train', augmented=True)
     has_validation = Path(args.data_root, 'vggsound/val.csv').exists()
     validation = read(split='val') if has_validation and rank == 0 else None
-    agree(zlib.crc32(' '.join(pairs.ids).encode('utf-8')),
+    agree(checksum(pairs.ids),
           f'{pairs.list}: process {rank} finds {len(pairs)} samples with files, and not all '
           'processes find the same: give every machine the same data')
     if len(pairs) < args.batch_size * args.accumulate:
@@ -332,18 +343,23 @@ def open_pairs(args):
     return pairs, validation
 
 
+def checksum(ids):
+    """A number that differs, very likely, for another list of pairs."""
+    return zlib.crc32(' '.join(ids).encode('utf-8'))
+
+
 def load_parts(args):
-    """-> model, tokenizer; the trained part is initialised from torch's random state"""
+    """-> model, tokenizer; the part to train has random weights: call torch.manual_seed before"""
     return load_model(args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens,
                       clipseg=args.clipseg, beats=args.beats)
 
 
 def finish(args, run, model, tokenizer, state, absent):
-    """Scores on held-out scenes, pictures and, last, summary.json: with it a run is finished.
+    """Score held-out scenes, draw the pictures and write summary.json, which marks a finished run.
 
     absent: how many pairs were left out because they have no files.
     """
-    if args.precision in LOW:       # the frozen parts are rounded; evaluate.py's are in float32
+    if args.precision in LOW:       # its frozen weights are rounded; evaluate.py's are in float32
         trained, device = trained_state(model), next(model.parameters()).device
         model, tokenizer = load_parts(args)
         load_trained(model, trained, args.out / 'last.pt')
@@ -371,7 +387,7 @@ def finish(args, run, model, tokenizer, state, absent):
 
 def draw_before_and_after(model, tokenizer, args):
     """Held-out frames under the weights that this run began with and those that it ended with."""
-    torch.manual_seed(args.seed)            # as train does before it makes the first ones
+    torch.manual_seed(args.seed)            # gives the initial weights of train() again
     untrained, _ = load_parts(args)
     untrained.to(next(model.parameters()).device)
     before_after_sheet(untrained, model, tokenizer, args.preset, args.data_root,
@@ -381,9 +397,9 @@ def draw_before_and_after(model, tokenizer, args):
 # ============ the command line ============
 
 def refuse_ignored(parser, given, variant):
-    """An option that would be ignored is an error.
+    """parser.error for an option that would have no effect.
 
-    Those of a term whose weight is 0 are not: they stay the same in a sweep over the weight.
+    Options of a loss term with weight 0 are allowed, so that a sweep over the weight can keep them.
     """
     for name in ('lambda_c', 'captions', 'captions_from', 'same_answers'):
         if name in given and variant == 'av':
@@ -404,6 +420,7 @@ LIMITS = {
 
 
 def by_preset(name):
+    """A setting of each preset's recipe, as text for --help."""
     return ', '.join(f'{preset}: {getattr(recipe, name)}' for preset, recipe in RECIPES.items())
 
 
@@ -424,32 +441,33 @@ def parse_args(argv=None):
         help='hub name or folder of the CLIPSeg weights (default: the preset\'s)')
     add('--beats', type=some_path, help='BEATs checkpoint (default: the preset\'s)')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
-    add('--workers', type=int, help='loading processes (default: miniature 0, paper 8)')
+    add('--workers', type=int, help='worker processes that load data (default: miniature 0, paper '
+        '8)')
     add('--precision', choices=['float32', 'bf16', 'fp16'], default='float32',
         help='of the networks; masks and losses stay in float32')
     add('--save-seconds', type=float,
-        help=f'least time between checkpoints ({by_preset("save_seconds")})')
+        help=f'seconds between checkpoints, at least ({by_preset("save_seconds")})')
     add('--skip-bad-samples', action='store_true',
-        help='name and count unusable pairs, and train on others in their places')
+        help='print and count unusable pairs, and train on others in their places')
 
-    add = parser.add_argument_group('speed and memory (the numbers stay the same)').add_argument
+    add = parser.add_argument_group('speed and memory (the result is the same)').add_argument
     add('--cache-audio', nargs='?', const='', metavar='DIR',
         help='keep the frozen BEATs features on disk (default DIR: cache/beats in the data root); '
              'the size is printed first')
     add('--cache-share', type=float, default=1.0, metavar='SHARE',
-        help='keep those of this share of train.csv, its first lines (default: 1)')
+        help='cache only this share of train.csv, counted from its first line (default: 1)')
     add('--pair-chunk', type=int, metavar='N',
-        help='decode N pairs of an image and an audio at a time, and again in the backward pass: '
+        help='decode N pairs of an image and an audio at a time, with activation checkpointing: '
              'less memory, more time')
 
     add = parser.add_argument_group('optimisation (section 4.1)').add_argument
     add('--epochs', type=int, help=f'passes over the training set ({by_preset("epochs")})')
-    add('--steps', type=int, help='stop after this many steps instead')
+    add('--steps', type=int, help=f'stop after this many steps instead ({by_preset("steps")})')
     add('--batch-size', type=int, help=f'pairs over all processes ({by_preset("batch_size")})')
     add('--lr', type=float,
         help=f'Adam ({by_preset("lr")}); the release diverges at 1e-3 and 4e-4')
     add('--lr-schedule', choices=['constant', 'linear'],
-        help='linear: falls to 0 after the last step, which --resume with other --steps moves '
+        help='linear: falls to 0 at the last step; --resume with other --steps changes the slope '
              f'({by_preset("lr_schedule")})')
     add('--weight-decay', type=float, help=f'({by_preset("weight_decay")})')
     add('--tau', type=float, default=losses.TAU, help='temperature of Eq. 1 (default: %(default)s)')
@@ -457,7 +475,8 @@ def parse_args(argv=None):
         help='average the gradients of N batches in a step; each batch has its own negatives '
              '(default: 1)')
     add('--negatives', choices=['local', 'global'], default='local',
-        help='the other pairs of one process (default, as in the paper) or of all processes')
+        help='negatives of a pair: the other pairs of its own process (default, as in the paper), '
+             'or of all processes (all-gather)')
 
     add = parser.add_argument_group('objective and its ablations (section 4.3)').add_argument
     add('--lambda-i', type=float, default=1.0, help='weight of L_ACL_I; 0: without it (Table 9)')
@@ -478,7 +497,7 @@ def parse_args(argv=None):
     add('--area', choices=['release', 'mean', 'sum'], default='release',
         help='reading of Eq. 4 (losses.py)')
     add('--acl-f', choices=['paper', 'release'], default='paper',
-        help='with which audio S^F of Eq. 3 compares (losses.py)')
+        help='which audio v^F_ij is compared with in Eq. 3: A_j (default) or A_i (losses.py)')
     add('--image-mask', choices=['hard', 'soft', 'feature'], default='hard',
         help='mask of the image in L_ACL_I (Table 13; masks.py)')
     add('--feature-mask', choices=['feature', 'image'], default='feature',
@@ -490,7 +509,10 @@ def parse_args(argv=None):
 
     args = parser.parse_args(argv)
     refuse_ignored(parser, checkpoint.given_options(parser, argv), args.variant)
-    for name, value in vars(RECIPES[args.preset]).items():
+    recipe = vars(RECIPES[args.preset])
+    if args.epochs is not None:
+        recipe = {**recipe, 'steps': None}
+    for name, value in recipe.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     if args.workers is None:

@@ -12,8 +12,8 @@ clockwise from three o'clock. The shapes are chunky on purpose: localization is 
 object's outline and against its bounding box, and a thin tail that doubles the box would make the
 two disagree.
 """
-import sys
 
+import argparse
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -482,4 +482,6 @@ def contact_sheet(path, tile=72, seed=0):
 
 
 if __name__ == '__main__':
-    contact_sheet(sys.argv[1] if len(sys.argv) > 1 else 'drawings.png')
+    parser = argparse.ArgumentParser(description='Draw every class on every place.')
+    parser.add_argument('path', nargs='?', default='drawings.png', help='(default: drawings.png)')
+    contact_sheet(parser.parse_args().path)

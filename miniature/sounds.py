@@ -9,7 +9,7 @@ each sound.
 Listen to three examples of each sound:
     python -m miniature.sounds sounds
 """
-import sys
+import argparse
 import wave
 from pathlib import Path
 
@@ -439,9 +439,9 @@ DESCRIPTIONS = {
 
 
 if __name__ == '__main__':
-    if len(sys.argv) != 2:
-        sys.exit('usage: python -m miniature.sounds DIR')
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description='Write three clips of every sound.')
+    parser.add_argument('folder', type=Path)
+    folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     for name in [*SYNTH, 'silence']:
         for example in range(3):

@@ -58,8 +58,9 @@ SPLITS = {'train': 2400, 'val': 240, 'vggss': 300, 'is4': 240, 'ext_vggss': 300,
 def _manifest(root):
     """What world.json says of the folder. None without one."""
     try:
-        return json.loads((root / 'world.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+        found = json.loads((root / 'world.json').read_text(encoding='utf-8'))
+        return {name: found[name] for name in ('version', 'seed', 'splits', 'files')}
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

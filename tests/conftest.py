@@ -1,10 +1,9 @@
-"""Shared by the tests: one thread, no hub, a small world, scripts, what a run has saved."""
+"""Shared by the tests: one thread, no hub, a small world, scripts, signals, comparisons."""
 
 import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 # for the processes that tests start, too
@@ -61,19 +60,13 @@ def failed_in_one_sentence(process, *words):
         assert str(word) in said[0], said[0]
 
 
-def wait_for_steps(folder, *running):
-    """Until the log of a training that these processes run has its first line."""
-    log, until = folder / 'log.jsonl', time.time() + 300
-    while not log.exists() or not log.read_text(encoding='utf-8'):
-        assert all(process.poll() is None for process in running) and time.time() < until
-        time.sleep(0.05)
-
-
-def saved_step(folder):
-    for name in ('last.pt', 'previous.pt'):
-        if (folder / name).exists():
-            return torch.load(folder / name, weights_only=True)['trainer']['step']
-    return 0
+def send_from_a_third_process(number, whom):
+    """A signal of which neither this process nor the one that receives it is the sender."""
+    third = os.fork()
+    if not third:
+        os.kill(whom, number)
+        os._exit(0)
+    os.waitpid(third, 0)
 
 
 def assert_equal(one, other):

@@ -122,7 +122,7 @@ def test_only_answers_are_learned():
     assert lessons.next_token_loss(logits, labels) < 1e-6
 
 
-def test_training_writes_a_complete_folder_and_the_same_one_for_the_same_seed(tmp_path, monkeypatch):
+def test_training_writes_a_complete_folder_and_the_same_for_the_same_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_mistral, 'STEPS', 2)
     monkeypatch.setattr(tiny_mistral, 'BATCH', 4)
     for name in ('first', 'again'):

@@ -6,6 +6,7 @@ The models are stand-ins that read pair k off its frame (grey 20 k) and its soun
 import errno
 import json
 import os
+import re
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -376,13 +377,26 @@ def test_a_damaged_batch_is_named_and_made_again_when_deleted(root, calls):
     run(root, 'all')
     folder = root.parent / 'out'
     before = contents(folder)
-    for name in ('audio_captions/000000.json', 'captions.answers/settings.json'):
-        (folder / name).write_bytes(before[name][:40])
+    name = 'audio_captions/000000.json'
+    for damaged in (before[name][:40], b'null', b'5', b'{"a": 1}', b'[1, 2]', b'[{"id": "a"}]',
+                    before[name].replace(b'"error": null', b'"mistake": null'),
+                    re.sub(rb'"audio_caption": "[^"]*"', b'"audio_caption": null', before[name])):
+        (folder / name).write_bytes(damaged)
         with pytest.raises(ValueError, match=f'{name} is damaged: delete it'):
             run(root, 'all')
-        (folder / name).unlink()
+    (folder / name).unlink()
+    run(root, 'all')
+    assert contents(folder) == before
+    name = 'captions.answers/settings.json'
+    for damaged in (before[name][:40], b'[]', b'5'):
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(ValueError, match=f'{name} is damaged: start over'):
+            run(root, 'all')
+    (folder / name).unlink()                # batches of settings that nobody knows
+    with pytest.raises(ValueError, match='captions.answers has batches and no settings.json'):
         run(root, 'all')
-        assert contents(folder) == before
+    run(root, 'all', '--overwrite')
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize('processes', [2, 3, 8])

@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import types
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 
 import checkpoint
 from checkpoint import Run, write_file
-from conftest import assert_equal
+from conftest import ROOT, assert_equal
 
 NAMES = ('last.pt', 'previous.pt')
 SETTINGS = {'lr': 0.1, 'batch_size': 4, 'answers': 'abc'}
@@ -176,7 +178,7 @@ def test_the_best_device_that_is_there_or_the_one_that_was_asked_for(monkeypatch
         monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: mps)
         assert checkpoint.pick_device() == torch.device(best)
         assert checkpoint.pick_device('cpu') == torch.device('cpu')
-    with pytest.raises(ValueError, match='--device cuda is not there: .* one of cpu$'):
+    with pytest.raises(ValueError, match='--device cuda is not there: .* has cpu$'):
         checkpoint.pick_device('cuda')
 
 
@@ -211,7 +213,7 @@ def test_one_process_alone_gathers_its_own_and_waits_for_none():
 class Parts:
     """A model's trained parts, their optimiser and a scaler, in the place of the real ones."""
 
-    def __init__(self, value=0.0):
+    def __init__(self, value=0.0, scale=1.0):
         self.model = types.SimpleNamespace(audio_proj=torch.nn.Linear(2, 2),
                                            masker_i=torch.nn.Linear(1, 1))
         trained = [*self.model.audio_proj.parameters(), *self.model.masker_i.parameters()]
@@ -219,7 +221,8 @@ class Parts:
             torch.nn.init.constant_(parameter, value)
             parameter.grad = torch.ones_like(parameter)
         self.optimiser = torch.optim.Adam(trained, 0.1)
-        self.scaler = torch.amp.GradScaler('cpu', enabled=False)
+        self.scaler = torch.amp.GradScaler('cpu', init_scale=scale)
+        self.scaler.scale(torch.ones(1))    # which creates its scale
 
     def content(self, step):
         trainer = {'step': step, 'last_step': 9, 'seconds': 1.5, 'skipped': 2,
@@ -233,7 +236,7 @@ class Parts:
 def run(tmp_path, monkeypatch):
     """A folder with the checkpoints of steps 1 and 2. run.start(): a Run; run.resume(): a state"""
     monkeypatch.setattr(checkpoint, 'LOCK_SECONDS', 0.2)
-    parts, folder = Parts(1.0), tmp_path / 'run'
+    parts, folder = Parts(1.0, scale=128.0), tmp_path / 'run'
     parts.optimiser.step()
 
     def start(resume=True, overwrite=False):
@@ -259,6 +262,8 @@ def test_all_that_was_saved_comes_back(run):
     assert state == {'step': 2, 'last_step': 9, 'seconds': 1.5, 'skipped': 2,
                      'untrained': {'cIoU': 1.0}}
     assert_equal(into.content(2), run.parts.content(2))
+    assert into.scaler.get_scale() == 128.0
+    assert into.model.masker_i.weight.item() == pytest.approx(0.9)      # after one step of 0.1
     assert [torch.load(run.folder / name, weights_only=True)['trainer']['step']
             for name in NAMES] == [2, 1]
     assert Run(run.folder / 'new', resume=True).resume(None, None, None, {}) is None
@@ -266,10 +271,11 @@ def test_all_that_was_saved_comes_back(run):
 
 @pytest.mark.parametrize('resume, overwrite, has, words', [
     (False, False, 'last.pt', 'unfinished run: go on with --resume'),
-    (False, False, 'previous.pt', 'unfinished run'),
-    (False, False, 'summary.json', 'finished run: choose another --out'),
+    (False, False, 'previous.pt', 'an unfinished run'),
+    (False, False, 'summary.json', 'a finished run: choose another --out'),
     (True, False, 'summary.json', 'by --resume --overwrite and more'),
-    (True, True, 'summary.json', None), (False, True, 'last.pt', None),
+    (True, True, 'summary.json', None), (False, True, 'summary.json', None),
+    (False, True, 'last.pt', None), (True, False, 'last.pt', None),
     (True, False, 'previous.pt', None), (False, False, 'log.jsonl', None)])
 def test_a_folder_that_holds_a_run_is_taken_only_when_told(tmp_path, resume, overwrite, has, words):
     (tmp_path / has).write_bytes(b'mine')
@@ -485,7 +491,7 @@ def test_the_log_loses_what_was_written_after_the_checkpoint(run):
     kept = [{'step': 0}, {'step': 1}, {'step': 2, 'val_loss': 1.0}]
     lost = [{'step': 2}, {'step': 3, 'val_loss': 1.0}]
     lines = [json.dumps(entry) for entry in kept + lost]
-    odd = ['[1]', '"x"', '{"step": "y"}', '{"loss": 1}', '', 'caf\xe9', '{"step": 1, "lo']
+    odd = ['4', '[1]', '"x"', '{"step": "y"}', '{"loss": 1}', '', 'caf\xe9', '{"step": 1, "lo']
     log = run.folder / 'log.jsonl'
     log.write_bytes('\n'.join(lines + odd).encode('latin-1'))
     with run.start().steps_from(2, 0.0, 4):
@@ -534,11 +540,28 @@ def test_overwriting_gives_up_the_old_run_only_for_something_new(run):
     assert contents(run.folder).keys() == {'last.pt', 'log.jsonl', 'mine.txt'}
 
 
-def test_a_finished_run_that_goes_on_keeps_its_files(run):
-    (run.folder / 'summary.json').write_text('old')
+def test_a_finished_run_that_goes_on_keeps_all_but_its_summary(run):
     before = contents(run.folder)
-    with run.start(resume=True, overwrite=True).steps_from(2, 0.0, 4):
-        assert contents(run.folder) == before
+    (run.folder / 'summary.json').write_text('old')
+    one = run.start(resume=True, overwrite=True)
+    with one.steps_from(2, 0.0, 4):         # killed from here on, it is not a finished run
+        assert contents(run.folder) == {**before, 'summary.json.old': b'old'}
+        one.save(run.parts.content(7))
+    assert not (run.folder / 'summary.json.old').exists()
+
+
+def test_the_signals_stay_blocked_when_a_pool_of_processes_starts(tmp_path):
+    code = ('import signal, multiprocessing, checkpoint\n'
+            'if __name__ == "__main__":\n'
+            '    signal.pthread_sigmask(signal.SIG_BLOCK, checkpoint.HELD)\n'
+            '    checkpoint.watch_signals()\n'
+            '    with multiprocessing.get_context("spawn").Pool(1) as pool:\n'
+            '        pool.map(abs, [1])\n'
+            '    assert checkpoint.HELD <= signal.pthread_sigmask(signal.SIG_BLOCK, ())\n')
+    (tmp_path / 'pool.py').write_text(code)
+    done = subprocess.run([sys.executable, tmp_path / 'pool.py'], capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(ROOT)}, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- when to save, and signals

@@ -1,4 +1,4 @@
-"""The loader on what one finds on real disks: odd audio, broken pictures, strange boxes, lists that lie."""
+"""The loader on what real disks hold: odd audio, broken pictures, strange boxes, wrong lists."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from PIL import Image
 import benchmarks
 import data
 import media
+from conftest import send_from_a_third_process
 
 
 def write(path, samples, rate=16000, **more):
@@ -24,7 +25,8 @@ def write(path, samples, rate=16000, **more):
 
 
 def tone(seconds, rate, hertz=440.0):
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+    time = np.arange(int(seconds * rate)) / rate
+    return (0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
 
 
 # ---- sound
@@ -36,7 +38,8 @@ def test_any_format_and_rate_gives_the_same_tone(tmp_path, suffix, rate):
     assert wav.shape == (32000,) and wav.dtype == torch.float32
     middle = wav[4000:28000]                                            # codecs fade at the ends
     peak = torch.fft.rfft(middle).abs().argmax() * 16000 / len(middle)
-    assert peak.item() == pytest.approx(440, abs=2) and middle.abs().max().item() == pytest.approx(0.5, abs=0.08)
+    assert peak.item() == pytest.approx(440, abs=2)
+    assert middle.abs().max().item() == pytest.approx(0.5, abs=0.08)
 
 
 def test_stereo_is_mixed_to_the_mean(tmp_path):
@@ -50,7 +53,9 @@ def test_long_sounds_are_cut_and_short_ones_zero_padded(tmp_path):
     path = write(tmp_path / 'a.wav', samples)
     assert torch.allclose(data.read_audio(path, 1.0), torch.from_numpy(samples[:16000]), atol=1e-3)
     padded = data.read_audio(path, 10.0)
-    assert padded.shape == (160000,) and padded[48000:].abs().max() == 0 and padded[:48000].abs().max() > 0.4
+    assert padded.shape == (160000,)
+    assert padded[48000:].abs().max() == 0
+    assert padded[:48000].abs().max() > 0.4
 
 
 def test_every_bad_sound_is_one_sentence_with_its_path(tmp_path):
@@ -59,10 +64,13 @@ def test_every_bad_sound_is_one_sentence_with_its_path(tmp_path):
     (tmp_path / 'text.wav').write_text('not a sound')
     (tmp_path / 'nothing.wav').write_bytes(b'')
     with wave.open(str(tmp_path / 'empty.wav'), 'wb') as file:
-        file.setnchannels(1), file.setsampwidth(2), file.setframerate(16000)
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
     write(tmp_path / 'nan.wav', np.array([0.1, np.nan], np.float32), subtype='FLOAT')
-    for name, word in (('cut', 'cut short'), ('text', 'not a readable sound'), ('nothing', 'not a readable sound'),
-                       ('empty', 'zero samples'), ('nan', 'not numbers'), ('absent', 'missing')):
+    for name, word in (('cut', 'cut short'), ('text', 'not a readable sound'),
+                       ('nothing', 'not a readable sound'), ('empty', 'zero samples'),
+                       ('nan', 'not numbers'), ('absent', 'missing')):
         with pytest.raises(data.SampleError, match=word) as error:
             data.read_audio(tmp_path / f'{name}.wav', 1.0)
         assert f'{name}.wav' in str(error.value) and '\n' not in str(error.value)
@@ -71,7 +79,7 @@ def test_every_bad_sound_is_one_sentence_with_its_path(tmp_path):
 # ---- frames and boxes
 
 def test_broken_pictures_are_named(tmp_path):
-    (tmp_path / 'bad.jpg').write_bytes(b'\xff\xd8\xff\xe0 torn')
+    (tmp_path / 'bad.jpg').write_bytes(b'\xff\xd8\xff\xe0 truncated')
     for name in ('bad.jpg', 'absent.jpg'):
         with pytest.raises(data.SampleError, match=name):
             data.read_image(tmp_path / name)
@@ -79,8 +87,11 @@ def test_broken_pictures_are_named(tmp_path):
 
 def test_training_frames_are_crops_that_repeat_with_their_seed():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8))
-    crops = [media.training_image(picture, 96, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
-    assert crops[0].shape == (3, 96, 96) and torch.equal(crops[0], crops[1]) and not torch.equal(crops[0], crops[2])
+    one, same, other = (media.training_image(picture, 96, torch.Generator().manual_seed(seed))
+                        for seed in (0, 0, 1))
+    assert one.shape == (3, 96, 96)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
 
 
 def test_normalise_and_back():
@@ -110,10 +121,11 @@ def test_small_world_reads_as_vggsound_and_its_benchmarks(small_world):
 
 
 def test_a_sample_s_augmentation_depends_on_seed_epoch_and_index_only(small_world):
-    make = lambda seed: data.VGGSound(small_world, 'train', 96, 2.0, augmented=True, seed=seed)
-    one, same, other = make(0), make(0), make(1)
+    one, same, other = (data.VGGSound(small_world, 'train', 96, 2.0, augmented=True, seed=seed)
+                        for seed in (0, 0, 1))
     one[3]
-    assert torch.equal(one[7]['image'], same[7]['image']) and not torch.equal(one[7]['image'], other[7]['image'])
+    assert torch.equal(one[7]['image'], same[7]['image'])
+    assert not torch.equal(one[7]['image'], other[7]['image'])
     same.epoch = 1
     assert not torch.equal(one[7]['image'], same[7]['image'])
     batches = data.epoch_batches(len(one), 8, 0, 0)[:2]
@@ -138,11 +150,7 @@ def test_no_signal_but_the_trainer_s_ends_a_loading_process():
         reader = int(next(batches)['id'][0])
         assert reader != os.getpid()
         for number in (signal.SIGTERM, signal.SIGINT):
-            third = os.fork()
-            if not third:
-                os.kill(reader, number)
-                os._exit(0)
-            os.waitpid(third, 0)
+            send_from_a_third_process(number, reader)
         # far beyond what it had read ahead
         assert [int(batch['id'][0]) for batch in batches] == 29 * [reader]
         del batches                     # the reader ends, or this would wait
@@ -187,8 +195,9 @@ def test_sounds_of_another_format_are_found_by_their_id(small_world, tmp_path):
     assert torch.equal(data.VGGSound(root, 'train', 96, 2.0)[2]['wav'], expected)
 
 
-@pytest.mark.parametrize('text', ['[]', '{', '{"a": 1}', '[{"file": "a"}]', '[{"file": "a", "bbox": [["x", 0, 1, 1]]}]',
-                                  '[{"bbox": [[0, 0, 1, 1]]}]', '[3]'])
+@pytest.mark.parametrize('text', [
+    '[]', '{', '{"a": 1}', '[{"file": "a"}]', '[{"file": "a", "bbox": [["x", 0, 1, 1]]}]',
+    '[{"bbox": [[0, 0, 1, 1]]}]', '[3]'])
 def test_odd_annotation_files_are_named(tmp_path, text):
     (tmp_path / 'vggss').mkdir()
     (tmp_path / 'vggss/vggss.json').write_text(text)

@@ -86,7 +86,7 @@ def heard(monkeypatch):
 
 
 def held_out(batch_size=32):
-    return evaluate.held_out(None, None, 'miniature', 'root', batch_size)
+    return evaluate.held_out(None, None, 'miniature', 'root', batch_size=batch_size)
 
 
 @pytest.mark.parametrize('batch_size', [1, 32])
@@ -108,6 +108,12 @@ def test_every_column_by_hand(heard, capsys, batch_size):
     assert scores.keys() == {'ours', 'oracle', 'ceiling'}
     assert counts == {'boxes': 3, 'masks': 6, 'multi': 4, 'pairs': 2, 'silence': 3}
     assert not capsys.readouterr().out                      # nothing was left out
+
+
+def test_of_the_rows_only_those_asked_for_are_scored(heard):
+    every, counts = held_out()
+    alone = evaluate.held_out(None, None, 'miniature', 'root', rows=['ours'])
+    assert alone == ({'ours': every['ours']}, counts)
 
 
 def test_every_frame_of_vggss_is_seen_under_silence_and_noise_too_in_one_batch(heard):

@@ -33,14 +33,15 @@ SIGMOID = lambda x: 1 / (1 + math.exp(-x))
 # option: the paper's value (sections 4.1 and 3.4, or the released code), the miniature's
 TRAINING = {
     'epochs': (20, 1), 'batch_size': (16, 8), 'lr': (1e-4, 2e-3), 'weight_decay': (1e-4, 1e-4),
-    'lr_schedule': ('constant', 'linear'), 'save_seconds': (600, 10), 'workers': (8, 0),
+    'steps': (None, 400), 'lr_schedule': ('constant', 'linear'), 'save_seconds': (600, 10),
+    'workers': (8, 0),
     'data_root': (str(model.ROOT / 'data'), str(model.ROOT / 'data/miniature'))}
 SHARED = {
     'tau': 0.07, 'lambda_i': 1, 'lambda_f': 1, 'lambda_reg': 1, 'p_pos': 0.4, 'p_neg': 0,
     'audio_tokens': 1, 'prompt': 'A photo of a <*>', 'area': 'release', 'acl_f': 'paper',
     'image_mask': 'hard', 'feature_mask': 'feature', 'negatives': 'local', 'seed': 0,
     'captions_from': 'both', 'same_answers': 'negatives', 'accumulate': 1, 'precision': 'float32',
-    'variant': 'av', 'steps': None, 'cache_audio': None, 'cache_share': 1, 'pair_chunk': None,
+    'variant': 'av', 'cache_audio': None, 'cache_share': 1, 'pair_chunk': None,
     'skip_bad_samples': False, 'resume': False, 'overwrite': False, 'device': None,
     'clipseg': None, 'beats': None, 'captions': None, 'lambda_c': 0}
 

@@ -1,6 +1,7 @@
 """data.py prepare: another data root, which is read as the first one is, to the bit."""
 
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -55,10 +56,12 @@ def test_crops_and_sounds_are_the_same_to_the_bit_and_all_else_is_linked(root, t
     before = contents(root)
     out = tmp_path / 'out'
     assert prepare(root, out) == TRAIN
-    assert f'12 pairs will take 0.0 GB in {out}' in capsys.readouterr().out
+    assert f'12 pairs will take 0.00 GB in {out}' in capsys.readouterr().out
     assert_same_samples(root, out)
     assert_same_samples(root, out, 'val')
-    assert sorted(os.listdir(out)) == ['captions.jsonl', 'vggsound', 'vggss']       # no cache
+    # no cache; the captions are a copy, as a link would be written to
+    assert sorted(os.listdir(out)) == ['captions.jsonl', data.PREPARED, 'vggsound', 'vggss']
+    assert not (out / 'captions.jsonl').is_symlink()
     assert (out / 'vggss').is_symlink() and (out / 'vggss/vggss.json').read_text() == 'mine'
     validation = name(TRAIN)
     for file in ('val.csv', f'frames/{validation}.jpg', f'audio/{validation}.wav'):
@@ -197,9 +200,20 @@ def test_the_folders_that_are_read_are_never_written(root, tmp_path):
         if inner or out == link:
             (out / inner).parent.mkdir(parents=True, exist_ok=True)
             (out / inner).symlink_to(root / inner)
-        with pytest.raises(ValueError, match='folder of the data root itself: name another --out'):
+        with pytest.raises(ValueError, match='name another --out'):
             prepare(root, out)
     assert contents(root) == before
+
+
+def test_a_folder_that_prepare_has_not_written_is_never_overwritten(root, tmp_path):
+    other = shutil.copytree(root, tmp_path / 'backup')
+    before = contents(other)
+    with pytest.raises(ValueError, match='backup holds a dataset, which this would overwrite'):
+        prepare(root, other)
+    assert contents(other) == before
+    prepare(root, tmp_path / 'out')
+    with pytest.raises(ValueError, match='out holds what was prepared from'):
+        prepare(other, tmp_path / 'out')
 
 
 # ---- the command line
@@ -208,7 +222,7 @@ def test_the_command_writes_into_the_root_unless_told_and_reads_the_preset_s_siz
                                                                                    capsys):
     data.main(['prepare', '--data-root', str(root), '--share', '0.5'])
     out = root / 'prepared'
-    assert f'{out}: 12 pairs; train.py --data-root {out}' in capsys.readouterr().out
+    assert f'{out}: 12 pairs, with links to' in capsys.readouterr().out
     assert not (out / 'prepared').exists() and len(list(out.glob('vggsound/frames/*.bmp'))) == 6
     data.main(['prepare', '--data-root', str(root)])        # again, with itself inside
     assert not (out / 'prepared').exists()

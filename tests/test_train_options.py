@@ -40,7 +40,8 @@ FOR_AV_LLM = {
     '--captions-from': ('audio', 'captions_from', 'audio'),
     '--same-answers': ('masked', 'same_answers', 'masked')}
 FOLLOW = {      # settings that change with another one's option
-    '--variant': {'lambda_c', 'out'}, '--seed': {'out'}, '--data-root': {'data_root_given'}}
+    '--variant': {'lambda_c', 'out'}, '--seed': {'out'}, '--epochs': {'steps'},
+    '--data-root': {'data_root_given'}}
 
 
 def changed(given, plain):

@@ -1,4 +1,4 @@
-"""What a training saves and when: no weights that are not finite, no other run's folder."""
+"""What a training saves and when: no weights that are not finite."""
 
 import json
 from types import SimpleNamespace
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import checkpoint
-import train
 from tiny import tiny, tiny_root, training      # noqa: F401
 
 # weights with which no gradient in fp16 overflows by itself
@@ -68,35 +67,3 @@ def test_the_time_between_checkpoints_is_counted_from_the_last_one(training, mon
     assert seen.saves == [2, 3, 5, 6]
     assert [line['pairs_per_second'] for line in seen.log if 'loss' in line] == 6 * [4 / 20]
     assert seen.summary['seconds'] == 120
-
-
-# ---- the folder
-
-@pytest.mark.parametrize('there, flags, words', [
-    ('last.pt', {}, 'unfinished run'), ('previous.pt', {}, 'unfinished run'),
-    ('last.pt', {'resume': True}, None), ('last.pt', {'overwrite': True}, None),
-    ('summary.json', {}, 'finished run'), ('summary.json', {'resume': True}, 'finished run'),
-    ('summary.json', {'overwrite': True}, None)])
-def test_a_folder_that_holds_a_run_is_claimed_only_as_told(tmp_path, there, flags, words):
-    (tmp_path / there).write_text('')
-    if words:
-        with pytest.raises(FileExistsError, match=f'holds an? {words}'):
-            checkpoint.Run(tmp_path, **flags)
-    else:
-        checkpoint.Run(tmp_path, **flags).lock.release()
-
-
-def test_a_folder_in_which_another_run_trains_is_not_claimed(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, 'LOCK_SECONDS', 0)
-    first = checkpoint.Run(tmp_path)
-    with pytest.raises(OSError, match='is being written by another process'):
-        checkpoint.Run(tmp_path)
-    first.lock.release()
-    checkpoint.Run(tmp_path).lock.release()
-
-
-def test_a_run_in_the_place_of_a_file_that_it_reads_is_refused(capsys):
-    for option, file in (('captions', 'log.jsonl'), ('beats', 'last.pt')):
-        with pytest.raises(SystemExit):
-            train.parse_args(['--variant', 'av_llm', f'--{option}', f'a/{file}', '--out', 'a'])
-        assert f'--out would overwrite --{option}' in capsys.readouterr().err

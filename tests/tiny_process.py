@@ -27,9 +27,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import checkpoint  # noqa: E402
 import data  # noqa: E402
+import losses  # noqa: E402
 import model as model_file  # noqa: E402
 import tiny  # noqa: E402
 import train  # noqa: E402
+from conftest import send_from_a_third_process  # noqa: E402
 
 ADAM_STEP = torch.optim.Adam.step
 
@@ -43,7 +45,7 @@ def use_toys():
     model_file.PRESETS['miniature'] = small
     model_file.load_clipseg = lambda path: (copy.deepcopy(clipseg), tokenizer)
     model_file.load_beats = lambda path: copy.deepcopy(beats)
-    train.held_out = lambda *given: ({}, {})
+    train.held_out = lambda *given, **more: ({}, {})
     train.before_after_sheet = train.curves.loss_curve = lambda *given: None
     checkpoint.LOG_EVERY = 1
 
@@ -80,12 +82,8 @@ def at_call(owner, name, number, do):
 
 
 def send(number, whom):
-    """A signal from a third process, as clusters send it; returns when it has been heard."""
-    third = os.fork()
-    if not third:
-        os.kill(whom, number)
-        os._exit(0)
-    os.waitpid(third, 0)
+    """A signal as clusters send it; returns when this process has received it."""
+    send_from_a_third_process(number, whom)
     until = time.time() + 60
     while not checkpoint.asked:
         assert time.time() < until
@@ -150,8 +148,7 @@ def two(folder):
     checkpoint.watch_signals()
     rank, processes = checkpoint.rank_and_processes()
     assert processes == 2
-    assert checkpoint.gather_lists([f'{rank}{k}' for k in range(rank + 1)]) == ['00', '10', '11']
-    assert checkpoint.largest([9, -2][rank]) == 9 and checkpoint.largest([.25, .75][rank]) == .75
+    assert_gathered(rank)
     other = folder / f'other{rank}'
     shutil.copytree(folder / 'data', other / 'data')
     if rank:
@@ -178,6 +175,31 @@ def two(folder):
     dist.barrier()
     at_step(2, lambda: die() if rank else None)
     run(folder, 'lost', '--steps', '100000')
+
+
+def assert_gathered(rank):
+    """Lists, rows and gradients come in the order of ranks, and numbers are compared."""
+    assert checkpoint.gather_lists([f'{rank}{k}' for k in range(rank + 1)]) == ['00', '10', '11']
+    assert checkpoint.largest([9, -2][rank]) == 9
+    assert checkpoint.largest([0.25, 0.75][rank]) == 0.75
+    checkpoint.agree(7, 'all have seven')
+    try:
+        checkpoint.agree([7, 8][rank], 'not all have seven')
+        raise SystemExit('an agreement was found')
+    except ValueError as error:
+        assert str(error) == 'not all have seven'
+
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * rank
+    x.requires_grad_()
+    gathered = losses.everyone(x)
+    assert gathered.tolist() == [[1, 2], [3, 4], [11, 12], [13, 14]]
+    numbers = losses.everyone(torch.tensor([rank, -1]))
+    assert numbers.tolist() == [0, -1, 1, -1] and numbers.dtype == torch.int64
+    assert losses.everyone(x.half()).dtype == torch.float32
+    assert losses.first_of_mine(2) == 2 * rank
+    weights = torch.arange(8.0).view(4, 2) * (rank + 1)     # what this process asks of all rows
+    (gathered * weights).sum().backward()
+    assert x.grad.tolist() == [[[0, 3], [6, 9]], [[12, 15], [18, 21]]][rank]    # once and twice
 
 
 def assert_shared(folder, flags):
