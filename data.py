@@ -540,14 +540,19 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
             link(file, folder / file.parent.name / file.name)
     for entry in Path(root).iterdir():
         target = Path(out) / entry.name
-        own = ('vggsound', 'cache', 'prepared', '_captions', '.answers')
         if entry.is_file() and not target.exists():
             shutil.copy2(entry, target)         # captions.jsonl too: a link would be written to
-        elif entry.is_dir() and not entry.name.endswith(own):
+        elif entry.is_dir() and not is_own(entry):
             link(entry, target)
     ids = [i for i in pairs.ids if i not in bad]
     write_file(folder / 'train.csv', ''.join(f'{i}\n' for i in ids))
     return len(ids)
+
+
+def is_own(folder):
+    """Whether a folder of a data root is that root's alone: pairs, caches, stages, copies."""
+    return (folder.name in ('vggsound', 'cache') or (folder / PREPARED).exists()
+            or folder.name.endswith(('_captions', '.answers')))
 
 
 def file_bytes(pairs):
@@ -587,12 +592,12 @@ def is_newer(target, source, size):
 
 
 def link(source, target):
-    """A link to a file or folder, or a copy where the system allows no links."""
+    """A link to a file or folder, or a copy where the system allows no links (Windows, FAT)."""
     if target.exists() or target.is_symlink():
         return
     try:
         os.symlink(Path(source).resolve(), target)
-    except (OSError, NotImplementedError):
+    except OSError:         # anything else that is wrong, a full disk say, the copy meets again
         copy_it = shutil.copytree if Path(source).is_dir() else shutil.copy2
         copy_it(source, target)
 

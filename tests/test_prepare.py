@@ -256,3 +256,10 @@ def test_what_cannot_be_meant_is_refused(options, words, capsys):
     with pytest.raises(SystemExit) as end:
         data.main(['prepare', *options])
     assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_copy_within_the_data_root_is_not_linked_into_itself_or_into_another_one(root):
+    for name in ('small', 'smaller', 'small'):
+        prepare(root, root / name)
+        assert sorted(os.listdir(root / name)) == ['captions.jsonl', data.PREPARED, 'vggsound',
+                                                   'vggss']

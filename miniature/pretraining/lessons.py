@@ -1,4 +1,4 @@
-"""What the tiny captioners learn from, scenes and sounds drawn for them alone; the training loop."""
+"""What the tiny captioners learn from: scenes and sounds drawn for them; the training loop."""
 
 import shutil
 

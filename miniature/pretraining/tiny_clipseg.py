@@ -384,7 +384,7 @@ def check_scene(clipseg, names, image, owner, things, rng):
     present = [c for c, _ in things]
     absent = int(rng.choice([c for c in range(len(CLASSES)) if c not in present]))
     M_G = decode(clipseg, vision.activations, names[present + [absent]][None])
-    found = F.interpolate(M_G, x.shape[-2:], mode='bicubic')[0] > BOUNDARY      # (present + 1, H, W)
+    found = F.interpolate(M_G, x.shape[-2:], mode='bicubic')[0] > BOUNDARY    # (present + 1, H, W)
     yield 'area under an absent class', found[-1].float().mean().item()
     if len(present) == 1:
         yield 'zero-shot class, single objects', name_of(vision.pooled) == present[0]
