@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,112 +76,148 @@ def cuts(policy, heatmaps, truths):
 
 
 @functools.lru_cache
-def replay():
+def read_inputs():
+    """What the released evaluators were given, with what they said under `said`."""
     said, data = expected(), np.load(GOLDEN / 'metrics.npz')
-    inputs = said['inputs']
     heatmaps = torch.from_numpy(data['heatmaps'].astype(np.float32))                # (N, H, W)
     N, H, W = heatmaps.shape
     bits = [np.unpackbits(data[key], axis=1)[:, :H * W] for key in ('gt_box', 'gt_mask')]
     boxes, masks = [torch.from_numpy(one).view(N, H, W).float() for one in bits]
-    confidence, n_boxes = torch.from_numpy(data['conf']), torch.tensor(inputs['n_boxes'])
-    sounding = n_boxes > 0                                                          # (N,)
-    condition = ['sounding' if n else 'silent' for n in n_boxes.tolist()]
-    groups = [released.group_of(name) for name in inputs['names']]
+    n_boxes = torch.tensor(said['inputs']['n_boxes'])
+    return SimpleNamespace(
+        said=said, data=data, heatmaps=heatmaps, boxes=boxes, masks=masks,
+        confidence=torch.from_numpy(data['conf']), sounding=n_boxes > 0,            # (N,) each
+        condition=['sounding' if n else 'silent' for n in n_boxes.tolist()],
+        groups=[released.group_of(name) for name in said['inputs']['names']])
+
+
+def subset(given, key):
+    every = torch.ones(len(given.heatmaps), dtype=torch.bool)
+    return given.sounding if key.startswith('sounding') else every
+
+
+@functools.cache
+def replay():
+    given = read_inputs()
+    return {'vggss': vggss(given), 'ssl_iiou': interactive(given), 'extended': extended(given),
+            'extended_lists': extended_lists(given), 'avsbench': avsbench(given),
+            **avsbench_original(given), **avgn_and_slavc(given)}
+
+
+def extended_scores(metric, at=0.5):
+    precision, recall = (float(value) for value in metric.precision_recall([at]))
+    visible = [iou for iou, there in zip(metric.iou, metric.sounding) if there]
+    f1 = metric.f1_curve()[0]
+    scores = metric.compute()
+    return {'AP': scores['AP'], 'MaxF1_rounded': scores['max_F1'],
+            'LocAcc_gt0p5': scores['LocAcc'] / 100,
+            'ef1_unrounded': 100 * float(f1.max()), 'ef1': 100 * float(f1.max()),
+            'precision_at_conf_minus1000': float(metric.precision_recall([-1000.])[0]),
+            'F1_list': ' '.join(f'{100 * float(value):.1f}' for value in f1),
+            'AUC_visible': M.area_under_success(visible) / 100,
+            'AUC': M.area_under_success(visible) / 100,
+            'pr_at_conf0p5': [precision, recall], 'per_sample': metric.iou,
+            'f1_at_50': 2 * precision * recall / ((precision + recall) or 1.0)}
+
+
+def vggss(given):
+    """VGG-SS: 0/0 is NaN, and without a threshold the first sample's median serves its batch."""
     ours = {}
-
-    def subset(key):
-        return sounding if key.startswith('sounding') else torch.ones(N, dtype=torch.bool)
-
-    # VGG-SS: 0/0 is NaN, and without a threshold the first sample's median serves its whole batch.
-    ours['vggss'] = {}
-    for key in said['vggss']:
-        chosen = subset(key)
+    for key in given.said['vggss']:
+        chosen = subset(given, key)
         metric = released.VGGSS(policy(key))
-        batches(metric, batch_size(key), heatmaps[chosen], boxes[chosen])
+        batches(metric, batch_size(key), given.heatmaps[chosen], given.boxes[chosen])
         scores = metric.compute()
-        ours['vggss'][key] = {'cIoU_AP50': scores['cIoU'], 'AUC': scores['AUC'],
-                              'mean_ciou': plain_mean(metric.iou), 'per_sample': metric.iou}
+        ours[key] = {'cIoU_AP50': scores['cIoU'], 'AUC': scores['AUC'],
+                     'mean_ciou': plain_mean(metric.iou), 'per_sample': metric.iou}
+    return ours
 
-    # Senocak et al.'s code: > the threshold, each map stretched first, NaN spreads over the groups.
-    ours['ssl_iiou'] = {}
-    for key in said['ssl_iiou']:
-        chosen = subset(key)
-        maps = released.min_max(heatmaps) if 'median' in key else heatmaps
-        single = batches(released.AlignmentSingle(policy(key)), 7, maps[chosen], boxes[chosen])
-        names = [group for group, there in zip(groups, chosen) if there]
+
+def interactive(given):
+    """Senocak et al.'s code: > the threshold, maps stretched first, NaN spreads over groups."""
+    ours = {}
+    for key in given.said['ssl_iiou']:
+        chosen = subset(given, key)
+        maps = released.min_max(given.heatmaps) if 'median' in key else given.heatmaps
+        single = batches(released.AlignmentSingle(policy(key)), 7, maps[chosen],
+                         given.boxes[chosen])
+        names = [group for group, there in zip(given.groups, chosen) if there]
         sizes = [names.count(name) for name in names]
         grouped = released.AlignmentInteractive(policy(key))
-        batches(grouped, 7, maps[chosen], boxes[chosen], names, sizes)
-        ours['ssl_iiou'][key] = {**single.compute(), **grouped.compute(),
-                                 'per_sample': single.iou, 'per_sample_adap': single.iou_adaptive,
-                                 'thr': cuts(policy(key), maps[chosen], boxes[chosen]),
-                                 'thr_adap': cuts('adaptive', maps[chosen], boxes[chosen]),
-                                 'n_groups': len(set(names))}
+        batches(grouped, 7, maps[chosen], given.boxes[chosen], names, sizes)
+        ours[key] = {**single.compute(), **grouped.compute(),
+                     'per_sample': single.iou, 'per_sample_adap': single.iou_adaptive,
+                     'thr': cuts(policy(key), maps[chosen], given.boxes[chosen]),
+                     'thr_adap': cuts('adaptive', maps[chosen], given.boxes[chosen]),
+                     'n_groups': len(set(names))}
+    return ours
 
-    # The extended sets, on the heatmaps and on lists of IoU and confidence.
-    def extended_scores(metric, at=0.5):
-        precision, recall = (float(value) for value in metric.precision_recall([at]))
-        visible = [iou for iou, there in zip(metric.iou, metric.sounding) if there]
-        f1 = metric.f1_curve()[0]
-        scores = metric.compute()
-        return {'AP': scores['AP'], 'MaxF1_rounded': scores['max_F1'],
-                'LocAcc_gt0p5': scores['LocAcc'] / 100,
-                'ef1_unrounded': 100 * float(f1.max()), 'ef1': 100 * float(f1.max()),
-                'precision_at_conf_minus1000': float(metric.precision_recall([-1000.])[0]),
-                'F1_list': ' '.join(f'{100 * float(value):.1f}' for value in f1),
-                'AUC_visible': M.area_under_success(visible) / 100,
-                'AUC': M.area_under_success(visible) / 100,
-                'pr_at_conf0p5': [precision, recall], 'per_sample': metric.iou,
-                'f1_at_50': 2 * precision * recall / ((precision + recall) or 1.0)}
 
-    ours['extended'] = {}
-    for key in said['extended']:
+def extended(given):
+    ours = {}
+    for key in given.said['extended']:
         metric = batches(released.ExtendedSets(policy(key)), batch_size(key),
-                         heatmaps, boxes, confidence, condition)
-        ours['extended'][key] = {**extended_scores(metric), 'area': boxes.sum((1, 2)).tolist()}
+                         given.heatmaps, given.boxes, given.confidence, given.condition)
+        ours[key] = {**extended_scores(metric), 'area': given.boxes.sum((1, 2)).tolist()}
+    return ours
 
-    ours['extended_lists'] = {}
-    for key in said['extended_lists']:
+
+def extended_lists(given):
+    ours = {}
+    for key in given.said['extended_lists']:
         metric = M.Extended()
         if key == 'perfect10_AP':
             metric.iou, metric.sounding = [1.0] * 10, [True] * 10
             metric.confidence = [i / 10 for i in range(10)]
-            ours['extended_lists'][key] = metric.compute()['AP']
+            ours[key] = metric.compute()['AP']
             continue
-        metric.iou = data[f'list{key}_ciou'].tolist()
-        metric.confidence = data[f'list{key}_conf'].tolist()
-        metric.sounding = (data[f'list{key}_bb'] > 0).tolist()
-        ours['extended_lists'][key] = extended_scores(metric)
+        metric.iou = given.data[f'list{key}_ciou'].tolist()
+        metric.confidence = given.data[f'list{key}_conf'].tolist()
+        metric.sounding = (given.data[f'list{key}_bb'] > 0).tolist()
+        ours[key] = extended_scores(metric)
+    return ours
 
-    # AVSBench as the release scores it, and as its own repository does (sigmoid of logits first).
-    ours['avsbench'] = {}
-    for key in said['avsbench']:
-        metric = batches(M.Segmentation(policy(key)), batch_size(key), heatmaps, masks)
-        parts = released.batch_scores(policy(key), heatmaps, masks, batch_size(key))
-        ours['avsbench'][key] = {'mIoU': M.mean([part['mIoU'] for part in parts]),
-                                 'Fmeasure': metric.compute()['F'], 'n_F': len(metric.f_adaptive),
-                                 'per_batch_miou': [part['mIoU'] / 100 for part in parts],
-                                 'argmax_thr_index': int(metric.f_curve().argmax())}
-    key = next(key for key in said if key.startswith('avsbench_original'))
-    probabilities = torch.sigmoid(8 * (heatmaps - 0.5))
-    parts = released.batch_scores('fixed:0.5', probabilities, masks, batch_size(key))
+
+def avsbench(given):
+    """AVSBench as the release scores it."""
+    ours = {}
+    for key in given.said['avsbench']:
+        metric = batches(M.Segmentation(policy(key)), batch_size(key), given.heatmaps, given.masks)
+        parts = released.batch_scores(policy(key), given.heatmaps, given.masks, batch_size(key))
+        ours[key] = {'mIoU': M.mean([part['mIoU'] for part in parts]),
+                     'Fmeasure': metric.compute()['F'], 'n_F': len(metric.f_adaptive),
+                     'per_batch_miou': [part['mIoU'] / 100 for part in parts],
+                     'argmax_thr_index': int(metric.f_curve().argmax())}
+    return ours
+
+
+def avsbench_original(given):
+    """AVSBench as its own repository scores it: the sigmoid of logits first."""
+    key = next(key for key in given.said if key.startswith('avsbench_original'))
+    probabilities = torch.sigmoid(8 * (given.heatmaps - 0.5))
+    parts = released.batch_scores('fixed:0.5', probabilities, given.masks, batch_size(key))
     per_batch = {name: [part[name] / 100 for part in parts] for name in ('mIoU', 'F')}
-    ours[key] = {'mIoU': M.mean(per_batch['mIoU']), 'F_mean_of_batch_max': M.mean(per_batch['F']),
-                 'per_batch_miou': per_batch['mIoU'], 'per_batch_F': per_batch['F']}
+    return {key: {'mIoU': M.mean(per_batch['mIoU']), 'F_mean_of_batch_max': M.mean(per_batch['F']),
+                 'per_batch_miou': per_batch['mIoU'], 'per_batch_F': per_batch['F']}}
 
-    # AVGN and SLAVC: SLAVC's confidence, 0/0 is NaN, and AVGN's PIAP.
-    for key in [key for key in said if key.startswith(('avgn', 'slavc'))]:
-        top_quarter = M.top_quarter_mean(heatmaps)
-        metric = batches(released.SLAVC(policy(key)), 6, heatmaps, boxes, top_quarter, condition)
+
+def avgn_and_slavc(given):
+    """AVGN and SLAVC: SLAVC's confidence, 0/0 is NaN, and AVGN's PIAP."""
+    ours = {}
+    for key in [key for key in given.said if key.startswith(('avgn', 'slavc'))]:
+        top_quarter = M.top_quarter_mean(given.heatmaps)
+        metric = batches(released.SLAVC(policy(key)), 6, given.heatmaps, given.boxes,
+                         top_quarter, given.condition)
         scores = extended_scores(metric)
-        piap = [released.avgn_piap(*pair, policy(key)) for pair in zip(heatmaps, boxes)]
-        cut = [released.binarise(heat, policy(key)).float() for heat in heatmaps]
+        piap = [released.avgn_piap(*pair, policy(key)) for pair in zip(given.heatmaps, given.boxes)]
+        cut = [released.binarise(heat, policy(key)).float() for heat in given.heatmaps]
         ours[key] = {'AP50': scores['AP'] / 100, 'f1_at_50': scores['f1_at_50'],
                      'LocAcc_gt0p5': scores['LocAcc_gt0p5'], 'per_sample_ciou': metric.iou,
                      'slavc_conf_top_quarter_mean': top_quarter.tolist(),
                      'piap_per_sample_official': piap, 'piap_mean_official': plain_mean(piap),
-                     'pixel_AP_correct_order_heatmap_score': list(map(M.pixel_ap, heatmaps, boxes)),
-                     'pixel_AP_correct_order_binary_score': list(map(M.pixel_ap, cut, boxes))}
+                     'pixel_AP_correct_order_heatmap_score': list(
+                         map(M.pixel_ap, given.heatmaps, given.boxes)),
+                     'pixel_AP_correct_order_binary_score': list(map(M.pixel_ap, cut, given.boxes))}
     return ours
 
 
