@@ -192,6 +192,8 @@ def in_parallel(function, jobs, label, processes):
 def _begin():
     """The start of a drawing process: Ctrl-C is for its parent, and it ends when its parent has."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, 'pthread_sigmask'):      # train.py blocks SIGTERM, by which the pool ends it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def follow():
         multiprocessing.parent_process().join()

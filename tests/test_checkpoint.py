@@ -550,18 +550,25 @@ def test_a_finished_run_that_goes_on_keeps_all_but_its_summary(run):
     assert not (run.folder / 'summary.json.old').exists()
 
 
-def test_the_signals_stay_blocked_when_a_pool_of_processes_starts(tmp_path):
-    code = ('import signal, multiprocessing, checkpoint\n'
+def test_the_signals_stay_blocked_while_the_world_is_drawn_and_its_processes_can_be_ended(tmp_path):
+    # One process is killed while the other sleeps, which the pool then ends by SIGTERM. (Three
+    # pieces of eight jobs: with two, Python may watch for the end of the first process only.)
+    code = ('import signal, checkpoint\n'
+            'from miniature import world\n'
             'if __name__ == "__main__":\n'
             '    signal.pthread_sigmask(signal.SIG_BLOCK, checkpoint.HELD)\n'
             '    checkpoint.watch_signals()\n'
-            '    with multiprocessing.get_context("spawn").Pool(1) as pool:\n'
-            '        pool.map(abs, [1])\n'
+            '    jobs = ["import os; os._exit(1)"] * 8 + ["import time; time.sleep(1000)"] * 16\n'
+            '    try:\n'
+            '        world.in_parallel(exec, jobs, "drawing", 2)\n'
+            '    except OSError as error:\n'
+            '        print(error)\n'
             '    assert checkpoint.HELD <= signal.pthread_sigmask(signal.SIG_BLOCK, ())\n')
     (tmp_path / 'pool.py').write_text(code)
     done = subprocess.run([sys.executable, tmp_path / 'pool.py'], capture_output=True, text=True,
                           env={**os.environ, 'PYTHONPATH': str(ROOT)}, timeout=300)
     assert done.returncode == 0, done.stderr
+    assert 'a process that was drawing has ended' in done.stdout
 
 
 # ---- when to save, and signals
