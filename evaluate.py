@@ -252,7 +252,7 @@ def share(batches):
     return batches[rank * each:(rank + 1) * each]
 
 
-def gather(dataset, meters, examples, confidences, folder=None):
+def join_processes(dataset, meters, examples, confidences, folder=None):
     """Join what the processes have scored. -> all examples. ValueError if no sample was readable"""
     for rows in meters.values():
         for meter in rows.values():
@@ -415,13 +415,13 @@ def evaluate(args):
         folder = Path(args.save_heatmaps, name) if args.save_heatmaps else None
         mine = share(dataset.batches(args.batch_size))
         scored = score(dataset, mine, meters[name], finders[name], shown, folder)
-        pictures = gather(dataset, meters[name], *scored, folder)
+        pictures = join_processes(dataset, meters[name], *scored, folder)
         for task, rows in meters[name].items():
             results[task][name] = scores_of(rows['ours'], dataset)
             oracle[task][name] = scores_of(rows['oracle'], dataset)
         if rank_and_processes()[0] > 0:
             continue
-        tell_counts(dataset, meters[name])
+        print_counts(dataset, meters[name])
         write_scores({**results, ORACLE: oracle}, args.json, args.csv)
         if args.figures:
             draw_sheets(args.figures, name, meters[name], pictures)
@@ -505,7 +505,7 @@ def scores_of(meter, dataset):
     return {**meter.compute(), 'n': len(meter), 'n_expected': dataset.expected} if meter else None
 
 
-def tell_counts(dataset, meters):
+def print_counts(dataset, meters):
     """Print what was not scored, and which boxes had to be clipped."""
     name = dataset.name
     n = len(next(iter(meters.values()))['ours'])

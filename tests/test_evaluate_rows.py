@@ -443,7 +443,7 @@ def test_what_other_processes_could_not_read_is_gathered_too(monkeypatch, tmp_pa
     is_text = lambda mine: bool(mine) and isinstance(mine[0], str)
     monkeypatch.setattr(evaluate, 'gather_lists',
                         lambda mine: [*mine, 'theirs'] if is_text(mine) else mine)
-    monkeypatch.setattr(evaluate, 'tell_counts',
+    monkeypatch.setattr(evaluate, 'print_counts',
                         lambda dataset, *rest: told.extend(dataset.unreadable))
     run('--benchmarks', 'vggss')
     assert len(told) == 2 and 'a_1.png' in told[0] and told[1] == 'theirs'
