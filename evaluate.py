@@ -39,7 +39,7 @@ from checkpoint import (gather_lists, given_options, overwritten, rank_and_proce
 from data import Benchmark
 from figures.examples import (draw_before_after, draw_pair, draw_report, draw_sheets, examples_of,
                               ids_to_show)
-from figures.scores import check_outputs, without_nan, write_scores
+from figures.scores import ORACLE, check_outputs, in_json, without_nan, write_scores
 from figures.tables import task_tables
 from masks import mask_gen_f
 from media import evaluation_image, part_heard, read_audio, read_own_image
@@ -57,7 +57,6 @@ TASKS = {   # {task: {benchmark: the metric of section 4.1}}, in the order of th
     'interactive': {'is4': Interactive, 'vpo_ms': Interactive},
     'multisource': {'vgg_instruments': MultiSource, 'vgg_duet': MultiSource}}
 WITH_ORACLE = ('single', 'segmentation', 'interactive')         # Tables 1, 2, 6 and 7
-ORACLE = 'clipseg_gt_text'              # key of the oracle's scores in --json
 CLASSES_AT_ONCE = 16        # of a mixture: masked images per pass of the vision encoder
 SILENT = 2**-14             # a sound that peaks below two steps of 16-bit audio is silent
 SHIPPED = {'av': 'miniature/weights/av.pt', 'av_llm': 'miniature/weights/av_llm.pt'}
@@ -176,11 +175,12 @@ def score(dataset, batches, meters, find, shown=(), folder=None):
 
     meters: {task: {row: metric}}. find(samples) -> {row: a map or None for each sample}; for the
     extended sets it adds 'confidence' to the samples. shown: ids of the samples to keep as examples
-    (figures/report.py says what an example is). folder: where our maps are saved.
+    (figures/report.py says what an example is), with the maps of the first row. folder: where the
+    maps of the first row are saved.
     """
     examples = []
     confidences = []
-    first = next(iter(meters.values()))['ours']
+    first, meter_shown = first_row(meters)
     bar = tqdm(batches, dataset.name, leave=False, unit=' batches',
                disable=rank_and_processes()[0] > 0)
     for number, batch in enumerate(bar):
@@ -191,15 +191,16 @@ def score(dataset, batches, meters, find, shown=(), folder=None):
         note_unreadable(dataset, samples)                   # a map on disk may be unreadable
         confidences += [(s['id'], s['confidence']) for s in samples if 'confidence' in s]
         for task, rows in meters.items():
-            for row in rows.keys() & found.keys():      # files hold no oracle's maps
+            for row in [row for row in rows if row in found]:   # files hold no oracle's maps
                 meter = rows[row]
                 taken = feed(meter, samples, found[row])
-                if row == 'ours':
-                    examples += examples_of(task, dataset.name, samples, taken, found, meter, shown)
+                if row == first:
+                    examples += examples_of(task, dataset.name, samples, taken, found[row],
+                                            found.get('oracle'), meter, shown)
         if folder:
-            save_heatmaps(folder, [s['id'] for s in samples], found['ours'])
+            save_heatmaps(folder, [s['id'] for s in samples], found[first])
         if number % max(1, len(batches) // 20) == 0:        # seldom: compute reads all samples
-            name, value = next(iter(first.compute().items()))
+            name, value = next(iter(meter_shown.compute().items()))
             value = value[len(value) // 2] if isinstance(value, list) else value
             bar.set_postfix({name: f'{value:.1f}'})
     return examples, confidences
@@ -240,9 +241,14 @@ def feed(meter, samples, maps):
     return taken
 
 
-def rows_of(metric, rows=('ours', 'oracle'), **settings):
+def rows_of(metric, rows, **settings):
     """One meter for each row of a table. -> {row: metric}"""
     return {row: metric(**settings) for row in rows}
+
+
+def first_row(meters):
+    """The name of the first row, and its meter of the first task."""
+    return next(iter(next(iter(meters.values())).items()))
 
 
 def share(batches):
@@ -399,42 +405,70 @@ def evaluate(args):
     if args.image:
         return one_pair(model, PRESETS[preset], args.image, args.audio, args.out)
     datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
-    meters = {}
-    finders = {}
-    for name, dataset in datasets.items():
-        meters[name] = {
-            task: rows_of(metrics[name], threshold=args.threshold, reading=args.reading)
-            for task, metrics in args.wanted.items() if name in metrics}
-        finders[name] = finder(dataset, meters[name], model, tokenizer, args.heatmaps)
-    results = {task: {} for task in args.wanted}
-    oracle = {task: {} for task in args.wanted}
+    finders = {name: finder(dataset, tasks_of(name, args.wanted), model, tokenizer, args.heatmaps)
+               for name, dataset in datasets.items()}
     paper = variant if preset == 'paper' else None          # the miniature has no row in the paper
-    examples = []
-    for name, dataset in datasets.items():
-        shown = ids_to_show(dataset.samples, args.examples) if args.figures else ()
-        folder = Path(args.save_heatmaps, name) if args.save_heatmaps else None
-        mine = share(dataset.batches(args.batch_size))
-        scored = score(dataset, mine, meters[name], finders[name], shown, folder)
-        pictures = join_processes(dataset, meters[name], *scored, folder)
-        for task, rows in meters[name].items():
-            results[task][name] = scores_of(rows['ours'], dataset)
-            oracle[task][name] = scores_of(rows['oracle'], dataset)
-        if rank_and_processes()[0] > 0:
-            continue
-        print_counts(dataset, meters[name])
-        write_scores({**results, ORACLE: oracle}, args.json, args.csv)
-        if args.figures:
-            draw_sheets(args.figures, name, meters[name], pictures)
-            examples += pictures
-        for task in meters[name]:
-            if len(results[task]) == len(args.wanted[task]):
-                print('\n' + task_tables(task, results[task], oracle[task], paper))
+    scores, meters, examples = score_benchmarks(
+        args.wanted, datasets, finders, ('ours', 'oracle'), threshold=args.threshold,
+        reading=args.reading, batch_size=args.batch_size, paper=paper, json_file=args.json,
+        csv_file=args.csv, maps=args.save_heatmaps, figures=args.figures, frames=args.examples)
     if args.figures and rank_and_processes()[0] == 0:
         facts |= {'preset': preset, 'threshold': args.threshold,
                   'metrics': f'reading of the {args.reading}'}
-        tables = {task: (results[task], oracle[task], paper) for task in args.wanted}
+        tables = {task: (task_rows(scores, task), paper) for task in args.wanted}
         draw_report(args.figures, tables, examples, meters, facts)
-    return {**results, ORACLE: oracle}
+    return in_json(scores)
+
+
+def score_benchmarks(wanted, datasets, finders, rows, threshold='fixed:0.5', reading='release',
+                     batch_size=16, paper=None, json_file=None, csv_file=None, maps=None,
+                     figures=None, frames=3, binary=()):
+    """Score every benchmark; after each, write all scores and print the tables that are complete.
+
+    wanted: {task: {benchmark: metric}}. datasets, finders: {benchmark: Benchmark}, {benchmark:
+    find}, see score. rows: any names, as `find` has them; maps of the first are saved below `maps`.
+    paper: see task_tables. figures: the folder of contact sheets, with that many frames of each
+    benchmark. binary: rows of 0/1 maps, which have no K highest pixels and so no adaptive scores.
+    -> {row: {task: {benchmark: scores}}}, {benchmark: {task: {row: meter}}}, examples
+    """
+    scores = {}
+    for row in rows:
+        scores[row] = {task: {} for task in wanted}
+    meters = {}
+    examples = []
+    for name, dataset in datasets.items():
+        meters[name] = {task: rows_of(metric, rows, threshold=threshold, reading=reading)
+                        for task, metric in tasks_of(name, wanted).items()}
+        shown = ids_to_show(dataset.samples, frames) if figures else ()
+        folder = Path(maps, name) if maps else None
+        mine = share(dataset.batches(batch_size))
+        scored = score(dataset, mine, meters[name], finders[name], shown, folder)
+        pictures = join_processes(dataset, meters[name], *scored, folder)
+        for task, of_rows in meters[name].items():
+            for row, meter in of_rows.items():
+                scores[row][task][name] = scores_of(meter, dataset, row in binary)
+        if rank_and_processes()[0] > 0:
+            continue
+        print_counts(dataset, meters[name])
+        write_scores(scores, json_file, csv_file)
+        if figures:
+            draw_sheets(figures, name, meters[name], pictures)
+            examples += pictures
+        for task in meters[name]:
+            found = task_rows(scores, task)
+            if len(found[rows[0]]) == len(wanted[task]):
+                print('\n' + task_tables(task, found, paper))
+    return scores, meters, examples
+
+
+def tasks_of(name, wanted):
+    """The tasks of a benchmark. -> {task: metric}"""
+    return {task: metrics[name] for task, metrics in wanted.items() if name in metrics}
+
+
+def task_rows(scores, task):
+    """{row: {task: {benchmark: scores}}} -> {row: {benchmark: scores}}"""
+    return {row: tasks[task] for row, tasks in scores.items()}
 
 
 def load(device, checkpoint, variant, preset, untrained, **given):
@@ -486,39 +520,47 @@ def open_benchmarks(wanted, preset, data_root, limit):
     return datasets
 
 
-def finder(dataset, meters, model, tokenizer, heatmaps):
-    """Where the maps of a benchmark come from: the model, or files. -> find(samples), see score"""
-    needs = {key for rows in meters.values() for key in rows['ours'].needs}
+def finder(dataset, tasks, model, tokenizer, heatmaps):
+    """Where the maps of a benchmark come from: the model, or files. -> find(samples), see score
+
+    tasks: {task: metric}
+    """
+    needs = {key for metric in tasks.values() for key in metric.needs}
     if heatmaps:
         return maps_below(Path(heatmaps, dataset.name), needs)
     if 'sources' in needs:
         classes = model.embed_text(tokenizer, dataset.classes)                      # (N, D)
         return functools.partial(localise_sources, model, classes=classes, known={})
-    with_oracle = any(task in WITH_ORACLE for task in meters)
+    with_oracle = any(task in WITH_ORACLE for task in tasks)
     words = embed_names(model, tokenizer, dataset) if with_oracle else None
     return functools.partial(localise, model, words=words, known={},
                              with_confidence='confidence' in needs)
 
 
-def scores_of(meter, dataset):
+def scores_of(meter, dataset, binary=False):
     """A row's scores and counts; None if it has no sample (the oracle, without class names)."""
-    return {**meter.compute(), 'n': len(meter), 'n_expected': dataset.expected} if meter else None
+    if not meter:
+        return None
+    scores = {name: value for name, value in meter.compute().items()
+              if not (binary and name.endswith('_adap'))}
+    return {**scores, 'n': len(meter), 'n_expected': dataset.expected}
 
 
 def print_counts(dataset, meters):
     """Print what was not scored, and which boxes had to be clipped."""
     name = dataset.name
-    n = len(next(iter(meters.values()))['ours'])
+    row, first = first_row(meters)
+    n = len(first)
     lost = dataset.missing + dataset.unreadable
     if n < dataset.expected:
         example = f', not e.g. {lost[0]}' if lost else ''
         print(f'{name}: scored {n} of {dataset.expected} samples{example}')
     nameless = [sample.id for sample in dataset.samples if not sample.label]
-    if nameless and any(len(rows['oracle']) for rows in meters.values()):
+    if nameless and any(rows.get('oracle') for rows in meters.values()):
         print(f'{name}: {len(nameless)} of {len(dataset)} samples have no class name, the first '
               f'{nameless[0]}; the oracle is scored on the others')
     if 'interactive' in meters:
-        seen = Counter(meters['interactive']['ours'].groups)
+        seen = Counter(meters['interactive'][row].groups)
         short = sum(seen[group] < size for group, size in dataset.listed_groups.items())
         if short:
             print(f'{name}: {short} of {len(dataset.listed_groups)} frames lack a sound; the '
@@ -587,19 +629,28 @@ def parse_args(argv=None):
     for name in ('batch_size', 'limit', 'examples'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f'--{name.replace("_", "-")} must be at least 1')
-    chosen = set(args.benchmarks or BENCHMARKS)
-    args.wanted = {}
-    for task in TASKS if args.task == 'all' else [args.task]:
-        scored = {name: metric for name, metric in TASKS[task].items() if name in chosen}
-        if args.benchmarks and args.task == task and len(scored) < len(chosen):
-            parser.error(f'--task {task} has the benchmarks {", ".join(TASKS[task])}, not '
-                         f'{", ".join(sorted(chosen - set(scored)))}')
-        if scored:
-            args.wanted[task] = scored
+    try:
+        args.wanted = tasks_wanted(args.task, args.benchmarks)
+    except ValueError as error:
+        parser.error(str(error))
     if args.threshold == 'sweep' and Extended in args.wanted.get('robustness', {}).values():
         parser.error('--threshold sweep does not go with the extended sets, which sweep the '
                      'confidence: name the other tasks or --benchmarks')
     return args
+
+
+def tasks_wanted(asked, benchmarks):
+    """--task and --benchmarks -> {task: {benchmark: metric}}. ValueError: not of that task"""
+    chosen = set(benchmarks or BENCHMARKS)
+    wanted = {}
+    for task in TASKS if asked == 'all' else [asked]:
+        scored = {name: metric for name, metric in TASKS[task].items() if name in chosen}
+        if benchmarks and asked == task and len(scored) < len(chosen):
+            raise ValueError(f'--task {task} has the benchmarks {", ".join(TASKS[task])}, not '
+                             f'{", ".join(sorted(chosen - set(scored)))}')
+        if scored:
+            wanted[task] = scored
+    return wanted
 
 
 def ignored(given):

@@ -22,10 +22,10 @@ def ids_to_show(samples, frames):
     return {sample.id for sample in samples if sample.group in chosen}
 
 
-def examples_of(task, benchmark, samples, taken, found, meter, shown):
+def examples_of(task, benchmark, samples, taken, maps, oracle, meter, shown):
     """The samples with an id in `shown` among those that a meter has just taken. -> dicts
 
-    taken: their indices; found: {row: a map or None for each sample of the batch}.
+    taken: their indices. maps: one for each sample of the batch; oracle: the same, or None.
     """
     examples = []
     for place, i in enumerate(taken):           # place: among the meter's latest samples
@@ -33,8 +33,8 @@ def examples_of(task, benchmark, samples, taken, found, meter, shown):
         if sample['id'] not in shown:
             continue
         frame = displayable(sample['image'])
-        heat = found['ours'][i]
-        oracle = found['oracle'][i] if 'oracle' in found else None
+        heat = maps[i]
+        of_name = oracle[i] if oracle else None
         truth = sample[meter.needs[0]].numpy()
         if sample['sources'] is not None:       # of a mixture, whose two frames were squashed
             size = truth.shape[:0:-1]                                       # W, H
@@ -45,7 +45,7 @@ def examples_of(task, benchmark, samples, taken, found, meter, shown):
             'task': task, 'benchmark': benchmark, 'id': sample['id'], 'group': sample['group'],
             'condition': sample['condition'], 'label': sample['label'], 'frame': frame,
             'truth': truth, 'heat': list(heat.numpy()) if heat.dim() > 2 else heat.numpy(),
-            'oracle': None if oracle is None else oracle.numpy(),
+            'oracle': None if of_name is None else of_name.numpy(),
             'wav': sample['wav'].numpy(), 'rate': SAMPLE_RATE,
             'score': None if meter.last_iou is None else meter.last_iou[place],
             'confidence': sample.get('confidence')})

@@ -1,7 +1,7 @@
 """Examples of section 4.2: contact sheets like Figures 5, 6, 8, 9 and 10; report.html with sound.
 
     example_sheet('interactive', 'is4', examples, 'interactive_is4.png')
-    report('report.html', 'My run', {'single': (ours, oracle, 'av')}, examples, {'preset': 'paper'})
+    report('report.html', 'My run', {'single': (rows, 'av')}, examples, {'preset': 'paper'})
 
 An example is one sample as evaluate.py collects it, a dict of
     task, benchmark, id; group: of the frame; label: str, None, or one per source of a mixture
@@ -50,7 +50,7 @@ def example_sheet(task, benchmark, examples, path):
 def report(path, title, tables, examples, facts):
     """Write one HTML file that holds all it needs: tables, pictures, sounds.
 
-    tables: {task: (ours, oracle, paper)}, as task_tables takes them. facts: {name: str}, at the
+    tables: {task: (rows, paper)}, as task_tables takes them. facts: {name: str}, at the
     top. Each sound gets an equal share of SOUND_SECONDS.
     """
     [scale] = heat_colours(np.linspace(0, 1, 17)[None])         # (17, 3)

@@ -1,6 +1,6 @@
 """What evaluate.py writes of its scores, --json and --csv, and whether it can.
 
-results: {task: {benchmark: {metric: value} or None}}, and 'clipseg_gt_text': the oracle's.
+scores: {row: {task: {benchmark: {metric: value} or None}}}, rows of any names.
 """
 
 import csv
@@ -11,6 +11,9 @@ import tempfile
 from pathlib import Path
 
 from checkpoint import write_file
+
+
+ORACLE = 'clipseg_gt_text'      # the row 'oracle' in files
 
 
 def check_outputs(files, folders):
@@ -29,20 +32,29 @@ def check_outputs(files, folders):
                           'place') from None
 
 
-def write_scores(results, json_file=None, csv_file=None):
+def write_scores(scores, json_file=None, csv_file=None):
     """The csv has lines of row, task, benchmark, metric, value."""
     if json_file:
-        write_file(json_file, json.dumps(without_nan(results), indent=1))
+        write_file(json_file, json.dumps(without_nan(in_json(scores)), indent=1))
     if csv_file:
         lines = [('row', 'task', 'benchmark', 'metric', 'value')]
-        oracle = results['clipseg_gt_text']
-        for row, tasks in (('ours', results), ('clipseg_gt_text', oracle)):
-            for task in oracle:
-                for benchmark, scores in tasks[task].items():
-                    lines += [(row, task, benchmark, *one) for one in (scores or {}).items()]
+        for row, tasks in named(scores).items():
+            for task, benchmarks in tasks.items():
+                for benchmark, values in benchmarks.items():
+                    lines += [(row, task, benchmark, *one) for one in (values or {}).items()]
         text = io.StringIO()
         csv.writer(text, lineterminator='\n').writerows(lines)
         write_file(csv_file, text.getvalue())
+
+
+def named(scores):
+    return {ORACLE if row == 'oracle' else row: tasks for row, tasks in scores.items()}
+
+
+def in_json(scores):
+    """The tasks of 'ours' at the top, each other row under its own name."""
+    rows = named(scores)
+    return {**rows.pop('ours', {}), **rows}
 
 
 def without_nan(value):

@@ -1,7 +1,7 @@
 """Tables 1 to 8 of section 4.2 as text, each in the shape and the order of the paper.
 
     scores = {'is4': {'cIoU': 65.9, 'AUC': 53.5, 'n': 480, 'n_expected': 480}}
-    print(task_tables('single', scores, None, paper='av'))
+    print(task_tables('single', {'ours': scores}, paper='av'))
 
 paper_tables.csv holds the paper's own numbers as printed: in per cent, FPR and G_FPR as fractions.
 """
@@ -51,45 +51,53 @@ TABLES = {
         name: name for name in ('CAP', 'PIAP', 'AUC', 'CIoU@10', 'CIoU@30', 'CIoU@50')})]}
 
 
-def task_tables(task, ours, oracle, paper=None):
+def task_tables(task, rows, paper=None):
     """The tables of a task with their titles, as text.
 
-    ours, oracle: {benchmark: {metric: value, 'n': N, 'n_expected': M}}. Tables 1, 2, 6 and 7 have
-    a row of the oracle, all dashes where a benchmark has no text. paper: the variant ('av',
-    'av_llm') whose row in the paper stands below ours, with the paper's oracle; or None. Of a list
-    of scores, one per threshold of a sweep, the middle one is shown: threshold 0.5.
+    rows: {row: {benchmark: {metric: value, 'n': N, 'n_expected': M} or None}}, rows of any names,
+    all of the same benchmarks, all dashes for None. 'oracle' is left out of Tables 3 to 5 and 8.
+    paper: the variant ('av', 'av_llm') whose row in the paper stands below 'ours', and every other
+    row has the paper's below it, where the paper has one; or None. Of a list of scores, one per
+    threshold of a sweep, the middle one is shown: threshold 0.5.
     """
-    return '\n\n'.join(f'{title}\n{table(rows, columns, decimals)}'
-                       for title, columns, decimals, rows in grids(task, ours, oracle, paper))
+    return '\n\n'.join(f'{title}\n{table(lines, columns, decimals)}'
+                       for title, columns, decimals, lines in grids(task, rows, paper))
 
 
-def grids(task, ours, oracle, paper):
-    """Yield (title, columns, decimals, rows) for each table of the task that has a row."""
+def grids(task, rows, paper):
+    """Yield (title, columns, decimals, lines) for each table of the task that has a line."""
+    first = next(iter(rows.values()))
     for number, benchmarks, headings in TABLES[task]:
-        shown = [benchmark for benchmark in benchmarks if benchmark in ours]
-        if any('AP_textbook' in ours[benchmark] for benchmark in shown):
+        shown = [benchmark for benchmark in benchmarks if benchmark in first]
+        if any('AP_textbook' in (first[benchmark] or ()) for benchmark in shown):
             headings = {**headings, 'AP_textbook': 'textbook AP'}       # of --reading paper
-        rows = []
+        lines = []
         for benchmark in shown:
-            for name, scores in named_rows(task, benchmark, ours, oracle, paper):
+            title = BENCHMARK_NAMES[benchmark]
+            for name, scores in named_rows(task, benchmark, rows, paper):
                 n, expected = scores.get('n'), scores.get('n_expected')
-                rows.append([BENCHMARK_NAMES[benchmark] if name == 'ours' else '', name,
-                             *(score_of(scores, metric) for metric in headings),
-                             n if n == expected else f'{n} of {expected}'])
-        if rows:
+                lines.append([title, name, *(score_of(scores, metric) for metric in headings),
+                              n if n == expected else f'{n} of {expected}'])
+                title = ''
+        if lines:
             decimals = [2 if 'FPR' in metric else 1 for metric in headings]
             columns = ['benchmark', 'row', *headings.values(), 'n']
-            yield f'{TASK_NAMES[task]} ({number})', columns, [0, 0, *decimals, 0], rows
+            yield f'{TASK_NAMES[task]} ({number})', columns, [0, 0, *decimals, 0], lines
 
 
-def named_rows(task, benchmark, ours, oracle, paper):
+def named_rows(task, benchmark, rows, paper):
     """-> [(name of a row, its scores)] of one benchmark. The paper lacks some of its own."""
     printed = paper_scores() if paper else {}
-    rows = {'ours': ours[benchmark], ROW_NAMES.get(paper): printed.get((task, benchmark, paper))}
-    if task in ORACLE_TASKS:
-        rows['oracle'] = (oracle or {}).get(benchmark) or {}
-        rows['paper, oracle'] = printed.get((task, benchmark, 'clipseg_gt_text'))
-    return [(name, scores) for name, scores in rows.items() if scores is not None]
+    named = []
+    for row, sets in rows.items():
+        if row == 'oracle' and task not in ORACLE_TASKS:
+            continue
+        named.append((row, sets.get(benchmark) or {}))
+        key = {'ours': paper, 'oracle': 'clipseg_gt_text'}.get(row, row)
+        if (task, benchmark, key) in printed:
+            title = ROW_NAMES[paper] if row == 'ours' else f'paper, {row}'
+            named.append((title, printed[task, benchmark, key]))
+    return named
 
 
 def paper_scores():

@@ -106,6 +106,31 @@ def test_files_hold_the_same_scores(everything):
     assert len(lines) == len(wanted)
 
 
+def test_rows_of_other_methods_are_scored_printed_and_written_like_ours(monkeypatch, tmp_path,
+                                                                       capsys):
+    build(tmp_path, monkeypatch)
+    wanted = evaluate.tasks_wanted('all', ['is4'])
+    dataset = evaluate.Benchmark('is4', tmp_path, 96, 2.0)
+    find = lambda samples: {'of text': [known_map(s['id']) for s in samples],
+                            'of boxes': [known_map(s['id'], 'oracle').round() for s in samples]}
+    scores, _, _ = evaluate.score_benchmarks(
+        wanted, {'is4': dataset}, {'is4': find}, ('of text', 'of boxes'), binary=['of boxes'],
+        json_file=tmp_path / 'a.json', csv_file=tmp_path / 'a.csv', maps=tmp_path / 'maps')
+    for task, values in FIRST.items():
+        assert_scores(scores['of text'][task]['is4'], values, 4)
+        found = scores['of boxes'][task]['is4']
+        assert found.keys() == {*SECOND[task], 'n', 'n_expected'} - {f'{k}_adap' for k in values}
+    assert_scores(scores['of boxes']['single']['is4'],
+                  {k: v for k, v in SECOND['single'].items() if not k.endswith('_adap')}, 4)
+    assert json.loads((tmp_path / 'a.json').read_text()) == scores
+    lines = (tmp_path / 'a.csv').read_text().splitlines()
+    assert 'of boxes,single,is4,cIoU,75.0' in lines
+    [saved] = {file.stem for file in (tmp_path / 'maps/is4').iterdir()} & {'is4.c_1'}
+    assert np.allclose(np.load(tmp_path / f'maps/is4/{saved}.npy'), known_map(saved), atol=1e-3)
+    said = [' '.join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert 'IS4 of text 50.0 75.0 37.5 43.8 4' in said and 'of boxes 75.0 - 47.5 - 4' in said
+
+
 def test_an_interrupted_run_leaves_the_scores_of_the_benchmarks_that_were_finished(monkeypatch,
                                                                                   tmp_path):
     run = Run(monkeypatch, tmp_path)
@@ -303,7 +328,8 @@ def test_the_report_is_given_every_table_and_what_was_scored(everything):
     run, results, _ = everything
     [(path, _, tables, _, facts)] = run.reports
     assert path.name == 'report.html'
-    assert tables == {task: (results[task], results['clipseg_gt_text'][task], None)
+    oracle = results['clipseg_gt_text']
+    assert tables == {task: ({'ours': results[task], 'oracle': oracle[task]}, None)
                       for task in TASKS}
     assert facts['checkpoint'].endswith('miniature/weights/av.pt')
     assert (facts['preset'], facts['threshold']) == ('miniature', 'fixed:0.5')

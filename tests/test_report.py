@@ -42,7 +42,7 @@ class Page(HTMLParser):
 def page_of(tmp_path, examples, tables=None, title='A run', facts=None):
     """The page of these tables and examples. A task without scores has an empty table."""
     path = tmp_path / 'new/report.html'
-    tables = {**{e['task']: ({}, None, None) for e in examples}, **(tables or {})}
+    tables = {**{e['task']: ({'ours': {}}, None) for e in examples}, **(tables or {})}
     report.report(path, title, tables, examples, facts or {})
     assert [file.name for file in path.parent.iterdir()] == ['report.html']
     return Page(path.read_text(encoding='utf-8'))
@@ -58,7 +58,7 @@ def sound(attributes):
 
 def test_report_needs_nothing_but_itself(tmp_path):
     examples = [e for kind in EXAMPLES.values() for e in kind]
-    tables = {'single': ({'vggss': SCORES}, {'vggss': None}, 'av')}
+    tables = {'single': ({'ours': {'vggss': SCORES}, 'oracle': {'vggss': None}}, 'av')}
     page = page_of(tmp_path, examples, tables, facts={'preset': 'paper'})
     assert page.open == []                                          # every element is closed
     sources = [attributes[name] for _, attributes in page.elements
@@ -127,7 +127,7 @@ def test_text_is_escaped(tmp_path):
 
 def test_our_rows_are_marked_and_no_others(tmp_path):
     ours = {'vggss': SCORES, 'is4': SCORES}
-    page = page_of(tmp_path, [], {'single': (ours, {'vggss': SCORES}, 'av')})
+    page = page_of(tmp_path, [], {'single': ({'ours': ours, 'oracle': {'vggss': SCORES}}, 'av')})
     kinds = [attributes['class'] for attributes in page.all('tr') if attributes]
     assert kinds == ['ours', 'other', 'other', 'other'] * 2
 

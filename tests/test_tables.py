@@ -129,12 +129,13 @@ def test_every_cell_stands_under_its_heading_and_in_its_row(task, paper, tmp_pat
     numbers = [number for number, (other, *_) in PRINTED.items() if other == task]
     wanted = {number: [headings(number), *wanted_rows(task, number, ours, oracle, paper)]
               for number in numbers}
-    parts = [part.split('\n') for part in task_tables(task, ours, oracle, paper).split('\n\n')]
+    rows = {'ours': ours, 'oracle': oracle}
+    parts = [part.split('\n') for part in task_tables(task, rows, paper).split('\n\n')]
     assert [re.search(r'\((Tables? .*)\)$', part[0])[1] for part in parts] == numbers
     for number, (_, *lines) in zip(numbers, parts):
         assert cells_of(lines) == wanted[number]
     # the report's page has the same cells in the same order
-    words = [word for word in page_of(tmp_path, [], {task: (ours, oracle, paper)}).words if word]
+    words = [word for word in page_of(tmp_path, [], {task: (rows, paper)}).words if word]
     place = 0
     for line in (line for number in numbers for line in wanted[number]):
         shown = [cell for cell in line if cell]
@@ -148,7 +149,7 @@ def test_a_table_in_the_terminal():
             'flickr': {'cIoU': [10.0] * 9 + [55.55] + [90.0] * 9,               # a sweep
                        'n': 250, 'n_expected': 250}}
     oracle = {'is4': {'cIoU': 74.3, 'n': 9, 'n_expected': 9}, 'flickr': None}
-    assert task_tables('single', ours, oracle).split('\n') == [
+    assert task_tables('single', {'ours': ours, 'oracle': oracle}).split('\n') == [
         'Single sound source localization (Tables 1 and 2)',
         'benchmark        row     cIoU  w/ Adap.   AUC  w/ Adap.       n',
         '---------------  ------  ----  --------  ----  --------  ------',
@@ -161,7 +162,7 @@ def test_a_table_in_the_terminal():
 def test_robustness_has_only_the_tables_with_a_benchmark_that_was_scored():
     extended = {'AP': 70.0, 'max_F1': 66.66, 'precision': 60.0, 'recall': 75.0, 'LocAcc': 50.0,
                 'n': 4, 'n_expected': 4}
-    third, fourth = task_tables('robustness', {'ext_flickr': extended}, None).split('\n\n')
+    third, fourth = task_tables('robustness', {'ours': {'ext_flickr': extended}}).split('\n\n')
     assert third.split('\n')[3:] == ['Extended Flickr  ours  70.0    66.7    50.0  4']
     assert fourth.split('\n')[3].split()[3:] == '70.0 66.7 60.0 75.0 50.0 15.0 4'.split()
 
@@ -212,7 +213,7 @@ def test_tables_are_printed_without_matplotlib_or_pil():
 def test_textbook_ap_is_the_last_column_of_the_extended_sets():
     scores = {'ext_flickr': {'AP': 1.0, 'max_F1': 2.0, 'precision': 3.0, 'recall': 5.0,
                              'LocAcc': 6.0, 'AP_textbook': 7.0, 'n': 4, 'n_expected': 4}}
-    (_, columns, _, [row]), (_, more, _, [longer]) = grids('robustness', scores, None, None)
+    (_, columns, _, [row]), (_, more, _, [longer]) = grids('robustness', {'ours': scores}, None)
     assert columns[2:] == ['AP', 'max-F1', 'LocAcc', 'textbook AP', 'n']
     assert row[2:] == [1, 2, 6, 7, 4]
     assert more[-3:] == ['|Recall - Precision|', 'textbook AP', 'n'] and longer[-3:] == [2, 7, 4]
