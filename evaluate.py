@@ -20,7 +20,6 @@ embedding.
 import argparse
 import functools
 import hashlib
-import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -37,14 +36,13 @@ from benchmarks.maps import PAIR_SIZE, SIZE, maps_below, save_confidences, save_
 from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
                         some_path, start_processes, wait_for_all)
 from data import Benchmark
-from figures.examples import (draw_before_after, draw_pair, draw_report, draw_sheets, examples_of,
-                              ids_to_show)
-from figures.scores import ORACLE, check_outputs, in_json, without_nan, write_scores
+from figures.examples import draw_pair, draw_report, draw_sheets, examples_of, ids_to_show
+from figures.scores import check_outputs, in_json, write_scores
 from figures.tables import task_tables
 from masks import mask_gen_f
 from media import evaluation_image, part_heard, read_audio, read_own_image
-from metrics import (BothRight, Extended, Interactive, MultiSource, Robustness, Segmentation,
-                     SingleSource, mean)
+from metrics import (Extended, Interactive, MultiSource, Robustness, Segmentation,
+                     SingleSource)
 from model import PRESETS, ROOT, embed_image, encode_image, load_model, read_checkpoint
 
 TASKS = {   # {task: {benchmark: the metric of section 4.1}}, in the order of the paper's tables
@@ -271,100 +269,6 @@ def join_processes(dataset, meters, examples, confidences, folder=None):
         raise ValueError(f'no sample of {dataset.name} could be scored, the first because '
                          f'{dataset.unreadable[0]}')
     return gather_lists(examples)
-
-
-# ---- Scores on held-out scenes, before and after a training (train.py) ---------------------------
-ROWS = ('ours', 'oracle', 'ceiling')    # ceiling: the ground-truth masks as heatmaps
-
-
-class MaskIoU(Segmentation):
-    """The IoU of Segmentation alone: F's 255 thresholds would be a fifth of the time."""
-    kept = ('iou',)
-
-    def add(self, heatmap, mask):
-        self.iou.append(self.score(self.threshold, heatmap, (mask > 0).float()))
-
-    def compute(self):
-        return {'mIoU': mean(self.iou, 100)}
-
-
-def held_out(model, tokenizer, preset, data_root, rows=ROWS, batch_size=32):
-    """Score VGG-SS and IS4. -> {row: {score: value}} for rows, {what was scored: number of samples}
-
-    cIoU, AUC: VGG-SS, boxes. mIoU: every sample with a mask (VGG-SS has them in the miniature
-    only). mIoU_multi: IS4, whose frames hold two sounding objects. both_right: IS4, see
-    metrics.BothRight. area_silence, area_noise: how much of a VGG-SS frame is over 0.5 when the
-    sound is silence or noise, the mean over frames. In per cent, but the areas are fractions. A
-    score without samples is None. What is missing or unreadable is printed.
-    """
-    config = PRESETS[preset]
-    vggss = {'box': rows_of(SingleSource, rows), 'mask': rows_of(MaskIoU, rows)}
-    is4 = {'mask': rows_of(MaskIoU, rows), 'pair': rows_of(BothRight, rows)}
-    areas = {'positive': [], 'silence': [], 'noise': []}    # of each map, the share over 0.5
-    for name, meters in (('vggss', vggss), ('is4', is4)):
-        try:
-            dataset = Benchmark(name, data_root, config.image_size, config.seconds)
-        except FileNotFoundError as error:
-            print(f'held-out scores without {name}: {error}')
-            continue
-        if name == 'vggss':
-            dataset.samples += [replace(s, condition=condition, number=number)
-                                for condition in ('silence', 'noise')
-                                for number, s in enumerate(dataset.samples)]
-        words = embed_names(model, tokenizer, dataset) if 'oracle' in rows else None
-        find = functools.partial(localise_held_out, model, areas, words=words, known={})
-        score(dataset, dataset.batches(batch_size), meters, find)
-        n = dataset.expected - len(dataset.missing) - len(set(dataset.unreadable))
-        if n < dataset.expected:
-            print(f'{name}: scored {n} of {dataset.expected} samples')
-    if lone := is4['pair']['ours'].waiting:
-        print(f'is4: {len(lone)} frames lack their second sound')
-    return summarised(vggss, is4, areas)
-
-
-def localise_held_out(model, areas, samples, words, known):
-    """localise, with the ceiling's maps too; appends the areas of our maps to `areas`."""
-    found = localise(model, samples, words, known)
-    for sample, heat in zip(samples, found['ours']):
-        areas[sample['condition']].append(float((heat > 0.5).float().mean()))
-    return {**found, 'ceiling': [s['mask'] for s in samples]}
-
-
-def summarised(vggss, is4, areas):
-    """The meters of held_out -> {row: scores}, without a row that has none, and counts"""
-    scores = {}
-    for row in vggss['box']:
-        box = vggss['box'][row].compute()
-        multi = is4['mask'][row].iou
-        of_row = areas if row == 'ours' else {'silence': [], 'noise': []}
-        found = {'cIoU': box['cIoU'], 'AUC': box['AUC'],
-                 'mIoU': mean(vggss['mask'][row].iou + multi, 100), 'mIoU_multi': mean(multi, 100),
-                 **is4['pair'][row].compute(),
-                 'area_silence': mean(of_row['silence']), 'area_noise': mean(of_row['noise'])}
-        if not all(map(math.isnan, found.values())):
-            scores[row] = without_nan(found)
-    multi = len(is4['mask']['ours'])
-    return scores, {'boxes': len(vggss['box']['ours']), 'masks': len(vggss['mask']['ours']) + multi,
-                    'multi': multi, 'pairs': len(is4['pair']['ours']),
-                    'silence': len(areas['silence'])}
-
-
-def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, frames=6):
-    """The same IS4 frames untrained, trained and by the oracle, in the manner of Figure 11."""
-    config = PRESETS[preset]
-    try:
-        dataset = Benchmark('is4', data_root, config.image_size, config.seconds, 2 * frames)
-    except FileNotFoundError:
-        return                                              # held_out has printed why
-    words = embed_names(trained, tokenizer, dataset)
-    shown = []
-    for batch in dataset.batches(1):                        # a frame under both of its sounds
-        if samples := read_samples(dataset, batch):
-            before = localise(untrained, samples)['ours']
-            after = localise(trained, samples, words)
-            shown += zip(samples, zip(before, after['ours'], after['oracle']))
-    if shown:
-        draw_before_after(path, shown)
 
 
 # ---- One picture and one sound of your own -------------------------------------------------------

@@ -388,7 +388,7 @@ def global_score(positive, negative):
     return torch.where(both != 0, 2 * positive * clean / both, 0.0).tolist()
 
 
-# ---- Interactive localization (Table 7), mixtures (Table 8), held-out frames ---------------------
+# ---- Interactive localization (Table 7) and mixtures (Table 8) -----------------------------------
 class Interactive(SingleSource):
     """IIoU, IAUC, IIoU_adap, IAUC_adap: a frame succeeds if all of its sounds are localized.
 
@@ -472,31 +472,3 @@ class MultiSource(Streaming):
         found = {f'CIoU@{k}': success_share(self.iou, k / 100, strict=True) for k in (10, 30, 50)}
         return {'CAP': mean(self.cap, 100), 'PIAP': mean(self.piap, 100), **found,
                 'AUC': area_under_success(self.iou)}
-
-
-class BothRight(Streaming):
-    """both_right (not in the paper): the share of frames in which both sounds find their object.
-
-    Under each of its two sounds, the mean heat on the sound's own object must exceed that on the
-    other one; no threshold. `.waiting`: samples of frames whose other sound was not seen yet.
-    """
-    needs = ('mask', 'group')
-    kept = ('right', 'waiting')
-    waiting = {}                            # {group: (heatmap, mask)}
-
-    def add(self, heatmap, mask, group):
-        if group not in self.waiting:
-            self.waiting[group] = heatmap, mask
-            return
-        other_heatmap, other_mask = self.waiting.pop(group)
-        mine = heatmap[mask > 0.5].mean() > heatmap[other_mask > 0.5].mean()
-        theirs = other_heatmap[other_mask > 0.5].mean() > other_heatmap[mask > 0.5].mean()
-        self.right.append(100.0 * bool(mine and theirs))
-
-    def merge(self, other):
-        self.right += other.right
-        for group, sample in other.waiting.items():
-            self.add(*sample, group)
-
-    def compute(self):
-        return {'both_right': mean(self.right)}

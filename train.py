@@ -43,8 +43,8 @@ import losses
 from captions import captions_path, load_answers, make_captions
 from checkpoint import agree, rank_and_processes, some_path
 from data import AudioFeatures, VGGSound, evaluation_loader, tell_other_splits, training_steps
-from evaluate import before_after_sheet, held_out
 from figures import attempt, curves, tables
+from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, load_model, load_trained, trained_state
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import evaluate
 import figures.curves
+import figures.scores
 import metrics
 from known_world import (EXTENDED, MIXED, NAMES, SHIFTS, SILENT, TASKS, Run, build, known_kind,
                          known_map, known_truth, one_thread)  # noqa: F401
@@ -478,4 +479,4 @@ def test_what_other_processes_could_not_read_is_gathered_too(monkeypatch, tmp_pa
 def test_numbers_that_are_none_are_null_in_json():
     nested = {'a': {'b': [1.0, math.nan], 'c': math.nan, 'd': None, 'e': 3, 'f': 0.0}}
     wanted = {'a': {'b': [1.0, None], 'c': None, 'd': None, 'e': 3, 'f': 0.0}}
-    assert evaluate.without_nan(nested) == wanted
+    assert figures.scores.without_nan(nested) == wanted

@@ -14,7 +14,7 @@ import evaluate
 from benchmarks.maps import read_confidences, read_heatmap, read_maps, save_heatmaps
 from data import SampleError
 from evaluate import feed, localise, localise_sources
-from metrics import BothRight, Extended, Segmentation, SingleSource
+from metrics import Extended, Segmentation, SingleSource
 
 
 @dataclass
@@ -201,7 +201,6 @@ def test_a_meter_takes_the_samples_that_have_what_it_needs():
 def test_every_metric_says_its_ground_truth():
     assert SingleSource.needs == ('boxes',) and Segmentation.needs == ('mask',)
     assert Extended.needs == ('boxes', 'confidence', 'condition')
-    assert BothRight.needs == ('mask', 'group')
 
 
 # ------------------------------------------------------------------------------------------------

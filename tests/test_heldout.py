@@ -1,5 +1,6 @@
 """Scores on held-out scenes, each column by hand: what is heard, what it is compared with."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,11 +9,12 @@ import torch
 import torch.nn.functional as F
 
 import data
-import evaluate
+import heldout
 import model as model_file
 from benchmarks import BenchmarkSample
 from evaluate import localise
 from figures import pictures
+from heldout import BothRight
 from tiny import SIZE, tiny        # noqa: F401
 
 
@@ -79,14 +81,14 @@ def heard(monkeypatch):
                   for s in samples]
         return {'ours': ours, 'oracle': oracle}
 
-    monkeypatch.setattr(evaluate, 'localise', fake)
-    monkeypatch.setattr(evaluate, 'embed_names', lambda *a: {})
-    monkeypatch.setattr(evaluate, 'Benchmark', lambda name, *a: Scenes(name, SCENES[name]))
+    monkeypatch.setattr(heldout, 'localise', fake)
+    monkeypatch.setattr(heldout, 'embed_names', lambda *a: {})
+    monkeypatch.setattr(heldout, 'Benchmark', lambda name, *a: Scenes(name, SCENES[name]))
     return asked
 
 
 def held_out(batch_size=32):
-    return evaluate.held_out(None, None, 'miniature', 'root', batch_size=batch_size)
+    return heldout.held_out(None, None, 'miniature', 'root', batch_size=batch_size)
 
 
 @pytest.mark.parametrize('batch_size', [1, 32])
@@ -112,7 +114,7 @@ def test_every_column_by_hand(heard, capsys, batch_size):
 
 def test_of_the_rows_only_those_asked_for_are_scored(heard):
     every, counts = held_out()
-    alone = evaluate.held_out(None, None, 'miniature', 'root', rows=['ours'])
+    alone = heldout.held_out(None, None, 'miniature', 'root', rows=['ours'])
     assert alone == ({'ours': every['ours']}, counts)
 
 
@@ -129,8 +131,8 @@ def test_every_frame_of_vggss_is_seen_under_silence_and_noise_too_in_one_batch(h
 def test_benchmarks_are_read_at_the_preset_s_sizes(heard, monkeypatch):
     read = []
     scenes = lambda name, *more: read.append((name, *more)) or Scenes(name, SCENES[name])
-    monkeypatch.setattr(evaluate, 'Benchmark', scenes)
-    evaluate.held_out(None, None, 'paper', 'some/root')
+    monkeypatch.setattr(heldout, 'Benchmark', scenes)
+    heldout.held_out(None, None, 'paper', 'some/root')
     assert read == [('vggss', 'some/root', 352, 10.0), ('is4', 'some/root', 352, 10.0)]
 
 
@@ -138,7 +140,7 @@ def test_every_class_name_gets_its_own_embedding():
     samples = [SimpleNamespace(label=label) for label in ('owl', 'dog', None, 'owl', 'cat')]
     embed_text = lambda tokenizer, words: [f'{tokenizer} {word}' for word in words]
     model = SimpleNamespace(embed_text=embed_text)
-    found = evaluate.embed_names(model, 'a', SimpleNamespace(samples=samples))
+    found = heldout.embed_names(model, 'a', SimpleNamespace(samples=samples))
     assert found == {'cat': 'a cat', 'dog': 'a dog', 'owl': 'a owl'}
 
 
@@ -196,7 +198,7 @@ def test_what_is_not_on_the_disk_is_none_and_said(heard, monkeypatch, capsys):
         scenes.missing = ['lost', 'gone']
         return scenes
 
-    monkeypatch.setattr(evaluate, 'Benchmark', only_vggss)
+    monkeypatch.setattr(heldout, 'Benchmark', only_vggss)
     scores, counts = held_out()
     assert scores['ours']['mIoU_multi'] is None and scores['ours']['both_right'] is None
     assert scores['ours']['mIoU'] == 50.0
@@ -262,15 +264,38 @@ def test_the_sheet_shows_untrained_trained_and_oracle_in_their_columns(monkeypat
         return {'ours': full(model, samples), 'oracle': oracle}
 
     read = lambda name, root, size, seconds, limit: Scenes(name, SCENES[name][:limit])
-    monkeypatch.setattr(evaluate, 'Benchmark', read)
-    monkeypatch.setattr(evaluate, 'embed_names', lambda *a: {'dog': 1})
-    monkeypatch.setattr(evaluate, 'localise', fake)
+    monkeypatch.setattr(heldout, 'Benchmark', read)
+    monkeypatch.setattr(heldout, 'embed_names', lambda *a: {'dog': 1})
+    monkeypatch.setattr(heldout, 'localise', fake)
     overlay = lambda frame, heat: round(float(heat.mean()), 3)
     monkeypatch.setattr(pictures, 'overlay', overlay)
     monkeypatch.setattr(pictures, 'ground_truth_tile', lambda frame, truth: truth.sum())
     monkeypatch.setattr(pictures, 'contact_sheet', lambda *a: drawn.append(a))
-    evaluate.before_after_sheet('untrained', 'trained', None, 'miniature', 'root', 'a.png', 1)
+    heldout.before_after_sheet('untrained', 'trained', None, 'miniature', 'root', 'a.png', 1)
     ((rows, path, columns, names),) = drawn
     assert path == 'a.png' and names == ['dog', 'cat']
     assert columns == ['frame', 'sounding object', 'untrained', 'trained', 'text oracle']
     assert [row[1:] for row in rows] == 2 * [[224 * 50, 0.1, 0.2, 0.3]]
+
+
+HALF = torch.tensor([[[1., 1, 0, 0], [1, 1, 0, 0]]])                    # (1, H, W)
+
+
+@pytest.mark.parametrize('first, second, right', [
+    ((3, 1), (1, 3), 100), ((3, 1), (3, 1), 0), ((1, 3), (1, 3), 0), ((1, 3), (3, 1), 0),
+    ((2, 2), (1, 3), 0), ((3, 2), (.1, .2), 100)])
+def test_both_right_asks_both_sounds_for_their_own_object(first, second, right):
+    """first, second: the heat on the first and on the second object, under the sound of each."""
+    metric, objects = BothRight(), (HALF, 1 - HALF)
+    for heat, mask in zip((first, second), objects):
+        metric.update(heat[0] * HALF + heat[1] * (1 - HALF), mask, ['a'])
+    assert len(metric) == 1 and metric.compute() == {'both_right': right}
+
+
+def test_both_right_waits_for_the_second_sound_of_a_frame():
+    metric = BothRight()
+    assert math.isnan(metric.compute()['both_right'])
+    metric.update(torch.cat([HALF, HALF]), torch.cat([HALF, HALF]), ['a', 'c'])
+    assert len(metric) == 0 and list(metric.waiting) == ['a', 'c']
+    metric.update(torch.cat([HALF, 1 - HALF]), 1 - HALF.expand(2, 2, 4), ['c', 'a'])
+    assert len(metric) == 2 and metric.compute() == {'both_right': 50} and not metric.waiting

@@ -467,30 +467,6 @@ def test_a_source_without_pixels_is_left_out():
 
 
 # ------------------------------------------------------------------------------------------------
-# Held-out frames
-# ------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize('first, second, right', [
-    ((3, 1), (1, 3), 100), ((3, 1), (3, 1), 0), ((1, 3), (1, 3), 0), ((1, 3), (3, 1), 0),
-    ((2, 2), (1, 3), 0), ((3, 2), (.1, .2), 100)])
-def test_both_right_asks_both_sounds_for_their_own_object(first, second, right):
-    """first, second: the heat on the first and on the second object, under the sound of each."""
-    metric, objects = M.BothRight(), (LEFT, 1 - LEFT)
-    for heat, mask in zip((first, second), objects):
-        metric.update(heat[0] * LEFT + heat[1] * (1 - LEFT), mask, ['a'])
-    assert len(metric) == 1 and metric.compute() == {'both_right': right}
-
-
-def test_both_right_waits_for_the_second_sound_of_a_frame():
-    metric = M.BothRight()
-    assert math.isnan(metric.compute()['both_right'])
-    metric.update(torch.cat([LEFT, LEFT]), torch.cat([LEFT, LEFT]), ['a', 'c'])
-    assert len(metric) == 0 and list(metric.waiting) == ['a', 'c']
-    metric.update(torch.cat([LEFT, 1 - LEFT]), 1 - LEFT.expand(2, 2, 4), ['c', 'a'])
-    assert len(metric) == 2 and metric.compute() == {'both_right': 50} and not metric.waiting
-
-
-# ------------------------------------------------------------------------------------------------
 # Batches, order, processes
 # ------------------------------------------------------------------------------------------------
 
@@ -513,8 +489,7 @@ def samples():
 def everything(order, size, threshold='fixed:0.5'):
     """Every metric, fed the samples of `order`, `size` at a time."""
     heat, truth, confidence, groups = samples()
-    kinds = [M.SingleSource, M.Segmentation, M.Robustness, M.Interactive, M.MultiSource,
-             M.BothRight]
+    kinds = [M.SingleSource, M.Segmentation, M.Robustness, M.Interactive, M.MultiSource]
     kinds += [M.Extended] if threshold != 'sweep' else []
     fed = [kind(threshold) for kind in kinds]
     for start in range(0, len(order), size):

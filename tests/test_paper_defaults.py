@@ -18,6 +18,7 @@ import benchmarks
 import captions
 import data
 import evaluate
+import heldout
 import losses
 import masks
 import media
@@ -287,9 +288,9 @@ def test_held_out_noise_is_that_of_the_robust_sets_and_silence_is_silent(small_w
     def localise(_, samples, words, known):
         heard.extend((s['id'], s['condition'], s['wav']) for s in samples)
         return {'ours': [torch.zeros(224, 224)] * len(samples)}
-    monkeypatch.setattr(evaluate, 'embed_names', lambda *_: {})
-    monkeypatch.setattr(evaluate, 'localise', localise)
-    evaluate.held_out(None, None, 'miniature', small_world)
+    monkeypatch.setattr(heldout, 'embed_names', lambda *_: {})
+    monkeypatch.setattr(heldout, 'localise', localise)
+    heldout.held_out(None, None, 'miniature', small_world)
     listed = [s.id for s in data.Benchmark('vggss', small_world, 96, 2.0).samples]
     for name, condition, wav in heard:
         if condition == 'noise':

@@ -1,0 +1,137 @@
+"""Scores on held-out scenes before and after a training, which the paper does not have.
+
+train.py writes them into summary.json. They go through evaluate.py's `score`, as its tables do.
+"""
+
+import functools
+import math
+from dataclasses import replace
+
+from data import Benchmark
+from evaluate import embed_names, localise, read_samples, rows_of, score
+from figures.examples import draw_before_after
+from figures.scores import without_nan
+from metrics import Segmentation, SingleSource, Streaming, mean
+from model import PRESETS
+
+ROWS = ('ours', 'oracle', 'ceiling')    # ceiling: the ground-truth masks as heatmaps
+
+
+class MaskIoU(Segmentation):
+    """The IoU of Segmentation alone: F's 255 thresholds would be a fifth of the time."""
+    kept = ('iou',)
+
+    def add(self, heatmap, mask):
+        self.iou.append(self.score(self.threshold, heatmap, (mask > 0).float()))
+
+    def compute(self):
+        return {'mIoU': mean(self.iou, 100)}
+
+
+class BothRight(Streaming):
+    """both_right: the share, in per cent, of frames in which both sounds find their object.
+
+    Under each of its two sounds, the mean heat on the sound's own object must exceed that on the
+    other one; no threshold. `.waiting`: samples of frames whose other sound was not seen yet.
+    """
+    needs = ('mask', 'group')
+    kept = ('right', 'waiting')
+    waiting = {}                            # {group: (heatmap, mask)}
+
+    def add(self, heatmap, mask, group):
+        if group not in self.waiting:
+            self.waiting[group] = heatmap, mask
+            return
+        other_heatmap, other_mask = self.waiting.pop(group)
+        mine = heatmap[mask > 0.5].mean() > heatmap[other_mask > 0.5].mean()
+        theirs = other_heatmap[other_mask > 0.5].mean() > other_heatmap[mask > 0.5].mean()
+        self.right.append(100.0 * bool(mine and theirs))
+
+    def compute(self):
+        return {'both_right': mean(self.right)}
+
+
+class Areas(Streaming):
+    """area_silence, area_noise: the share of a frame over 0.5, the mean over frames."""
+    needs = ('boxes', 'condition')
+    kept = ('silence', 'noise')
+
+    def add(self, heatmap, boxes, condition):
+        if condition in self.kept:
+            getattr(self, condition).append(float((heatmap > 0.5).float().mean()))
+
+    def compute(self):
+        return {'area_silence': mean(self.silence), 'area_noise': mean(self.noise)}
+
+
+def held_out(model, tokenizer, preset, data_root, rows=ROWS, batch_size=32):
+    """Score VGG-SS and IS4. -> {row: {score: value}} for rows, {what was scored: number of samples}
+
+    cIoU, AUC: VGG-SS, boxes. mIoU: every sample with a mask (VGG-SS has them in the miniature
+    only). mIoU_multi, both_right: IS4, whose frames hold two sounding objects. area_silence,
+    area_noise: VGG-SS's frames under other sounds, our row. In per cent, but the areas are
+    fractions. A score without samples is None. What is missing or unreadable is printed.
+    """
+    config = PRESETS[preset]
+    vggss = {'box': rows_of(SingleSource, rows), 'mask': rows_of(MaskIoU, rows),
+             'area': {'ours': Areas()}}
+    is4 = {'mask': rows_of(MaskIoU, rows), 'pair': rows_of(BothRight, rows)}
+    for name, meters in (('vggss', vggss), ('is4', is4)):
+        try:
+            dataset = Benchmark(name, data_root, config.image_size, config.seconds)
+        except FileNotFoundError as error:
+            print(f'held-out scores without {name}: {error}')
+            continue
+        if name == 'vggss':
+            dataset.samples += [replace(s, condition=condition, number=number)
+                                for condition in ('silence', 'noise')
+                                for number, s in enumerate(dataset.samples)]
+        words = embed_names(model, tokenizer, dataset) if 'oracle' in rows else None
+        find = functools.partial(localise_with_ceiling, model, words=words, known={})
+        score(dataset, dataset.batches(batch_size), meters, find)
+        n = dataset.expected - len(dataset.missing) - len(set(dataset.unreadable))
+        if n < dataset.expected:
+            print(f'{name}: scored {n} of {dataset.expected} samples')
+    if lone := is4['pair']['ours'].waiting:
+        print(f'is4: {len(lone)} frames lack their second sound')
+    return summarised(vggss, is4)
+
+
+def localise_with_ceiling(model, samples, words, known):
+    return {**localise(model, samples, words, known), 'ceiling': [s['mask'] for s in samples]}
+
+
+def summarised(vggss, is4):
+    """The meters of held_out -> {row: scores}, without a row that has none, and counts"""
+    scores = {}
+    for row, box in vggss['box'].items():
+        in_boxes = box.compute()
+        multi = is4['mask'][row].iou
+        areas = vggss['area'].get(row, Areas())
+        found = {'cIoU': in_boxes['cIoU'], 'AUC': in_boxes['AUC'],
+                 'mIoU': mean(vggss['mask'][row].iou + multi, 100), 'mIoU_multi': mean(multi, 100),
+                 **is4['pair'][row].compute(), **areas.compute()}
+        if not all(map(math.isnan, found.values())):
+            scores[row] = without_nan(found)
+    multi = len(is4['mask']['ours'])
+    return scores, {'boxes': len(vggss['box']['ours']), 'masks': len(vggss['mask']['ours']) + multi,
+                    'multi': multi, 'pairs': len(is4['pair']['ours']),
+                    'silence': len(vggss['area']['ours'])}
+
+
+def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, frames=6):
+    """The same IS4 frames untrained, trained and by the oracle, in the manner of Figure 11."""
+    config = PRESETS[preset]
+    try:
+        dataset = Benchmark('is4', data_root, config.image_size, config.seconds, 2 * frames)
+    except FileNotFoundError:
+        return                                              # held_out has printed why
+    words = embed_names(trained, tokenizer, dataset)
+    shown = []
+    for batch in dataset.batches(1):                        # a frame under both of its sounds
+        if samples := read_samples(dataset, batch):
+            before = localise(untrained, samples)['ours']
+            after = localise(trained, samples, words)
+            shown += zip(samples, zip(before, after['ours'], after['oracle']))
+    if shown:
+        draw_before_after(path, shown)
