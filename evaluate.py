@@ -8,24 +8,21 @@
     python evaluate.py --image photo.jpg --audio sound.wav --out heat.png
 
 A heatmap is sigmoid(M_G + b/w) (section 3.7); metrics.py scores it at 224 x 224. Each benchmark is
-read once, for all of its tasks. The oracle of section 4.1 (Baselines), CLIPSeg with the
-ground-truth class name in place of the sound, has a row beside ours where the paper has one.
+read once, for all of its tasks. A table has a row for each method: ours and, where the paper has
+one, the oracle of section 4.1 (Baselines), CLIPSeg with the ground-truth class name as its text.
 
 A batch is a list of samples (data.Benchmark) that holds all sounds of its frames, so that each
-frame is encoded once. A meter is a metric (metrics.py) of one task and one row, ours or the
-oracle's. Shapes: B samples, F frames, P pairs of a frame and the embedding of a sound or a name, D
-embedding.
+frame is encoded once. A meter is a metric (metrics.py) of one task and one row. Shapes: B samples,
+F frames, P pairs of a frame and the embedding of a sound or a name, D embedding.
 """
 
 import argparse
 import functools
 import hashlib
 import re
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
@@ -36,13 +33,12 @@ from benchmarks.maps import PAIR_SIZE, SIZE, maps_below, save_confidences, save_
 from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
                         some_path, start_processes, wait_for_all)
 from data import Benchmark
-from figures.examples import draw_pair, draw_report, draw_sheets, examples_of, ids_to_show
-from figures.scores import check_outputs, in_json, write_scores
-from figures.tables import task_tables
+from figures.examples import draw_report, draw_sheets, examples_of, ids_to_show
+from figures.own import one_pair
+from figures.scores import check_outputs, in_json, print_counts, scores_of, write_scores
+from figures.tables import ORACLE_TASKS, score_of, task_tables
 from masks import mask_gen_f
-from media import evaluation_image, part_heard, read_audio, read_own_image
-from metrics import (Extended, Interactive, MultiSource, Robustness, Segmentation,
-                     SingleSource)
+from metrics import Extended, Interactive, MultiSource, Robustness, Segmentation, SingleSource
 from model import PRESETS, ROOT, embed_image, encode_image, load_model, read_checkpoint
 
 TASKS = {   # {task: {benchmark: the metric of section 4.1}}, in the order of the paper's tables
@@ -54,9 +50,7 @@ TASKS = {   # {task: {benchmark: the metric of section 4.1}}, in the order of th
                    'robust_s4': Robustness, 'robust_ms3': Robustness},
     'interactive': {'is4': Interactive, 'vpo_ms': Interactive},
     'multisource': {'vgg_instruments': MultiSource, 'vgg_duet': MultiSource}}
-WITH_ORACLE = ('single', 'segmentation', 'interactive')         # Tables 1, 2, 6 and 7
 CLASSES_AT_ONCE = 16        # of a mixture: masked images per pass of the vision encoder
-SILENT = 2**-14             # a sound that peaks below two steps of 16-bit audio is silent
 SHIPPED = {'av': 'miniature/weights/av.pt', 'av_llm': 'miniature/weights/av_llm.pt'}
 
 
@@ -69,27 +63,26 @@ def localise(model, samples, words=None, known=None, with_confidence=False):
     or with a negative condition. known: see encode. with_confidence: adds 'confidence' to samples.
     """
     words = words or {}
-    A, vision, frame_of = encode(model, samples, known)                         # A: (B, D)
+    A, vision = encode(model, samples, known)                                   # A: (B, D)
     named = [i for i, s in enumerate(samples)
              if s['label'] in words and s['condition'] == 'positive']
     asked = torch.cat([A, *(words[samples[i]['label']][None] for i in named)])  # (P, D)
-    pairs = frames_at(vision, frame_of + [frame_of[i] for i in named])          # P frames
-    maps = model.heatmaps(pairs, asked.unsqueeze(1), SIZE)[:, 0].cpu()          # (P, 224, 224)
+    pairs = frames_at(vision, [*range(len(samples)), *named])                   # P frames
+    maps = list(model.heatmaps(pairs, asked.unsqueeze(1), SIZE)[:, 0].cpu())    # P x (224, 224)
     of_names = dict(zip(named, maps[len(samples):]))
     if with_confidence:
         size = samples[0]['image'].shape[-2:]
-        values = confidence(model, frames_at(vision, frame_of), A, size)        # (B,)
+        values = confidence(model, vision, A, size)                             # (B,)
         for sample, value in zip(samples, values.tolist()):
             sample['confidence'] = value
-    return {'ours': list(maps[:len(samples)]),
-            'oracle': [of_names.get(i) for i in range(len(samples))]}
+    return {'ours': maps[:len(samples)], 'oracle': [of_names.get(i) for i in range(len(samples))]}
 
 
 def encode(model, samples, known=None):
     """Encode each distinct sound and frame of a batch once.
 
-    -> A (B, D), audio-driven embeddings; Vision of F frames; the index of each sample's frame.
-    Frames are compared by their pixels: IS4 and VPO hold a copy of a frame for each sound.
+    -> A (B, D), audio-driven embeddings; Vision of B. Frames are compared by their pixels: IS4 and
+    VPO hold a copy of a frame for each sound.
     known: {key: embedding} of the sounds of earlier batches; the new ones are added to it.
     """
     known = {} if known is None else known
@@ -103,7 +96,7 @@ def encode(model, samples, known=None):
     keys, frames = distinct([s['image'] for s in samples])
     image = torch.stack(list(frames.values()))                                  # (F, 3, H, W)
     place = {key: number for number, key in enumerate(frames)}
-    return A, encode_image(model.clipseg, image.to(device)), [place[key] for key in keys]
+    return A, frames_at(encode_image(model.clipseg, image.to(device)), [place[k] for k in keys])
 
 
 def distinct(tensors):
@@ -142,8 +135,7 @@ def localise_sources(model, samples, classes, known=None, k=2):
     procedure of section 3.7": the image is weighted by sigmoid(M_G + b/w), not by a binary mask.
     k is the number of sources, taken from the benchmark.
     """
-    A, vision, frame_of = encode(model, samples, known)                     # A: (B, D)
-    vision = frames_at(vision, frame_of)                    # of B: few mixtures share their frames
+    A, vision = encode(model, samples, known)                               # A: (B, D)
     image = torch.stack([s['image'] for s in samples]).to(A.device)         # (B, 3, H, W)
     similarity = []
     for part in classes.split(CLASSES_AT_ONCE):             # n of the N classes
@@ -173,50 +165,44 @@ def score(dataset, batches, meters, find, shown=(), folder=None):
 
     meters: {task: {row: metric}}. find(samples) -> {row: a map or None for each sample}; for the
     extended sets it adds 'confidence' to the samples. shown: ids of the samples to keep as examples
-    (figures/report.py says what an example is), with the maps of the first row. folder: where the
-    maps of the first row are saved.
+    (figures/report.py says what an example is). folder: where maps are saved. Both show the maps of
+    the first row.
     """
     examples = []
     confidences = []
-    first, meter_shown = first_row(meters)
-    bar = tqdm(batches, dataset.name, leave=False, unit=' batches',
-               disable=rank_and_processes()[0] > 0)
+    first_task = next(iter(meters.values()))
+    first = next(iter(first_task))                          # the row
+    hidden = rank_and_processes()[0] > 0
+    bar = tqdm(batches, dataset.name, leave=False, unit=' batches', disable=hidden)
     for number, batch in enumerate(bar):
-        samples = read_samples(dataset, batch)
+        samples = readable(dataset, [dataset[i] for i in batch])
         if not samples:
             continue
         found = find(samples)
-        note_unreadable(dataset, samples)                   # a map on disk may be unreadable
+        readable(dataset, samples)                          # a map on disk may not be
         confidences += [(s['id'], s['confidence']) for s in samples if 'confidence' in s]
         for task, rows in meters.items():
-            for row in [row for row in rows if row in found]:   # files hold no oracle's maps
-                meter = rows[row]
-                taken = feed(meter, samples, found[row])
+            for row in rows.keys() & found.keys():          # files hold no oracle's maps
+                taken = feed(rows[row], samples, found[row])
                 if row == first:
                     examples += examples_of(task, dataset.name, samples, taken, found[row],
-                                            found.get('oracle'), meter, shown)
+                                            found.get('oracle'), rows[row], shown)
         if folder:
             save_heatmaps(folder, [s['id'] for s in samples], found[first])
         if number % max(1, len(batches) // 20) == 0:        # seldom: compute reads all samples
-            name, value = next(iter(meter_shown.compute().items()))
-            value = value[len(value) // 2] if isinstance(value, list) else value
-            bar.set_postfix({name: f'{value:.1f}'})
+            scores = first_task[first].compute()
+            metric = next(iter(scores))
+            bar.set_postfix({metric: f'{score_of(scores, metric):.1f}'})
     return examples, confidences
 
 
-def read_samples(dataset, batch):
-    """The samples at these indices that can be read."""
-    samples = [dataset[i] for i in batch]
-    note_unreadable(dataset, samples)
-    return [s for s in samples if 'error' not in s]
-
-
-def note_unreadable(dataset, samples):
-    """Add each sample's error sentence to dataset.unreadable; print each sentence once."""
+def readable(dataset, samples):
+    """-> the samples without an error. Errors go to dataset.unreadable; each is printed once."""
     for sentence in [str(s['error']) for s in samples if 'error' in s]:
         if sentence not in dataset.unreadable:
             tqdm.write(f'{dataset.name}: {sentence}')
         dataset.unreadable.append(sentence)
+    return [s for s in samples if 'error' not in s]
 
 
 def feed(meter, samples, maps):
@@ -244,11 +230,6 @@ def rows_of(metric, rows, **settings):
     return {row: metric(**settings) for row in rows}
 
 
-def first_row(meters):
-    """The name of the first row, and its meter of the first task."""
-    return next(iter(next(iter(meters.values())).items()))
-
-
 def share(batches):
     """This process's part of the batches, in order."""
     rank, processes = rank_and_processes()
@@ -269,25 +250,6 @@ def join_processes(dataset, meters, examples, confidences, folder=None):
         raise ValueError(f'no sample of {dataset.name} could be scored, the first because '
                          f'{dataset.unreadable[0]}')
     return gather_lists(examples)
-
-
-# ---- One picture and one sound of your own -------------------------------------------------------
-def one_pair(model, config, image_file, audio_file, out):
-    """Localise one sound in one picture; save frame | heatmap | overlay, each of its size."""
-    device = next(model.parameters()).device
-    picture, reduced = read_own_image(image_file)
-    wav = read_audio(audio_file, config.seconds)                                # (samples,)
-    heard = part_heard(audio_file, config.seconds)
-    silent = ', all of it silent' if wav.abs().max() < SILENT else ''
-    if heard or silent:
-        print(f'hears {heard or Path(audio_file).name}{silent}')
-    image = evaluation_image(picture, config.image_size)                        # (3, H, W)
-    size = picture.height, picture.width
-    heat = model.heatmap(image[None].to(device), wav[None].to(device), size)[0].cpu().numpy()
-    draw_pair(out, np.asarray(picture), heat)
-    smaller = f', brought down to {picture.width} x {picture.height} pixels' if reduced else ''
-    print(f'{out}: frame | heatmap | overlay{smaller}; {(heat > 0.5).mean():.1%} of the frame is '
-          f'over 0.5, the peak is {heat.max():.2f}')
 
 
 # ---- The script ----------------------------------------------------------------------------------
@@ -413,8 +375,8 @@ def open_benchmarks(wanted, preset, data_root, limit):
         try:
             dataset = Benchmark(name, root, config.image_size, config.seconds, limit)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f'{error}; --benchmarks names the sets that are '
-                                    'there') from None
+            there = '--benchmarks names the sets that are there'
+            raise FileNotFoundError(f'{error}; {there}') from None
         with_masks = all(sample.masks for sample in dataset.samples)
         if name in wanted.get('segmentation', ()) and not with_masks:
             raise ValueError(f'{name} below {root} has no masks, which segmentation needs: '
@@ -425,53 +387,17 @@ def open_benchmarks(wanted, preset, data_root, limit):
 
 
 def finder(dataset, tasks, model, tokenizer, heatmaps):
-    """Where the maps of a benchmark come from: the model, or files. -> find(samples), see score
-
-    tasks: {task: metric}
-    """
+    """Maps of the model, or of files. tasks: {task: metric} -> find(samples), see score"""
     needs = {key for metric in tasks.values() for key in metric.needs}
     if heatmaps:
         return maps_below(Path(heatmaps, dataset.name), needs)
     if 'sources' in needs:
         classes = model.embed_text(tokenizer, dataset.classes)                      # (N, D)
         return functools.partial(localise_sources, model, classes=classes, known={})
-    with_oracle = any(task in WITH_ORACLE for task in tasks)
+    with_oracle = any(task in ORACLE_TASKS for task in tasks)
     words = embed_names(model, tokenizer, dataset) if with_oracle else None
     return functools.partial(localise, model, words=words, known={},
                              with_confidence='confidence' in needs)
-
-
-def scores_of(meter, dataset, binary=False):
-    """A row's scores and counts; None if it has no sample (the oracle, without class names)."""
-    if not meter:
-        return None
-    scores = {name: value for name, value in meter.compute().items()
-              if not (binary and name.endswith('_adap'))}
-    return {**scores, 'n': len(meter), 'n_expected': dataset.expected}
-
-
-def print_counts(dataset, meters):
-    """Print what was not scored, and which boxes had to be clipped."""
-    name = dataset.name
-    row, first = first_row(meters)
-    n = len(first)
-    lost = dataset.missing + dataset.unreadable
-    if n < dataset.expected:
-        example = f', not e.g. {lost[0]}' if lost else ''
-        print(f'{name}: scored {n} of {dataset.expected} samples{example}')
-    nameless = [sample.id for sample in dataset.samples if not sample.label]
-    if nameless and any(rows.get('oracle') for rows in meters.values()):
-        print(f'{name}: {len(nameless)} of {len(dataset)} samples have no class name, the first '
-              f'{nameless[0]}; the oracle is scored on the others')
-    if 'interactive' in meters:
-        seen = Counter(meters['interactive'][row].groups)
-        short = sum(seen[group] < size for group, size in dataset.listed_groups.items())
-        if short:
-            print(f'{name}: {short} of {len(dataset.listed_groups)} frames lack a sound; the '
-                  'interactive task leaves them out')
-    if dataset.clipped:
-        print(f'{name}: {dataset.clipped} boxes reach beyond the frame and were clipped, '
-              f'{dataset.empty} samples are left without any area and are kept')
 
 
 # ---- The command line ----------------------------------------------------------------------------
@@ -497,8 +423,8 @@ def parse_args(argv=None):
         'and 2, segmentation: 6, robustness: 3 to 5, interactive: 7, multisource: 8 (default: all)')
     add('--benchmarks', nargs='+', choices=list(BENCHMARKS), help='only these of the task')
     add('--preset', choices=list(PRESETS), help='default: the checkpoint\'s, paper if it has none')
-    add('--variant', choices=list(SHIPPED), help='which shipped checkpoint, and which of the '
-        'paper\'s rows beside ours (default: the checkpoint\'s, or av)')
+    add('--variant', choices=list(SHIPPED), help='of the shipped checkpoint, and of the paper\'s '
+        'row beside ours (default: the checkpoint\'s, or av)')
     add('--checkpoint', type=some_path, help='of train.py, or the authors\' (default: shipped)')
     add('--untrained', action='store_true', help='the weights that training begins with (seed 0)')
     add('--prompt', help='default: the one the checkpoint was trained with')
@@ -506,17 +432,16 @@ def parse_args(argv=None):
     add('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
     add('--beats', type=some_path, help='BEATs file instead of the preset\'s')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
-    add('--threshold', default='fixed:0.5', help='where heatmaps are cut, for every task: fixed:T, '
-        'top50, adaptive or sweep (metrics.py; default: fixed:0.5)')
-    add('--reading', choices=['release', 'paper'], default='release', help='release: metrics as '
-        'the evaluators behind the paper\'s tables compute them (default); paper: four metrics by '
-        'the paper\'s own words, and textbook AP beside AP (metrics.py)')
+    add('--threshold', default='fixed:0.5', help='where heatmaps are cut: fixed:T, top50, adaptive '
+        'or sweep (metrics.py; default: fixed:0.5)')
+    add('--reading', choices=['release', 'paper'], default='release', help='metrics as the '
+        'evaluators behind the tables compute them (default), or by the paper\'s own words, with '
+        'textbook AP beside AP (metrics.py)')
     add('--batch-size', type=int, default=16, help='samples, in complete frames (default: 16)')
     add('--limit', type=int, help='the first N samples of each benchmark or of its conditions')
     add('--json', type=some_path, help='write the scores here')
     add('--csv', type=some_path, help='the same, a line per task, benchmark, row and metric')
-    add('--figures', type=some_path, help='folder for contact sheets, precision-recall curves and '
-        'report.html; a picture that cannot be drawn is named, and all else goes on')
+    add('--figures', type=some_path, metavar='DIR', help='contact sheets, curves, report.html')
     add('--examples', type=int, default=3, help='frames of each benchmark there (default: 3)')
     add('--save-heatmaps', type=some_path, metavar='DIR', help='write DIR/<benchmark>/<id>.npy')
     add('--heatmaps', type=some_path, metavar='DIR', help='maps to score (.npy or 8-bit .png)')

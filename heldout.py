@@ -8,7 +8,7 @@ import math
 from dataclasses import replace
 
 from data import Benchmark
-from evaluate import embed_names, localise, read_samples, rows_of, score
+from evaluate import embed_names, localise, readable, rows_of, score
 from figures.examples import draw_before_after
 from figures.scores import without_nan
 from metrics import Segmentation, SingleSource, Streaming, mean
@@ -129,7 +129,7 @@ def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, f
     words = embed_names(trained, tokenizer, dataset)
     shown = []
     for batch in dataset.batches(1):                        # a frame under both of its sounds
-        if samples := read_samples(dataset, batch):
+        if samples := readable(dataset, [dataset[i] for i in batch]):
             before = localise(untrained, samples)['ours']
             after = localise(trained, samples, words)
             shown += zip(samples, zip(before, after['ours'], after['oracle']))

@@ -3,13 +3,11 @@
 report.py says what an example is. Each picture is drawn by itself; one that fails is named.
 """
 
-import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from checkpoint import write_file
 from figures import attempt, curves, pictures, report
 from figures.tables import EXTENDED
 from media import SAMPLE_RATE, displayable
@@ -50,18 +48,6 @@ def examples_of(task, benchmark, samples, taken, maps, oracle, meter, shown):
             'score': None if meter.last_iou is None else meter.last_iou[place],
             'confidence': sample.get('confidence')})
     return examples
-
-
-def draw_pair(path, frame, heat):
-    """frame | heatmap | overlay, each of the frame's size. OSError where it cannot be written."""
-    tiles = [frame, pictures.heat_colours(heat), pictures.overlay(frame, heat)]
-    content = io.BytesIO()
-    try:
-        kind = Image.registered_extensions()[Path(path).suffix.lower()]
-        Image.fromarray(np.concatenate(tiles, 1)).save(content, kind)
-    except (KeyError, OSError, ValueError) as error:
-        raise OSError(f'cannot write {path} ({error}): name a .png or .jpg file') from None
-    write_file(path, content.getvalue())
 
 
 def draw_before_after(path, shown):

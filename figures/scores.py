@@ -1,4 +1,4 @@
-"""What evaluate.py writes of its scores, --json and --csv, and whether it can.
+"""What evaluate.py writes and prints of its scores, beside the tables: --json, --csv, the counts.
 
 scores: {row: {task: {benchmark: {metric: value} or None}}}, rows of any names.
 """
@@ -8,10 +8,10 @@ import io
 import json
 import math
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from checkpoint import write_file
-
 
 ORACLE = 'clipseg_gt_text'      # the row 'oracle' in files
 
@@ -30,6 +30,15 @@ def check_outputs(files, folders):
         except OSError as error:
             raise OSError(f'cannot write into {folder} ({error.strerror}): name another '
                           'place') from None
+
+
+def scores_of(meter, dataset, binary=False):
+    """A row's scores and counts; None if it has no sample (the oracle, without class names)."""
+    if not meter:
+        return None
+    scores = {name: value for name, value in meter.compute().items()
+              if not (binary and name.endswith('_adap'))}
+    return {**scores, 'n': len(meter), 'n_expected': dataset.expected}
 
 
 def write_scores(scores, json_file=None, csv_file=None):
@@ -64,3 +73,27 @@ def without_nan(value):
     if isinstance(value, list):
         return [without_nan(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def print_counts(dataset, meters):
+    """Print what was not scored, and which boxes had to be clipped. meters: {task: {row: meter}}"""
+    name = dataset.name
+    first, *_ = next(iter(meters.values()))                 # the row
+    n = len(next(iter(meters.values()))[first])
+    lost = dataset.missing + dataset.unreadable
+    if n < dataset.expected:
+        example = f', not e.g. {lost[0]}' if lost else ''
+        print(f'{name}: scored {n} of {dataset.expected} samples{example}')
+    nameless = [sample.id for sample in dataset.samples if not sample.label]
+    if nameless and any(rows.get('oracle') for rows in meters.values()):
+        print(f'{name}: {len(nameless)} of {len(dataset)} samples have no class name, the first '
+              f'{nameless[0]}; the oracle is scored on the others')
+    if 'interactive' in meters:
+        seen = Counter(meters['interactive'][first].groups)
+        short = sum(seen[group] < size for group, size in dataset.listed_groups.items())
+        if short:
+            print(f'{name}: {short} of {len(dataset.listed_groups)} frames lack a sound; the '
+                  'interactive task leaves them out')
+    if dataset.clipped:
+        print(f'{name}: {dataset.clipped} boxes reach beyond the frame and were clipped, '
+              f'{dataset.empty} samples are left without any area and are kept')

@@ -14,9 +14,9 @@ import soundfile
 import torch
 from PIL import Image
 
-import evaluate
-from benchmarks import maps
 import media
+from benchmarks import maps
+from figures.own import one_pair
 from model import PRESETS
 
 RATE = 16000
@@ -405,7 +405,7 @@ def test_how_much_of_a_sound_is_heard_is_told(tmp_path, capsys, mp3):
             ('silent.wav', ['hears silent.wav, all of it silent']), ('short.wav', []),
             ('long.mp3', ['hears the first 2.0 s of long.mp3']),
             ('pipe.wav', ['hears the first 2.0 of 5.0 s of pipe.wav'])):
-        evaluate.one_pair(Blank(1, 1), PRESETS['miniature'], picture, tmp_path / name, out)
+        one_pair(Blank(1, 1), PRESETS['miniature'], picture, tmp_path / name, out)
         *said, last = capsys.readouterr().out.splitlines()
         assert said == words and 'overlay, brought down to 1600 x 20 pixels; ' in last
     with Image.open(out) as shown:

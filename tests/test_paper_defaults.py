@@ -236,7 +236,7 @@ def test_each_table_has_its_benchmarks():
         'multisource': ('vgg_instruments', 'vgg_duet')}                                 # 8
     assert list(evaluate.TASKS['robustness'].values()) == (
         2 * [metrics.Extended] + 2 * [metrics.Robustness])
-    assert set(evaluate.WITH_ORACLE) == {'single', 'segmentation', 'interactive'}
+    assert set(evaluate.ORACLE_TASKS) == {'single', 'segmentation', 'interactive'}
 
 
 def test_maps_are_cut_at_one_half_unless_asked_otherwise():
