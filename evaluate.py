@@ -170,8 +170,7 @@ def score(dataset, batches, meters, find, shown=(), folder=None):
     """
     examples = []
     confidences = []
-    first_task = next(iter(meters.values()))
-    first = next(iter(first_task))                          # the row
+    first, meter = next(iter(next(iter(meters.values())).items()))      # row, of the first task
     hidden = rank_and_processes()[0] > 0
     bar = tqdm(batches, dataset.name, leave=False, unit=' batches', disable=hidden)
     for number, batch in enumerate(bar):
@@ -189,8 +188,8 @@ def score(dataset, batches, meters, find, shown=(), folder=None):
                                             found.get('oracle'), rows[row], shown)
         if folder:
             save_heatmaps(folder, [s['id'] for s in samples], found[first])
-        if number % max(1, len(batches) // 20) == 0:        # seldom: compute reads all samples
-            scores = first_task[first].compute()
+        if meter and number % max(1, len(batches) // 20) == 0:      # compute reads all samples
+            scores = meter.compute()
             metric = next(iter(scores))
             bar.set_postfix({metric: f'{score_of(scores, metric):.1f}'})
     return examples, confidences

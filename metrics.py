@@ -107,12 +107,11 @@ class Streaming:
     """What all metrics share: update() adds a batch and keeps a few numbers of each sample.
 
     needs: the keys of a batch whose values update() takes after the heatmaps. kept: the attributes
-    that hold the numbers; each begins as a list, or as a copy of the class's attribute of its name.
-    A subclass has add(), which scores one sample, and compute(). len(): the samples seen.
+    that hold the numbers, lists or copies of the class's own. A subclass has add(), which scores
+    one sample, and compute(). len(): the samples seen.
     """
     needs = ()
     kept = ('iou',)
-    last_iou = None                         # IoU of each sample of the latest batch
     # Paper [47]: the VGG-SS, extended-set, SLAVC and AVGN evaluators take the pixels >= the
     # threshold, the interactive and AVSBench ones > it. It matters where many pixels are equal.
     strict = False
@@ -142,9 +141,6 @@ class Streaming:
                                  'update, from 0) holds NaN or infinity')
         for sample in zip(*maps, *more):
             self.add(*sample)
-        if self.kept[0] == 'iou':           # one per sample; of a sweep the middle one
-            last = self.iou[-len(heatmaps):]
-            self.last_iou = [iou[len(iou) // 2] if isinstance(iou, list) else iou for iou in last]
 
     def counts(self, policy, heatmap, ground_truth):
         """The overlap of a heatmap (H, W) that is cut by a policy."""
@@ -283,9 +279,6 @@ class Extended(Streaming):
     kept = ('iou', 'confidence', 'sounding')
 
     def add(self, heatmap, boxes, confidence, condition):
-        if not math.isfinite(confidence):
-            raise ValueError(f'confidence number {len(self)} (in order of update, from 0) is NaN '
-                             'or infinity')
         self.iou.append(self.score(self.threshold, heatmap, boxes))
         self.confidence.append(float(confidence))
         self.sounding.append(condition == 'sounding')
@@ -325,8 +318,6 @@ class Extended(Streaming):
         return f1, precision, recall
 
     def compute(self):
-        if not self.iou:
-            return dict.fromkeys(('AP', 'max_F1', 'precision', 'recall', 'LocAcc'), math.nan)
         scores = {'AP': self.average_precision()}
         if self.reading == 'paper':
             scores['AP_textbook'] = self.average_precision(textbook=True)
@@ -436,6 +427,7 @@ def pixel_ap(scores, truth):
 
 class MultiSource(Streaming):
     """CAP, PIAP, CIoU@10, CIoU@30, CIoU@50, AUC. `.cap`, `.piap` per scene, `.iou` per source.
+    `.pairings`: of each scene, the map that each source is scored with.
 
     A scene has k sources (k, H, W), non-zero where they are, and k predicted maps in any order.
     CAP: mean pixel AP over the sources, under the pairing of maps and sources that maximises it, as
@@ -448,10 +440,6 @@ class MultiSource(Streaming):
     """
     needs = ('sources',)
     kept = ('cap', 'piap', 'iou', 'pairings')
-
-    def update(self, heatmaps, sources):
-        super().update(heatmaps, sources)
-        self.pairing = torch.tensor(self.pairings[-len(sources):])          # (B, k) a source's map
 
     def add(self, maps, sources):
         k, sources = len(maps), (sources > 0).float()

@@ -26,7 +26,7 @@ def examples_of(task, benchmark, samples, taken, maps, oracle, meter, shown):
     taken: their indices. maps: one for each sample of the batch; oracle: the same, or None.
     """
     examples = []
-    for place, i in enumerate(taken):           # place: among the meter's latest samples
+    for place, i in enumerate(taken, -len(taken)):      # place: in the lists of the meter
         sample = samples[i]
         if sample['id'] not in shown:
             continue
@@ -37,15 +37,20 @@ def examples_of(task, benchmark, samples, taken, maps, oracle, meter, shown):
         if sample['sources'] is not None:       # of a mixture, whose two frames were squashed
             size = truth.shape[:0:-1]                                       # W, H
             frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-            heat = heat[meter.pairing[place]]   # each source beside the map it is scored with
+            heat = heat[meter.pairings[place]]  # each source beside the map it is scored with
             truth = list(truth)
+            score = None                        # a mixture has an IoU for each source
+        else:
+            score = meter.iou[place]
+        if isinstance(score, list):
+            score = score[len(score) // 2]      # of a sweep
         examples.append({
             'task': task, 'benchmark': benchmark, 'id': sample['id'], 'group': sample['group'],
             'condition': sample['condition'], 'label': sample['label'], 'frame': frame,
             'truth': truth, 'heat': list(heat.numpy()) if heat.dim() > 2 else heat.numpy(),
             'oracle': None if of_name is None else of_name.numpy(),
             'wav': sample['wav'].numpy(), 'rate': SAMPLE_RATE,
-            'score': None if meter.last_iou is None else meter.last_iou[place],
+            'score': score,
             'confidence': sample.get('confidence')})
     return examples
 

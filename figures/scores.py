@@ -78,8 +78,8 @@ def without_nan(value):
 def print_counts(dataset, meters):
     """Print what was not scored, and which boxes had to be clipped. meters: {task: {row: meter}}"""
     name = dataset.name
-    first, *_ = next(iter(meters.values()))                 # the row
-    n = len(next(iter(meters.values()))[first])
+    first, meter = next(iter(next(iter(meters.values())).items()))      # row, of the first task
+    n = len(meter)
     lost = dataset.missing + dataset.unreadable
     if n < dataset.expected:
         example = f', not e.g. {lost[0]}' if lost else ''

@@ -166,16 +166,16 @@ def test_pictures_say_the_iou_and_the_pairing_that_the_scores_are_made_of():
     samples = [{'id': name, 'condition': condition, 'mask': mask, 'boxes': mask} for
                name, condition, mask in zip('abc', ('silence', 'positive', 'silence'), truth)]
     single, robust = metrics.SingleSource('top50'), metrics.Robustness('fixed:0.7')
-    for maps in (heat, 1 - heat):                       # the batch before must not answer for this
+    for maps in (heat, 1 - heat):
         assert evaluate.feed(robust, samples, list(maps)) == [0, 1, 2]
         assert evaluate.feed(single, samples, list(maps)) == [1]        # the only positive one
-    assert single.last_iou == single.iou[1:]
-    silent = robust.conditions['silence'].iou[2:]
-    assert [robust.last_iou[i] for i in (0, 2)] == silent
+    assert len(single.iou) == 2 and len(robust.iou) == 6                # in the order of update
+    assert robust.iou[0::3] + robust.iou[2::3] == [
+        robust.conditions['silence'].iou[i] for i in (0, 2, 1, 3)]
     two = torch.stack([truth[:1], 1 - truth[:1]], 1)    # (1, 2, 8, 8)
     meter = metrics.MultiSource()
     meter.update(two.flip(1), two)
-    assert meter.pairing.tolist() == [[1, 0]]
+    assert meter.pairings == [[1, 0]]
 
 
 @pytest.mark.parametrize('content, words', [

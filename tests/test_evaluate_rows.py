@@ -419,8 +419,11 @@ def test_maps_that_cannot_be_read_are_counted_out_and_named(monkeypatch, tmp_pat
     assert f'vggss: scored 3 of 4 samples, not e.g. no heatmap {folder / "vggss.b_1.npy"}' in said
     for file in folder.iterdir():
         file.unlink()
-    with pytest.raises(ValueError, match='no sample of vggss could be .* because no heatmap'):
-        run(*again)
+    folder.rename(folder.with_name('ext_vggss'))
+    for name in ('vggss', 'ext_vggss'):
+        (tmp_path / 'maps' / name).mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match=f'no sample of {name} .* because no heatmap'):
+            run(*again[:-1], name)
 
 
 def test_every_process_takes_complete_frames_and_none_is_lost(monkeypatch, tmp_path):
