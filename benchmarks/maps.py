@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.lists import csv_lines, utf8_text
 from checkpoint import write_file
-from media import GROUND_TRUTH_SIZE, SampleError, check_file
+from media import GROUND_TRUTH_SIZE, SampleError, check_file, file_of
 from metrics import top_quarter_mean
 
 SIZE = (GROUND_TRUTH_SIZE, GROUND_TRUTH_SIZE)                   # H, W
@@ -29,12 +29,10 @@ def save_heatmaps(folder, ids, maps):
         # What rounds to 0.5 goes to its neighbour, so that a saved map cut at 0.5 scores the same
         half[(half == 0.5) & (heat > 0.5)] = 0.5 + 2**-11
         half[(half == 0.5) & (heat < 0.5)] = 0.5 - 2**-12
-        named = {name: half}
-        if half.dim() > 2:
-            named = {f'{name}_{k}': source for k, source in enumerate(half)}
-        for stem, one in named.items():
+        stems = [name] if half.dim() == 2 else [f'{name}_{k}' for k in range(len(half))]
+        for stem, one in zip(stems, half.view(-1, *half.shape[-2:]).numpy()):
             content = io.BytesIO()
-            np.save(content, one.numpy())
+            np.save(content, one)
             write_file(Path(folder, f'{stem}.npy'), content.getvalue(),
                        'free some space or name another place by --save-heatmaps')
 
@@ -47,12 +45,9 @@ def save_confidences(folder, confidences):
 
 def read_heatmap(folder, name, size):
     """<name>.npy, numbers in 0..1, or <name>.png, 8 bit. -> (H, W) float32, or SampleError"""
-    path = Path(folder, f'{name}.npy')
+    path = file_of(folder, name, ('.npy', '.png'))
     if not path.is_file():
-        path = Path(folder, f'{name}.png')
-    if not path.is_file():
-        raise SampleError(f'no heatmap {Path(folder, name)}.npy or .png: write one of {size[1]} x '
-                          f'{size[0]} pixels')
+        raise SampleError(f'no heatmap {path} or .png: write one of {size[1]} x {size[0]} pixels')
     try:
         if path.suffix == '.npy':
             heat = np.load(path, allow_pickle=False)
@@ -61,19 +56,17 @@ def read_heatmap(folder, name, size):
                 if image.mode not in ('L', '1'):
                     raise ValueError(f'mode {image.mode}, but a heatmap is grey, 8 bits a pixel')
                 heat = np.asarray(image.convert('L'), np.float32) / 255
-    except (OSError, ValueError, EOFError, SyntaxError, MemoryError,
-            Image.DecompressionBombError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise SampleError(f'{path} is not a readable heatmap ({str(error).splitlines()[0]}): write '
                           'it again') from None
-    if not isinstance(heat, np.ndarray) or heat.dtype.kind not in 'biuf':
+    if heat.dtype.kind not in 'biuf':
         raise SampleError(f'{path} holds no array of numbers: write the map as one')
     if heat.shape != size:
         raise SampleError(f'{path} has the shape {heat.shape}: heatmaps are {size}, height first')
-    heat = heat.astype(np.float32)
     if not (heat.min() >= 0 and heat.max() <= 1):           # NaN fails too
         raise SampleError(f'{path} holds values outside 0..1 (or NaN): scale the map, then write '
                           'it again')
-    return torch.from_numpy(heat)
+    return torch.from_numpy(heat.astype(np.float32))
 
 
 def read_confidences(folder):
@@ -86,15 +79,14 @@ def read_confidences(folder):
     for number, line in csv_lines(path, utf8_text(path, 'write it again'), 'write it again'):
         if number == 1 and line == ['id', 'confidence']:
             continue
-        name = line[0]
         try:
             value = float(line[1])
         except (IndexError, ValueError):
             value = math.nan
-        if len(line) != 2 or not math.isfinite(value) or name in found:
+        if len(line) != 2 or not math.isfinite(value) or line[0] in found:
             raise ValueError(f'{path}, line {number}: expected id,confidence, a number, each id '
                              f'once, not {",".join(line)!r}')
-        found[name] = value
+        found[line[0]] = value
     if not found:
         raise ValueError(f'{path} holds no confidence: write a line per sample, or remove it')
     return found
@@ -131,10 +123,11 @@ def read_maps(folder, needs, confidences, samples):
             maps.append(None)
             continue
         maps.append(heat)
-        if 'confidence' in needs:
-            if confidences and name not in confidences:
+        if 'confidence' in needs and confidences:
+            if name not in confidences:
                 raise ValueError(f'{folder}/confidence.csv has no line for {name}: write one per '
                                  'sample')
-            sample['confidence'] = (confidences[name] if confidences
-                                    else top_quarter_mean(heat[None]).item())
+            sample['confidence'] = confidences[name]
+        elif 'confidence' in needs:
+            sample['confidence'] = top_quarter_mean(heat[None]).item()
     return {'ours': maps}
