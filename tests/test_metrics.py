@@ -1,122 +1,18 @@
-"""metrics.py on cases small enough to compute by hand, and what must hold for any input."""
+"""metrics.py on cases small enough to compute by hand, a section for each table."""
 
 import math
-import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import metrics as M  # noqa: E402
-from released_evaluators import (VGGSS, AlignmentInteractive, ExtendedSets,  # noqa: E402
-                                 SceneAverage, batch_scores, binarise, group_of, min_max)
-
-
-def maps(*rows):
-    """One map from its rows of numbers. (1, H, W)"""
-    return torch.tensor([rows], dtype=torch.float32)
-
-
-# A 2 x 4 frame used below: the object is the left half (4 pixels). At 0.5 the heatmap takes 3 of
-# them and 1 more.
-HEAT = maps([.9, .8, .6, .1], [.7, .2, .1, .0])
-LEFT = maps([1, 1, 0, 0], [1, 1, 0, 0])
-
-
-# ------------------------------------------------------------------------------------------------
-# Thresholding policy and overlap
-# ------------------------------------------------------------------------------------------------
-
-def test_policies_by_hand():
-    heat, left = HEAT[0], LEFT[0]
-    assert binarise(heat, 'fixed:0.5').long().tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
-    # Sorted: 0 .1 .1 .2 .6 .7 .8 .9; place 4 holds 0.6, and >= takes the upper four.
-    assert binarise(heat, 'top50').long().tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
-    # Adaptive is strictly above place 8 - 4: one pixel fewer than the ground truth has.
-    assert binarise(heat, 'adaptive', left).long().tolist() == [[1, 1, 0, 0], [1, 0, 0, 0]]
-    areas = binarise(heat, 'sweep').sum((1, 2)).tolist()
-    assert areas == [7, 7, 5, 5, 4, 4, 4, 4, 4, 4, 4, 4, 3, 3, 2, 2, 1, 1, 0]
-
-
-def test_an_unknown_policy_is_named():
-    with pytest.raises(ValueError, match='otsu'):
-        binarise(HEAT[0], 'otsu')
-
-
-def test_at_and_above_the_threshold():
-    flat, two = torch.full((2, 2), 0.5), torch.tensor([[1, 1], [0, 0]])
-    assert binarise(flat, 'fixed:0.5').all() and binarise(flat, 'top50').all()
-    assert not binarise(flat, 'fixed:0.5', strict=True).any()
-    assert not binarise(flat, 'adaptive', two).any()
-
-
-def test_adaptive_without_ground_truth_takes_the_upper_half():
-    four = torch.tensor([[.1, .2], [.3, .4]])
-    assert binarise(four, 'adaptive', 0 * four).long().tolist() == [[0, 0], [0, 1]]     # > .3
-
-
-def test_the_first_median_serves_a_batch_of_the_release_only():
-    batch, truth = torch.cat([HEAT, HEAT / 2]), torch.cat([LEFT, LEFT])
-    cuts = [float(M.thresholds_for(heat, 'top50')) for heat in batch]
-    assert cuts == pytest.approx([.6, .3])
-    ours, single = M.SingleSource('top50'), VGGSS('top50')
-    extended = ExtendedSets('top50')
-    ours.update(batch, truth)
-    single.update(batch, truth)
-    extended.update(batch, truth, [.5, .5], ['sounding', 'sounding'])
-    assert ours.iou == pytest.approx([.6, .6])
-    assert single.iou == extended.iou == pytest.approx([.6, 0])         # nothing reaches 0.6
-
-
-def test_min_max_leaves_a_constant_map():
-    both = torch.cat([HEAT / 2 + .25, torch.full((1, 2, 4), .3)])
-    assert torch.allclose(min_max(both)[0], HEAT[0] / .9) and torch.equal(min_max(both)[1], both[1])
-
-
-@pytest.mark.parametrize('strict', [False, True])
-@pytest.mark.parametrize('thresholds', [M.SWEEP, M.F_THRESHOLDS], ids=['sweep', 'F'])
-def test_one_pass_over_thresholds_equals_one_comparison_each(thresholds, strict):
-    generator = torch.Generator().manual_seed(0)
-    heat = torch.rand(3, 13, 17, generator=generator)
-    ties = torch.randint(0, len(thresholds), (13, 17), generator=generator)
-    heat[0] = thresholds[ties]
-    heat[1, :6], heat[1, 6:] = 0, 1
-    consensus = torch.randint(0, 3, heat.shape, generator=generator) / 2    # 0, 0.5 and 1
-    cut = thresholds[:, None, None]
-    for one, truth in zip(heat, consensus):
-        inside, outside, total = M.overlap(one, truth, thresholds, strict)
-        above = one > cut if strict else one >= cut                         # (T, H, W)
-        assert torch.equal(inside, (above * truth).sum((1, 2)).double())
-        assert torch.equal(outside, (above & (truth == 0)).sum((1, 2)).double())
-        assert total == truth.sum()
-        single = [M.overlap(one, truth, t[None], strict)[:2] for t in thresholds]
-        assert torch.equal(torch.stack([inside, outside]), torch.tensor(single).double().T)
-
-
-def iou(prediction, truth, empty=0.0):
-    metric = M.SingleSource()
-    metric.empty = empty
-    metric.update(prediction, truth)
-    return metric.iou
-
-
-def test_iou_by_hand():
-    none, full, one = torch.zeros(1, 2, 4), torch.ones(1, 2, 4), torch.zeros(1, 2, 4)
-    one[0, 0, 0] = 1
-    assert iou(HEAT, LEFT) == pytest.approx([3 / 5])
-    assert iou(none, LEFT) == [0] and iou(full, LEFT) == [.5]
-    assert iou(LEFT, none) == [0] and iou(none, none) == [0]
-    assert math.isnan(iou(none, none, empty=math.nan)[0])
-    assert iou(one, one) == [1] and iou(one, LEFT) == [.25]
-
-
-def test_two_overlapping_boxes_are_their_union():
-    boxes = maps([1, 1, 0, 0], [1, 1, 0, 0]) + maps([0, 1, 1, 0], [0, 1, 1, 0])
-    assert iou(LEFT, boxes.clamp(max=1)) == pytest.approx([4 / 6])
+from released_evaluators import (VGGSS, AlignmentInteractive, SceneAverage,  # noqa: E402
+                                 batch_scores, group_of)
+from test_thresholds import HEAT, LEFT, maps  # noqa: E402
 
 
 # ------------------------------------------------------------------------------------------------
@@ -410,6 +306,16 @@ def test_interactive_under_sweep():
     assert len(metric.compute()['IIoU']) == 19
 
 
+def test_a_frame_that_lacks_a_sound_says_nothing_interactively():
+    truth, wrong = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
+    metric = M.Interactive()
+    metric.update(truth.repeat(2, 1, 1), truth.repeat(2, 1, 1), ['a', 'a'], [2, 2])
+    metric.update(truth, truth, ['b'], [2])  # right, but its other sound was never heard
+    assert metric.compute()['IIoU'] == 100 and len(metric.worst(metric.iou)) == 1
+    metric.update(wrong, truth, ['b'], [2])
+    assert metric.compute()['IIoU'] == 50
+
+
 # ------------------------------------------------------------------------------------------------
 # Mixtures
 # ------------------------------------------------------------------------------------------------
@@ -455,119 +361,3 @@ def test_a_source_without_pixels_is_left_out():
     assert len(metric.iou) == 1 and math.isnan(metric.cap[1]) and math.isnan(metric.piap[1])
     scores = metric.compute()
     assert scores['CAP'] == pytest.approx(95) and scores['PIAP'] == pytest.approx(95)
-
-
-# ------------------------------------------------------------------------------------------------
-# Batches, order, processes
-# ------------------------------------------------------------------------------------------------
-
-N = 12
-
-
-def samples():
-    """Heatmaps and ground truths (N, 20, 24), also empty, full and tied; confidences; groups."""
-    generator = torch.Generator().manual_seed(3)
-    # many pixels lie on thresholds
-    heat = (torch.rand(N, 20, 24, generator=generator) * 20).round() / 20
-    truth = torch.zeros(N, 20, 24)
-    for i, (size, sounding) in enumerate(zip(range(2, 2 + N), [1, 1, 0, 1] * 3)):
-        truth[i, 2:2 + size, 3:3 + size] = sounding
-        heat[i, 2:2 + size, 5:5 + size] = (heat[i, 2:2 + size, 5:5 + size] + .4).clamp(max=1)
-    heat[3], truth[5] = 0, 1
-    return heat, truth, torch.rand(N, generator=generator), [f'image{i // 2}' for i in range(N)]
-
-
-def everything(order, size, threshold='fixed:0.5'):
-    """Every metric, fed the samples of `order`, `size` at a time."""
-    heat, truth, confidence, groups = samples()
-    kinds = [M.SingleSource, M.Segmentation, M.Robustness, M.Interactive, M.MultiSource]
-    kinds += [M.Extended] if threshold != 'sweep' else []
-    fed = [kind(threshold) for kind in kinds]
-    for start in range(0, len(order), size):
-        part = order[start:start + size]
-        pairs = [torch.stack([x, x.flip(2)], 1) for x in (heat[part], truth[part])]
-        names = [('positive', *M.NEGATIVES)[i % 4] for i in part]
-        batch = {'boxes': truth[part], 'mask': truth[part], 'sources': pairs[1],
-                 'group': [groups[i] for i in part], 'group_size': [2 for i in part],
-                 'confidence': confidence[part], 'condition': names}
-        for metric in fed:
-            if isinstance(metric, M.Extended):
-                sounding = [truth[i].any() for i in part]
-                batch['condition'] = ['sounding' if one else 'silent' for one in sounding]
-            maps = pairs[0] if isinstance(metric, M.MultiSource) else heat[part]
-            metric.update(maps, *[batch[key] for key in metric.needs])
-    return fed
-
-
-def results(fed):
-    # As text every digit counts, and NaN equals NaN.
-    return [str(metric.compute()) for metric in fed]
-
-
-@pytest.mark.parametrize('threshold', ['fixed:0.5', 'top50', 'adaptive', 'sweep'])
-def test_neither_batch_size_nor_order_nor_merging_shows(threshold):
-    whole = results(everything(list(range(N)), N, threshold))
-    shuffled = torch.randperm(N, generator=torch.Generator().manual_seed(1)).tolist()
-    assert results(everything(list(range(N)), 1, threshold)) == whole
-    assert results(everything(shuffled, 5, threshold)) == whole
-    first = everything(list(range(0, N, 2)), 4, threshold)
-    second = everything(list(range(1, N, 2)), 3, threshold)
-    for one, other in zip(first, second):
-        one.merge(other)
-    assert results(first) == whole
-
-
-def one_of_two_ranks(rank, folder):
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank,
-                                         world_size=2)
-    fed = everything(list(range(rank, N, 2)), 3)
-    for metric in fed:
-        metric.merge_across_ranks()
-    torch.save(results(fed), f'{folder}/{rank}.pt')
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_equal_one(tmp_path):
-    method = 'fork' if hasattr(os, 'fork') else 'spawn'
-    multiprocessing.start_processes(one_of_two_ranks, (str(tmp_path),), 2, start_method=method)
-    whole = results(everything(list(range(N)), N))
-    for rank in (0, 1):
-        assert torch.load(tmp_path / f'{rank}.pt', weights_only=True) == whole
-
-
-def test_memory_does_not_grow_with_the_maps():
-    """As much is kept of a 4 times larger map: numbers per sample and sums."""
-    small, large = M.Segmentation(), M.Segmentation()
-    small.update(HEAT, LEFT)
-    large.update(HEAT.repeat(1, 2, 2), LEFT.repeat(1, 2, 2))
-    for name in M.Segmentation.kept:
-        one, other = getattr(small, name), getattr(large, name)
-        if torch.is_tensor(one):
-            assert one.shape == other.shape
-        else:
-            assert len(str(one)) < 99 and len(str(other)) < 99
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
-def test_the_gpu_agrees():
-    heat, truth, confidence, groups = samples()
-    for kind, threshold in ((M.SingleSource, 'fixed:0.5'), (M.SingleSource, 'sweep'),
-                            (M.SingleSource, 'top50'), (M.Segmentation, 'fixed:0.5')):
-        here, there = kind(threshold), kind(threshold)
-        here.update(heat, truth)
-        there.update(heat.cuda(), truth.cuda())
-        assert str(here.compute()) == str(there.compute())
-    here, there = M.MultiSource(), M.MultiSource()
-    here.update(heat.view(-1, 2, 20, 24), truth.view(-1, 2, 20, 24))
-    there.update(heat.cuda().view(-1, 2, 20, 24), truth.cuda().view(-1, 2, 20, 24))
-    assert str(here.compute()) == str(there.compute())
-
-
-def test_a_frame_that_lacks_a_sound_says_nothing_interactively():
-    truth, wrong = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
-    metric = M.Interactive()
-    metric.update(truth.repeat(2, 1, 1), truth.repeat(2, 1, 1), ['a', 'a'], [2, 2])
-    metric.update(truth, truth, ['b'], [2])  # right, but its other sound was never heard
-    assert metric.compute()['IIoU'] == 100 and len(metric.worst(metric.iou)) == 1
-    metric.update(wrong, truth, ['b'], [2])
-    assert metric.compute()['IIoU'] == 50
