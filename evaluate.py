@@ -36,7 +36,7 @@ from data import Benchmark
 from figures.examples import draw_report, draw_sheets, examples_of, ids_to_show
 from figures.own import one_pair
 from figures.scores import check_outputs, in_json, print_counts, scores_of, write_scores
-from figures.tables import ORACLE_TASKS, score_of, task_tables
+from figures.tables import ORACLE_TASKS, task_tables
 from masks import mask_gen_f
 from metrics import Extended, Interactive, MultiSource, Robustness, Segmentation, SingleSource
 from model import PRESETS, ROOT, embed_image, encode_image, load_model, read_checkpoint
@@ -189,9 +189,9 @@ def score(dataset, batches, meters, find, shown=(), folder=None):
         if folder:
             save_heatmaps(folder, [s['id'] for s in samples], found[first])
         if meter and number % max(1, len(batches) // 20) == 0:      # compute reads all samples
-            scores = meter.compute()
-            metric = next(iter(scores))
-            bar.set_postfix({metric: f'{score_of(scores, metric):.1f}'})
+            name, value = next(iter(meter.compute().items()))
+            value = value[len(value) // 2] if isinstance(value, list) else value
+            bar.set_postfix({name: f'{value:.1f}'})
     return examples, confidences
 
 
@@ -374,8 +374,8 @@ def open_benchmarks(wanted, preset, data_root, limit):
         try:
             dataset = Benchmark(name, root, config.image_size, config.seconds, limit)
         except FileNotFoundError as error:
-            there = '--benchmarks names the sets that are there'
-            raise FileNotFoundError(f'{error}; {there}') from None
+            raise FileNotFoundError(f'{error}; --benchmarks names the sets that are '
+                                    'there') from None
         with_masks = all(sample.masks for sample in dataset.samples)
         if name in wanted.get('segmentation', ()) and not with_masks:
             raise ValueError(f'{name} below {root} has no masks, which segmentation needs: '
