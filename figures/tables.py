@@ -100,13 +100,19 @@ def named_rows(task, benchmark, rows, paper):
     return named
 
 
-def paper_scores():
-    """-> {(task, benchmark, row): {metric: value}}; row: 'av', 'av_llm' or 'clipseg_gt_text'."""
+def paper_scores(numbers=range(1, 9)):
+    """The paper's Tables with these numbers. -> {(task, benchmark, row): {metric: value}}
+
+    row: 'av', 'av_llm' or 'clipseg_gt_text'. Tables 9 to 15 use some names twice, so ask for one of
+    them at a time; its rows are 'A' to 'F' (9), the modality of the captions (10), the number of
+    tokens (11), the prompt (12), --image-mask and --feature-mask (13), p+ and p- (14), lambda (15).
+    """
     scores = defaultdict(dict)
     text = Path(__file__).with_name('paper_tables.csv').read_text(encoding='utf-8')
     for line in csv.DictReader(text.splitlines()):
-        row = scores[line['task'], line['benchmark'], line['row']]
-        row[line['metric']] = float(line['value'])
+        if int(line['table']) in numbers:
+            row = scores[line['task'], line['benchmark'], line['row']]
+            row[line['metric']] = float(line['value'])
     return scores
 
 

@@ -69,11 +69,12 @@ def distinct(task, first):
 
 
 def papers_own():
-    """paper_tables.csv, read anew: {(task, benchmark, row): {metric: value}}."""
+    """Tables 1 to 8 of paper_tables.csv, read anew: {(task, benchmark, row): {metric: value}}."""
     scores = {}
     for line in csv.DictReader((ROOT / 'figures/paper_tables.csv').read_text().splitlines()):
-        row = scores.setdefault((line['task'], line['benchmark'], line['row']), {})
-        row[line['metric']] = float(line['value'])
+        if int(line['table']) <= 8:
+            row = scores.setdefault((line['task'], line['benchmark'], line['row']), {})
+            row[line['metric']] = float(line['value'])
     return scores
 
 
