@@ -94,7 +94,7 @@ def named_rows(task, benchmark, rows, paper):
             continue
         named.append((row, sets.get(benchmark) or {}))
         key = {'ours': paper, 'oracle': 'clipseg_gt_text'}.get(row, row)
-        if (task, benchmark, key) in printed:
+        if printed.get((task, benchmark, key)):             # a row of dashes is left out
             title = ROW_NAMES[paper] if row == 'ours' else f'paper, {row}'
             named.append((title, printed[task, benchmark, key]))
     return named
@@ -103,16 +103,20 @@ def named_rows(task, benchmark, rows, paper):
 def paper_scores(numbers=range(1, 9)):
     """The paper's Tables with these numbers. -> {(task, benchmark, row): {metric: value}}
 
-    row: 'av', 'av_llm' or 'clipseg_gt_text'. Tables 9 to 15 use some names twice, so ask for one of
-    them at a time; its rows are 'A' to 'F' (9), the modality of the captions (10), the number of
-    tokens (11), the prompt (12), --image-mask and --feature-mask (13), p+ and p- (14), lambda (15).
+    In the order of the print, without its dashes. row: 'av', 'av_llm', a baseline ('wav2clip'), or
+    a prior work by its printed name ('SLAVC (w/ OGL) NeurIPS22'). Tables 9 to 15 use some names
+    twice, so ask for one of them at a time; its rows are 'A' to 'F' (9), the modality of the
+    captions (10), the number of tokens (11), the prompt (12), --image-mask and --feature-mask (13),
+    p+ and p- (14), lambda (15).
+    Paper [87]: a number stands as it is printed, even where the paper contradicts itself.
     """
     scores = defaultdict(dict)
     text = Path(__file__).with_name('paper_tables.csv').read_text(encoding='utf-8')
     for line in csv.DictReader(text.splitlines()):
         if int(line['table']) in numbers:
             row = scores[line['task'], line['benchmark'], line['row']]
-            row[line['metric']] = float(line['value'])
+            if line['value']:
+                row[line['metric']] = float(line['value'])
     return scores
 
 

@@ -25,6 +25,7 @@ SINGLE = 'vggss flickr is4 vpo_ss vpo_ms avs_s4 ade20k'.split()
 MASKS = 'is4 vpo_ss vpo_ms avs_s4 avs_ms3 ade20k'.split()
 EXTENDED = ['ext_vggss', 'ext_flickr']
 ROBUST = ['robust_s4', 'robust_ms3']
+OWN_ROWS = ('clipseg_gt_text', 'av', 'av_llm')
 PRINTED = {
     'Tables 1 and 2': ('single', SINGLE, [('cIoU', 'cIoU'), ('w/ Adap.', 'cIoU_adap'),
                                           ('AUC', 'AUC'), ('w/ Adap.', 'AUC_adap')]),
@@ -69,10 +70,10 @@ def distinct(task, first):
 
 
 def papers_own():
-    """Tables 1 to 8 of paper_tables.csv, read anew: {(task, benchmark, row): {metric: value}}."""
+    """Our rows and the oracle's of paper_tables.csv: {(task, benchmark, row): {metric: value}}."""
     scores = {}
     for line in csv.DictReader((ROOT / 'figures/paper_tables.csv').read_text().splitlines()):
-        if int(line['table']) <= 8:
+        if int(line['table']) <= 8 and line['row'] in OWN_ROWS and line['value']:
             row = scores.setdefault((line['task'], line['benchmark'], line['row']), {})
             row[line['metric']] = float(line['value'])
     return scores
@@ -181,17 +182,21 @@ def test_table_aligns_and_dashes():
 
 
 def test_global_scores_of_the_papers_table_5_follow_from_its_other_columns():
-    for benchmark in ROBUST:
-        for row in ('av', 'av_llm'):
-            scores = paper_scores()['robustness', benchmark, row]
-            for kind in ('mIoU', 'F'):
-                negative = np.mean([scores[f'{kind}_{name}'] for name in CONDITIONS[1:]])
-                assert metrics.global_score(scores[f'{kind}_positive'], negative) == pytest.approx(
-                    scores[f'G_{kind}'], abs=0.1)
+    deviating = []
+    for (_, benchmark, row), scores in paper_scores([5]).items():
+        for kind in ('mIoU', 'F'):
+            negative = np.mean([scores[f'{kind}_{name}'] for name in CONDITIONS[1:]])
+            follows = metrics.global_score(scores[f'{kind}_positive'], negative)
+            if abs(follows - scores[f'G_{kind}']) > 0.1:
+                deviating.append((benchmark, row, kind))
+    assert deviating == [('robust_s4', 'MarginNCE ICASSP23', 'F'),      # as printed
+                         ('robust_s4', 'DenseAV CVPR24', 'F'),
+                         ('robust_ms3', 'DenseAV CVPR24', 'F')]
 
 
 def test_every_row_of_the_paper_has_every_metric_of_its_table():
-    scores, rows = paper_scores(), 0
+    scores = {key: row for key, row in paper_scores().items() if row and key[2] in OWN_ROWS}
+    rows = 0
     assert scores == papers_own()
     for task, tables in TABLES.items():
         for number, benchmarks, names in tables:
