@@ -4,6 +4,7 @@
     pictures    heatmaps in colour and over a frame, the ground truth, contact sheets
     curves      the losses of a training run; precision and recall (Figure 7)
     report      a contact sheet per task; report.html: tables, pictures and sounds in one file
+    compare     several results in the paper's tables
 
 Shapes: H W pixels of a frame, h w cells of a heatmap. Frames and tiles are uint8 RGB.
 """

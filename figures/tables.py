@@ -75,9 +75,8 @@ def grids(task, rows, paper):
         for benchmark in shown:
             title = BENCHMARK_NAMES[benchmark]
             for name, scores in named_rows(task, benchmark, rows, paper):
-                n, expected = scores.get('n'), scores.get('n_expected')
                 lines.append([title, name, *(score_of(scores, metric) for metric in headings),
-                              n if n == expected else f'{n} of {expected}'])
+                              count_of(scores)])
                 title = ''
         if lines:
             decimals = [2 if 'FPR' in metric else 1 for metric in headings]
@@ -127,6 +126,11 @@ def score_of(scores, metric):
     if isinstance(value, list):
         value = value[len(value) // 2]
     return None if value is None else float(value)
+
+
+def count_of(scores):
+    n, expected = scores.get('n'), scores.get('n_expected')
+    return n if n == expected else f'{n} of {expected}'
 
 
 def table(rows, columns, decimals=1):

@@ -1,0 +1,122 @@
+"""Tables 1 to 8 with several results beside the paper's numbers (evaluate.py --compare).
+
+    print(comparison(['av.json', 'av_llm.json', 'baselines.json']))
+
+A result is a file of --json: of evaluate.py {task: {benchmark: {metric: value}}}, of baselines.py
+{method: {task: ...}}. The former does not say which row it is, so the name of the file does:
+av.json and av_llm.json are ours, "SLAVC NeurIPS22.json" is that prior work (of --heatmaps), and any
+other name becomes a row of its own.
+"""
+
+import json
+import numbers
+from pathlib import Path
+
+from figures.scores import ORACLE
+from figures.tables import (BENCHMARK_NAMES, TABLES, TASK_NAMES, cell_text, count_of, paper_scores,
+                            score_of, table)
+
+METHODS = {     # row: its name, in the order of every table; above them stand the prior works
+    ORACLE: '(Oracle) CLIPSeg (w/ GT Text)',
+    'clipseg_wav2clip_text': 'CLIPSeg (w/ WAV2CLIP Text)',
+    'clipseg_clap_text': 'CLIPSeg (w/ CLAP Text)',
+    'wav2clip': 'WAV2CLIP ICASSP22', 'audioclip': 'AudioCLIP ICASSP22',
+    'imagebind': 'ImageBind CVPR23',
+    'av': 'ours, AV alignment', 'av_llm': 'ours, AV + LLM alignment'}
+
+
+def comparison(paths):
+    """The eight tables of section 4.2, of these results, as text: each cell is measured | paper.
+
+    A dash where the paper has one or nothing was measured. Of several results with an oracle (its
+    b/w is that of the trained model) the first one's is shown. ValueError: see read_result, or two
+    results for one row.
+    """
+    measured = {}
+    for path in paths:
+        for key, scores in read_result(path).items():
+            if key in measured and key[2] != ORACLE:
+                task, benchmark, row = key
+                raise ValueError(f'{path} is the second result for {row} on {benchmark} ({task}): '
+                                 'rename it, or leave it out')
+            measured.setdefault(key, scores)
+    return '\n\n'.join(one_table(number, measured) for number in range(1, 9))
+
+
+def read_result(path):
+    """-> {(task, benchmark, row): {metric: value}}. ValueError where the file holds no result"""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as error:           # ValueError: of UTF-8 too
+        raise ValueError(f'{path} is not readable as JSON ({error}): write it again') from None
+    top = dict(items(path, content, 'tasks'))
+    rows = {row: top.pop(row) for row in METHODS if row in top}
+    if top:
+        rows[path.stem] = top
+    found = {}
+    for row, tasks in rows.items():
+        for task, benchmarks in items(path, tasks, 'tasks', TABLES):
+            known = [name for _, names, _ in TABLES[task] for name in names]
+            for benchmark, scores in items(path, benchmarks, f'benchmarks of {task}', known):
+                if scores is not None:          # as of the oracle, without class names
+                    check_scores(path, benchmark, scores)
+                    found[task, benchmark, row] = scores
+    if not found:
+        raise no_result(path, 'it has no scores')
+    return found
+
+
+def items(path, content, what, known=None):
+    """The items of a dict, of known keys only. ValueError says what is wrong with the file."""
+    if not isinstance(content, dict):
+        raise no_result(path, f'{content!r:.40} stands in place of its {what}')
+    for name in content:
+        if known is not None and name not in known:
+            raise no_result(path, f'{name!r:.40} is none of the {what}')
+    return content.items()
+
+
+def no_result(path, reason):
+    return ValueError(f'{path} is no result of evaluate.py or baselines.py ({reason}): name a file '
+                      'that --json wrote')
+
+
+def check_scores(path, benchmark, scores):
+    """A value is a number, null for NaN, or a list of them, one per threshold of a sweep."""
+    for metric, value in items(path, scores, f'metrics of {benchmark}'):
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(one is None or isinstance(one, numbers.Real) for one in values):
+            raise no_result(path, f'{metric} of {benchmark} is no number')
+
+
+def one_table(number, measured):
+    """Table `number` of the paper. measured: {(task, benchmark, row): {metric: value}}"""
+    printed = paper_scores([number])
+    task = next(iter(printed))[0]
+    [headings] = [names for title, _, names in TABLES[task] if str(number) in title]
+    lines = []
+    for benchmark in dict.fromkeys(benchmark for _, benchmark, _ in printed):
+        name = BENCHMARK_NAMES[benchmark]
+        for row in rows_in_order(task, benchmark, printed, measured):
+            ours = measured.get((task, benchmark, row), {})
+            paper = printed.get((task, benchmark, row), {})
+            cells = [both(ours, paper, metric) for metric in headings]
+            lines.append([name, METHODS.get(row, row), *cells, count_of(ours)])
+            name = ''
+    columns = ['benchmark', 'method', *headings.values(), 'n']
+    return f'{TASK_NAMES[task]} (Table {number}), measured | paper\n{table(lines, columns)}'
+
+
+def rows_in_order(task, benchmark, printed, measured):
+    """Prior works, baselines and the oracle, ours; then what the paper does not have."""
+    rows = [row for one in (printed, measured) for *where, row in one if where == [task, benchmark]]
+    prior = [row for row in rows if (task, benchmark, row) in printed and row not in METHODS]
+    known = [row for row in METHODS if row in rows]
+    return dict.fromkeys([*prior, *known, *rows])
+
+
+def both(ours, paper, metric):
+    places = 2 if 'FPR' in metric else 1
+    halves = [cell_text(score_of(scores, metric), places) for scores in (ours, paper)]
+    return '{:>5} | {:>5}'.format(*halves)
