@@ -55,6 +55,14 @@ def examples_of(task, benchmark, samples, taken, maps, oracle, meter, shown):
     return examples
 
 
+def put_beside(examples, method, others):
+    """Give each example another method's of the same sample; both tile and IoU are shown."""
+    of_sample = {(other['task'], other['id']): other for other in others}
+    for example in examples:
+        other = of_sample.get((example['task'], example['id']))
+        example.setdefault('beside', {})[method] = other
+
+
 def draw_before_after(path, shown):
     """shown: [(sample, its maps untrained, trained, and of the text oracle, if it has one)]"""
     rows = []
@@ -76,11 +84,20 @@ def draw_sheets(folder, benchmark, tasks, examples):
 
 
 def draw_report(folder, tables, examples, meters, facts):
-    """The report, and the curves of the extended sets. meters: {benchmark: {task: {row: ...}}}"""
-    extended = {name: meters[name]['robustness']['ours'] for name in EXTENDED if name in meters}
-    if extended:
-        picture = Path(folder, 'precision_recall.png')
-        attempt(picture, draw_curves, extended, picture)
+    """The report, and the curves of the extended sets. meters: {benchmark: {task: {row: ...}}}
+
+    With other methods' rows, precision_recall_<benchmark>.png has the curves of all (Figure 7).
+    """
+    extended = {name: meters[name]['robustness'] for name in EXTENDED if name in meters}
+    drawn = {'precision_recall.png': {}}
+    for name, rows in extended.items():
+        scored = {row: meter for row, meter in rows.items() if len(meter)}
+        drawn['precision_recall.png'][name] = next(iter(rows.values()))
+        if len(scored) > 1:
+            drawn[f'precision_recall_{name}.png'] = scored
+    for file, rows in drawn.items():
+        if rows:
+            attempt(Path(folder, file), draw_curves, rows, Path(folder, file))
     page = Path(folder, 'report.html')
     if attempt(page, report.report, page, 'Hearing and seeing', tables, examples, facts):
         print(f'{page}: open it in a browser')

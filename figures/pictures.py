@@ -107,7 +107,7 @@ def contact_sheet(rows, path, columns, labels, title=''):
 
 def label_lines(label):
     """-> [(text, colour)], as many as fit beside a tile: a longer name ends in an ellipsis."""
-    name, *facts = label.split('\n')
+    name, *facts = label.split('\n')[:TILE // LINE]
     free = max(1, TILE // LINE - len(facts))
     lines = textwrap.wrap(name, LETTERS, max_lines=free, placeholder='…')
     return [(line, INK) for line in lines] + [(fact, QUIET) for fact in facts]

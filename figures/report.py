@@ -8,6 +8,7 @@ An example is one sample as evaluate.py collects it, a dict of
     condition: of CONDITIONS in AVSBench-Robust, 'sounding' or 'silent' in the extended sets
     score: the IoU; confidence; oracle: the text oracle's heatmap (h, w); each may be None
     frame (H, W, 3) uint8; truth (h, w) or None; heat (h, w); truth, heat of a mixture: lists of two
+    beside, where there are any: {another method: its example of the same sample, or None}
     wav (samples,) in -1..1; rate
 """
 
@@ -33,12 +34,12 @@ def example_sheet(task, benchmark, examples, path):
     rows, columns, labels = [], [], []
     for frame, sounds in cards(examples, task, benchmark):
         row = {'frame': frame}
+        named = [example for _, example in sounds if example]
         for heading, example in sounds:
-            pictures = tiles(example) if example else {'overlay': None}
+            pictures = tiles(example) if example else dict.fromkeys(tiles(named[0]))
             row |= {f'{heading}\n{caption}'.strip(): tile for caption, tile in pictures.items()}
         rows.append(list(row.values()))
         columns = max(columns, list(row), key=len)          # a frame of VPO-MS has 1 to 5 sounds
-        named = [example for _, example in sounds if example]
         if benchmark.startswith('robust'):
             named = named[:1]                               # the positive sound
         facts = [fact for example in named for fact in facts_of(example)]
@@ -87,18 +88,25 @@ def cards(examples, task, benchmark):
 
 def tiles(example):
     """The pictures of an example beside its frame: {caption: (H, W, 3) uint8, or None}."""
-    frame, truth, heat = example['frame'], example['truth'], example['heat']
+    frame, truth = example['frame'], example['truth']
+    heats = {'overlay': example['heat']}
+    for method, other in example.get('beside', {}).items():
+        heats[f'by {method}'] = other and other['heat']
     if example['task'] == 'multisource':                    # Figure 10
-        return {'ground truth 1': ground_truth_tile(frame, truth[0]),
-                'overlay 1': overlay(frame, heat[0]),
-                'ground truth 2': ground_truth_tile(frame, truth[1]),
-                'overlay 2': overlay(frame, heat[1])}
+        pictures = {}
+        for k in (0, 1):
+            pictures[f'ground truth {k + 1}'] = ground_truth_tile(frame, truth[k])
+            for caption, heat in heats.items():
+                pictures[f'{caption} {k + 1}'] = None if heat is None else overlay(frame, heat[k])
+        return pictures
     pictures = {}
     if not example['benchmark'].startswith('robust'):       # Figure 8 has the overlay alone
         pictures['ground truth'] = None if truth is None else ground_truth_tile(frame, truth)
         if example['task'] != 'interactive':                # Figure 9
-            pictures['heatmap'] = heat_colours(heat)
-    return {**pictures, 'overlay': overlay(frame, heat)}
+            pictures['heatmap'] = heat_colours(example['heat'])
+    for caption, heat in heats.items():
+        pictures[caption] = None if heat is None else overlay(frame, heat)
+    return pictures
 
 
 def name_of(example):
@@ -107,9 +115,11 @@ def name_of(example):
 
 
 def facts_of(example):
-    """-> ['sounding', 'IoU 0.81', 'confidence 0.68'], of which some may be missing"""
+    """-> ['sounding', 'IoU 0.81', 'confidence 0.68', 'by FNAC 0.47'], some may be missing"""
     facts = [example['condition']] if example['condition'] in ('sounding', 'silent') else []
-    scores = ('IoU', example['score']), ('confidence', example['confidence'])
+    scores = [('IoU', example['score']), ('confidence', example['confidence'])]
+    for method, other in example.get('beside', {}).items():     # Figure 5 has the IoU of each
+        scores.append((f'by {method}', other and other['score']))
     return facts + [f'{word} {value:.2f}' for word, value in scores if value is not None]
 
 

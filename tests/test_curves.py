@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from figures import curves
 from figures.curves import loss_curve, precision_recall_picture, read_log, smooth
+from figures.examples import draw_report
+from metrics import Extended
 
 
 @pytest.fixture
@@ -121,3 +124,22 @@ def test_precision_recall_curves(drawn, tmp_path):
     assert np.allclose(named['AV'].get_data(), (recall, 1 - recall / 2))
     assert np.ravel(named['its max-F1, 64.6'].get_data()).tolist() == [0.6, 0.7]
     assert named['its max-F1, 50.0'].get_marker() == 'o'        # all there is of a single point
+
+
+def test_other_methods_curves_stand_in_a_picture_of_each_extended_set(drawn, tmp_path):
+    rows = {}
+    for row, level in (('ours', 0.9), ('by FNAC', 0.3)):
+        rows[row] = Extended()
+        heat = torch.full((2, 4, 4), level)
+        rows[row].update(heat, torch.ones(2, 4, 4), [0.9, 0.1], ['sounding', 'silent'])
+    rows['oracle'] = Extended()
+    meters = {'vggss': {'single': {}}, 'ext_flickr': {'robustness': rows}}
+    draw_report(tmp_path, {}, [], meters, {})
+    names = [path.name for path in tmp_path.glob('*.png')]
+    assert sorted(names) == ['precision_recall.png', 'precision_recall_ext_flickr.png']
+    (_, [plain]), (_, [several]) = drawn
+    assert plain.lines[0].get_label() == 'ext_flickr'
+    ours, _, theirs, _ = several.lines                              # each with its dot
+    assert (ours.get_label(), theirs.get_label()) == ('ours', 'by FNAC')
+    assert np.allclose(ours.get_ydata(), (0.5, 1))
+    assert np.allclose(theirs.get_ydata(), 0)                       # nothing is over 0.5

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from figures import pictures, report
+from figures.examples import put_beside
 from figures.pictures import (BLANK, DIMMED, GAP, OUTLINE, TILE, contact_sheet, ground_truth_tile,
                               heat_colours, overlay)
 from figures.report import example_sheet
@@ -239,6 +240,68 @@ def test_sheet_of_each_task_has_the_papers_columns(tmp_path, kind, monkeypatch):
         assert (right[100, 348] == 255).all() and labels[0] == 'dog + cat'
     if kind == 'segmentation':
         assert labels == ['a']                                      # the id, where no label is
+
+
+def beside(mine, **levels):
+    """The example with other methods' examples of a level everywhere beside it; None: no map."""
+    others = {}
+    for method, level in levels.items():
+        heat = np.zeros_like(mine['heat']) if level is None else np.full_like(mine['heat'], level)
+        others[method] = None if level is None else {**mine, 'heat': heat, 'score': level}
+    return {**mine, 'beside': others}
+
+
+def drawn_sheet(monkeypatch, examples):
+    """-> [{heading: tile}], labels"""
+    drawn = []
+    monkeypatch.setattr(report, 'contact_sheet', lambda *given: drawn.append(given))
+    example_sheet(examples[0]['task'], examples[0]['benchmark'], examples, 'sheet.png')
+    [(rows, _, columns, labels, _)] = drawn
+    return [dict(zip(columns, row)) for row in rows], labels
+
+
+def test_other_methods_overlays_stand_after_ours(monkeypatch):
+    mine = [beside(EXAMPLES['single'][0], FNAC=0.25, SLAVC=0.75),
+            beside(EXAMPLES['single'][1], FNAC=0.5, SLAVC=None)]
+    (first, second), labels = drawn_sheet(monkeypatch, mine)
+    assert list(first) == [*PLAIN, 'by FNAC', 'by SLAVC']
+    for method, level in (('FNAC', 0.25), ('SLAVC', 0.75)):
+        assert (first[f'by {method}'] == overlay(first['frame'], np.full((56, 56), level))).all()
+    assert second['by SLAVC'] is None                               # it has no map of this sample
+    assert labels == ['dog\nIoU 0.50\nby FNAC 0.25\nby SLAVC 0.75', 'dog\nIoU 0.50\nby FNAC 0.50']
+
+
+def test_other_methods_stand_beside_ours_in_each_condition_and_source(monkeypatch):
+    mine = [beside(one, FNAC=0.25) for one in EXAMPLES['robust']]   # without the noise of b
+    (first, second), _ = drawn_sheet(monkeypatch, mine)
+    assert list(first) == ['frame', *(f'{condition}\n{what}' for condition in CONDITIONS
+                                      for what in ('overlay', 'by FNAC'))]
+    blanks = [heading for heading, tile in second.items() if tile is None]
+    assert blanks == ['noise\noverlay', 'noise\nby FNAC']
+    one = mixture()
+    one['beside'] = {'FNAC': {**one, 'heat': one['heat'][::-1]}}
+    [row], _ = drawn_sheet(monkeypatch, [one])
+    assert list(row) == ['frame', *(f'{what} {k}' for k in (1, 2)
+                                    for what in ('ground truth', 'overlay', 'by FNAC'))]
+    assert (row['by FNAC 1'] == row['overlay 2']).all()
+    assert (row['by FNAC 2'] == row['overlay 1']).all()
+
+
+def test_labels_of_many_methods_stay_beside_their_tile():
+    lines = pictures.label_lines('dog\n' + '\n'.join(f'by {k} 0.50' for k in range(20)))
+    assert lines[0] == ('dog', pictures.INK) and len(lines) == TILE // pictures.LINE
+
+
+def test_another_methods_example_is_that_of_the_same_sample_and_task():
+    ours = [example('single', 'vpo_ms', 'a'), example('interactive', 'vpo_ms', 'a'),
+            example('single', 'vpo_ms', 'b')]
+    theirs = [example('interactive', 'vpo_ms', 'a', score=0.1),
+              example('single', 'vpo_ms', 'a', score=0.2)]
+    put_beside(ours, 'FNAC', theirs)
+    put_beside(ours, 'SLAVC', [])
+    assert [one['beside'] for one in ours] == [
+        {'FNAC': theirs[1], 'SLAVC': None}, {'FNAC': theirs[0], 'SLAVC': None},
+        {'FNAC': None, 'SLAVC': None}]
 
 
 def test_a_sheet_of_nothing_is_refused(tmp_path):

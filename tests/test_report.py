@@ -145,3 +145,12 @@ def test_text_oracle_is_shown_where_there_is_one(tmp_path):
     without, with_one = (page_of(tmp_path, [example('single', 'vggss', oracle=oracle)])
                          for oracle in (None, np.zeros((56, 56))))
     assert 'text oracle' not in without.words and 'text oracle' in with_one.words
+
+
+def test_the_page_shows_other_methods_overlays_and_ious(tmp_path):
+    mine = example('single', 'vggss')
+    mine['beside'] = {'FNAC': {**mine, 'score': 0.25}, 'SLAVC': None}
+    page = page_of(tmp_path, [mine])
+    captions = [image['alt'] for image in page.all('img')]
+    assert captions == ['frame', 'ground truth', 'heatmap', 'overlay', 'by FNAC']
+    assert 'by FNAC 0.25' in page.words
