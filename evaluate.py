@@ -5,6 +5,7 @@
     python evaluate.py --preset paper --checkpoint weights/acl_ssl.pt       # the real benchmarks
     torchrun --nproc_per_node=2 evaluate.py --task all      # the same scores, several processes
     python evaluate.py --heatmaps DIR --task single         # another method's maps, same rules
+    python evaluate.py --compare av.json av_llm.json        # several results, the paper's beside
     python evaluate.py --image photo.jpg --audio sound.wav --out heat.png
 
 A heatmap is sigmoid(M_G + b/w) (section 3.7); metrics.py scores it at 224 x 224. Each benchmark is
@@ -33,7 +34,9 @@ from benchmarks.maps import PAIR_SIZE, SIZE, maps_below, save_confidences, save_
 from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
                         some_path, start_processes, wait_for_all)
 from data import Benchmark
-from figures.examples import draw_report, draw_sheets, examples_of, ids_to_show
+from figures.compare import comparison
+from figures.examples import (draw_report, draw_sheets, examples_of, ids_to_show,
+                              score_methods)
 from figures.own import one_pair
 from figures.scores import check_outputs, in_json, print_counts, scores_of, write_scores
 from figures.tables import ORACLE_TASKS, task_tables
@@ -276,7 +279,8 @@ def evaluate(args):
     scores, meters, examples = score_benchmarks(
         args.wanted, datasets, finders, ('ours', 'oracle'), threshold=args.threshold,
         reading=args.reading, batch_size=args.batch_size, paper=paper, json_file=args.json,
-        csv_file=args.csv, maps=args.save_heatmaps, figures=args.figures, frames=args.examples)
+        csv_file=args.csv, maps=args.save_heatmaps, figures=args.figures, frames=args.examples,
+        beside=args.beside)
     if args.figures and rank_and_processes()[0] == 0:
         facts |= {'preset': preset, 'threshold': args.threshold,
                   'metrics': f'reading of the {args.reading}'}
@@ -287,13 +291,14 @@ def evaluate(args):
 
 def score_benchmarks(wanted, datasets, finders, rows, threshold='fixed:0.5', reading='release',
                      batch_size=16, paper=None, json_file=None, csv_file=None, maps=None,
-                     figures=None, frames=3, binary=()):
+                     figures=None, frames=3, beside=(), binary=()):
     """Score every benchmark; after each, write all scores and print the tables that are complete.
 
     wanted: {task: {benchmark: metric}}. datasets, finders: {benchmark: Benchmark}, {benchmark:
     find}, see score. rows: any names, as `find` has them; maps of the first are saved below `maps`.
     paper: see task_tables. figures: the folder of contact sheets, with that many frames of each
-    benchmark. binary: rows of 0/1 maps, which have no K highest pixels and so no adaptive scores.
+    benchmark. beside: [(another method, folder of its maps)], there too. binary: rows of 0/1 maps,
+    which have no K highest pixels and so no adaptive scores.
     -> {row: {task: {benchmark: scores}}}, {benchmark: {task: {row: meter}}}, examples
     """
     scores = {}
@@ -317,6 +322,7 @@ def score_benchmarks(wanted, datasets, finders, rows, threshold='fixed:0.5', rea
         print_counts(dataset, meters[name])
         write_scores(scores, json_file, csv_file)
         if figures:
+            score_methods(beside, dataset, meters[name], pictures, batch_size, score)
             draw_sheets(figures, name, meters[name], pictures)
             examples += pictures
         for task in meters[name]:
@@ -401,10 +407,14 @@ def finder(dataset, tasks, model, tokenizer, heatmaps):
 
 # ---- The command line ----------------------------------------------------------------------------
 THRESHOLDS = r'top50|adaptive|sweep|fixed:([01](\.0*)?|0?\.\d+)'
-NEEDS = {'image': 'audio', 'audio': 'image', 'out': 'image', 'examples': 'figures'}
+NEEDS = {'image': 'audio', 'audio': 'image', 'out': 'image', 'examples': 'figures',
+         'beside': 'figures'}
 EXCLUDES = {    # option: others that have no effect beside it (--data-root may always be given)
     'image': ('task', 'benchmarks', 'threshold', 'reading', 'batch_size', 'limit', 'json', 'csv',
-              'figures', 'examples', 'save_heatmaps', 'heatmaps'),
+              'figures', 'examples', 'beside', 'save_heatmaps', 'heatmaps'),
+    'compare': ('task', 'benchmarks', 'preset', 'variant', 'checkpoint', 'untrained', 'prompt',
+                'clipseg', 'beats', 'device', 'threshold', 'reading', 'batch_size', 'limit', 'json',
+                'csv', 'figures', 'save_heatmaps', 'heatmaps', 'image'),
     'heatmaps': ('checkpoint', 'untrained', 'prompt', 'clipseg', 'beats', 'device',
                  'save_heatmaps'),
     'untrained': ('checkpoint', 'variant')}
@@ -442,8 +452,12 @@ def parse_args(argv=None):
     add('--csv', type=some_path, help='the same, a line per task, benchmark, row and metric')
     add('--figures', type=some_path, metavar='DIR', help='contact sheets, curves, report.html')
     add('--examples', type=int, default=3, help='frames of each benchmark there (default: 3)')
+    add('--beside', nargs='+', type=named_folder, default=[], metavar='NAME=DIR', help='there too: '
+        'other methods\' maps, folders of --save-heatmaps or the like')
     add('--save-heatmaps', type=some_path, metavar='DIR', help='write DIR/<benchmark>/<id>.npy')
     add('--heatmaps', type=some_path, metavar='DIR', help='maps to score (.npy or 8-bit .png)')
+    add('--compare', nargs='+', type=some_path, metavar='FILE', help='print these results (--json '
+        'of evaluate.py, as av.json and av_llm.json, and of baselines.py) in Tables 1 to 8')
     add('--image', type=some_path, help='a picture of your own')
     add('--audio', type=some_path, help='and its sound')
     add('--out', type=some_path, default='heat.png', help='heatmap of both (default: heat.png)')
@@ -457,6 +471,8 @@ def parse_args(argv=None):
     for name in ('batch_size', 'limit', 'examples'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f'--{name.replace("_", "-")} must be at least 1')
+    if len(dict(args.beside)) < len(args.beside):
+        parser.error('--beside has one name twice: give each folder its own')
     try:
         args.wanted = tasks_wanted(args.task, args.benchmarks)
     except ValueError as error:
@@ -465,6 +481,14 @@ def parse_args(argv=None):
         parser.error('--threshold sweep does not go with the extended sets, which sweep the '
                      'confidence: name the other tasks or --benchmarks')
     return args
+
+
+def named_folder(text):
+    """argparse's type of NAME=DIR. -> (NAME, DIR)"""
+    name, _, folder = text.partition('=')
+    if not name.strip() or not folder or not Path(folder).is_dir():
+        raise argparse.ArgumentTypeError(f'expected NAME=DIR, a folder that exists, not {text!r}')
+    return name, folder
 
 
 def tasks_wanted(asked, benchmarks):
@@ -508,7 +532,11 @@ def overwrites(args):
 
 
 def main():
-    evaluate(parse_args())
+    args = parse_args()
+    if args.compare:
+        print(comparison(args.compare))
+    else:
+        evaluate(args)
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.maps import maps_below
 from figures import attempt, curves, pictures, report
 from figures.tables import EXTENDED
 from media import SAMPLE_RATE, displayable
@@ -53,6 +54,36 @@ def examples_of(task, benchmark, samples, taken, maps, oracle, meter, shown):
             'score': score,
             'confidence': sample.get('confidence')})
     return examples
+
+
+def score_methods(methods, dataset, meters, examples, batch_size, score):
+    """Put other methods' maps of a benchmark beside ours, where they have some.
+
+    methods: [(name, folder)], folders as of --save-heatmaps. meters: {task: {row: meter}}; each
+    method becomes a row. score: evaluate.score.
+    """
+    for method, folder in methods:
+        maps = Path(folder, dataset.name)
+        if maps.is_dir():
+            attempt(maps, score_method, method, maps, dataset, meters, examples, batch_size, score)
+
+
+def score_method(method, maps, dataset, meters, examples, batch_size, score):
+    """Of the extended sets all samples, as Figure 7 needs them; else those that are shown."""
+    shown = {example['id'] for example in examples}
+    places = {i for i, sample in enumerate(dataset.samples) if sample.id in shown}
+    batches = dataset.batches(batch_size)
+    if dataset.name not in EXTENDED:
+        batches = [batch for batch in batches if places.intersection(batch)]
+    theirs = {}
+    for task, rows in meters.items():
+        metric = next(iter(rows.values()))
+        theirs[task] = {'ours': type(metric)(metric.threshold, metric.reading)}
+    needs = {key for rows in theirs.values() for key in rows['ours'].needs}
+    others, _ = score(dataset, batches, theirs, maps_below(maps, needs), shown)
+    put_beside(examples, method, others)
+    for task, rows in theirs.items():
+        meters[task][f'by {method}'] = rows['ours']
 
 
 def put_beside(examples, method, others):

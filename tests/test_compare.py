@@ -2,9 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
+import evaluate
+import figures.curves
+from conftest import ROOT
 from figures.compare import comparison
+from known_world import Run, one_thread  # noqa: F401
 
 
 def written(tmp_path, name, content):
@@ -116,3 +121,76 @@ def test_what_is_no_result_is_named(tmp_path, content, reason):
     path.write_bytes(b'\xff\xfe\x00')
     with pytest.raises(ValueError, match='is not readable as JSON'):
         comparison([path])
+
+
+# ------------------------------------------------------------------------------------------------
+# evaluate.py --compare and --beside
+# ------------------------------------------------------------------------------------------------
+
+def test_compare_prints_the_tables_and_loads_no_model(tmp_path, monkeypatch, capsys):
+    mine = written(tmp_path, 'av.json', {'single': {'vggss': scores(10)}})
+    monkeypatch.setattr(evaluate, 'evaluate', None)
+    monkeypatch.setattr('sys.argv', ['evaluate.py', '--compare', str(mine)])
+    evaluate.main()
+    assert capsys.readouterr().out == comparison([mine]) + '\n'
+
+
+@pytest.mark.parametrize('arguments', [
+    ['--compare'], ['--compare', ''], ['--compare', 'a.json', '--task', 'single'],
+    ['--compare', 'a.json', '--figures', 'd'], ['--beside', 'A=tests'],
+    ['--figures', 'd', '--beside', 'tests'], ['--figures', 'd', '--beside', 'A='],
+    ['--figures', 'd', '--beside', '=tests'], ['--figures', 'd', '--beside', 'A=not/there'],
+    ['--figures', 'd', '--beside', 'A=tests', 'A=docs'],
+    ['--beside', 'A=tests', '--image', 'a.png', '--audio', 'a.wav']])
+def test_options_that_do_not_go_together_are_refused(arguments, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit):
+        evaluate.parse_args(arguments)
+
+
+@pytest.fixture
+def two_runs(monkeypatch, tmp_path):
+    """Known maps saved by a first run; then a second run beside them. -> run(), (Run, curves)"""
+    run = Run(monkeypatch, tmp_path)
+    sets = ('--benchmarks', 'is4', 'ext_flickr', 'robust_s4', 'vgg_duet')
+    run(*sets, '--save-heatmaps', tmp_path / 'maps')
+    curves = {}
+    monkeypatch.setattr(figures.curves, 'precision_recall_picture',
+                        lambda drawn, path: curves.update({path.name: drawn}))
+
+    def again():
+        run.sheets.clear()
+        results = run(*sets, '--figures', tmp_path / 'p', '--examples', 5, '--beside',
+                      f'saved={tmp_path / "maps"}', f'none={tmp_path / "nothing"}')
+        return results, [e for examples, _ in run.sheets.values() for e in examples], curves
+    (tmp_path / 'nothing').mkdir()
+    return again
+
+
+def test_another_methods_maps_are_scored_and_shown_beside_ours(two_runs):
+    _, examples, curves = two_runs()
+    assert {e['benchmark'] for e in examples} == {'is4', 'ext_flickr', 'robust_s4', 'vgg_duet'}
+    for mine in examples:
+        assert list(mine['beside']) == ['saved']                    # the other has no folder
+        other = mine['beside']['saved']
+        assert (other['task'], other['id']) == (mine['task'], mine['id'])
+        assert np.allclose(other['heat'], mine['heat'], atol=1e-3)  # sources in the same order
+        assert other['score'] == mine['score']
+    assert list(curves) == ['precision_recall.png', 'precision_recall_ext_flickr.png']
+    ours, saved = curves['precision_recall_ext_flickr.png'].values()
+    assert list(curves['precision_recall_ext_flickr.png']) == ['ours', 'by saved']
+    assert ours[0].tolist() == saved[0].tolist() and ours[2] == saved[2]
+
+
+def test_maps_that_are_missing_or_wrong_cost_another_method_only(two_runs, tmp_path, capsys):
+    (tmp_path / 'maps/is4/is4.a_2.npy').unlink()
+    confidences = tmp_path / 'maps/ext_flickr/confidence.csv'
+    confidences.write_text('id,confidence\nstranger,0.5\n')
+    results, examples, curves = two_runs()
+    assert results['single']['is4']['n'] == 4 and results['robustness']['ext_flickr']['n'] == 5
+    lacking = {e['id'] for e in examples if 'beside' in e and e['beside']['saved'] is None}
+    assert lacking == {'is4.a_2'}
+    assert all('beside' not in e for e in examples if e['benchmark'] == 'ext_flickr')
+    said = capsys.readouterr().out
+    assert f'{confidences.parent} was not drawn: {confidences} has no line for' in said
+    assert 'no heatmap' in said and list(curves) == ['precision_recall.png']
