@@ -1,0 +1,116 @@
+"""The released encoders behind the baselines of section 4.1, one file each, loaded by path.
+
+    wav2clip.py     WAV2CLIP (Wu et al., 2022)          audio in the space of CLIP ViT-B/32
+    audioclip.py    AudioCLIP (Guzhov et al., 2022)     audio and images
+    imagebind.py    ImageBind (Girdhar et al., 2023)    audio and images
+
+Each has a class with the same calls, and nothing is ever downloaded:
+
+    model = WAV2CLIP.from_checkpoint('weights/Wav2CLIP.pt')     # eval mode, frozen, float32
+    sound = prepare_audio(wav)                      # (samples,) of media.read_audio -> (1, ...)
+    audio = model.embed_audio(sound)                # (N, D)
+    image = model.embed_image(prepare_images(crops))        # PIL images -> (B, D); not WAV2CLIP
+
+The embeddings are as the released code gives them, so normalise both before a cosine. Sizes are
+read from the shapes in the file; small models of the same classes are made by naming other sizes.
+Which file comes from where, its size and licence: docs/baselines.md. This file holds what the
+encoders share: entries of a checkpoint, and the images of AudioCLIP and ImageBind.
+
+Shapes: B images, N audios, D embedding, T audio frames, H W pixels, h w feature cells.
+"""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from media import normalise
+
+
+# ---- Checkpoints ---------------------------------------------------------------------------------
+
+def read_entries(path, remedy):
+    """A checkpoint's dict. FileNotFoundError, OSError, ValueError: one sentence with the remedy."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'there is no file {path}: {remedy}')
+    try:
+        entries = torch.load(path, map_location='cpu', weights_only=True)
+    except PermissionError as error:
+        raise OSError(f'cannot read {path} ({error.strerror}): make it readable') from None
+    except Exception as error:      # torch.load has no exception of its own for damaged files
+        reason = 'it is truncated or of another format'
+        if 'Unsupported global' in str(error):
+            reason = 'it holds Python objects that could run code, where only tensors are allowed'
+        raise ValueError(f'{path} is no checkpoint ({reason}): {remedy}') from None
+    if not isinstance(entries, dict):
+        raise ValueError(f'{path} is no checkpoint (a {type(entries).__name__} where a dict of '
+                         f'tensors is expected): {remedy}')
+    return entries
+
+
+class Weights:
+    """The entries of a checkpoint that one encoder uses, and what is wrong with them in a sentence.
+
+    entries: {name: tensor}, with others besides, which are skipped. used: how the names begin.
+    encoder: what is expected, for errors. path: where the entries are from. All errors: ValueError.
+    """
+    def __init__(self, entries, used, encoder, path, remedy):
+        self.problem = f'{path} is no checkpoint of {encoder}'
+        self.remedy = remedy
+        self.tensors = {name: value for name, value in entries.items()
+                        if str(name).startswith(used) and not name.endswith('num_batches_tracked')}
+        for name, value in self.tensors.items():
+            if not isinstance(value, torch.Tensor):
+                raise self.error(f'{name} is a {type(value).__name__}, not a tensor')
+
+    def error(self, reason):
+        return ValueError(f'{self.problem} ({reason}): {self.remedy}')
+
+    def shape(self, name, dimensions):
+        """The shape of an entry, which must have so many dimensions."""
+        if name not in self.tensors:
+            raise self.error(f'it has no entry {name}')
+        shape = tuple(self.tensors[name].shape)
+        if len(shape) != dimensions or 0 in shape:
+            raise self.error(f'{name} has the shape {shape}')
+        return shape
+
+    def count(self, prefix):
+        """How many layers prefix.0, prefix.1, ... there are."""
+        names = [name for name in self.tensors if name.startswith(f'{prefix}.')]
+        if not names:
+            raise self.error(f'it has no entries {prefix}.*')
+        return len({name.removeprefix(f'{prefix}.').split('.')[0] for name in names})
+
+    def load_into(self, model):
+        """Copy all entries, which must be exactly the model's. -> model, frozen, in eval mode."""
+        own = {name: tuple(value.shape) for name, value in model.state_dict().items()
+               if not name.endswith('num_batches_tracked')}     # which counts training batches
+        found = {name: tuple(value.shape) for name, value in self.tensors.items()}
+        for name in [*own, *found]:
+            if own.get(name) != found.get(name):
+                raise self.error(f'{name} should be {own.get(name, "absent")} and is '
+                                 f'{found.get(name, "absent")}')
+        model.load_state_dict(self.tensors, strict=False)       # into float32, whatever it was
+        return model.eval().requires_grad_(False)
+
+
+# ---- Images --------------------------------------------------------------------------------------
+
+def square_images(images, size):
+    """PIL images of any shape -> (B, 3, size, size), as CLIP prepares them.
+
+    The shorter side becomes `size` (bicubic), the middle is cut out, CLIP's mean and deviation.
+    PIL's bicubic filter, as in both releases: a tensor's moves ImageBind's embedding by up to 2%.
+    """
+    return torch.stack([normalise(_middle(image, size)) for image in images])
+
+
+def _middle(image, size):
+    shorter = min(image.size)
+    width, height = (size * side // shorter for side in image.size)
+    image = image.convert('RGB').resize((width, height), Image.Resampling.BICUBIC)
+    left = round((width - size) / 2)
+    top = round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
