@@ -40,7 +40,7 @@ def read_entries(path, remedy):
         raise OSError(f'cannot read {path} ({error.strerror}): make it readable') from None
     except Exception as error:      # torch.load has no exception of its own for damaged files
         reason = 'it is truncated or of another format'
-        if 'Unsupported global' in str(error):
+        if 'global' in str(error).lower():          # a function or class that the pickle names
             reason = 'it holds Python objects that could run code, where only tensors are allowed'
         raise ValueError(f'{path} is no checkpoint ({reason}): {remedy}') from None
     if not isinstance(entries, dict):

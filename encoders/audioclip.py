@@ -11,9 +11,9 @@ is the answer. Its text encoder is not needed and not here.
     image = model.embed_image(prepare_images([Image.open('a.jpg')]))                    # (1, 1024)
 
 Checkpoint: AudioCLIP-Full-Training.pt, a release of github.com/AndreyGuzhov/AudioCLIP; 134 million
-weights, 537 MB; MIT licence. Paper [68]: silent on which of two releases. In this one, our
-default, all three encoders were trained together; in AudioCLIP-Partial-Training.pt, which loads
-too, the image and text encoders are still CLIP's.
+weights, 537 MB, of which 70 million are used; MIT licence. Paper [68]: silent on which of two files
+of that release. In this one, our default, all three encoders were trained together; in
+AudioCLIP-Partial-Training.pt, which loads too, the image and text encoders are still CLIP's.
 
 Three things are easily done wrong, and give embeddings that look right: the network hears 16-bit
 amplitudes, not -1..1; the spectrogram is a learned filterbank, not an FFT; and 44.1 kHz.
@@ -81,7 +81,8 @@ class FilterBank(nn.Module):
 
     kernel(t) = sqrt(fb) sinc(fb t / m)^m exp(-i fc t) / sqrt(2048), sinc(u) = sin(u) / u.
     Before training m = 0, fb = 1, fc = 0..1024: a Fourier transform with a period of 2047 taps.
-    An FFT, whose period is 2048, moves the embedding by 5%.
+    An FFT, whose period is 2048, moves the embedding by 5%. To train a small AudioCLIP, freeze
+    fbsp: at m = 0 the gradient of m is far larger than all others.
     """
     def __init__(self):
         super().__init__()
