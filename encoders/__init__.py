@@ -19,6 +19,7 @@ encoders share: entries of a checkpoint, and the images of AudioCLIP and ImageBi
 Shapes: B images, N audios, D embedding, T audio frames, H W pixels, h w feature cells.
 """
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -34,11 +35,14 @@ def read_entries(path, remedy):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'there is no file {path}: {remedy}')
+    mapped = zipfile.is_zipfile(path)       # then entries that nothing uses stay on the disk
     try:
-        entries = torch.load(path, map_location='cpu', weights_only=True)
+        entries = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
     except PermissionError as error:
         raise OSError(f'cannot read {path} ({error.strerror}): make it readable') from None
     except Exception as error:      # torch.load has no exception of its own for damaged files
+        if isinstance(error, MemoryError) or 'allocate memory' in str(error):
+            raise
         reason = 'it is truncated or of another format'
         if 'global' in str(error).lower():          # a function or class that the pickle names
             reason = 'it holds Python objects that could run code, where only tensors are allowed'

@@ -129,14 +129,15 @@ def audio_tokens(width):
 def image_tokens(width, image_size, patch):
     """A video of two frames, (B, 3, 2, H, W) -> (B, 1 + hw, width)"""
     kernel = VIDEO_FRAMES, patch, patch
-    proj = nn.Sequential(nn.Identity(), nn.Conv3d(3, width, kernel, kernel, bias=False))
+    convolution = nn.Conv3d(3, width, kernel, kernel, bias=False)
+    proj = nn.Sequential(nn.Identity(), convolution)        # it is entry 1 of the released names
     return Tokens({'proj': proj}, width, (image_size // patch) ** 2)
 
 
 # ---- Transformers --------------------------------------------------------------------------------
 
 class Layer(nn.Module):
-    """Pre-norm layer with exact GELU. extra_key: one learned key and value beside the tokens'."""
+    """Pre-norm layer with exact GELU. extra_key: attention also sees one learned key and value."""
     def __init__(self, width, heads, extra_key):
         super().__init__()
         self.norm_1 = nn.LayerNorm(width, eps=1e-6)
@@ -169,7 +170,8 @@ class Trunk(nn.Module):
 def head(width, dim):
     """A class token to the shared space: (N, width) -> (N, D)."""
     norm = nn.LayerNorm(width, eps=1e-6)
-    return nn.Sequential(norm, nn.Identity(), nn.Linear(width, dim, bias=False))    # 0 and 2
+    linear = nn.Linear(width, dim, bias=False)
+    return nn.Sequential(norm, nn.Identity(), linear)       # entries 0 and 2 of the released names
 
 
 class Scale(nn.Module):
