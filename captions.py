@@ -97,14 +97,15 @@ def caption_sounds(model, processor, wavs, max_new_tokens):
 SHORT = ('Keep the answer concise and focused on general concepts, such as type. Limit the '
          'response to no more than 3 words.\n')
 OBJECT_PROMPTS = {      # 'both' is the paper's, word for word
-    'both': 'Identify the primary object in the ‘image caption’ most likely producing the sound '
-            'like given ‘audio caption’, excluding background sounds which is hard to infer from '
-            f'given ‘image caption’. {SHORT}Image caption: {{image}}, Audio caption: {{audio}}',
+    'both': 'Identify the primary object in the ‘image caption’ most likely producing the '
+            'sound like given ‘audio caption’, excluding background sounds which is hard to '
+            f'infer from given ‘image caption’. {SHORT}'
+            'Image caption: {image}, Audio caption: {audio}',
     # Paper [35]: Table 10 asks with one caption and does not print how: the same prompt, without
     # every clause about the other caption.
-    'image': 'Identify the primary object in the ‘image caption’ most likely producing the sound, '
-             'excluding background sounds which is hard to infer from given ‘image caption’. '
-             f'{SHORT}Image caption: {{image}}',
+    'image': 'Identify the primary object in the ‘image caption’ most likely producing the '
+             'sound, excluding background sounds which is hard to infer from given ‘image '
+             f'caption’. {SHORT}Image caption: {{image}}',
     'audio': 'Identify the primary object most likely producing the sound like given ‘audio '
              f'caption’, excluding background sounds. {SHORT}Audio caption: {{audio}}',
 }
@@ -178,18 +179,6 @@ def parse_answer(text):
 
 # ============ C of Eq. 6, for train.py ============
 
-def captions_path(root, captions_from='both'):
-    """A data root's captions.jsonl, or Table 10's captions-image.jsonl and captions-audio.jsonl."""
-    return Path(root) / f'captions-{captions_from}.jsonl'.replace('-both', '')
-
-
-def make_captions(captions_from, device=None):
-    """Run all stages on the miniature, without other processes. ValueError if a pair fails."""
-    args = parse_args(['all', '--captions-from', captions_from])
-    if failed := caption(args, pick_device(device)):
-        raise ValueError(f'{len(failed)} pairs could not be captioned: {min(failed.values())}')
-
-
 def load_answers(path, model, tokenizer, ids):
     """CLIP's embedding of each different answer to the given pairs.
 
@@ -212,243 +201,129 @@ def load_answers(path, model, tokenizer, ids):
     return C.float().cpu(), {i: row_of[text] for i, text in object_of.items()}, digest
 
 
-# ============ the three stages ============
+# ============ the three stages over all pairs ============
 
 def caption(args, device, rank=0, processes=1):
-    """Run the stages that args name. -> {id: sentence} of failed pairs"""
+    """Run the stages that the command line names. -> {id: sentence} of failed pairs"""
     transformers.utils.logging.disable_progress_bar()                   # that of loading weights
-    args.device = device
-    args.dtype = args.dtype or ('float32' if device.type == 'cpu' else 'bfloat16')
-    prepared = prepare(args) if rank == 0 else []
-    ids, args.given = gather_lists(prepared) if processes > 1 else prepared
+    dtype = args.dtype or ('float32' if device.type == 'cpu' else 'bfloat16')
+    prepared = prepare(args, dtype) if rank == 0 else []
+    ids, given = gather_lists(prepared) if processes > 1 else prepared
     failed = {}
     for stage in args.stages:
         lines = [{'id': i} for i in ids]
         if stage == 'object':
-            lines, models = read_both_captions(args, ids)
-        lines = run_stage(stage, args, lines, rank, processes)
+            lines, models = join_captions(args.folders, args.captions_from, ids)
+        read = partial(read_input, stage, args.data_root / 'vggsound',
+                       PRESETS[args.preset].seconds, given, OBJECT_PROMPTS[args.captions_from])
+        load = partial(load_captioner, stage, args.models[stage], getattr(torch, dtype), device,
+                       args.max_new_tokens[stage])
+        if stage == 'audio' and given:
+            load = lambda: list                 # what is read is the caption
+        key = 'answer' if stage == 'object' else f'{stage}_caption'
+        again = args.retry_failed and stage != 'object'
+        lines = run_stage(args.folders[stage], key, lines, read, load, args.batch_sizes[stage],
+                          args.workers, again, rank, processes)
         failed |= {line['id']: line['error'] for line in lines if line['error']}
         if stage == 'object' and rank == 0:
             write_captions(args.out, lines, models)
     return failed
 
 
-def prepare(args):
-    """Check all inputs before hours of work. -> [ids, {id: caption} of --audio-captions or None]"""
-    if args.preset == 'miniature' and not args.data_root_given:
-        from miniature import world
-        world.build(args.data_root)
-    ids = pairs_to_caption(args)
-    given = None
-    models = {}
-    for stage in args.stages:
-        if stage == 'audio' and args.audio_captions:
-            given = read_audio_captions(args.audio_captions, ids)
-            models[stage] = f'{args.audio_captions.name}@{file_hash([args.audio_captions])}'
-        else:
-            models[stage] = check_model(stage, args.models[stage])
-    answers = stage_folder('object', args.out)
-    if 'object' in args.stages and args.out.exists() and not (args.overwrite or answers.exists()):
-        raise FileExistsError(f'{args.out} is there without {answers.name}, so it was made '
-                              'elsewhere: choose another --out, or start over with --overwrite')
-    for stage in args.stages:
-        note_settings(stage, args, models[stage], ids)
-    return [ids, given]
+def run_stage(folder, key, lines, read, load, batch_size, workers, retry_failed, rank, processes):
+    """Caption the batches that have no file yet. -> all lines, each with a text under `key`
 
-
-def pairs_to_caption(args):
-    """The ids of the list. ValueError where it names one twice or is another dataset's."""
-    folder = args.data_root / 'vggsound'
-    path = Path(args.ids or folder / 'train.csv')
-    ids = read_ids(path, training=True)
-    tell_other_splits(path)
-    frames = any(file_of(folder / 'frames', i, FRAMES).is_file() for i in ids)
-    sounds = args.audio_captions or any(sound_file(folder / 'audio', i).is_file() for i in ids)
-    for stage, found in (('image', frames), ('audio', sounds)):
-        if stage in args.stages and not found:
-            raise ValueError(f'none of the {len(ids)} pairs of {path} has its {stage} below '
-                             f'{folder}: a line is {FORMS}; {WHERE}, --ids another list')
-    return ids
-
-
-def run_stage(stage, args, lines, rank, processes):
-    """Caption the batches that have no file yet. -> all lines, each with the model's text
-
-    Which pairs make a batch depends on --batch-size alone, so several processes, or a run that was
-    killed and restarted, write the same files as a single uninterrupted one.
+    read: read_input of a line; load() -> a function from a list of inputs to a list of texts.
+    Which pairs make a batch depends on the batch size alone, so several processes, or a run that
+    was killed and restarted, write the same files as a single uninterrupted one.
     """
-    folder = stage_folder(stage, args.out)
-    size = args.batch_sizes[stage]
-    key = 'answer' if stage == 'object' else f'{stage}_caption'
-    batches = {folder / f'{k // size:06d}.json': lines[k:k + size]
-               for k in range(0, len(lines), size)}
-    again = args.retry_failed and stage != 'object'
+    batches = {folder / f'{k // batch_size:06d}.json': lines[k:k + batch_size]
+               for k in range(0, len(lines), batch_size)}
     todo = [file for file in list(batches)[rank::processes]
-            if not is_finished(file, batches[file], key, again)]
+            if not is_finished(file, batches[file], retry_failed)]
     if todo:
-        describe = load_captioner(stage, args)
-    bar = tqdm(total=sum(len(batches[file]) for file in todo), desc=folder.name, unit=' pairs',
-               disable=rank > 0 or not todo, dynamic_ncols=True)
-    with ThreadPoolExecutor(args.workers) as readers, bar:
-        for file in todo:
-            inputs = list(readers.map(partial(read_input, stage, args), batches[file]))
+        describe = load()
+    with ThreadPoolExecutor(workers) as readers:
+        for file in tqdm(todo, folder.name, unit=' batches', disable=rank > 0 or not todo):
+            inputs = list(readers.map(read, batches[file]))
             readable = [content for content, error in inputs if not error]
             texts = iter(describe(readable) if readable else [])
             captioned = [{**line, key: None if error else next(texts), 'error': error}
                          for line, (_, error) in zip(batches[file], inputs)]
-            write_file(file, as_bytes(captioned, indent=1), GO_ON)
-            bar.update(len(inputs))
+            write_file(file, json.dumps(captioned, ensure_ascii=False, indent=1) + '\n', GO_ON)
     if processes > 1:
         wait_for_all()
-    return [line for file in batches for line in read_batch(file, key)]
+    return [line for file in batches for line in read_json(file)]
 
 
-def read_input(stage, args, line):
-    """Read what the stage's model needs of a pair. -> (image, wav or text), (None or an error)"""
-    folder = args.data_root / 'vggsound'
+def read_input(stage, folder, seconds, given, prompt, line):
+    """What a stage's model takes of a pair. -> (image, wav or text), (None or an error)"""
     try:
         if stage == 'image':
             return read_image(file_of(folder / 'frames', line['id'], FRAMES)), None
-        if stage == 'audio' and args.given:
-            return args.given[line['id']], None
+        if stage == 'audio' and given:
+            return given[line['id']], None
         if stage == 'audio':
-            file = sound_file(folder / 'audio', line['id'])
-            return read_audio(file, PRESETS[args.preset].seconds), None
+            return read_audio(sound_file(folder / 'audio', line['id']), seconds), None
     except SampleError as error:
         return None, str(error)
-    prompt = OBJECT_PROMPTS[args.captions_from]
     return prompt.format(image=line['image_caption'], audio=line['audio_caption']), line['error']
 
 
-def read_both_captions(args, ids):
-    """Join a pair's two captions. -> a line per pair, {'image', 'audio', 'llm': model or None}"""
+def join_captions(folders, captions_from, ids):
+    """Both captions of each pair, or the one that the language model is told of.
+
+    -> [{'id', 'image_caption', 'audio_caption', 'error'}], {'image', 'audio', 'llm': model or None}
+    """
     lines = [{'id': i, 'image_caption': None, 'audio_caption': None, 'error': None} for i in ids]
     models = {'image': None, 'audio': None}
-    for stage in [s for s in models if args.captions_from in ('both', s)]:
-        folder = stage_folder(stage, args.out)
-        key = f'{stage}_caption'
-        rows = [row for file in sorted(folder.glob('[0-9]*.json')) for row in read_batch(file, key)]
+    for stage in ('image', 'audio') if captions_from == 'both' else (captions_from,):
+        folder = folders[stage]
+        rows = [row for file in sorted(folder.glob('[0-9]*.json')) for row in read_json(file)]
         if not rows:
             raise FileNotFoundError(f'no captions in {folder}: run the {stage} stage first, '
                                     f'captions.py {stage} or all')
-        models[stage] = read_json(folder / 'settings.json', dict).get('model')
+        models[stage] = read_json(folder / 'settings.json')['model']
         for line, row in zip(lines, by_id(folder, rows, 'id', ids).values()):
-            line[key] = row[key]
+            line[f'{stage}_caption'] = row[f'{stage}_caption']
             line['error'] = line['error'] or row['error']
-    models['llm'] = read_json(stage_folder('object', args.out) / 'settings.json', dict)['model']
+    models['llm'] = read_json(folders['object'] / 'settings.json')['model']
     return lines, models
 
 
 def write_captions(out, lines, models):
-    """Join captions and parsed answers in --out, and count them."""
+    """Write --out, with the objects that the answers name, and count them."""
     counts = Counter()
-    written = []
+    text = ''
     for line in lines:
         answer, how = ('', 'failed') if line['error'] else parse_answer(line['answer'])
         counts[how] += 1
         captions = {name: line[name] for name in ('id', 'image_caption', 'audio_caption')}
-        written.append({**captions, 'object': answer, 'models': models, 'error': line['error']})
-    write_file(out, b''.join(map(as_bytes, written)), GO_ON)
+        rest = {'object': answer, 'models': models, 'error': line['error']}
+        text += json.dumps(captions | rest, ensure_ascii=False) + '\n'
+    write_file(out, text, GO_ON)
     print(f'{out}: {len(lines)} pairs, {counts["plain"] + counts["cleaned"]} with an object '
           f'({counts["cleaned"]} of them cleaned), {counts["refused"]} refused, '
           f'{counts["empty"]} empty, {counts["failed"]} failed')
 
 
-# ============ a stage's folder: its settings, a JSON file per batch ============
-
-GO_ON = 'free some space; the same command then goes on from the last finished batch'
-
-
-def stage_folder(stage, out):
-    """The folder of a stage's settings and batches, beside --out."""
-    return out.with_name(f'{out.stem}.answers' if stage == 'object' else f'{stage}_captions')
-
-
-def note_settings(stage, args, model, ids):
-    """Write a stage's settings.json. ValueError if its folder has batches of other settings."""
-    folder = stage_folder(stage, args.out)
-    file = folder / 'settings.json'
-    leftovers = list(folder.glob('*.partial*'))             # of a killed run
-    if args.overwrite:
-        leftovers += [file, *folder.glob('[0-9]*.json')]
-    for leftover in leftovers:
-        leftover.unlink(missing_ok=True)
-    prompts = {'image': None, 'audio': AUDIO_PROMPT, 'object': OBJECT_PROMPTS[args.captions_from]}
-    settings = {'stage': stage, 'model': model, 'prompt': prompts[stage],
-                'max_new_tokens': args.max_new_tokens[stage],
-                'batch_size': args.batch_sizes[stage], 'dtype': args.dtype, 'pairs': len(ids),
-                'list of pairs': hashlib.sha256('\n'.join(ids).encode()).hexdigest()[:16]}
-    begun = any(folder.glob('[0-9]*.json'))
-    if begun and not file.exists():
-        raise ValueError(f'{folder} has batches and no settings.json that says how they were made: '
-                         'start over with --overwrite')
-    if not begun:
-        write_file(file, as_bytes(settings, indent=1), GO_ON)
-    before = read_json(file, dict)
-    for name, now in settings.items():
-        if before.get(name) != now:
-            raise ValueError(f'{folder} was begun with {name} {str(before.get(name))[:60]!r}, not '
-                             f'{str(now)[:60]!r}: rerun with the same settings, choose an --out in '
-                             'another folder, or start over with --overwrite')
-
-
-def is_finished(file, batch, key, retry_failed):
-    """Whether a batch's file exists and was made from these lines (captions may have changed)."""
-    found = read_batch(file, key) if file.exists() else []
-    if retry_failed and any(line['error'] for line in found):
-        return False
-    same = [line.items() <= new.items() for line, new in zip(batch, found)]
-    return len(found) == len(batch) and all(same)
-
-
-def as_bytes(content, indent=None):
-    """JSON in UTF-8 that ends in a newline."""
-    return json.dumps(content, ensure_ascii=False, indent=indent).encode('utf-8', 'replace') + b'\n'
-
-
-def read_batch(file, key):
-    """A batch's lines, each with its id, its text under key, or an error. ValueError: damaged."""
-    lines = read_json(file, list)
-    for line in lines:
-        if not (isinstance(line, dict) and isinstance(line.get('id'), str) and 'error' in line
-                and (isinstance(line.get(key), str) or line['error'])):
-            raise ValueError(f'{file} is damaged: delete it, and run its stage again')
-        line.setdefault(key, None)
-    return lines
-
-
-def read_json(path, kind):
-    """The dict or list in a JSON file. ValueError if it is damaged."""
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError:
-        content = None
-    if not isinstance(content, kind):
-        remedy = 'delete it, and run its stage again' if kind is list else 'start over: --overwrite'
-        raise ValueError(f'{path} is damaged: {remedy}')
-    return content
-
-
 # ============ the models ============
 
-def load_captioner(stage, args):
+def load_captioner(stage, name, dtype, device, max_new_tokens):
     """-> a function from a list of the stage's inputs to a list of texts"""
-    if stage == 'audio' and args.given:
-        return list                         # --audio-captions: the inputs are the captions
     hub = transformers
     describe, *classes = {
         'image': (caption_images, hub.Blip2ForConditionalGeneration, hub.Blip2Processor),
         'audio': (caption_sounds, hub.Qwen2AudioForConditionalGeneration, hub.AutoProcessor),
         'object': (answer_prompts, hub.AutoModelForCausalLM, hub.AutoTokenizer)}[stage]
-    name = args.models[stage]
-    model, processor = load_model(*classes, name, getattr(torch, args.dtype), args.device)
+    model, processor = load_pretrained(*classes, name, dtype, device)
     if stage == 'object' and not processor.chat_template:
         raise ValueError(f'the tokenizer at {name} has no chat template: name an instructed model '
                          'with --llm')
-    return partial(describe, model, processor, max_new_tokens=args.max_new_tokens[stage])
+    return partial(describe, model, processor, max_new_tokens=max_new_tokens)
 
 
-def load_model(model_class, processor_class, name, dtype, device):
+def load_pretrained(model_class, processor_class, name, dtype, device):
     """-> (model in eval mode, its processor or tokenizer). ValueError where weights are missing."""
     processor = from_pretrained(processor_class, name)
     model, report = from_pretrained(model_class, name, dtype=dtype, output_loading_info=True)
@@ -469,16 +344,14 @@ def from_pretrained(part, name, **options):
 
 
 def check_model(stage, name):
-    """Look at the configuration alone: is it a model of the stage's type?
+    """ValueError unless the configuration at `name` is of the type that the stage takes.
 
     -> 'name@revision', the revision being the hub's commit or, for a folder, a hash of its files
     """
     option, wanted, _ = STAGES[stage]
     config = from_pretrained(transformers.AutoConfig, name)
-    kind = config.model_type
-    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        kind = 'causal language model'
-    if kind != wanted:
+    causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    if wanted != ('causal language model' if causal else config.model_type):
         raise ValueError(f'{name} holds a model of type {config.model_type!r}, but the {stage} '
                          f'stage takes a {wanted}: name one with {option}')
     files = sorted(file for file in Path(name).glob('[!.]*') if file.is_file())
@@ -499,14 +372,26 @@ def file_hash(paths):
 
 # ============ files of captions ============
 
-def read_captions(path, ids):
-    """The lines of a captions file for the given ids. -> {id: line}"""
+def captions_path(root, captions_from='both'):
+    """A data root's captions.jsonl, or Table 10's captions-image.jsonl and captions-audio.jsonl."""
+    return Path(root) / f'captions-{captions_from}.jsonl'.replace('-both', '')
+
+
+def read_captions(path, ids, key='object', remedy='rerun captions.py, which completes it'):
+    """A file with a JSON object in each line. -> {id: object} for these ids; see by_id"""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no captions at {path}: make them by captions.py all with this '
                                 '--data-root and --captions-from, or name others by --captions')
-    lines = json_lines(path, 'rerun captions.py, which completes it')
-    return by_id(path, lines, 'object', ids)
+    rows = []
+    for number, line in enumerate(utf8_text(path, remedy).split('\n'), 1):
+        try:
+            if line.strip():
+                rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError, RecursionError):
+            raise ValueError(f'{path}: line {number} is not a JSON object, or is truncated: '
+                             f'{remedy}') from None
+    return by_id(path, rows, key, ids)
 
 
 def read_audio_captions(path, ids):
@@ -521,23 +406,10 @@ def read_audio_captions(path, ids):
                 raise ValueError(f'{path}: line {number}, with {len(fields)} fields, not 2: '
                                  f'{remedy}')
             rows.append({'id': fields[0], 'audio_caption': fields[1]})
+        found = by_id(path, rows, 'audio_caption', ids)
     else:
-        rows = json_lines(path, 'write it again')
-    found = by_id(path, rows, 'audio_caption', ids)
+        found = read_captions(path, ids, 'audio_caption', 'write it again')
     return {i: ' '.join(row['audio_caption'].split()) for i, row in found.items()}
-
-
-def json_lines(path, remedy):
-    """The JSON objects of a text file, one a line. ValueError names the line."""
-    found = []
-    for number, line in enumerate(utf8_text(path, remedy).split('\n'), 1):
-        try:
-            if line.strip():
-                found.append(dict(json.loads(line)))
-        except (ValueError, TypeError, RecursionError):
-            raise ValueError(f'{path}: line {number} is not a JSON object, or is truncated: '
-                             f'{remedy}') from None
-    return found
 
 
 def by_id(path, rows, key, ids):
@@ -556,6 +428,87 @@ def by_id(path, rows, key, ids):
     return {i: found[i] for i in ids}
 
 
+# ============ before the first batch, and resuming ============
+
+GO_ON = 'free some space; the same command then goes on from the last finished batch'
+
+
+def prepare(args, dtype):
+    """Check all inputs before hours of work. -> [ids, {id: caption} of --audio-captions or None]"""
+    if args.preset == 'miniature' and not args.data_root_given:
+        from miniature import world
+        world.build(args.data_root)
+    elsewhere = args.audio_captions
+    ids = pairs_to_caption(args.data_root, args.ids, args.stages, elsewhere)
+    given = elsewhere and read_audio_captions(elsewhere, ids)
+    models = {stage: check_model(stage, args.models[stage]) for stage in args.stages
+              if not (stage == 'audio' and given)}
+    if given:
+        models['audio'] = f'{elsewhere.name}@{file_hash([elsewhere])}'
+    answers = args.folders['object']
+    if 'object' in args.stages and args.out.exists() and not (args.overwrite or answers.exists()):
+        raise FileExistsError(f'{args.out} is there without {answers.name}, so it was made '
+                              'elsewhere: choose another --out, or start over with --overwrite')
+    prompts = {'image': None, 'audio': AUDIO_PROMPT, 'object': OBJECT_PROMPTS[args.captions_from]}
+    for stage in args.stages:
+        begin_stage(args.folders[stage], args.overwrite, {
+            'stage': stage, 'model': models[stage], 'prompt': prompts[stage],
+            'max_new_tokens': args.max_new_tokens[stage], 'batch_size': args.batch_sizes[stage],
+            'dtype': dtype, 'pairs': len(ids),
+            'list of pairs': hashlib.sha256('\n'.join(ids).encode()).hexdigest()[:16]})
+    return [ids, given]
+
+
+def pairs_to_caption(data_root, path, stages, audio_captions=None):
+    """The ids of a list. ValueError where it names one twice or is another dataset's."""
+    folder = data_root / 'vggsound'
+    ids = read_ids(path, training=True)
+    tell_other_splits(path)
+    frames = any(file_of(folder / 'frames', i, FRAMES).is_file() for i in ids)
+    sounds = audio_captions or any(sound_file(folder / 'audio', i).is_file() for i in ids)
+    for stage, found in (('image', frames), ('audio', sounds)):
+        if stage in stages and not found:
+            raise ValueError(f'none of the {len(ids)} pairs of {path} has its {stage} below '
+                             f'{folder}: a line is {FORMS}; {WHERE}, --ids another list')
+    return ids
+
+
+def begin_stage(folder, overwrite, settings):
+    """Write a stage's settings.json. ValueError if its folder has batches of other settings."""
+    file = folder / 'settings.json'
+    old = list(folder.glob('*.partial*'))                   # of a killed run
+    if overwrite:
+        old += [file, *folder.glob('[0-9]*.json')]
+    for path in old:
+        path.unlink(missing_ok=True)
+    if not any(folder.glob('[0-9]*.json')):
+        write_file(file, json.dumps(settings, ensure_ascii=False, indent=1) + '\n', GO_ON)
+    before = read_json(file)
+    for name, now in settings.items():
+        if before.get(name) != now:
+            raise ValueError(f'{folder} was begun with {name} {str(before.get(name))[:60]!r}, not '
+                             f'{str(now)[:60]!r}: rerun with the same settings, choose an --out in '
+                             'another folder, or start over with --overwrite')
+
+
+def is_finished(file, batch, retry_failed):
+    """Whether a batch's file exists and was made from these lines (captions may have changed)."""
+    found = read_json(file) if file.exists() else []
+    same = [line.items() <= new.items() for line, new in zip(batch, found)]
+    failed = any(line['error'] for line in found)
+    return len(found) == len(batch) and all(same) and not (retry_failed and failed)
+
+
+def read_json(file):
+    """A stage's settings or a batch's lines. ValueError if the file is damaged."""
+    try:
+        return json.loads(file.read_text(encoding='utf-8'))
+    except ValueError:
+        whole = file.name == 'settings.json'
+        remedy = 'start over: --overwrite' if whole else 'delete it, and run its stage again'
+        raise ValueError(f'{file} is damaged: {remedy}') from None
+
+
 # ============ the command line ============
 
 def parse_args(argv=None):
@@ -572,58 +525,62 @@ def parse_args(argv=None):
         help='captions that the language model is given (Table 10); "all" runs their stages only')
     add('--audio-captions', type=some_path, help='made elsewhere: jsonl, or csv of id,caption')
     for stage, (option, _, tokens) in STAGES.items():
-        names = ', '.join(f'{preset}: {Path(c[stage][0]).name}' for preset, c in CAPTIONERS.items())
+        names = ', '.join(f'{preset}: {Path(c[stage][0]).name}, {c[stage][1]} pairs at once'
+                          for preset, c in CAPTIONERS.items())
         add(option, type=some_path, dest=f'{stage}_model', help=f'hub name or folder ({names})')
         add(f'--{stage}-tokens', type=int, default=tokens, help='longest text (%(default)s tokens)')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
     add('--dtype', choices=['float32', 'bfloat16', 'float16'],
         help='default: float32 on the CPU, else bfloat16')
-    sizes = '; '.join(f'{preset}: {", ".join(str(c[stage][1]) for stage in STAGES)}'
-                      for preset, c in CAPTIONERS.items())
-    add('--batch-size', type=int, help=f'pairs at once (of image, audio, object {sizes})')
+    add('--batch-size', type=int, help='pairs at once (default: as many as the models above take)')
     add('--workers', type=int, default=4, help='threads that read files (default: 4)')
     add('--retry-failed', action='store_true', help='caption the batches of failed pairs once more')
     add('--overwrite', action='store_true', help='start over with the stages that run')
     args = parser.parse_args(argv)
-    args.stages = list(STAGES) if args.stage == 'all' else [args.stage]
-    if args.stage == 'all' and args.captions_from != 'both':
-        args.stages = [args.captions_from, 'object']
+    args.stages = [args.stage]
+    if args.stage == 'all':
+        told = ['image', 'audio'] if args.captions_from == 'both' else [args.captions_from]
+        args.stages = [*told, 'object']
     args.data_root_given = bool(args.data_root)
     args.data_root = Path(args.data_root or PRESETS[args.preset].data_root)
     args.out = Path(args.out or captions_path(args.data_root, args.captions_from))
+    args.folders = {'image': args.out.parent / 'image_captions',
+                    'audio': args.out.parent / 'audio_captions',
+                    'object': args.out.parent / f'{args.out.stem}.answers'}
+    args.ids = Path(args.ids or args.data_root / 'vggsound/train.csv')
     args.audio_captions = args.audio_captions and Path(args.audio_captions)
     defaults = CAPTIONERS[args.preset]
     args.models = {s: getattr(args, f'{s}_model') or defaults[s][0] for s in STAGES}
     args.max_new_tokens = {s: getattr(args, f'{s}_tokens') for s in STAGES}
-    args.batch_sizes = {s: defaults[s][1] for s in STAGES}
-    if args.batch_size is not None:
-        args.batch_sizes = dict.fromkeys(STAGES, args.batch_size)
-    refuse(parser, argv, args)
-    return args
-
-
-def refuse(parser, argv, args):
-    """parser.error for an option that no stage reads, or an output that is also an input."""
+    args.batch_sizes = {s: defaults[s][1] if args.batch_size is None else args.batch_size
+                        for s in STAGES}
+    # an option that no stage reads, or an output that is also an input
     given = given_options(parser, argv)
-    for name, readers in (('captions_from', ('object',)), ('audio_captions', ('audio',)),
-                          ('retry_failed', ('image', 'audio'))):
-        if name in given and not set(readers) & set(args.stages):
+    for name, readers in (('captions_from', ['object']), ('audio_captions', ['audio']),
+                          ('retry_failed', ['image', 'audio'])):
+        if name in given and not {*readers} & {*args.stages}:
             parser.error(f'{given[name]} is for the stage {" or ".join(readers)}, which does not '
                          'run: leave it out')
     if args.retry_failed and args.overwrite:
         parser.error('--overwrite captions every pair anew: leave out --retry-failed')
     if args.out.is_dir():
         parser.error(f'--out {args.out} is a folder: name a file in it')
-    outputs = [(f'the folder of the {s} stage', stage_folder(s, args.out)) for s in args.stages]
-    if 'object' in args.stages:
-        outputs.append(('--out', args.out))
-    inputs = [(option, args.models[stage]) for stage, (option, *_) in STAGES.items()]
-    inputs += [('--ids', args.ids or args.data_root / 'vggsound/train.csv'),
-               ('--audio-captions', args.audio_captions)]
+    outputs = [(f'the folder of the {s} stage', args.folders[s]) for s in args.stages]
+    outputs.append(('--out', args.out if 'object' in args.stages else None))
+    inputs = [(STAGES[s][0], args.models[s]) for s in STAGES]
+    inputs += [('--ids', args.ids), ('--audio-captions', args.audio_captions)]
     if sentence := overwritten(outputs, inputs):
         parser.error(sentence)
     if min(args.workers, *args.batch_sizes.values(), *args.max_new_tokens.values()) < 1:
         parser.error('--batch-size, --workers and the numbers of tokens must be at least 1')
+    return args
+
+
+def make_captions(captions_from, device=None):
+    """Run all stages on the miniature, without other processes. ValueError if a pair fails."""
+    args = parse_args(['all', '--captions-from', captions_from])
+    if failed := caption(args, pick_device(device)):
+        raise ValueError(f'{len(failed)} pairs could not be captioned: {min(failed.values())}')
 
 
 def main(argv=None):

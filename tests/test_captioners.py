@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoTokenizer, MistralForCausalLM, Qwen2AudioProcessor
 
-from captions import OBJECT_PROMPTS, answer_prompts, caption_images, caption_sounds, load_model
+from captions import OBJECT_PROMPTS, answer_prompts, caption_images, caption_sounds, load_pretrained
 from media import normalise, read_audio
 from miniature.drawings import SOUNDING
 from miniature.pretraining import captioners, lessons, tiny_blip2, tiny_mistral
@@ -130,7 +130,7 @@ def test_training_writes_a_complete_folder_and_the_same_for_the_same_seed(tmp_pa
     first, again = ((tmp_path / name / 'model.safetensors').read_bytes()
                     for name in ('first', 'again'))
     assert first == again
-    model, tokenizer = load_model(MistralForCausalLM, AutoTokenizer, str(tmp_path / 'first'),
-                                  torch.float32, 'cpu')
+    model, tokenizer = load_pretrained(MistralForCausalLM, AutoTokenizer, str(tmp_path / 'first'),
+                                       torch.float32, 'cpu')
     assert model.config.vocab_size == len(tokenizer)
     assert not list(tmp_path.glob('*.partial'))

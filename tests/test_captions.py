@@ -18,6 +18,7 @@ from transformers import (AutoProcessor, AutoTokenizer, Blip2Config, Blip2ForCon
 import captions
 from data import read_ids
 from media import SAMPLE_RATE, read_audio, read_image
+from stand_ins import contents, lines_of
 
 WORDS = ('dog cat bell red blue a the of sound is on left right drum frog car house tree with and '
          'small ringing barking loud soft quiet wall sky').split()
@@ -143,16 +144,6 @@ def run(command):
     return run
 
 
-def lines_of(path):
-    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
-
-
-def contents(folder):
-    """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes()
-            for path in folder.rglob('*') if path.is_file()}
-
-
 @pytest.fixture(scope='module')
 def undisturbed(run, tmp_path_factory):
     """The folder of one run over the pairs."""
@@ -195,10 +186,10 @@ def test_an_answer_is_cut_to_three_words_and_a_refusal_is_none(how):
 def test_the_prompt_is_the_papers_and_one_caption_prompts_leave_the_other_out():
     prompt = captions.OBJECT_PROMPTS['both'].format(image='{a} dog', audio='a bark')
     assert prompt.split('\n') == [
-        'Identify the primary object in the ‘image caption’ most likely producing the sound like '
-        'given ‘audio caption’, excluding background sounds which is hard to infer from given '
-        '‘image caption’. Keep the answer concise and focused on general concepts, such as type. '
-        'Limit the response to no more than 3 words.',
+        'Identify the primary object in the ‘image caption’ most likely producing the sound '
+        'like given ‘audio caption’, excluding background sounds which is hard to infer from '
+        'given ‘image caption’. Keep the answer concise and focused on general concepts, such '
+        'as type. Limit the response to no more than 3 words.',
         'Image caption: {a} dog, Audio caption: a bark']
     assert 'audio' not in captions.OBJECT_PROMPTS['image'].lower()
     assert 'image' not in captions.OBJECT_PROMPTS['audio'].lower()
@@ -230,7 +221,7 @@ CLASSES = {'blip2': (Blip2ForConditionalGeneration, Blip2Processor),
 
 
 def load(folder, name):
-    return captions.load_model(*CLASSES[name], str(folder / name), torch.float32, 'cpu')
+    return captions.load_pretrained(*CLASSES[name], str(folder / name), torch.float32, 'cpu')
 
 
 def test_a_caption_does_not_depend_on_the_pairs_it_shares_a_batch_with(small_world, tiny, pairs):

@@ -81,8 +81,7 @@ def test_of_vggsound_s_own_list_training_takes_the_split_train_and_says_so(small
     assert data.VGGSound(root, 'train', 96, 2.0).ids == taken and data.read_ids(path) == ids
     data.tell_other_splits(path)
     assert capsys.readouterr().out == f'{path}: left out 32 lines of other splits than "train"\n'
-    args = captions.parse_args(['image', '--data-root', str(root), '--device', 'cpu'])
-    assert captions.pairs_to_caption(args) == taken
+    assert captions.pairs_to_caption(root, path, ['image']) == taken
     shutil.copyfile(path, root / 'vggsound/val.csv')        # for validation, whatever the split
     kept = data.VGGSound(root, 'val', 96, 2.0, skip_bad=True)
     assert kept.ids == ids
@@ -102,9 +101,8 @@ def test_a_list_of_which_nothing_has_files_is_told_the_forms(small_world, tmp_pa
         for skip_bad in (False, True):
             with pytest.raises(ValueError, match=words):
                 data.VGGSound(root, 'train', 96, 2.0, skip_bad=skip_bad)
-    args = captions.parse_args(['image', '--data-root', str(root), '--device', 'cpu'])
     with pytest.raises(ValueError, match='none of the 1 pairs.*a line is "<youtubeid>_'):
-        captions.pairs_to_caption(args)
+        captions.pairs_to_caption(root, path, ['image'])
 
 
 @pytest.mark.parametrize('text, words', [

@@ -13,8 +13,8 @@ from PIL import Image
 from transformers import (AutoProcessor, AutoTokenizer, Blip2ForConditionalGeneration,
                           Blip2Processor, MistralForCausalLM, Qwen2AudioForConditionalGeneration)
 
-from captions import (OBJECT_PROMPTS, answer_prompts, caption_images, caption_sounds, load_model,
-                      parse_answer)
+from captions import (OBJECT_PROMPTS, answer_prompts, caption_images, caption_sounds,
+                      load_pretrained, parse_answer)
 from miniature.drawings import CLASSES
 from miniature.pretraining.language import KINDS, could_be
 from miniature.pretraining.lessons import BATCH
@@ -44,7 +44,7 @@ def pretrain_captioners(weights, seed):
 
 def load_captioner(weights, name):
     """-> model, processor"""
-    return load_model(*CLASS_OF[name], str(weights / name), torch.float32, 'cpu')
+    return load_pretrained(*CLASS_OF[name], str(weights / name), torch.float32, 'cpu')
 
 
 def _pair(job):

@@ -1,0 +1,86 @@
+"""Stand-ins for the three captioners, and seven pairs that they can tell apart."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+import captions
+
+NAMES = [f'{letter}_00000{k}' for k, letter in enumerate('hbfacgd')]    # not in alphabetical order
+ANSWERS = ['dog', '"Siren".', 'I cannot tell', '...', 'the drum', 'cat', 'Unknown']     # of pair k
+OBJECTS = ['dog', 'siren', '', '', 'drum', 'cat', '']
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A data root. Of pair k the frame has the grey 20 k, the sound the level k / 16."""
+    folder = tmp_path / 'data/vggsound'
+    for kind in ('frames', 'audio'):
+        (folder / kind).mkdir(parents=True)
+    for k, name in enumerate(NAMES):
+        Image.new('RGB', (16, 16), (20 * k,) * 3).save(folder / f'frames/{name}.jpg')
+        level = np.full(170_000, k / 16, np.float32)
+        soundfile.write(folder / f'audio/{name}.wav', level, 16_000, subtype='FLOAT')
+    (folder / 'train.csv').write_text(''.join(f'{name},label\n' for name in NAMES))
+    return tmp_path / 'data'
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the stand-ins were given, a list under 'load', 'check' and the name of each stage."""
+    seen = {name: [] for name in ('load', 'image', 'audio', 'object', 'check')}
+
+    def load_pretrained(model_class, processor_class, name, dtype, device):
+        seen['load'].append((model_class.__name__, processor_class.__name__, name, dtype, device))
+        return f'model {name}', SimpleNamespace(chat_template='chat', name=name)
+
+    def speak(stage, numbers_of, say):
+        def describe(model, processor, inputs, max_new_tokens):
+            numbers = [numbers_of(x) for x in inputs]
+            seen[stage].append({'model': model, 'processor': processor.name, 'pairs': numbers,
+                                'inputs': inputs, 'tokens': max_new_tokens})
+            return [say(k) for k in numbers]
+        return describe
+
+    def check_model(stage, name):
+        seen['check'].append((stage, name))
+        return f'{name}@{stage}'
+    monkeypatch.setattr(captions, 'load_pretrained', load_pretrained)
+    monkeypatch.setattr(captions, 'check_model', check_model)
+    monkeypatch.setattr(captions, 'caption_images', speak(
+        'image', lambda image: round(np.asarray(image).mean() / 20), 'frame {}'.format))
+    monkeypatch.setattr(captions, 'caption_sounds', speak(
+        'audio', lambda wav: round(16 * wav.mean().item()), 'sound {}'.format))
+    monkeypatch.setattr(captions, 'answer_prompts', speak(
+        'object', lambda prompt: int(prompt.split()[-1]), lambda k: ANSWERS[k]))
+    return seen
+
+
+def run(root, stage, *options, out='out/captions.jsonl', **changed):
+    args = captions.parse_args([stage, '--data-root', str(root), '--out', str(root.parent / out),
+                                '--device', 'cpu', *map(str, options)])
+    vars(args).update(changed)
+    return captions.caption(args, torch.device('cpu'))
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+
+
+def settings_of(folder):
+    return json.loads((folder / 'settings.json').read_text(encoding='utf-8'))
+
+
+def contents(folder):
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob('*') if path.is_file()}
+
+
+def pairs_of(calls, stage):
+    return [call['pairs'] for call in calls[stage]]
