@@ -1,20 +1,18 @@
 """The frozen audio encoder E_A (Section 3.1): BEATs (Chen et al., ICML 2023), reimplemented.
 
-    wav (B, samples) -> fbank (B, T, 128) -> 16 x 16 patches (B, n, 512)
-                     -> 12 transformer layers (B, n, D) -> layers 4, 8, 12 joined (B, n, 3 D)
+    wav (B, samples) -> fbank (B, frames, 128) -> 16 x 16 patches, tokens (B, T, 512)
+                     -> 12 transformer layers (B, T, D) -> layers 4, 8, 12 joined (B, T, 3 D)
 
-Ten seconds are T = 998 frames and n = 62 x 8 = 496 tokens. The real encoder has D = 768.
-
-    E_A = load_beats("BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt")     # unilm/beats repository
+    E_A = load_beats('BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt')     # unilm/beats repository
     with torch.no_grad():
-        tokens = E_A(wav)                               # wav: (B, samples), 16 kHz, -1 .. 1
+        features = E_A(wav)                             # wav: (B, samples), 16 kHz, -1 .. 1
 
 Unlike a textbook transformer: a convolution encodes positions; each layer adds to its attention
 logits a bias by relative position, gated by the query; residuals are scaled up (DeepNorm).
 Weights have the names of the official files.
-Shapes: B clips, T frames, n tokens, D width, h heads, d = D / h.
+Shapes: B clips, T tokens, of 10 s 62 x 8 = 496; D width, 768; h heads, d = D / h.
 """
-import argparse
+
 import dataclasses
 import functools
 import math
@@ -31,8 +29,8 @@ FBANK_MEAN, FBANK_STD = 15.41663, 6.55582       # log filterbank over AudioSet (
 N_MELS = 128                # mel bins (released code)
 FRAME, HOP, FFT = 400, 160, 512     # samples: 25 ms, 10 ms, and the next power of two (Kaldi)
 
-HOW_TO_GET = ("download BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt from the unilm/beats "
-              "repository")
+HOW_TO_GET = ('download BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt from the unilm/beats '
+              'repository')
 
 
 # ---- filterbank -----------------------------------------------------------------------------
@@ -47,24 +45,24 @@ def kaldi_window_and_mels(device):
 
 
 def fbank(wav):
-    """wav: (B, samples), floats in -1 .. 1 at 16 kHz -> (B, T, 128), normalised log mel energies.
+    """wav: (B, samples), floats in -1 .. 1 at 16 kHz -> log mel energies (B, frames, 128).
 
-    Equals torchaudio.compliance.kaldi.fbank of each clip (tests/test_beats.py), in batches.
+    Equals torchaudio.compliance.kaldi.fbank of each clip, normalised: 998 frames of 10 s.
     """
     if wav.ndim != 2 or not wav.is_floating_point():
-        raise ValueError("fbank needs (B, samples) floats in -1 .. 1, not "
-                         f"{wav.dtype} {tuple(wav.shape)}.")
+        given = f'{wav.dtype} {tuple(wav.shape)}'
+        raise ValueError(f'fbank needs (B, samples) floats in -1 .. 1, not {given}.')
     if wav.shape[1] < FRAME:
-        raise ValueError(f"A wav of {wav.shape[1]} samples is shorter than one 25 ms frame "
-                         f"({FRAME} samples).")
+        raise ValueError(f'A wav of {wav.shape[1]} samples is shorter than one 25 ms frame '
+                         f'({FRAME} samples).')
     with torch.autocast(wav.device.type, enabled=False):        # energies need float32
         x = wav.float() * 2 ** 15                               # Kaldi's scale: 16-bit samples
-        x = x.unfold(1, FRAME, HOP)                             # (B, T, 400), complete frames only
+        x = x.unfold(1, FRAME, HOP)                             # (B, frames, 400), complete ones
         x = x - x.mean(-1, keepdim=True)
-        x = x - 0.97 * F.pad(x, (1, 0), mode="replicate")[..., :-1]     # pre-emphasis, per frame
+        x = x - 0.97 * F.pad(x, (1, 0), mode='replicate')[..., :-1]     # pre-emphasis, per frame
         window, mels = kaldi_window_and_mels(x.device)
-        power = torch.fft.rfft(x * window, n=FFT).abs().square_()       # (B, T, 257)
-        x = (power @ mels).clamp_(min=torch.finfo(torch.float32).eps).log_()    # (B, T, 128)
+        power = torch.fft.rfft(x * window, n=FFT).abs().square_()       # (B, frames, 257)
+        x = (power @ mels).clamp_(min=torch.finfo(torch.float32).eps).log_()    # (B, frames, 128)
         return x.sub_(FBANK_MEAN).div_(2 * FBANK_STD)   # two deviations, not one (released code)
 
 
@@ -89,27 +87,26 @@ class BEATsConfig:
     gru_rel_pos: bool = True                # the gate on the relative position bias
     deep_norm: bool = True                  # residuals scaled up (class Layer)
     layer_norm_first: bool = False
-    activation_fn: str = "gelu"
+    activation_fn: str = 'gelu'
     finetuned_model: bool = False           # there is a predictor of AudioSet classes on top
     predictor_class: int = 527
 
     def __post_init__(self):
-        for name in ("relative_position_embedding", "gru_rel_pos", "deep_norm", "layer_norm_first",
-                     "activation_fn"):
+        for name in ('relative_position_embedding', 'gru_rel_pos', 'deep_norm', 'layer_norm_first',
+                     'activation_fn'):
             value = getattr(self, name)
             only = getattr(BEATsConfig, name)
             if value != only:
-                raise ValueError(f"{name}={value!r} is not supported here, only {only!r}.")
+                raise ValueError(f'{name}={value!r} is not supported here, only {only!r}.')
         D = self.encoder_embed_dim
-        for name in ("encoder_attention_heads", "conv_pos_groups"):
-            if D % getattr(self, name):
-                raise ValueError(f"encoder_embed_dim={D} must be a multiple of {name}.")
+        if D % self.encoder_attention_heads or D % self.conv_pos_groups:
+            raise ValueError(f'encoder_embed_dim={D} must be a multiple of encoder_attention_heads '
+                             'and of conv_pos_groups.')
         feature_layers(self.encoder_layers)
 
     @classmethod
     def from_cfg(cls, cfg):
-        """cfg: a checkpoint's dict (or argparse.Namespace); entries without a field are ignored."""
-        cfg = cfg if isinstance(cfg, dict) else vars(cfg)
+        """cfg: a checkpoint's dict; entries without a field are ignored."""
         return cls(**{f.name: cfg[f.name] for f in dataclasses.fields(cls) if f.name in cfg})
 
 
@@ -119,7 +116,7 @@ def feature_layers(n):
     Paper [6]: silent. Layers 4, 8 and 12 are the released code's; the rule for other n is ours.
     """
     if n < 3:
-        raise ValueError(f"The feature joins three layers, so encoder_layers={n} is too few.")
+        raise ValueError(f'The feature joins three layers, so encoder_layers={n} is too few.')
     return math.ceil(n / 3), math.ceil(2 * n / 3), n
 
 
@@ -138,18 +135,18 @@ class PositionConv(nn.Module):
         self.weight_v = nn.Parameter(v)
         self.weight_g = nn.Parameter(v.norm(dim=(0, 1), keepdim=True))      # (1, 1, kernel)
 
-    def forward(self, x):                                                   # (B, D, n)
+    def forward(self, x):                                                   # (B, D, T)
         kernel = self.weight_v.shape[2]
         # In float32 under autocast too: on processors with AMX, oneDNN's grouped bf16 convolution
         # with an even kernel has a relative error of 1 at widths below 256 (torch 2.11 to 2.14).
         exact = torch.promote_types(x.dtype, torch.float32)
-        device = "cpu" if x.is_meta else x.device.type      # autocast knows no "meta" tensors
+        device = 'cpu' if x.is_meta else x.device.type      # autocast knows no "meta" tensors
         with torch.autocast(device, enabled=False):
             v, g, bias = (p.to(exact) for p in (self.weight_v, self.weight_g, self.bias))
             weight = g * v / v.norm(dim=(0, 1), keepdim=True)
             y = F.conv1d(x.to(exact), weight, bias, padding=kernel // 2, groups=self.groups)
         y = y.to(x.dtype)
-        return y[..., :-1] if kernel % 2 == 0 else y        # of an even kernel's n + 1, the first n
+        return y[..., :-1] if kernel % 2 == 0 else y        # of an even kernel's T + 1, the first T
 
 
 def relative_bucket(offset, num_buckets=320, max_distance=800):
@@ -177,16 +174,16 @@ class Attention(nn.Module):
         self.grep_a = nn.Parameter(torch.ones(1, self.heads, 1, 1))
         self.relative_attention_bias = table
 
-    def forward(self, x, bias):                                             # (B, n, D), (h, n, n)
-        B, n, D = x.shape
-        q, k, v = (linear(x).view(B, n, self.heads, -1).transpose(1, 2)     # (B, h, n, d) each
+    def forward(self, x, bias):                                             # (B, T, D), (h, T, T)
+        B, T, D = x.shape
+        q, k, v = (linear(x).view(B, T, self.heads, -1).transpose(1, 2)     # (B, h, T, d) each
                    for linear in (self.q_proj, self.k_proj, self.v_proj))
         # The gate of a query: the sums a, b of two groups of four numbers; heads share grep_linear.
-        groups = self.grep_linear(q).view(B, self.heads, n, 2, 4)
+        groups = self.grep_linear(q).view(B, self.heads, T, 2, 4)
         a, b = groups.sum(-1).sigmoid().chunk(2, dim=-1)
-        bias = (a * (b * self.grep_a - 1) + 2) * bias                       # (B, h, n, n)
+        bias = (a * (b * self.grep_a - 1) + 2) * bias                       # (B, h, T, T)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.out_proj(x.transpose(1, 2).reshape(B, n, D))            # (B, n, D)
+        return self.out_proj(x.transpose(1, 2).reshape(B, T, D))            # (B, T, D)
 
 
 class Layer(nn.Module):
@@ -201,7 +198,7 @@ class Layer(nn.Module):
         self.fc2 = nn.Linear(cfg.encoder_ffn_embed_dim, D)
         self.final_layer_norm = nn.LayerNorm(D)
 
-    def forward(self, x, bias):                                             # (B, n, D)
+    def forward(self, x, bias):                                             # (B, T, D)
         x = self.self_attn_layer_norm(x * self.alpha + self.self_attn(x, bias))
         y = self.fc2(F.gelu(self.fc1(x)))                                   # exact GELU, not tanh
         return self.final_layer_norm(x * self.alpha + y)
@@ -228,23 +225,23 @@ class Encoder(nn.Module):
                 nn.init.xavier_normal_(linear.weight, beta if linear in small else 1)
                 nn.init.zeros_(linear.bias)
 
-    def position_bias(self, n, device):
+    def position_bias(self, T, device):
         """The bias before its gate, (h, query, key): computed once, gated by each layer."""
-        position = torch.arange(n, device=device)
+        position = torch.arange(T, device=device)
         offset = position[None, :] - position[:, None]
         bucket = relative_bucket(offset, self.num_buckets, self.max_distance)
         return self.layers[0].self_attn.relative_attention_bias(bucket).permute(2, 0, 1)
 
-    def forward(self, x, keep):                                             # (B, n, D)
+    def forward(self, x, keep):                                             # (B, T, D)
         x = x + self.pos_conv(x.transpose(1, 2)).transpose(1, 2)
         x = self.layer_norm(x)
-        bias = self.position_bias(x.shape[1], x.device)                     # (h, n, n)
+        bias = self.position_bias(x.shape[1], x.device)                     # (h, T, T)
         kept = []
         for number, layer in enumerate(self.layers, start=1):
             x = layer(x, bias)
             if number in keep:
                 kept.append(x)
-        return torch.cat(kept, dim=-1)                                      # (B, n, len(keep) D)
+        return torch.cat(kept, dim=-1)                                      # (B, T, len(keep) D)
 
 
 class BEATs(nn.Module):
@@ -261,42 +258,30 @@ class BEATs(nn.Module):
         self.predictor = nn.Linear(D, cfg.predictor_class) if cfg.finetuned_model else None
         self.feature_layers = feature_layers(cfg.encoder_layers)
         self.feature_dim = 3 * D
-        self.register_load_state_dict_pre_hook(_spread_table)
 
     def forward(self, wav):
-        """wav: (B, samples), 16 kHz, -1 .. 1 -> (B, n, 3 D)."""
+        """wav: (B, samples), 16 kHz, -1 .. 1 -> (B, T, 3 D)."""
         return self.features(fbank(wav))
 
     def features(self, x):
-        """x: (B, T, 128) of fbank -> (B, n, 3 D), n = (T // 16) * 8 tokens, time-major."""
+        """x: (B, frames, 128) of fbank -> (B, T, 3 D), T = (frames // 16) * 8, time-major."""
         p = self.cfg.input_patch_size
         if x.shape[1] < p:
-            raise ValueError(f"A wav of {x.shape[1]} frames is too short for one {p} x {p} patch: "
-                             f"{p} frames are {FRAME + (p - 1) * HOP} samples at 16 kHz.")
+            raise ValueError(f'A wav of {x.shape[1]} frames is too short for one {p} x {p} patch: '
+                             f'{p} frames are {FRAME + (p - 1) * HOP} samples at 16 kHz.')
         x = x[:, None].to(self.patch_embedding.weight.dtype)
-        x = self.patch_embedding(x)                             # (B, 512, T // 16, 8): tail dropped
-        x = self.layer_norm(x.flatten(2).transpose(1, 2))                   # (B, n, 512)
+        x = self.patch_embedding(x)     # (B, 512, frames // 16, 8), without the last frames
+        x = self.layer_norm(x.flatten(2).transpose(1, 2))                   # (B, T, 512)
         if self.post_extract_proj is not None:
-            x = self.post_extract_proj(x)                                   # (B, n, D)
-        return self.encoder(x, keep=self.feature_layers)                    # (B, n, 3 D)
+            x = self.post_extract_proj(x)                                   # (B, T, D)
+        return self.encoder(x, keep=self.feature_layers)                    # (B, T, 3 D)
 
     def last_layer(self, features):
-        """features: (B, n, 3 D) -> (B, n, D); predictor(last_layer).mean(1): AudioSet logits."""
+        """features: (B, T, 3 D) -> (B, T, D); predictor(last_layer).mean(1): AudioSet logits."""
         return features[..., -self.cfg.encoder_embed_dim:]
 
 
 # ---- checkpoints ----------------------------------------------------------------------------
-
-_TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
-
-
-def _spread_table(model, state, prefix, *_):
-    """Copy layer 0's bias table to the layers whose entry a file lacks; official files have all."""
-    first = state.get(prefix + _TABLE.format(0))
-    if first is not None:
-        for number in range(1, model.cfg.encoder_layers):
-            state.setdefault(prefix + _TABLE.format(number), first)
-
 
 def load_beats(path, keep_predictor=False):
     """An official checkpoint {'cfg', 'model'} -> BEATs in eval mode, frozen, float32.
@@ -305,32 +290,29 @@ def load_beats(path, keep_predictor=False):
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no BEATs checkpoint at {path}: {HOW_TO_GET}.")
+        raise FileNotFoundError(f'There is no BEATs checkpoint at {path}: {HOW_TO_GET}.')
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            file = torch.load(path, map_location="cpu", weights_only=True)
-        cfg, weights = BEATsConfig.from_cfg(file["cfg"]), dict(file["model"])
+        file = torch.load(path, map_location='cpu', weights_only=True)
+        cfg = BEATsConfig.from_cfg(file['cfg'])
+        weights = dict(file['model'])
     except ValueError as error:             # a setting that BEATsConfig refuses
-        reason = str(error).rstrip(".")
-        raise ValueError(f"{path} needs another encoder ({reason}): {HOW_TO_GET}.") from None
+        reason = str(error).rstrip('.')
+        raise ValueError(f'{path} needs another encoder ({reason}): {HOW_TO_GET}.') from None
     except Exception as error:              # torch.load has no exception of its own for other files
         raise ValueError(f"{path} is no BEATs checkpoint (a dict of 'cfg' and 'model'): "
-                         f"{HOW_TO_GET}.") from error
-
+                         f'{HOW_TO_GET}.') from error
     if not keep_predictor:
         cfg = dataclasses.replace(cfg, finetuned_model=False)
-        weights = {name: weights[name] for name in weights if not name.startswith("predictor.")}
+        weights = {name: weights[name] for name in weights if not name.startswith('predictor.')}
     elif not cfg.finetuned_model:
-        raise ValueError(f"{path} was not fine-tuned and holds no predictor: {HOW_TO_GET}.")
-
+        raise ValueError(f'{path} was not fine-tuned and holds no predictor: {HOW_TO_GET}.')
     model = BEATs(cfg)
-    _spread_table(model, weights, "")
     own = model.state_dict()
     for name in (*own, *weights):
-        wanted, found = (tuple(w[name].shape) if name in w else "absent" for w in (own, weights))
+        wanted, found = (tuple(w[name].shape) if name in w else 'absent' for w in (own, weights))
         if wanted != found:
-            raise ValueError(f"The weights in {path} do not fit its cfg, where {name} should be "
-                             f"{wanted} and is {found}: {HOW_TO_GET}.")
+            raise ValueError(f'The weights in {path} do not fit its cfg, where {name} should be '
+                             f'{wanted} and is {found}: {HOW_TO_GET}.')
     model.load_state_dict(weights)          # copied into float32, in whatever precision they come
     return model.eval().requires_grad_(False)
 
@@ -338,6 +320,6 @@ def load_beats(path, keep_predictor=False):
 def save_beats(path, model):
     """Write {'cfg', 'model'} as the official files do, in float16: complete or not at all."""
     weights = {name: weight.detach().cpu().half() for name, weight in model.state_dict().items()}
-    partial = f"{path}.partial{os.getpid()}"
-    torch.save({"cfg": dataclasses.asdict(model.cfg), "model": weights}, partial)
+    partial = f'{path}.partial{os.getpid()}'
+    torch.save({'cfg': dataclasses.asdict(model.cfg), 'model': weights}, partial)
     os.replace(partial, path)
