@@ -12,9 +12,9 @@ names of the released checkpoint.
     model, tokenizer = load_model('miniature')      # or 'paper', with the real weights in place
     heatmap = model.heatmap(image, wav, size=(224, 224))        # (B, 224, 224) in 0..1
 
-Shapes: B images (the paper's X^I), N audios (X^A), H W pixels, h w feature cells, D embedding
-(the paper's c), T spectrogram patches of BEATs (n in beats.py), k audio tokens in the prompt (Table
-11; otherwise 1), r width of CLIPSeg's decoder.
+Shapes: B images (the paper's X^I), N audios (X^A), H W pixels, h w feature cells, D embedding (the
+paper's c), T patches of a spectrogram (E_A's tokens), k audio tokens in the prompt (1; Table 11: up
+to 8), r width of CLIPSeg's decoder.
 """
 
 import os
@@ -44,7 +44,7 @@ DROPOUT = 0.5                       # Paper [2]: names no dropout; in the releas
 # ---- 3.1 AudioTokenizer: projection and attentive pooling of E_A's features -------------------
 
 class UnaryPotential(nn.Module):
-    """How much each patch matters by itself. x: (B, D, T) -> (B, k, T), one row per audio token."""
+    """How much each of T patches matters by itself. x: (B, D, T) -> (B, k, T), for k tokens."""
     def __init__(self, dim, tokens):
         super().__init__()
         self.embed = nn.Conv1d(dim, dim, 1)
@@ -79,8 +79,8 @@ class AttentivePooling(nn.Module):
         super().__init__()
         self.un_models = nn.ModuleList([UnaryPotential(dim, tokens)])
         self.pp_models = nn.ModuleList([SelfPotential(dim)])
-        mixtures = (nn.Conv1d(2, 1, 1, bias=False) for _ in range(tokens))
-        self.reduce_potentials = nn.ModuleList(mixtures)
+        self.reduce_potentials = nn.ModuleList(nn.Conv1d(2, 1, 1, bias=False)
+                                               for _ in range(tokens))
 
     def forward(self, x):
         channels_first = rearrange(x, 'b t d -> b d t')
@@ -109,8 +109,8 @@ class AudioProjection(nn.Module):
 def prompt_ids(tokenizer, prompt):
     """Token ids before and after <*> in e.g. "A photo of a <*>" (Table 12)."""
     if prompt.count('<*>') != 1:
-        raise ValueError(f'the prompt {prompt!r} must hold <*> exactly once, '
-                         'where the audio token goes')
+        raise ValueError(f'the prompt {prompt!r} must hold <*> exactly once, where the audio token '
+                         'goes')
     before, after = (tokenizer(part.strip()).input_ids for part in prompt.split('<*>'))
     return before[:-1], after[1:]       # each part has both: keep one start, one end-of-text token
 
@@ -135,7 +135,7 @@ def embed_prompt(clipseg, before, tokens, after):
 
 @dataclass
 class Vision:
-    """The vision encoder's output for B images; computed once, whatever the number of audios."""
+    """The vision encoder's output for B images, computed once whatever the number of audios."""
     pooled: torch.Tensor        # (B, D) the image embedding
     activations: list           # three of (B, 1 + hw, width), shallow to deep, for the decoder
     v_D: torch.Tensor           # (B, D, h, w) spatial features
@@ -218,7 +218,7 @@ def decode(clipseg, activations, A):
 
 @dataclass
 class Alignment:
-    """What the losses need of B images, each grounded with N audios.
+    """The result of SoundLocalizer.forward: B images, each grounded with N audios, for the losses.
 
     The audios are those of the batch, N = B, or of all processes (--negatives global).
     """
@@ -237,7 +237,6 @@ class SoundLocalizer(nn.Module):
 
     prompt_ids: two lists, see the function prompt_ids; audio_tokens: k of Table 11.
     """
-
     def __init__(self, clipseg, beats, prompt_ids, audio_tokens=1, w=W_INIT, b=B_INIT):
         super().__init__()
         before, after = prompt_ids
@@ -269,8 +268,7 @@ class SoundLocalizer(nn.Module):
 
         features: E_A's output for these sounds, where it is cached.
         """
-        if features is None:
-            features = self.beats(wav)                              # (N, T, 3 * width of E_A)
+        features = self.beats(wav) if features is None else features    # (N, T, 3 * width of E_A)
         tokens = self.audio_proj(features)                          # (N, k, width)
         return embed_prompt(self.clipseg, self.prompt_before, tokens, self.prompt_after)
 
@@ -307,7 +305,7 @@ class SoundLocalizer(nn.Module):
         The vision encoder runs twice whatever B is: on the images and on the masked images.
         image_mask 'hard', 'soft' or 'feature', feature_mask 'feature' or 'image': Table 13.
         noise: MaskGen_I's uniform numbers, (B, N, H, W) for the areas and (B, 1, H, W) for the
-        masked images; drawn here when None. negatives='global': N audios, of all processes.
+        masked images, or None. negatives='global': N audios, of all processes, else N = B.
         """
         B, _, H, W = image.shape
         A = self.embed_audio(wav, features)                         # (B, D)
@@ -398,11 +396,10 @@ PRESETS = {
 
 def load_model(preset='miniature', checkpoint=None, prompt=None, audio_tokens=None, clipseg=None,
                beats=None):
-    """Build a preset's model, load a checkpoint. -> SoundLocalizer in eval mode, its tokenizer
+    """A preset's model. -> SoundLocalizer in eval mode, its tokenizer
 
     checkpoint: train.py's or the authors'; None: random projection. prompt, audio_tokens: default
-    to the checkpoint's; a checkpoint without a prompt gets the release's. clipseg, beats: paths to
-    use in place of the preset's.
+    to the checkpoint's, or the release's prompt. clipseg, beats: in place of the preset's.
     """
     config = PRESETS[preset]
     saved = read_checkpoint(checkpoint) if checkpoint else {'prompt': PROMPT}
@@ -412,7 +409,7 @@ def load_model(preset='miniature', checkpoint=None, prompt=None, audio_tokens=No
             print(f'{checkpoint} does not name its prompt: using the release\'s, "{prompt}"')
     clip_model, tokenizer = load_clipseg(clipseg or config.clipseg)
     E_A = load_beats(beats or config.beats)
-    tokens = audio_tokens or int(saved.get('audio_tokens', 1))
+    tokens = audio_tokens or saved.get('audio_tokens', 1)
     ids = prompt_ids(tokenizer, prompt)
     model = SoundLocalizer(clip_model, E_A, ids, tokens, config.w, config.b)
     if checkpoint:
@@ -432,19 +429,14 @@ def load_clipseg(name):
         raise FileNotFoundError(f'CLIPSeg weights not found or not readable at {name!r}: put the '
                                 'folder there, name another with --clipseg, or go online once for '
                                 f'the hub ({reason})') from None
-    absent = [key for key in report['missing_keys'] if not key.endswith('position_ids')]
-    if absent:
+    if absent := [key for key in report['missing_keys'] if not key.endswith('position_ids')]:
         raise ValueError(f'{name!r} holds an incomplete CLIPSeg: {len(absent)} weights are '
                          f'missing, e.g. {absent[0]}; name another folder with --clipseg')
     return clipseg.requires_grad_(False).eval(), tokenizer
 
 
 def read_checkpoint(path):
-    """A checkpoint's dict {'audio_proj', 'masker_i', ...}.
-
-    FileNotFoundError if there is none, ValueError if it is damaged or another program's, OSError if
-    the disk cannot be read.
-    """
+    """-> {'audio_proj', 'masker_i', ...}. ValueError: damaged; OSError: absent or unreadable"""
     saved = read_or_none(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f'no checkpoint at {path}: train one with train.py or correct '
@@ -452,14 +444,9 @@ def read_checkpoint(path):
     try:
         weights = [*saved['audio_proj'].values(), *saved['masker_i'].values()]
         finite = all(torch.as_tensor(weight).isfinite().all() for weight in weights)
-        complete = (saved.get('preset', 'paper') in PRESETS
-                    and isinstance(saved.get('prompt', ''), str)
-                    and saved.get('audio_tokens', 1) in (1, 2, 4, 8))
     except Exception:           # a damaged file (saved is None), or another program's
-        complete = False
-    if not complete:
         raise ValueError(f"{path} is not a checkpoint of this method: it must hold 'audio_proj' "
-                         "and 'masker_i', as train.py and the authors write them")
+                         "and 'masker_i', as train.py and the authors write them") from None
     if not finite:
         raise ValueError(f'{path} holds weights that are not finite: take an earlier checkpoint')
     return saved
@@ -467,8 +454,8 @@ def read_checkpoint(path):
 
 def load_trained(model, saved, path):
     """Copy a checkpoint's audio_proj and masker_i into the model. ValueError if they do not fit."""
-    scalars = {key: torch.as_tensor(value).squeeze() for key, value in saved['masker_i'].items()}
     # squeezed, as w and b have the shape (1,) in the released file
+    scalars = {key: torch.as_tensor(value).squeeze() for key, value in saved['masker_i'].items()}
     for name, state in (('audio_proj', saved['audio_proj']), ('masker_i', scalars)):
         try:
             getattr(model, name).load_state_dict(state)
