@@ -10,9 +10,8 @@ The plain reading runs the vision encoder B + 2 times for B pairs; ours runs it 
 no layer whose output nothing reads. Both take the same weights, batch, noise and dropout, and must
 give the same loss and gradient. Operations are counted from the shapes, on tensors without data
 (device 'meta'), and compared with the rate of one large matrix product.
-
-On a CPU the process keeps the memory of freed tensors. Returning 50 MB to the system after each
-operation and asking for them again would take up to a third of a step (--free-memory).
+On a CPU the process keeps the memory of freed tensors: to return 50 MB to the system after each
+operation and ask for them again takes up to a third of a step (--free-memory).
 """
 
 import argparse
@@ -37,7 +36,7 @@ from beats import FRAME, HOP, N_MELS, SAMPLE_RATE, BEATs, BEATsConfig
 from checkpoint import given_options, overwritten, pick_device, run_script, some_path, write_file
 from figures.tables import table
 from losses import loss_terms
-from model import PRESETS, ROOT, SoundLocalizer, load_model
+from model import PRESETS, SoundLocalizer, load_model
 from speed.costs import (clock, count_vision, keep_freed_memory, matrix_product_rate, name_of,
                          peak_bytes, staged, stages)
 from speed.parts import measure_evaluation, measure_loading, measure_metrics
@@ -119,6 +118,13 @@ class Step:
         return loss.detach(), torch.stack(gradients).norm()
 
 
+def by_stages(step, stage, spent):
+    """One step, whose terms are stages (costs.staged). -> {term: what it has spent}"""
+    with staged(step.model, stage):
+        step(stage)
+    return spent
+
+
 def step_name(who, precision, cached):
     return f'{who} {precision}, cached audio' if cached else f'{who} {precision}'
 
@@ -136,13 +142,10 @@ def operations(who, model, B, size, seconds, cached=False):
         spectrogram = torch.empty(B, frames, N_MELS)
         batch = {'image': torch.empty(B, 3, size, size), 'wav': None,
                  'noise': [torch.empty(B, n, size, size) for n in (B, 1)]}
-    mode = FlopCounterMode(display=False)
-    stage, counts = stages(mode.get_total_flops)
+    mode = FlopCounterMode(display=False)               # MATH: fused kernels are not counted
     with mode, sdpa_kernel(SDPBackend.MATH), mock.patch('beats.fbank', lambda wav: spectrogram):
-        step = Step(bare, batch, who, cached=cached)    # MATH: fused kernels are not counted
-        with staged(bare, stage):
-            step(stage)
-    return counts
+        step = Step(bare, batch, who, cached=cached)
+        return by_stages(step, *stages(mode.get_total_flops))
 
 
 # ---- section `step`: seconds, ratios, terms, and the distance to the machine's limit ----------
@@ -164,39 +167,33 @@ def time_steps(steps, repeats):
 
 
 def time_terms(step, repeats):
-    """-> {term: median seconds}; the terms are the parts of a step, see costs.staged."""
-    runs = []
-    for _ in range(repeats):
-        stage, seconds = clock(step.batch['image'].device)
-        with staged(step.model, stage):
-            step(stage)
-        runs.append(seconds)
+    """-> {term: median seconds}"""
+    runs = [by_stages(step, *clock(step.batch['image'].device)) for _ in range(repeats)]
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
-def measure_step(args, device):
+def measure_step(preset, device, variants, batch_sizes, only_count, repeats):
     """-> a dict for each batch size and variant, a dict for each batch size and term of ours,
     {precision: operations a second of a matrix product}"""
-    config = PRESETS[args.preset]
-    size = config.image_size, config.seconds
-    variants = {step_name(*variant): variant for variant in (PLAIN, *args.variants)}
+    size = PRESETS[preset].image_size, PRESETS[preset].seconds
+    variants = {step_name(*variant): variant for variant in (PLAIN, *variants)}
     plain, ours, *_ = variants
-    models = {'float32': build(args.preset, device).train()}
-    if any(precision == 'bf16' for _, precision, _ in args.variants):
+    models = {'float32': build(preset, device).train()}
+    if any('bf16' in variant for variant in variants.values()):
         models['bf16'] = copy.deepcopy(models['float32'])
         models['bf16'].hold_frozen(torch.bfloat16)              # as train.py does
     limits = {precision: matrix_product_rate(device, precision) for precision in models}
     rows, terms = [], []
-    for B in [*args.batch_sizes, *args.only_count]:
+    for B in [*batch_sizes, *only_count]:
         counts = {name: operations(who, models['float32'], B, *size, cached)
                   for name, (who, _, cached) in variants.items()}
-        timed, seconds = {}, {}
-        if B in args.batch_sizes:
+        timed = seconds = {}
+        if B in batch_sizes:
             batch = random_batch(B, *size, device)
             steps = {name: Step(models[variant[1]], batch, *variant)
                      for name, variant in variants.items()}
-            timed = time_steps(steps, args.repeats)
-            seconds = time_terms(steps[ours], args.repeats)
+            timed = time_steps(steps, repeats)
+            seconds = time_terms(steps[ours], repeats)
         for name, (_, precision, _) in variants.items():
             counted = sum(counts[name].values())
             row = {'B': B, 'step': name, 'operations': counted,
@@ -223,48 +220,29 @@ def refuse_difference(plain, ours, B):
                              'wrong')
 
 
-def show(title, rows, columns=None, decimals=3):
-    """Print dicts as a table, a missing value as a dash. columns: by default the first's keys."""
-    columns = list(columns or rows[0])
-    print(f'\n{title}')
-    print(table([[row.get(name) for name in columns] for row in rows], columns, decimals=decimals))
-
-
-def show_steps(rows, terms, limits, variant):
-    of_product = ', '.join(f'{rate / 1e12:.3g}e12/s in {p}' for p, rate in limits.items())
-    columns = {'B': 0, 'step': 0, 'seconds': 3, 'times': 2, 'loss': 6, 'gradient': 6, 'passes': 0,
-               'times, counted': 2, '% of product': 1, 'GPU hours': 2}      # and their decimals
-    show('A training step (forward, loss, backward, Adam). times: how many times as long the '
-         f'plain reading takes.\n% of product: of one large matrix product\'s rate, {of_product}.\n'
-         f'GPU hours: an estimate for {EPOCHS} epochs of {PAIRS:,} pairs at '
-         f'{GPU_RATE / 1e12:.0f}e12/s, 40% of one H100 in bf16',
-         rows, columns, list(columns.values()))
-    show(f'Term by term ({variant})', terms)
-
-
 # ---- section `memory`: each step in a process of its own --------------------------------------
 
 def peak_of_one_step(B, variant, preset, device, free_memory):
     """One step in a process that does nothing else. -> the most bytes that it held"""
     if not free_memory:
         keep_freed_memory()
-    config = PRESETS[preset]
     model = build(preset, device).train()
     if 'bf16' in variant:
         model.hold_frozen(torch.bfloat16)
-    Step(model, random_batch(B, config.image_size, config.seconds, device), *variant)()
+    batch = random_batch(B, PRESETS[preset].image_size, PRESETS[preset].seconds, device)
+    Step(model, batch, *variant)()
     return peak_bytes(device)
 
 
-def measure_memory(args, device):
+def measure_memory(preset, device, variants, batch_sizes, free_memory):
     """-> a dict for each batch size and variant; None for what did not finish"""
     spawn = multiprocessing.get_context('spawn')
-    asked = [(B, variant) for B in args.batch_sizes for variant in (PLAIN, *args.variants)]
+    asked = [(B, variant) for B in batch_sizes for variant in (PLAIN, *variants)]
     rows = []
     for B, variant in tqdm(asked, 'memory', unit=' steps', leave=False):
         row = {'B': B, 'step': step_name(*variant), 'peak GB': None}
         with ProcessPoolExecutor(1, spawn) as pool:
-            peak = pool.submit(peak_of_one_step, B, variant, args.preset, device, args.free_memory)
+            peak = pool.submit(peak_of_one_step, B, variant, preset, device, free_memory)
         if peak.exception():            # the system kills a process that has taken all memory
             tqdm.write(f'{row["step"]} at B = {B} did not finish: {peak.exception()}')
         elif peak.result():
@@ -311,8 +289,7 @@ def parse_args(argv=None):
                          'or leave it out')
     preset = PRESETS[args.preset]
     weights = [('the weights', path) for path in (preset.beats, preset.clipseg)]
-    sentence = overwritten([('--json', args.json)], weights)
-    if sentence:
+    if sentence := overwritten([('--json', args.json)], weights):
         parser.error(sentence)
     if args.json and os.path.isdir(args.json):
         parser.error(f'--json {args.json} is a folder: name a file in it')
@@ -326,18 +303,34 @@ def parse_args(argv=None):
     return args
 
 
+def show(title, rows, columns=None, decimals=3):
+    """Print dicts as a table, a missing value as a dash. columns: by default the first's keys."""
+    columns = list(columns or rows[0])
+    print(f'\n{title}')
+    print(table([[row.get(name) for name in columns] for row in rows], columns, decimals=decimals))
+
+
 def run_section(section, args, device):
     """Measure and print one section. -> what the JSON holds of it"""
-    config = PRESETS[args.preset]
-    size = config.image_size, config.seconds
+    size = PRESETS[args.preset].image_size, PRESETS[args.preset].seconds
     if section == 'step':
-        rows, terms, limits = measure_step(args, device)
-        show_steps(rows, terms, limits, step_name(*args.variants[0]))
+        rows, terms, limits = measure_step(args.preset, device, args.variants, args.batch_sizes,
+                                           args.only_count, args.repeats)
+        rates = ', '.join(f'{rate / 1e12:.3g}e12/s in {p}' for p, rate in limits.items())
+        columns = {'B': 0, 'step': 0, 'seconds': 3, 'times': 2, 'loss': 6, 'gradient': 6,
+                   'passes': 0, 'times, counted': 2, '% of product': 1, 'GPU hours': 2}  # decimals
+        show('A training step (forward, loss, backward, Adam). times: how many times as long the '
+             f'plain reading takes.\n% of product: of one large matrix product\'s rate, {rates}.\n'
+             f'GPU hours: an estimate for {EPOCHS} epochs of {PAIRS:,} pairs at '
+             f'{GPU_RATE / 1e12:.0f}e12/s, 40% of one H100 in bf16',
+             rows, columns, list(columns.values()))
+        show(f'Term by term ({step_name(*args.variants[0])})', terms)
         return {'step': rows, 'terms': terms, 'matrix_product': limits}
     if section == 'memory':
         title = ('Peak memory of a step, with weights and libraries, each in its own process (a '
                  'dash: not finished, or not told by this system)')
-        rows = measure_memory(args, device)
+        rows = measure_memory(args.preset, device, args.variants, args.batch_sizes,
+                              args.free_memory)
     elif section == 'load':
         title = 'Training pairs, 640 x 360 JPEG and 16-bit sound, read by one process'
         rows = [measure_loading(*size)]

@@ -182,9 +182,7 @@ def test_the_peak_is_the_high_water_mark_in_units_of_1024(monkeypatch):
 
 def test_a_step_s_peak_is_that_of_a_process_of_its_own():
     ballast = torch.ones(300_000_000)                                   # 1.2 GB, in memory
-    args = bench.parse_args(['memory', '--batch-sizes', '2', '--cached-audio'])
-    args.variants = []
-    row, = bench.measure_memory(args, 'cpu')
+    row, = bench.measure_memory('miniature', 'cpu', [], [2], free_memory=False)
     assert (row['B'], row['step']) == (2, 'plain float32')
     assert 0.1 < row['peak GB'] < ballast.nbytes / 1e9 < costs.peak_bytes('cpu') / 1e9
 
@@ -206,8 +204,7 @@ def test_memory_asks_a_process_of_its_own_for_each_variant(monkeypatch):
                 future.set_result(None if variant[2] else 2_000_000_000)
             return future
     monkeypatch.setattr(bench, 'ProcessPoolExecutor', Pool)
-    args = bench.parse_args(['memory', '--batch-sizes', '2', '4', '--free-memory'])
-    rows = bench.measure_memory(args, 'cpu')
+    rows = bench.measure_memory('miniature', 'cpu', bench.OURS, [2, 4], free_memory=True)
     assert [(row['B'], row['step'], row['peak GB']) for row in rows] == [
         (B, *pair) for B in (2, 4) for pair in (
             ('plain float32', 2.0), ('ours float32', 2.0), ('ours float32, cached audio', None),
@@ -232,7 +229,7 @@ def test_sections_print_tables_and_write_json(tiny, monkeypatch, tmp_path, capsy
     monkeypatch.setattr(bench, 'operations', operations)
     monkeypatch.setattr(bench, 'matrix_product_rate', lambda device, precision: 1e9)
     peaks = [{'B': 2, 'step': 'plain', 'peak GB': 1.5}, {'B': 2, 'step': 'ours', 'peak GB': None}]
-    monkeypatch.setattr(bench, 'measure_memory', lambda args, device: peaks)
+    monkeypatch.setattr(bench, 'measure_memory', lambda *given: peaks)
     path = tmp_path / 'bench.json'
     run(monkeypatch, tiny, 'step', 'memory', 'metrics', '--batch-sizes', 2, '--only-count', 3,
         '--repeats', 1, '--heatmaps', 3, '--json', path)
