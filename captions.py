@@ -208,7 +208,7 @@ def caption(args, device, rank=0, processes=1):
     transformers.utils.logging.disable_progress_bar()                   # that of loading weights
     dtype = args.dtype or ('float32' if device.type == 'cpu' else 'bfloat16')
     prepared = prepare(args, dtype) if rank == 0 else []
-    ids, given = gather_lists(prepared) if processes > 1 else prepared
+    ids, given = gather_lists(prepared) if processes > 1 else prepared  # given: --audio-captions
     failed = {}
     for stage in args.stages:
         lines = [{'id': i} for i in ids]
@@ -216,10 +216,8 @@ def caption(args, device, rank=0, processes=1):
             lines, models = join_captions(args.folders, args.captions_from, ids)
         read = partial(read_input, stage, args.data_root / 'vggsound',
                        PRESETS[args.preset].seconds, given, OBJECT_PROMPTS[args.captions_from])
-        load = partial(load_captioner, stage, args.models[stage], getattr(torch, dtype), device,
-                       args.max_new_tokens[stage])
-        if stage == 'audio' and given:
-            load = lambda: list                 # what is read is the caption
+        load = partial(load_captioner, stage, given, args.models[stage], getattr(torch, dtype),
+                       device, args.max_new_tokens[stage])
         key = 'answer' if stage == 'object' else f'{stage}_caption'
         again = args.retry_failed and stage != 'object'
         lines = run_stage(args.folders[stage], key, lines, read, load, args.batch_sizes[stage],
@@ -294,14 +292,14 @@ def join_captions(folders, captions_from, ids):
 def write_captions(out, lines, models):
     """Write --out, with the objects that the answers name, and count them."""
     counts = Counter()
-    text = ''
+    written = []
     for line in lines:
         answer, how = ('', 'failed') if line['error'] else parse_answer(line['answer'])
         counts[how] += 1
         captions = {name: line[name] for name in ('id', 'image_caption', 'audio_caption')}
         rest = {'object': answer, 'models': models, 'error': line['error']}
-        text += json.dumps(captions | rest, ensure_ascii=False) + '\n'
-    write_file(out, text, GO_ON)
+        written.append(json.dumps(captions | rest, ensure_ascii=False) + '\n')
+    write_file(out, ''.join(written), GO_ON)
     print(f'{out}: {len(lines)} pairs, {counts["plain"] + counts["cleaned"]} with an object '
           f'({counts["cleaned"]} of them cleaned), {counts["refused"]} refused, '
           f'{counts["empty"]} empty, {counts["failed"]} failed')
@@ -309,8 +307,10 @@ def write_captions(out, lines, models):
 
 # ============ the models ============
 
-def load_captioner(stage, name, dtype, device, max_new_tokens):
+def load_captioner(stage, given, name, dtype, device, max_new_tokens):
     """-> a function from a list of the stage's inputs to a list of texts"""
+    if stage == 'audio' and given:
+        return list                     # the inputs are the captions
     hub = transformers
     describe, *classes = {
         'image': (caption_images, hub.Blip2ForConditionalGeneration, hub.Blip2Processor),
@@ -504,8 +504,8 @@ def read_json(file):
     try:
         return json.loads(file.read_text(encoding='utf-8'))
     except ValueError:
-        whole = file.name == 'settings.json'
-        remedy = 'start over: --overwrite' if whole else 'delete it, and run its stage again'
+        of_all = file.name == 'settings.json'
+        remedy = 'start over: --overwrite' if of_all else 'delete it, and run its stage again'
         raise ValueError(f'{file} is damaged: {remedy}') from None
 
 

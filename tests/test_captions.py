@@ -153,7 +153,7 @@ def undisturbed(run, tmp_path_factory):
 
 
 # ------------------------------------------------------------------------------------------------
-# The answer, the prompts
+# The answer, the models
 # ------------------------------------------------------------------------------------------------
 
 ANSWERS = {
@@ -181,18 +181,6 @@ ANSWERS = {
 def test_an_answer_is_cut_to_three_words_and_a_refusal_is_none(how):
     for text, wanted in ANSWERS[how].items():
         assert captions.parse_answer(text) == (wanted, how), text
-
-
-def test_the_prompt_is_the_papers_and_one_caption_prompts_leave_the_other_out():
-    prompt = captions.OBJECT_PROMPTS['both'].format(image='{a} dog', audio='a bark')
-    assert prompt.split('\n') == [
-        'Identify the primary object in the ‘image caption’ most likely producing the sound '
-        'like given ‘audio caption’, excluding background sounds which is hard to infer from '
-        'given ‘image caption’. Keep the answer concise and focused on general concepts, such '
-        'as type. Limit the response to no more than 3 words.',
-        'Image caption: {a} dog, Audio caption: a bark']
-    assert 'audio' not in captions.OBJECT_PROMPTS['image'].lower()
-    assert 'image' not in captions.OBJECT_PROMPTS['audio'].lower()
 
 
 def test_the_papers_models_fit_a_24_gb_gpu_one_at_a_time_in_16_bits():
