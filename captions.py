@@ -35,7 +35,7 @@ from tqdm import tqdm
 from benchmarks.lists import WHERE, csv_lines, unique, utf8_text
 from checkpoint import (gather_lists, given_options, overwritten, pick_device, rank_and_processes,
                         run_script, some_path, start_processes, wait_for_all, write_file)
-from data import FORMS, FRAMES, read_ids, tell_other_splits
+from data import FORMS, FRAMES, read_ids, print_other_splits
 from media import SAMPLE_RATE, SampleError, file_of, read_audio, read_image, sound_file
 from model import PRESETS, ROOT
 
@@ -463,7 +463,7 @@ def pairs_to_caption(data_root, path, stages, audio_captions=None):
     """The ids of a list. ValueError where it names one twice or is another dataset's."""
     folder = data_root / 'vggsound'
     ids = read_ids(path, training=True)
-    tell_other_splits(path)
+    print_other_splits(path)
     frames = any(file_of(folder / 'frames', i, FRAMES).is_file() for i in ids)
     sounds = audio_captions or any(sound_file(folder / 'audio', i).is_file() for i in ids)
     for stage, found in (('image', frames), ('audio', sounds)):

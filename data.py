@@ -6,8 +6,7 @@
     train = VGGSound('data', 'train', 352, 10.0, augmented=True)
     test = Benchmark('vggss', 'data', 352, 10.0)                    # any name of BENCHMARKS
 
-    python data.py prepare --preset paper --out DIR         # decode and resize the pairs once
-    python train.py --preset paper --data-root DIR          # reads these
+    python data.py prepare --preset paper --out DIR     # decode and resize once: speed/prepare.py
 
 <id> is youtubeid_startsecond. A frame is the annotated one, the 125th of a clip at 25 fps. The
 miniature writes the same files (miniature/world.py). media.py turns one file into a tensor.
@@ -17,7 +16,6 @@ test sample holds more (Benchmark). A sample whose files cannot be read is {'id'
 SampleError, one sentence that names the file: whoever reads the batch stops or leaves it out.
 """
 
-import argparse
 import hashlib
 import io
 import math
@@ -28,29 +26,24 @@ import signal
 import sys
 import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from beats import FRAME, HOP, N_MELS
 from benchmarks import BENCHMARKS
 from benchmarks.lists import WHERE, csv_lines, utf8_text
-from checkpoint import overwritten, run_script, some_path, write_file
-from media import (GROUND_TRUTH_SIZE, RESIZE_BEFORE_CROP, SAMPLE_RATE, SOUNDS, SampleError,
-                   box_from_mask, box_map, box_pixels, evaluation_image, file_of, noise,
-                   read_audio, read_channels, read_image, read_mask, read_pickled_mask,
-                   side_by_side, sound_file, training_image)
+from checkpoint import run_script, write_file
+from media import (GROUND_TRUTH_SIZE, SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map,
+                   box_pixels, evaluation_image, file_of, noise, read_audio, read_channels,
+                   read_image, read_mask, read_pickled_mask, side_by_side, sound_file,
+                   training_image)
 
 MIX_GAIN = 0.5          # of either waveform of a mixture
-PREPARED = 'prepared_from.txt'       # names the data root that `data.py prepare` has read
 MOST_IN_A_ROW = 10      # unreadable pairs in a row; so many mean that the disk cannot be read
 FEATURES_FORMAT = 3     # increase when media.py or beats.py compute other features
 FRAMES = ('.jpg', '.bmp')       # of training frames; .bmp is what `data.py prepare` writes
@@ -87,7 +80,8 @@ def read_list(path):
             listed.append((re.sub(r'\.(mp4|mkv|webm|wav|flac|jpe?g|png)$', '', fields[0]), None))
     if not listed:
         raise ValueError(f'{path} lists no sample: write one id per line')
-    if twice := [i for i, times in Counter(i for i, _ in listed).items() if times > 1]:
+    times = Counter(i for i, _ in listed)
+    if twice := [i for i in times if times[i] > 1]:
         raise ValueError(f'{path} names {len(twice)} pairs more than once, the first {twice[0]}: '
                          'keep one line of each')
     return listed
@@ -102,7 +96,7 @@ def read_ids(path, training=False):
     return ids
 
 
-def tell_other_splits(path):
+def print_other_splits(path):
     """Print how many lines of a list are not for training."""
     if others := sum(split not in (None, 'train') for _, split in read_list(path)):
         print(f'{path}: left out {others} lines of other splits than "train"')
@@ -116,12 +110,12 @@ class VGGSound(Dataset):
     changes them; set `epoch` before each pass.
     skip_bad: leave out ids without files; in training, replace a pair that cannot be read by the
     next one, and add its error to the sample's 'unreadable', a list of sentences.
-    `features`: set it to an AudioFeatures to use the cache. A sample then has 'features', (T, 3 *
+    `features`: set it to an AudioFeatures to use the cache. A sample's 'features' are then (T, 3 *
     width) float16, or None while they are not cached.
     """
 
     def __init__(self, root, split, image_size, seconds, augmented=False, seed=0, skip_bad=False):
-        folder = Path(root) / 'vggsound'
+        folder = Path(root, 'vggsound')
         self.frames = folder / 'frames'
         self.audio = folder / 'audio'
         self.list = folder / f'{split}.csv'
@@ -134,8 +128,8 @@ class VGGSound(Dataset):
         self.absent = [i for i in ids if i not in there]
         if not self.ids:
             raise ValueError(f'none of the {len(ids)} samples of {self.list} has frames/<id>.jpg '
-                             f'and audio/<id>.wav, the first being {ids[0][:60]!r}: a line '
-                             f'is {FORMS}')
+                             f'and audio/<id>.wav, the first being {ids[0][:60]!r}: a line is '
+                             f'{FORMS}')
         if self.absent and not skip_bad:
             raise ValueError(f'{self.list} names {len(self.absent)} of {len(ids)} samples without '
                              f'frames/<id>.jpg or audio/<id>.wav, the first {self.absent[0]}: '
@@ -152,13 +146,11 @@ class VGGSound(Dataset):
 
     def __getitem__(self, index):
         unreadable = []
-        for k in range(MOST_IN_A_ROW):
+        for k in range(MOST_IN_A_ROW if self.skip_bad and self.augmented else 1):
             try:
                 return {**self._pair((index + k) % len(self)), 'unreadable': unreadable}
             except SampleError as error:
                 unreadable.append(str(error))
-            if not (self.skip_bad and self.augmented):
-                break
         reason = f'{unreadable[0]}; or --skip-bad-samples leaves such pairs out'
         if len(unreadable) > 1:
             reason = (f'{len(unreadable)} pairs in a row cannot be read, the first because '
@@ -169,14 +161,16 @@ class VGGSound(Dataset):
         sample = self.ids[index]
         sound = self.sound_file(sample)
         image = read_image(self.frame_file(sample))
-        pair = {'id': sample, 'wav': read_audio(sound, self.seconds)}
-        if self.features:
-            pair['features'] = self.features.get(sample, sound)
-        if not self.augmented:
-            return {**pair, 'image': evaluation_image(image, self.image_size)}
-        state = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0]) >> 1)
-        return {**pair, 'image': training_image(image, self.image_size, generator)}
+        wav = read_audio(sound, self.seconds)
+        features = self.features and self.features.get(sample, sound)
+        if self.augmented:
+            seeds = np.random.SeedSequence((self.seed, self.epoch, index))
+            seed = int(seeds.generate_state(1, np.uint64)[0]) >> 1
+            generator = torch.Generator().manual_seed(seed)
+            image = training_image(image, self.image_size, generator)
+        else:
+            image = evaluation_image(image, self.image_size)
+        return {'id': sample, 'image': image, 'wav': wav, 'features': features}
 
 
 def _stems_in(folder, suffixes):
@@ -211,7 +205,8 @@ class AudioFeatures:
         self.writable = True
         patch = beats.cfg.input_patch_size
         frames = (round(seconds * SAMPLE_RATE) - FRAME) // HOP + 1
-        self.shape = (frames // patch * (N_MELS // patch), beats.feature_dim)       # (T, 3 * width)
+        T = frames // patch * (N_MELS // patch)
+        self.bytes = 2 * T * beats.feature_dim              # of a sound's features, float16
 
     def get(self, sample, sound):
         """Read one sound's features (T, 3 * width), float16; None if absent or outdated."""
@@ -220,11 +215,9 @@ class AudioFeatures:
             if path.stat().st_mtime_ns <= sound.stat().st_mtime_ns:
                 return None
             with open(path, 'rb') as file:
-                features = np.lib.format.read_array(file)
+                return torch.from_numpy(np.lib.format.read_array(file))
         except (OSError, ValueError):                       # absent, truncated or not a .npy file
             return None
-        good = features.dtype == np.float16 and features.shape == self.shape
-        return torch.from_numpy(features) if good else None
 
     @torch.no_grad()
     def complete(self, batch, beats, device):
@@ -258,15 +251,15 @@ class AudioFeatures:
             self.writable = False
             tqdm.write(f'BEATs features are no longer kept: {error}')
 
-    def tell_size(self):
+    def print_size(self):
         """Print how large the folder will be. OSError where its disk is too small."""
-        one = 2 * math.prod(self.shape)                     # float16
-        there = len(_stems_in(self.folder, ['.npy'])) if self.folder.is_dir() else 0
-        need = one * (len(self.ids) - there)
+        total = len(self.ids)
+        there = len(list(self.folder.glob('*.npy')))
+        need = self.bytes * (total - there)
         existing = next(f for f in self.folder.absolute().parents if f.is_dir())
         free = shutil.disk_usage(existing).free
-        print(f'BEATs features: {len(self.ids):,} files of {one / 1e6:.3g} MB are '
-              f'{one * len(self.ids) / 1e9:,.1f} GB in {self.folder}, {there:,} of them there; '
+        print(f'BEATs features: {total:,} files of {self.bytes / 1e6:.3g} MB are '
+              f'{self.bytes * total / 1e9:,.1f} GB in {self.folder}, {there:,} of them there; '
               f'{free / 1e9:,.1f} GB are free')
         if need > free:
             raise OSError(f'{self.folder} needs another {need / 1e9:,.1f} GB: name a folder on a '
@@ -306,17 +299,16 @@ class Benchmark(Dataset):
                     kept.append(s)
             listed = kept
         self.listed_groups = Counter(s.group for s in listed)   # limit may drop sounds of a frame
-        names = Counter(s.id for s in listed)
-        if odd := [i for i, times in names.items() if times > 1 or set(i) & set('/\\')]:
+        times = Counter(s.id for s in listed)
+        if odd := [i for i in times if times[i] > 1 or set(i) & set('/\\')]:
             raise ValueError(f'{name} below {root} lists {odd[0]} twice, or it is no file name: '
                              'fetch its list again')
         self.name = name
-        self.expected = len(listed)
         self.image_size = image_size
         self.seconds = seconds
-        absent = {}
-        for s in listed:
-            absent[s.id] = [f for f in s.images + s.sounds + s.masks if not f.is_file()]
+        self.expected = len(listed)
+        absent = {s.id: [f for f in s.images + s.sounds + s.masks if not f.is_file()]
+                  for s in listed}
         self.samples = [s for s in listed if not absent[s.id]]
         self.missing = [s.id for s in listed if absent[s.id]]
         self.unreadable = []
@@ -344,16 +336,18 @@ class Benchmark(Dataset):
 
         All samples of a frame are in the same list, so that the vision encoder runs once per frame.
         """
-        frames = {}
+        frames = []             # the indices of each frame's samples
+        known = {}
         for index, s in enumerate(self.samples):
             # Same frame: same group or same file. IS4 and VPO hold a copy of the frame for each of
             # its sounds, all of one group; ADE20K has one file for several classes, each a group.
-            frame = frames.get(s.group) or frames.get(tuple(s.images)) or []
+            frame = known.get(s.group) or known.get(tuple(s.images)) or []
+            if not frame:
+                frames.append(frame)
             frame.append(index)
-            frames[s.group] = frames[tuple(s.images)] = frame
+            known[s.group] = known[tuple(s.images)] = frame
         batches = [[]]
-        # a list stands under several keys of frames: take each once, known by its first index
-        for frame in {frame[0]: frame for frame in frames.values()}.values():
+        for frame in frames:
             if batches[-1] and len(batches[-1]) + len(frame) > batch_size:
                 batches.append([])
             batches[-1] += frame
@@ -447,186 +441,44 @@ def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, process
 
 def training_loader(pairs, batches, workers=0):
     """Loads the given batches (lists of indices), in their order."""
-    return DataLoader(pairs, batch_sampler=batches, num_workers=workers, collate_fn=collate,
-                      pin_memory=torch.cuda.is_available(), worker_init_fn=obey_the_trainer_alone,
-                      multiprocessing_context=start_method(workers))
+    return _loader(pairs, workers, batch_sampler=batches)
 
 
 def evaluation_loader(dataset, batch_size, workers=0):
     """Batches in the dataset's order, the last one smaller."""
-    return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate,
-                      worker_init_fn=obey_the_trainer_alone,
-                      multiprocessing_context=start_method(workers))
+    return _loader(dataset, workers, batch_size=batch_size)
 
 
-def start_method(workers):
-    """How DataLoader's worker processes start: on Linux by fork, Python's default before 3.14.
+def _loader(dataset, workers, **batching):
+    # By fork, the default on Linux before Python 3.14. Its new default, the fork server, would
+    # inherit train.py's blocked SIGCHLD and never notice that a worker process has ended.
+    start = 'fork' if workers and sys.platform == 'linux' else None
+    return DataLoader(dataset, num_workers=workers, collate_fn=collate,
+                      pin_memory=torch.cuda.is_available(), worker_init_fn=end_only_with_parent,
+                      multiprocessing_context=start, **batching)
 
-    The default of 3.14, the fork server, would inherit train.py's blocked SIGCHLD, and so would
-    never notice that a worker process has ended.
-    """
-    return 'fork' if workers and sys.platform == 'linux' else None
 
-
-def obey_the_trainer_alone(worker):
-    """worker_init_fn: only the process that trains, its parent, may end this worker process.
+def end_only_with_parent(worker):
+    """worker_init_fn: only the parent, the process that trains, may end this worker process.
 
     Clusters send SIGTERM to all processes of a training at once, as a terminal sends Ctrl-C. But
     the parent needs its workers until the end of the step, after which it saves a checkpoint. So
     both signals stay blocked here, as in train.py; a thread waits for a SIGTERM from the parent.
     """
     if hasattr(signal, 'sigwaitinfo'):
-        threading.Thread(target=_end_with_the_trainer, daemon=True).start()
+        threading.Thread(target=_wait_for_parent, daemon=True).start()
     elif hasattr(os, 'setsid'):         # macOS does not report the sender of a signal
         os.setsid()                     # out of the group that Ctrl-C and clusters send signals to
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def _end_with_the_trainer():
-    """Wait for a SIGTERM that the parent process sends, then exit."""
+def _wait_for_parent():
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
-# ============ data.py prepare ============
-
-def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
-    """Write a new data root with the training pairs decoded and resized. -> how many pairs it has
-
-    Frames are resized to what training_image crops from, so the crops are equal to the bit; sounds
-    are cut or padded to `seconds`, at 16 kHz with 16 bits. A pair is 0.77 MB at 352 pixels and
-    10 s. Everything else (validation, benchmarks, captions, pairs beyond `share`) is linked, or
-    copied where links are not allowed. An interrupted run continues: pairs that are newer than
-    their sources are kept.
-    """
-    pairs = VGGSound(root, 'train', image_size, seconds, augmented=True, skip_bad=skip_bad)
-    tell_other_splits(pairs.list)
-    folder = Path(out) / 'vggsound'
-    marker = Path(out) / PREPARED
-    made_from = marker.read_text(encoding='utf-8') if marker.exists() else None
-    if made_from != str(Path(root).resolve()) and (made_from or folder.exists()):
-        what = f'what was prepared from {made_from}' if made_from else 'a dataset'
-        raise ValueError(f'{out} holds {what}, which this would overwrite: name another --out')
-    write_file(marker, str(Path(root).resolve()))
-    for source in (pairs.frames, pairs.audio):
-        target = folder / source.name
-        target.mkdir(parents=True, exist_ok=True)
-        if target.samefile(source):
-            raise ValueError(f'{target} is a folder of the data root itself: name another --out')
-    chosen = pairs.ids[:round(share * len(pairs))]
-    need = len(chosen) * sum(file_bytes(pairs))
-    free = shutil.disk_usage(folder).free
-    print(f'{len(chosen):,} pairs will take {need / 1e9:,.2f} GB in {folder}; {free / 1e9:,.1f} GB '
-          'are free')
-    bad = set()
-    prepare_one = partial(prepare_pair, pairs, folder)
-    # closing cancels the pairs still to come after the first bad one, or after Ctrl-C
-    with ThreadPoolExecutor() as pool, closing(pool.map(prepare_one, chosen)) as found:
-        for sample, error in zip(chosen, tqdm(found, 'training pairs', len(chosen))):
-            if error and not skip_bad:
-                raise SampleError(f'{error}; or --skip-bad-samples leaves such pairs out')
-            if error:
-                tqdm.write(f'left out: {error}')
-                bad.add(sample)
-    linked = pairs.ids[len(chosen):]
-    validation = Path(root, 'vggsound/val.csv')
-    if validation.exists():
-        link(validation, folder / 'val.csv')
-        linked = linked + VGGSound(root, 'val', image_size, seconds, skip_bad=True).ids
-    for sample in linked:
-        for file in (pairs.frame_file(sample), pairs.sound_file(sample)):
-            link(file, folder / file.parent.name / file.name)
-    for entry in Path(root).iterdir():
-        target = Path(out) / entry.name
-        if entry.is_file() and not target.exists():
-            shutil.copy2(entry, target)         # captions.jsonl too: a link would be written to
-        elif entry.is_dir() and not is_own(entry):
-            link(entry, target)
-    ids = [i for i in pairs.ids if i not in bad]
-    write_file(folder / 'train.csv', ''.join(f'{i}\n' for i in ids))
-    return len(ids)
-
-
-def is_own(folder):
-    """Whether a folder of a data root is that root's alone: pairs, caches, stages, copies."""
-    return (folder.name in ('vggsound', 'cache') or (folder / PREPARED).exists()
-            or folder.name.endswith(('_captions', '.answers')))
-
-
-def file_bytes(pairs):
-    """Bytes of a prepared frame, whose rows a BMP file pads to 4, and of a prepared sound."""
-    side = int(RESIZE_BEFORE_CROP * pairs.image_size)
-    return 54 + side * (-(-3 * side // 4) * 4), 44 + 2 * round(pairs.seconds * SAMPLE_RATE)
-
-
-def prepare_pair(pairs, folder, sample):
-    """Write one pair below folder. -> None, or the SampleError of a file that cannot be read"""
-    sources = pairs.frame_file(sample), pairs.sound_file(sample)
-    targets = folder / f'frames/{sample}.bmp', folder / f'audio/{sample}.wav'
-    if all(map(is_newer, targets, sources, file_bytes(pairs))):
-        return None
-    side = int(RESIZE_BEFORE_CROP * pairs.image_size)
-    for source in sources:      # linked by an earlier start with a smaller --share
-        (folder / source.parent.name / source.name).unlink(missing_ok=True)
-    frame, sound = io.BytesIO(), io.BytesIO()
-    try:
-        image = read_image(sources[0]).resize((side, side), Image.Resampling.BICUBIC)
-        wav = read_audio(sources[1], pairs.seconds)
-    except SampleError as error:
-        return error
-    image.save(frame, 'BMP')
-    wav = (wav * 2**15).round().clamp(-2**15, 2**15 - 1)            # resampling may overshoot
-    soundfile.write(sound, wav.short().numpy(), SAMPLE_RATE, format='WAV', subtype='PCM_16')
-    write_file(targets[0], frame.getvalue())
-    write_file(targets[1], sound.getvalue())
-    return None
-
-
-def is_newer(target, source, size):
-    """Whether a copy is newer than its source and has this size, which another preset's lacks."""
-    if not target.exists() or target.stat().st_size != size:
-        return False
-    return target.stat().st_mtime_ns > source.stat().st_mtime_ns
-
-
-def link(source, target):
-    """A link to a file or folder, or a copy where the system allows no links (Windows, FAT)."""
-    if target.exists() or target.is_symlink():
-        return
-    try:
-        os.symlink(Path(source).resolve(), target)
-    except OSError:         # anything else that is wrong, a full disk say, the copy meets again
-        copy_it = shutil.copytree if Path(source).is_dir() else shutil.copy2
-        copy_it(source, target)
-
-
-def main(argv=None):
-    from model import PRESETS           # here, not above: reading data needs no model
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    command = parser.add_subparsers(dest='command', required=True).add_parser(
-        'prepare', help='decode and resize the training pairs once, into another data root')
-    add = command.add_argument
-    add('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
-    add('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
-    add('--out', type=some_path, help='data root to write (default: prepared, in the data root)')
-    add('--share', type=float, default=1.0,
-        help='decode this share of train.csv, its first lines (default: 1)')
-    add('--skip-bad-samples', action='store_true', help='name and leave out unusable pairs')
-    args = parser.parse_args(argv)
-    if not 0 < args.share <= 1:
-        parser.error(f'--share must lie above 0 and not above 1, not {args.share}')
-    config = PRESETS[args.preset]
-    root = args.data_root or config.data_root
-    out = args.out or Path(root, 'prepared')
-    if sentence := overwritten([('--out', out)], [('--data-root', Path(root, 'vggsound'))]):
-        parser.error(sentence)
-    count = prepare(root, out, config.image_size, config.seconds, args.share, args.skip_bad_samples)
-    print(f'{out}: {count} pairs, with links to {root} for what is not prepared; train.py '
-          f'--data-root {out} reads them')
-
-
 if __name__ == '__main__':
+    from speed.prepare import main      # not above: it reads the pairs with VGGSound
     run_script('data.py', main, 'interrupted; the same command goes on')

@@ -42,7 +42,7 @@ from tqdm import tqdm
 import losses
 from captions import captions_path, load_answers, make_captions
 from checkpoint import agree, rank_and_processes, some_path
-from data import AudioFeatures, VGGSound, evaluation_loader, tell_other_splits, training_steps
+from data import AudioFeatures, VGGSound, evaluation_loader, print_other_splits, training_steps
 from figures import attempt, curves, tables
 from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, load_model, load_trained, trained_state
@@ -334,7 +334,7 @@ def open_pairs(args):
         raise ValueError(f'{pairs.list} has {len(pairs)} samples, fewer than {args.accumulate} '
                          f'batch(es) of {args.batch_size}: add samples or lower --batch-size')
     if rank == 0:
-        tell_other_splits(pairs.list)
+        print_other_splits(pairs.list)
         if pairs.absent:
             print(f'left out {len(pairs.absent)} samples of {pairs.list} without files, e.g. '
                   f'{pairs.absent[0]}')

@@ -1,1 +1,1 @@
-"""What a step, an evaluation and a score cost: python -m speed.bench. Nothing imports it."""
+"""What a step, an evaluation and a score cost (bench.py); a faster data root (prepare.py)."""

@@ -16,6 +16,7 @@ import data
 import metrics
 from model import encode_image
 from speed.costs import clock, count_vision
+from speed.prepare import prepare
 
 
 @contextlib.contextmanager
@@ -57,7 +58,7 @@ def measure_loading(image_size, seconds, count=96):
         files, prepared = Path(folder, 'files'), Path(folder, 'prepared')
         write_pairs(files, count, seconds)
         with contextlib.redirect_stdout(io.StringIO()):
-            data.prepare(files, prepared, image_size, seconds)
+            prepare(files, prepared, image_size, seconds)
         for root in (files, prepared):
             pairs = data.VGGSound(root, 'train', image_size, seconds, augmented=True)
             with stage(root.name):

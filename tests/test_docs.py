@@ -125,6 +125,8 @@ def options_of(paths):
 
 def files_of(script):
     """The files that hold the options of a command: train.py, or -m speed.bench."""
+    if script == 'data.py':             # its one command
+        return [ROOT / 'speed/prepare.py']
     if script.endswith('.py'):
         return [ROOT / script]
     place = ROOT.joinpath(*script.removeprefix('-m ').split('.'))

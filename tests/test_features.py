@@ -177,7 +177,7 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_the_training_goes_on(
 
 def test_a_folder_that_is_a_file_costs_the_cache_alone(tmp_path, pairs, beats, capsys):
     (tmp_path / 'cache').write_text('mine')
-    opened(tmp_path / 'cache', beats, pairs).tell_size()
+    opened(tmp_path / 'cache', beats, pairs).print_size()
     complete(pairs, beats, range(4))
     assert 'no longer kept: cannot write' in capsys.readouterr().out
     assert (tmp_path / 'cache').read_text() == 'mine'
@@ -195,17 +195,17 @@ def test_the_size_is_printed_and_a_disk_too_small_refused(tmp_path, pairs, beats
         return usage(0, 0, free)
 
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: disk(12 * one, path))
-    features.tell_size()
+    features.print_size()
     assert asked == [tmp_path] and not (tmp_path / 'a').exists()
     said = capsys.readouterr().out
     assert f'BEATs features: 12 files of {one / 1e6:.3g} MB are' in said and '0 of them' in said
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: disk(12 * one - 1, path))
     with pytest.raises(OSError, match='needs another 0.0 GB: .*--cache-audio DIR.*--cache-share'):
-        features.tell_size()
+        features.print_size()
     complete(pairs, beats, range(4))                        # then there is room for the others
-    features.tell_size()
+    features.print_size()
     assert '4 of them there' in capsys.readouterr().out
-    opened(tmp_path / 'c', beats, pairs, share=0.5).tell_size()
+    opened(tmp_path / 'c', beats, pairs, share=0.5).print_size()
     assert '6 files' in capsys.readouterr().out
 
 

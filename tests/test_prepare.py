@@ -13,9 +13,9 @@ import soundfile
 import torch
 from PIL import Image
 
-import data
 import media
 from data import SampleError, VGGSound
+from speed import prepare as prepared
 from tiny import LARGE, SECONDS, SIZE, TRAIN, VAL, name, write_root
 
 NAMES = [name(n) for n in range(TRAIN)]
@@ -37,7 +37,7 @@ def contents(folder):
 
 
 def prepare(root, out, **more):
-    return data.prepare(root, out, SIZE, SECONDS, **more)
+    return prepared.prepare(root, out, SIZE, SECONDS, **more)
 
 
 def pairs(root, split='train', **more):
@@ -60,7 +60,7 @@ def test_crops_and_sounds_are_the_same_to_the_bit_and_all_else_is_linked(root, t
     assert_same_samples(root, out)
     assert_same_samples(root, out, 'val')
     # no cache; the captions are a copy, as a link would be written to
-    assert sorted(os.listdir(out)) == ['captions.jsonl', data.PREPARED, 'vggsound', 'vggss']
+    assert sorted(os.listdir(out)) == ['captions.jsonl', prepared.PREPARED, 'vggsound', 'vggss']
     assert not (out / 'captions.jsonl').is_symlink()
     assert (out / 'vggss').is_symlink() and (out / 'vggss/vggss.json').read_text() == 'mine'
     validation = name(TRAIN)
@@ -69,7 +69,7 @@ def test_crops_and_sounds_are_the_same_to_the_bit_and_all_else_is_linked(root, t
     assert contents(root) == before
     frame, sound = (os.path.getsize(out / f'vggsound/{file}')
                     for file in (f'frames/{NAMES[1]}.bmp', f'audio/{NAMES[1]}.wav'))
-    assert (frame, sound) == data.file_bytes(pairs(root))
+    assert (frame, sound) == prepared.file_bytes(pairs(root))
 
 
 def test_large_frames_and_sounds_of_any_rate_are_cut_to_what_training_reads(root, tmp_path):
@@ -93,7 +93,7 @@ def test_a_second_start_makes_only_what_is_missing_older_or_of_another_size(root
     out = tmp_path / 'out'
     prepare(root, out)
     made = []
-    monkeypatch.setattr(data, 'read_audio', lambda path, seconds: made.append(path.stem)
+    monkeypatch.setattr(prepared, 'read_audio', lambda path, seconds: made.append(path.stem)
                         or media.read_audio(path, seconds))
     prepare(root, out)
     assert made == []
@@ -109,8 +109,8 @@ def test_a_second_start_makes_only_what_is_missing_older_or_of_another_size(root
     assert sorted(made) == NAMES[1:6]
     assert_same_samples(root, out)
     made.clear()
-    data.prepare(root, out, 64, SECONDS)                    # another preset's frames
-    data.prepare(root, out, 64, 0.25)                       # and sounds
+    prepared.prepare(root, out, 64, SECONDS)                    # another preset's frames
+    prepared.prepare(root, out, 64, 0.25)                       # and sounds
     assert sorted(made) == sorted(2 * NAMES)
 
 
@@ -151,14 +151,14 @@ def test_the_first_bad_pair_ends_it_or_bad_ones_are_named_and_left_out(root, tmp
         prepare(root, tmp_path / 'a')
     (root / 'vggsound/train.csv').write_text('\n'.join(i for i in NAMES if i != NAMES[7]))
     gate = threading.Event()            # the others wait until the bad pair has been met
-    prepare_pair = data.prepare_pair
+    prepare_pair = prepared.prepare_pair
 
     def wait_and_prepare(pairs, folder, sample):
         assert sample == NAMES[0] or gate.wait(60)
         return prepare_pair(pairs, folder, sample)
 
-    monkeypatch.setattr(data, 'prepare_pair', wait_and_prepare)
-    monkeypatch.setattr(data, 'ThreadPoolExecutor', partial(OneThread, gate))
+    monkeypatch.setattr(prepared, 'prepare_pair', wait_and_prepare)
+    monkeypatch.setattr(prepared, 'ThreadPoolExecutor', partial(OneThread, gate))
     with pytest.raises(SampleError, match=f'{NAMES[0]}.jpg is not a rea.*--skip-bad-samples'):
         prepare(root, tmp_path / 'b')
     assert len(list((tmp_path / 'b/vggsound/frames').iterdir())) < 2        # not all the others
@@ -220,13 +220,13 @@ def test_a_folder_that_prepare_has_not_written_is_never_overwritten(root, tmp_pa
 
 def test_the_command_writes_into_the_root_unless_told_and_reads_the_preset_s_sizes(root, tmp_path,
                                                                                    capsys):
-    data.main(['prepare', '--data-root', str(root), '--share', '0.5'])
+    prepared.main(['prepare', '--data-root', str(root), '--share', '0.5'])
     out = root / 'prepared'
     assert f'{out}: 12 pairs, with links to' in capsys.readouterr().out
     assert not (out / 'prepared').exists() and len(list(out.glob('vggsound/frames/*.bmp'))) == 6
-    data.main(['prepare', '--data-root', str(root)])        # again, with itself inside
+    prepared.main(['prepare', '--data-root', str(root)])        # again, with itself inside
     assert not (out / 'prepared').exists()
-    data.main(['prepare', '--data-root', str(root), '--out', str(tmp_path / 'x'), '--preset',
+    prepared.main(['prepare', '--data-root', str(root), '--out', str(tmp_path / 'x'), '--preset',
                'paper', '--share', '0.1'])
     for folder, side, samples in ((out, 105, 32_000), (tmp_path / 'x', 387, 160_000)):
         with Image.open(folder / f'vggsound/frames/{NAMES[0]}.bmp') as frame:
@@ -236,10 +236,10 @@ def test_the_command_writes_into_the_root_unless_told_and_reads_the_preset_s_siz
 
 def test_without_a_root_the_preset_s_is_prepared(monkeypatch):
     asked = []
-    monkeypatch.setattr(data, 'prepare', lambda *given: asked.append(given) or 0)
-    data.main(['prepare'])
-    data.main(['prepare', '--preset', 'paper', '--share', '0.5', '--skip-bad-samples'])
-    folder = Path(data.__file__).parent / 'data'
+    monkeypatch.setattr(prepared, 'prepare', lambda *given: asked.append(given) or 0)
+    prepared.main(['prepare'])
+    prepared.main(['prepare', '--preset', 'paper', '--share', '0.5', '--skip-bad-samples'])
+    folder = Path(media.__file__).parent / 'data'
     assert asked == [
         (str(folder / 'miniature'), folder / 'miniature/prepared', 96, 2, 1.0, False),
         (str(folder), folder / 'prepared', 352, 10, 0.5, True)]
@@ -254,12 +254,12 @@ def test_without_a_root_the_preset_s_is_prepared(monkeypatch):
     (['--data-root', 'd', '--out', 'd/vggsound/x'], '--out would overwrite --data-root')])
 def test_what_cannot_be_meant_is_refused(options, words, capsys):
     with pytest.raises(SystemExit) as end:
-        data.main(['prepare', *options])
+        prepared.main(['prepare', *options])
     assert end.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_a_copy_within_the_data_root_is_not_linked_into_itself_or_into_another_one(root):
     for name in ('small', 'smaller', 'small'):
         prepare(root, root / name)
-        assert sorted(os.listdir(root / name)) == ['captions.jsonl', data.PREPARED, 'vggsound',
+        assert sorted(os.listdir(root / name)) == ['captions.jsonl', prepared.PREPARED, 'vggsound',
                                                    'vggss']

@@ -15,6 +15,7 @@ import media
 import model as model_file
 import train
 from captions import load_answers
+from speed import prepare
 from test_train_options import cosine, info_nce
 from tiny import (SIZE, TRAIN, VAL, colours, name, number, pair_of_image, tiny,     # noqa: F401
                   tiny_beats, tiny_clipseg, tiny_root, training, watch, write_captions, write_root)
@@ -163,7 +164,7 @@ def test_workers_and_batch_size_reach_both_loaders(training, monkeypatch):
     asked = []
 
     def loader(kind, *arguments, num_workers, **more):
-        size = len(more['batch_sampler'][0]) if 'batch_sampler' in more else arguments[0]
+        size = len(more['batch_sampler'][0]) if 'batch_sampler' in more else more['batch_size']
         asked.append((size, num_workers))
         return DataLoader(kind, *arguments, **{**more, 'multiprocessing_context': None})
 
@@ -207,7 +208,7 @@ def test_the_model_hears_the_features_that_it_is_given(tiny):
 def test_prepared_pairs_are_used_and_are_the_same_pairs(training, tiny_root, tmp_path, monkeypatch):
     plain = training('--epochs', '1', folder='plain')
     root = tmp_path / 'prepared'
-    data.main(['prepare', '--data-root', str(tiny_root), '--out', str(root), '--share', '0.75'])
+    prepare.main(['prepare', '--data-root', str(tiny_root), '--out', str(root), '--share', '0.75'])
     read = []
     watch(monkeypatch, data, 'read_image', lambda _, path: read.append(path))
     seen = training('--epochs', '1', root=root)

@@ -1,0 +1,164 @@
+"""data.py prepare: a second data root, whose training pairs are decoded and resized (section 4.1).
+
+    python data.py prepare --preset paper --out DIR         # once
+    python train.py --preset paper --data-root DIR          # reads it as any data root
+
+Frames are resized to what training_image crops from, so the crops are equal to the bit; sounds are
+cut or padded, at 16 kHz with 16 bits. A pair is 0.77 MB at 352 pixels and 10 s. Everything else
+(validation, benchmarks, captions, pairs beyond --share) is linked, or copied where links are not
+allowed. An interrupted run continues: pairs that are newer than their sources are kept.
+"""
+
+import argparse
+import io
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import soundfile
+from PIL import Image
+from tqdm import tqdm
+
+from checkpoint import overwritten, some_path, write_file
+from data import VGGSound, print_other_splits
+from media import RESIZE_BEFORE_CROP, SAMPLE_RATE, SampleError, read_audio, read_image
+from model import PRESETS
+
+PREPARED = 'prepared_from.txt'      # a file of a prepared root: the path of the root it was made of
+
+
+def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
+    """Write the data root `out`, made of `root`. -> how many training pairs it has
+
+    ValueError where `out` holds anything else; SampleError: a pair cannot be read.
+    """
+    pairs = VGGSound(root, 'train', image_size, seconds, augmented=True, skip_bad=skip_bad)
+    print_other_splits(pairs.list)
+    folder = Path(out, 'vggsound')
+    marker = Path(out, PREPARED)
+    made_from = marker.read_text(encoding='utf-8') if marker.exists() else None
+    if made_from != str(Path(root).resolve()) and (made_from or folder.exists()):
+        what = f'what was prepared from {made_from}' if made_from else 'a dataset'
+        raise ValueError(f'{out} holds {what}, which this would overwrite: name another --out')
+    write_file(marker, str(Path(root).resolve()))
+    for part in ('frames', 'audio'):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    chosen = pairs.ids[:round(share * len(pairs))]
+    need = len(chosen) * sum(file_bytes(pairs))
+    free = shutil.disk_usage(folder).free
+    print(f'{len(chosen):,} pairs will take {need / 1e9:,.2f} GB in {folder}; {free / 1e9:,.1f} GB '
+          'are free')
+    bad = prepare_pairs(pairs, folder, chosen, skip_bad)
+
+    linked = pairs.ids[len(chosen):]
+    validation = Path(root, 'vggsound/val.csv')
+    if validation.exists():
+        link(validation, folder / 'val.csv')
+        linked = linked + VGGSound(root, 'val', image_size, seconds, skip_bad=True).ids
+    for sample in linked:
+        for file in (pairs.frame_file(sample), pairs.sound_file(sample)):
+            link(file, folder / file.parent.name / file.name)
+    for entry in Path(root).iterdir():
+        target = Path(out, entry.name)
+        if entry.is_file() and not target.exists():
+            shutil.copy2(entry, target)         # captions.jsonl too: a link would be written to
+        elif entry.is_dir() and not is_own(entry):
+            link(entry, target)
+    ids = [i for i in pairs.ids if i not in bad]
+    write_file(folder / 'train.csv', ''.join(f'{i}\n' for i in ids))
+    return len(ids)
+
+
+def file_bytes(pairs):
+    """Bytes of a prepared frame, whose rows a BMP file pads to 4, and of a prepared sound."""
+    side = int(RESIZE_BEFORE_CROP * pairs.image_size)
+    return 54 + side * (-(-3 * side // 4) * 4), 44 + 2 * round(pairs.seconds * SAMPLE_RATE)
+
+
+def is_own(folder):
+    """Whether a folder of a data root is that root's alone: pairs, caches, stages, copies."""
+    return (folder.name in ('vggsound', 'cache') or (folder / PREPARED).exists()
+            or folder.name.endswith(('_captions', '.answers')))
+
+
+def link(source, target):
+    """A link to a file or folder, or a copy where the system allows no links (Windows, FAT)."""
+    if target.exists() or target.is_symlink():
+        return
+    try:
+        os.symlink(source.resolve(), target)
+    except OSError:         # anything else that is wrong, a full disk say, the copy meets again
+        copy_it = shutil.copytree if source.is_dir() else shutil.copy2
+        copy_it(source, target)
+
+
+def prepare_pairs(pairs, folder, chosen, skip_bad):
+    """Write the chosen pairs. -> the ids of those that cannot be read, which skip_bad leaves out"""
+    bad = set()
+    prepare_one = partial(prepare_pair, pairs, folder)
+    # closing cancels the pairs still to come after the first bad one, or after Ctrl-C
+    with ThreadPoolExecutor() as pool, closing(pool.map(prepare_one, chosen)) as found:
+        for sample, error in zip(chosen, tqdm(found, 'training pairs', len(chosen))):
+            if error and not skip_bad:
+                raise SampleError(f'{error}; or --skip-bad-samples leaves such pairs out')
+            if error:
+                tqdm.write(f'left out: {error}')
+                bad.add(sample)
+    return bad
+
+
+def prepare_pair(pairs, folder, sample):
+    """Write one pair below folder. -> None, or the SampleError of a file that cannot be read"""
+    sources = pairs.frame_file(sample), pairs.sound_file(sample)
+    targets = folder / f'frames/{sample}.bmp', folder / f'audio/{sample}.wav'
+    if all(map(is_newer, targets, sources, file_bytes(pairs))):
+        return None
+    side = int(RESIZE_BEFORE_CROP * pairs.image_size)
+    for source in sources:      # linked by an earlier start with a smaller --share
+        (folder / source.parent.name / source.name).unlink(missing_ok=True)
+    frame, sound = io.BytesIO(), io.BytesIO()
+    try:
+        image = read_image(sources[0]).resize((side, side), Image.Resampling.BICUBIC)
+        wav = read_audio(sources[1], pairs.seconds)
+    except SampleError as error:
+        return error
+    image.save(frame, 'BMP')
+    wav = (wav * 2**15).round().clamp(-2**15, 2**15 - 1)            # resampling may overshoot
+    soundfile.write(sound, wav.short().numpy(), SAMPLE_RATE, format='WAV', subtype='PCM_16')
+    write_file(targets[0], frame.getvalue())
+    write_file(targets[1], sound.getvalue())
+    return None
+
+
+def is_newer(target, source, size):
+    """Whether a copy is newer than its source and has this size, which another preset's lacks."""
+    if not target.exists() or target.stat().st_size != size:
+        return False
+    return target.stat().st_mtime_ns > source.stat().st_mtime_ns
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('command', choices=['prepare'])
+    add('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
+    add('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
+    add('--out', type=some_path, help='data root to write (default: prepared, in the data root)')
+    add('--share', type=float, default=1.0,
+        help='decode this share of train.csv, its first lines (default: 1)')
+    add('--skip-bad-samples', action='store_true', help='name and leave out unusable pairs')
+    args = parser.parse_args(argv)
+    if not 0 < args.share <= 1:
+        parser.error(f'--share must lie above 0 and not above 1, not {args.share}')
+    config = PRESETS[args.preset]
+    root = args.data_root or config.data_root
+    out = args.out or Path(root, 'prepared')
+    if sentence := overwritten([('--out', out)], [('--data-root', Path(root, 'vggsound'))]):
+        parser.error(sentence)
+    count = prepare(root, out, config.image_size, config.seconds, args.share, args.skip_bad_samples)
+    print(f'{out}: {count} pairs, with links to {root} for what is not prepared; train.py '
+          f'--data-root {out} reads them')
