@@ -307,8 +307,9 @@ class Benchmark(Dataset):
         self.image_size = image_size
         self.seconds = seconds
         self.expected = len(listed)
-        absent = {s.id: [f for f in s.images + s.sounds + s.masks if not f.is_file()]
-                  for s in listed}
+        absent = {}
+        for s in listed:
+            absent[s.id] = [f for f in s.images + s.sounds + s.masks if not f.is_file()]
         self.samples = [s for s in listed if not absent[s.id]]
         self.missing = [s.id for s in listed if absent[s.id]]
         self.unreadable = []
@@ -405,10 +406,12 @@ def collate(samples):
     """Dicts of samples -> one dict: tensors stacked, all else lists; errors under 'errors'."""
     errors = [s['error'] for s in samples if 'error' in s]
     good = [s for s in samples if 'error' not in s]
-    batch = {key: [s[key] for s in good] for key in (good[0] if good else ['id'])}
-    stacked = {key: torch.stack(values) for key, values in batch.items()
-               if values and all(isinstance(v, torch.Tensor) for v in values)}
-    return {**batch, **stacked, 'errors': errors}
+    batch = {'id': [], 'errors': errors}
+    for key in good[0] if good else ():
+        values = [s[key] for s in good]
+        tensors = all(isinstance(value, torch.Tensor) for value in values)
+        batch[key] = torch.stack(values) if tensors else values
+    return batch
 
 
 def epoch_batches(count, batch_size, seed, epoch, rank=0, processes=1):

@@ -1,4 +1,4 @@
-"""data.py prepare: a second data root, whose training pairs are decoded and resized (section 4.1).
+"""data.py prepare: another data root, whose training pairs are decoded and resized (section 4.1).
 
     python data.py prepare --preset paper --out DIR         # once
     python train.py --preset paper --data-root DIR          # reads it as any data root
@@ -27,7 +27,7 @@ from data import VGGSound, print_other_splits
 from media import RESIZE_BEFORE_CROP, SAMPLE_RATE, SampleError, read_audio, read_image
 from model import PRESETS
 
-PREPARED = 'prepared_from.txt'      # a file of a prepared root: the path of the root it was made of
+PREPARED = 'prepared_from.txt'      # names the data root that a prepared one was made of
 
 
 def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
@@ -51,8 +51,16 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
     free = shutil.disk_usage(folder).free
     print(f'{len(chosen):,} pairs will take {need / 1e9:,.2f} GB in {folder}; {free / 1e9:,.1f} GB '
           'are free')
-    bad = prepare_pairs(pairs, folder, chosen, skip_bad)
-
+    bad = set()
+    prepare_one = partial(prepare_pair, pairs, folder)
+    # closing cancels the pairs still to come after the first bad one, or after Ctrl-C
+    with ThreadPoolExecutor() as pool, closing(pool.map(prepare_one, chosen)) as found:
+        for sample, error in zip(chosen, tqdm(found, 'training pairs', len(chosen))):
+            if error and not skip_bad:
+                raise SampleError(f'{error}; or --skip-bad-samples leaves such pairs out')
+            if error:
+                tqdm.write(f'left out: {error}')
+                bad.add(sample)
     linked = pairs.ids[len(chosen):]
     validation = Path(root, 'vggsound/val.csv')
     if validation.exists():
@@ -95,21 +103,6 @@ def link(source, target):
         copy_it(source, target)
 
 
-def prepare_pairs(pairs, folder, chosen, skip_bad):
-    """Write the chosen pairs. -> the ids of those that cannot be read, which skip_bad leaves out"""
-    bad = set()
-    prepare_one = partial(prepare_pair, pairs, folder)
-    # closing cancels the pairs still to come after the first bad one, or after Ctrl-C
-    with ThreadPoolExecutor() as pool, closing(pool.map(prepare_one, chosen)) as found:
-        for sample, error in zip(chosen, tqdm(found, 'training pairs', len(chosen))):
-            if error and not skip_bad:
-                raise SampleError(f'{error}; or --skip-bad-samples leaves such pairs out')
-            if error:
-                tqdm.write(f'left out: {error}')
-                bad.add(sample)
-    return bad
-
-
 def prepare_pair(pairs, folder, sample):
     """Write one pair below folder. -> None, or the SampleError of a file that cannot be read"""
     sources = pairs.frame_file(sample), pairs.sound_file(sample)
@@ -135,16 +128,15 @@ def prepare_pair(pairs, folder, sample):
 
 def is_newer(target, source, size):
     """Whether a copy is newer than its source and has this size, which another preset's lacks."""
-    if not target.exists() or target.stat().st_size != size:
-        return False
-    return target.stat().st_mtime_ns > source.stat().st_mtime_ns
+    return (target.exists() and target.stat().st_size == size
+            and target.stat().st_mtime_ns > source.stat().st_mtime_ns)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('command', choices=['prepare'])
+    add('command', choices=['prepare'], help='the only one')
     add('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
     add('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
     add('--out', type=some_path, help='data root to write (default: prepared, in the data root)')
