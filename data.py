@@ -111,7 +111,7 @@ class VGGSound(Dataset):
     skip_bad: leave out ids without files; in training, replace a pair that cannot be read by the
     next one, and add its error to the sample's 'unreadable', a list of sentences.
     `features`: set it to an AudioFeatures to use the cache. A sample's 'features' are then (T, 3 *
-    width) float16, or None while they are not cached.
+    width) float16 and its 'wav' is zeros; or None while they are not cached.
     """
 
     def __init__(self, root, split, image_size, seconds, augmented=False, seed=0, skip_bad=False):
@@ -161,8 +161,11 @@ class VGGSound(Dataset):
         sample = self.ids[index]
         sound = self.sound_file(sample)
         image = read_image(self.frame_file(sample))
-        wav = read_audio(sound, self.seconds)
         features = self.features and self.features.get(sample, sound)
+        if features is None:
+            wav = read_audio(sound, self.seconds)
+        else:                           # E_A will not run, so the sound is not decoded
+            wav = torch.zeros(round(self.seconds * SAMPLE_RATE))
         if self.augmented:
             seeds = np.random.SeedSequence((self.seed, self.epoch, index))
             seed = int(seeds.generate_state(1, np.uint64)[0]) >> 1

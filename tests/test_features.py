@@ -14,6 +14,7 @@ import soundfile
 import torch
 
 import data
+import media
 from checkpoint import write_file
 from conftest import assert_equal
 from data import AudioFeatures, VGGSound
@@ -54,6 +55,10 @@ def complete(pairs, beats, indices):
     return pairs.features.complete(batch, beats, CPU)
 
 
+def sound_of(pairs, index):
+    return data.read_audio(pairs.sound_file(pairs.ids[index]), SECONDS)
+
+
 def files(folder):
     return sorted(path.relative_to(folder).name for path in folder.rglob('*') if path.is_file())
 
@@ -62,7 +67,7 @@ def test_the_first_epoch_computes_and_keeps_and_the_next_ones_read_the_same_numb
         tmp_path, pairs, beats):
     opened(tmp_path / 'cache', beats, pairs)
     first = complete(pairs, beats, [4, 1, 5])
-    wav = torch.stack([pairs[k]['wav'] for k in (4, 1, 5)])
+    wav = torch.stack([sound_of(pairs, k) for k in (4, 1, 5)])
     assert torch.equal(first, type(beats).forward(beats, wav).half().float())
     assert files(tmp_path / 'cache') == [f'{NAMES[k]}.npy' for k in (1, 4, 5)]
     mixed = complete(pairs, beats, [5, 2, 4, 0])            # two from disk, each in its place
@@ -73,6 +78,16 @@ def test_the_first_epoch_computes_and_keeps_and_the_next_ones_read_the_same_numb
     assert beats.heard == [3, 2]
     size = (tmp_path / 'cache').rglob(f'{NAMES[0]}.npy').__next__().stat().st_size
     assert size == 128 + 2 * mixed[0].numel()               # NumPy's header, float16
+
+
+def test_a_sound_is_not_decoded_where_its_features_are_cached(tmp_path, pairs, beats, monkeypatch):
+    opened(tmp_path / 'cache', beats, pairs)
+    complete(pairs, beats, [1, 3])
+    read = []
+    monkeypatch.setattr(data, 'read_audio', lambda path, seconds: read.append(path.stem)
+                        or media.read_audio(path, seconds))
+    batch = data.collate([pairs[k] for k in (3, 2, 1)])
+    assert read == [NAMES[2]] and [wav.any().item() for wav in batch['wav']] == [False, True, False]
 
 
 @pytest.mark.parametrize('content', ['', 'truncated', 'header', 'text', 'pickle', 'zip',
@@ -108,7 +123,7 @@ def test_a_sound_that_has_changed_is_heard_again(tmp_path, pairs, beats):
     os.utime(sound, ns=(late, late))                        # not older
     after = complete(pairs, beats, range(4))
     assert beats.heard == [4, 1] and torch.equal(after[[0, 1, 3]], before[[0, 1, 3]])
-    fresh = type(beats).forward(beats, pairs[2]['wav'][None])[0]
+    fresh = type(beats).forward(beats, sound_of(pairs, 2)[None])[0]
     assert torch.equal(after[2], fresh.half().float()) and not torch.equal(after[2], before[2])
 
 

@@ -254,7 +254,8 @@ def test_in_the_place_of_an_unreadable_pair_the_next_one_is_trained(training, tm
         assert sorted(used) == [0, 0, 1, 2, 4, 4, 5, 6, 9, 10]          # 4 for 3, and 0 for 11
         heard = [pair_of_sound(wav) for one in seen.forwards for wav in one['wav']]
         answers = [row for _, rows in seen.answers for row in rows.tolist()]
-        assert heard == used and len({(n % 3, row) for n, row in zip(used, answers)}) == 3
+        assert heard == used or seen is rest            # whose cached sounds are not decoded
+        assert len({(n % 3, row) for n, row in zip(used, answers)}) == 3
     assert len(list(tmp_path.glob('cache/*/*.npy'))) == 8
     said = re.findall(r'skipped \((\d) so far\): .*/pair_0*(\d+)', capsys.readouterr().out)
     assert [number for number, _ in said] == ['1', '2', '3', '4']
