@@ -36,7 +36,7 @@ from benchmarks.lists import WHERE, csv_lines, unique, utf8_text
 from checkpoint import (gather_lists, given_options, overwritten, pick_device, rank_and_processes,
                         run_script, some_path, start_processes, wait_for_all, write_file)
 from data import FORMS, FRAMES, read_ids, print_other_splits
-from media import SAMPLE_RATE, SampleError, file_of, read_audio, read_image, sound_file
+from media import SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image
 from model import PRESETS, ROOT
 
 # Paper [31]: "BLIP-2", without a size: the one with OPT-2.7B, unprompted.
@@ -262,7 +262,7 @@ def read_input(stage, folder, seconds, given, prompt, line):
         if stage == 'audio' and given:
             return given[line['id']], None
         if stage == 'audio':
-            return read_audio(sound_file(folder / 'audio', line['id']), seconds), None
+            return read_audio(file_of(folder / 'audio', line['id'], SOUNDS), seconds), None
     except SampleError as error:
         return None, str(error)
     return prompt.format(image=line['image_caption'], audio=line['audio_caption']), line['error']
@@ -465,7 +465,7 @@ def pairs_to_caption(data_root, path, stages, audio_captions=None):
     ids = read_ids(path, training=True)
     print_other_splits(path)
     frames = any(file_of(folder / 'frames', i, FRAMES).is_file() for i in ids)
-    sounds = audio_captions or any(sound_file(folder / 'audio', i).is_file() for i in ids)
+    sounds = audio_captions or any(file_of(folder / 'audio', i, SOUNDS).is_file() for i in ids)
     for stage, found in (('image', frames), ('audio', sounds)):
         if stage in stages and not found:
             raise ValueError(f'none of the {len(ids)} pairs of {path} has its {stage} below '

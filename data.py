@@ -40,8 +40,7 @@ from benchmarks.lists import WHERE, csv_lines, utf8_text
 from checkpoint import run_script, write_file
 from media import (GROUND_TRUTH_SIZE, SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map,
                    box_pixels, evaluation_image, file_of, noise, read_audio, read_channels,
-                   read_image, read_mask, read_pickled_mask, side_by_side, sound_file,
-                   training_image)
+                   read_image, read_mask, read_pickled_mask, side_by_side, training_image)
 
 MIX_GAIN = 0.5          # of either waveform of a mixture
 MOST_IN_A_ROW = 10      # unreadable pairs in a row; so many mean that the disk cannot be read
@@ -142,7 +141,7 @@ class VGGSound(Dataset):
         return file_of(self.frames, sample, FRAMES)
 
     def sound_file(self, sample):
-        return sound_file(self.audio, sample)
+        return file_of(self.audio, sample, SOUNDS)
 
     def __getitem__(self, index):
         unreadable = []

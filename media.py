@@ -69,11 +69,6 @@ def file_of(folder, name, suffixes, *others):
 
 # ---- Sound ---------------------------------------------------------------------------------------
 
-def sound_file(folder, name, *others):
-    """file_of for a sound, whichever of the formats SOUNDS it has."""
-    return file_of(folder, name, SOUNDS, *others)
-
-
 def read_audio(path, seconds):
     """The first `seconds` of a sound: mono, 16 kHz, zero-padded at the end (4.1, release)."""
     sound, rate = _decode(path, seconds)                                # (channels, samples)

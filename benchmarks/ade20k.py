@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks.lists import BenchmarkSample, read_rows
-from media import sound_file
+from media import SOUNDS, file_of
 
 COLUMNS = 'image_location', 'vggsound_file', 'ade_class_id'     # among others
 
@@ -23,7 +23,7 @@ def list_ade20k(root):
         if not ade_class or not heard:
             continue                        # no class or no sound; its authors skip such lines
         name = f'{image.stem}_{ade_class}_{Path(heard).stem}'
-        sound = sound_file(folder / 'audio', Path(heard).stem)
+        sound = file_of(folder / 'audio', Path(heard).stem, SOUNDS)
         mask = folder / 'annotations' / image.with_name(f'{image.stem}_seg.png')
         samples.append(BenchmarkSample(name, [folder / 'frames' / image], [sound], None, None,
                                        [mask], ade_class=ade_class))

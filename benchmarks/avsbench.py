@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.lists import BenchmarkSample, read_boxes, read_rows, unique
-from media import GROUND_TRUTH_SIZE, file_of, sound_file
+from media import GROUND_TRUTH_SIZE, SOUNDS, file_of
 
 OFFSCREEN_SEED = 42             # AVSBench-Robust's
 CATEGORIES = {                  # a class with none of these words is a category of its own
@@ -42,7 +42,7 @@ def _list_avsbench(folder, annotation):
     samples = []
     for name, label in read_rows(folder / annotation, ('id', 'label')):
         frame = file_of(folder / 'visual_frames', name, ('.png', '.jpg'))
-        sound = sound_file(folder / 'audio_wav', name.rpartition('_')[0])
+        sound = file_of(folder / 'audio_wav', name.rpartition('_')[0], SOUNDS)
         mask = folder / f'gt_masks/{name}.png'
         samples.append(BenchmarkSample(name, [frame], [sound], label.replace('_', ' '), None,
                                        [mask], unit=GROUND_TRUTH_SIZE, stereo=True))

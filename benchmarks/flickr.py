@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 
 from benchmarks.lists import BenchmarkSample, annotation, read_rows
-from media import PICTURES, file_of, sound_file
+from media import PICTURES, SOUNDS, file_of
 
 
 def list_flickr(root):
@@ -15,7 +15,7 @@ def list_flickr(root):
     samples = []
     for name, _ in read_rows(root / 'flickr/flickr_test.csv', ('id', 'label')):
         frame = file_of(folder / 'frames', name, PICTURES)
-        sound = sound_file(folder / 'audio', name)
+        sound = file_of(folder / 'audio', name, SOUNDS)
         boxes = _read_xml(folder / f'Annotations/{name}.xml')
         samples.append(BenchmarkSample(name, [frame], [sound], None, boxes, unit=256, agreement=2))
     return samples

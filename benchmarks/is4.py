@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.lists import BenchmarkSample, read_boxes
-from media import GROUND_TRUTH_SIZE, PICTURES, file_of, sound_file
+from media import GROUND_TRUTH_SIZE, PICTURES, SOUNDS, file_of
 
 
 def list_is4(root):
@@ -21,7 +21,7 @@ def list_boxed(folder, annotation, masks, suffixes, label_of, threshold=1):
     for entry in read_boxes(folder / annotation, 'image', 'gt_box'):
         name = Path(entry['image']).stem
         frame = file_of(folder / 'visual_frames', name, PICTURES)
-        sound = sound_file(folder / 'audio_wav', name)
+        sound = file_of(folder / 'audio_wav', name, SOUNDS)
         mask = [file_of(folder / masks, name, suffixes)] if (folder / masks).is_dir() else []
         samples.append(BenchmarkSample(name, [frame], [sound], label_of(name), [entry['gt_box']],
                                        mask, name.rpartition('_')[0], unit=GROUND_TRUTH_SIZE,

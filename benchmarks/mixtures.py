@@ -2,7 +2,7 @@
 
 from benchmarks.lists import BenchmarkSample, read_rows, unique
 from benchmarks.vggss import list_vggss
-from media import PICTURES, file_of, sound_file
+from media import PICTURES, SOUNDS, file_of
 
 
 def list_vgg_instruments(root):
@@ -12,7 +12,7 @@ def list_vgg_instruments(root):
     samples = []
     for a, label_a, b, label_b in read_rows(path, ('sample1', 'class1', 'sample2', 'class2')):
         frames = [file_of(folder / 'frames', name, PICTURES) for name in (a, b)]
-        sounds = [sound_file(folder / 'audio', name) for name in (a, b)]
+        sounds = [file_of(folder / 'audio', name, SOUNDS) for name in (a, b)]
         masks = [folder / f'annotations/{name}.pkl' for name in (a, b)]
         labels = [label.replace('_', ' ') for label in (label_a, label_b)]
         samples.append(BenchmarkSample(f'{a}_{b}', frames, sounds, labels, None, masks))

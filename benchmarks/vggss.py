@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.lists import BenchmarkSample, read_boxes, read_rows
-from media import PICTURES, box_map, file_of, sound_file
+from media import PICTURES, SOUNDS, box_map, file_of
 
 
 def list_vggss(root):
@@ -16,7 +16,7 @@ def list_vggss(root):
     for entry in read_boxes(folder / 'vggss.json', 'file', 'bbox'):
         name = entry['file']
         frame = file_of(folder / 'frames', name, PICTURES)
-        sound = sound_file(folder / 'audio', name)
+        sound = file_of(folder / 'audio', name, SOUNDS)
         label = (entry.get('class') or '').strip() or None
         mask = folder / f'gt_masks/{name}.png'
         masks = [mask] if mask.exists() else []
@@ -49,7 +49,7 @@ def extended(plain, folder, plain_folder):
     samples = []
     for truth, frame, sound, condition in pairs:
         image = file_of(folder / 'extend_frames', frame, PICTURES, plain_folder / 'frames')
-        heard = sound_file(folder / 'extend_audio', sound, plain_folder / 'audio')
+        heard = file_of(folder / 'extend_audio', sound, SOUNDS, plain_folder / 'audio')
         samples.append(replace(truth, id=f'{frame}_{sound}', group=frame, condition=condition,
                                images=[image], sounds=[heard], masks=[]))
     return samples
