@@ -1,18 +1,35 @@
-"""IS4 (Senocak et al., 2025), released as IS3; VPO has the same layout."""
+"""IS4 (Senocak et al., 2025), released as IS3, and VPO (Chen et al., 2024), of the same layout."""
 
 from pathlib import Path
 
-from benchmarks.lists import BenchmarkSample, read_boxes
+from benchmarks.lists import BenchmarkSample, read_boxes, read_rows, unique
 from media import GROUND_TRUTH_SIZE, PICTURES, SOUNDS, file_of
 
 
 def list_is4(root):
     """Two samples per frame; an id is <scene>_<the object that sounds>."""
-    return list_boxed(root / 'is4', 'synthetic3240_bbox.json', 'gt_masks', ('.png', '.jpg'),
-                      lambda name: name.rpartition('_')[2])
+    return _list_boxed(root / 'is4', 'synthetic3240_bbox.json', 'gt_masks', ('.png', '.jpg'),
+                       lambda name: name.rpartition('_')[2])
 
 
-def list_boxed(folder, annotation, masks, suffixes, label_of, threshold=1):
+def list_vpo(folder):
+    """COCO's images and masks, VGGSound's sounds. An id is <coco image>_<annotation>.
+
+    VPO-SS has one sounding object per frame, VPO-MS one to five, and a sample for each. Masks are
+    JPEG, hence the threshold. The release has no classes for the oracle: make labels.csv (id,label)
+    from COCO's instance annotations.
+    """
+    path = folder / 'labels.csv'
+    labels = unique(read_rows(path, ('id', 'label')), path) if path.exists() else {}
+    samples = _list_boxed(folder, f'{folder.name}_bbox.json', 'gray_masks', ('.jpg', '.png'),
+                          labels.get, threshold=128)
+    if labels and not any(s.label for s in samples):
+        raise ValueError(f'{path} names no sample of its set, the first being {samples[0].id}: '
+                         'write a line id,label for each, or remove the file')
+    return samples
+
+
+def _list_boxed(folder, annotation, masks, suffixes, label_of, threshold=1):
     """A json list [{image, audio, gt_box: a box in 224 pixels}]; an id is the stem of `image`.
 
     Ids of the same frame differ after their last _. The folder `masks` may be missing.
