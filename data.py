@@ -109,8 +109,8 @@ class VGGSound(Dataset):
     changes them; set `epoch` before each pass.
     skip_bad: leave out ids without files; in training, replace a pair that cannot be read by the
     next one, and add its error to the sample's 'unreadable', a list of sentences.
-    `features`: set it to an AudioFeatures to use the cache. A sample's 'features' are then (T, 3 *
-    width) float16 and its 'wav' is zeros; or None while they are not cached.
+    `features`: set it to an AudioFeatures to use the cache. A sample whose sound is cached has
+    'features', (T, 3 * width) float16, and a 'wav' of zeros; any other has 'features' None.
     """
 
     def __init__(self, root, split, image_size, seconds, augmented=False, seed=0, skip_bad=False):
@@ -190,10 +190,9 @@ class AudioFeatures:
 
     E_A is frozen and sounds are not augmented, so the features never change. They are in
     <folder>/<hash of the weights and of the length>/<id>.npy, float16: 2.3 MB for 10 s, 330 GB for
-    144,000 sounds. A file is valid while it is newer than its sound. share: cache only this share
-    of the list, from its first line on. The files cannot be smaller: the pooling after E_A is
-    trained, so it needs all T features, even those of a short clip's zero padding, which attend to
-    the clip and so differ from clip to clip.
+    144,000 sounds; the pooling after E_A is trained, so it needs all T features, and those of zero
+    padding attend to the clip. A file is valid while it is newer than its sound. share: cache only
+    this share of the list, from its first line on.
     """
 
     def __init__(self, folder, beats, seconds, ids, share=1.0):
@@ -292,14 +291,10 @@ class Benchmark(Dataset):
         labels = [s.label if isinstance(s.label, list) else [s.label] for s in listed]
         self.classes = sorted({label for several in labels for label in several if label})
         self.group_sizes = Counter(s.group for s in listed)     # counted before the limit
-        if limit is not None:
-            kept = []
-            taken = Counter()
-            for s in listed:
-                taken[s.condition] += 1
-                if taken[s.condition] <= limit:
-                    kept.append(s)
-            listed = kept
+        conditions = {}                 # each condition's samples follow each other in all lists
+        for s in listed:
+            conditions.setdefault(s.condition, []).append(s)
+        listed = [s for samples in conditions.values() for s in samples[:limit]]
         self.listed_groups = Counter(s.group for s in listed)   # limit may drop sounds of a frame
         times = Counter(s.id for s in listed)
         if odd := [i for i in times if times[i] > 1 or set(i) & set('/\\')]:
@@ -327,12 +322,12 @@ class Benchmark(Dataset):
         self.clipped = self.empty = 0
         for s in self.samples:
             frames = s.boxes if len(s.images) > 1 else [s.boxes]
-            without_area = False
+            have_area = []
             for boxes in map(np.array, frames if s.boxes else []):              # (boxes, 4)
                 self.clipped += int(((boxes < 0) | (boxes > s.unit)).any(1).sum())
-                pixels = box_pixels(boxes, s.unit)
-                without_area |= not (pixels[:, 2:] > pixels[:, :2]).all(1).any()
-            self.empty += without_area
+                x0, y0, x1, y1 = box_pixels(boxes, s.unit).T                    # (boxes,) each
+                have_area.append(((x0 < x1) & (y0 < y1)).any())
+            self.empty += not all(have_area)
 
     def batches(self, batch_size):
         """Split the samples into lists of about batch_size indices.

@@ -311,8 +311,6 @@ class _Endless(io.BytesIO):
 def _read_samples(path, seconds):
     """-> first (samples, channels) float32, their rate, number of samples that the file states."""
     check_file(path)
-    if Path(path).suffix.lower() == '.raw':
-        raise SampleError(f'{path} has no header with its rate and channels: save it as wav')
     try:
         source = _wav_with_size(path)
         if source is path and os.name == 'posix':
@@ -325,7 +323,7 @@ def _read_samples(path, seconds):
             stated = None if sound.frames == UNKNOWN_FRAMES else sound.frames
             count = wanted if stated is None else min(wanted, stated)
             return sound.read(count, 'float32', always_2d=True), sound.samplerate, stated
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, TypeError) as error:     # TypeError: .raw, without a header
         reason = getattr(error, 'error_string', None) or str(error) or 'the decoder fails'
         raise SampleError(f'{path} is not a readable sound ({reason.splitlines()[0]}): replace '
                           'it') from None
