@@ -434,22 +434,13 @@ def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, process
         pairs.epoch = epoch
         batches = epoch_batches(len(pairs), batch_size, pairs.seed, epoch, rank, processes)
         batches = batches[accumulate * (steps.start - epoch * per_epoch):][:accumulate * len(steps)]
-        loaded = iter(training_loader(pairs, batches, workers))
+        loaded = iter(loader(pairs, workers, batch_sampler=batches))
         for step in steps:
             yield step, epoch, step == steps[-1], [next(loaded) for _ in range(accumulate)]
 
 
-def training_loader(pairs, batches, workers=0):
-    """Loads the given batches (lists of indices), in their order."""
-    return _loader(pairs, workers, batch_sampler=batches)
-
-
-def evaluation_loader(dataset, batch_size, workers=0):
-    """Batches in the dataset's order, the last one smaller."""
-    return _loader(dataset, workers, batch_size=batch_size)
-
-
-def _loader(dataset, workers, **batching):
+def loader(dataset, workers=0, **batching):
+    """Loads batches: of batch_size=B in the dataset's order, or batch_sampler=lists of indices."""
     # By fork, the default on Linux before Python 3.14. Its new default, the fork server, would
     # inherit train.py's blocked SIGCHLD and never notice that a worker process has ended.
     start = 'fork' if workers and sys.platform == 'linux' else None

@@ -378,9 +378,6 @@ def _wav_with_size(path):
         raise SampleError(f'{path} is cut short by {stop - end} bytes: fetch it again')
     if stop > start or start == end:
         return path
-    ends = [stop for _, _, stop in _chunks(wav, start)]
-    if ends and ends[-1] in (end - 1, end):             # not samples follow, but other chunks
-        return path
     size = min(end - start, 2**32 - 1) // 2 * 2         # 32 bits; an odd size would be padded
     wav[start - 4:start] = size.to_bytes(4, 'little')
     return wav

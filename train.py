@@ -42,7 +42,7 @@ from tqdm import tqdm
 import losses
 from captions import captions_path, load_answers, make_captions
 from checkpoint import agree, rank_and_processes, some_path
-from data import AudioFeatures, VGGSound, evaluation_loader, print_other_splits, training_steps
+from data import AudioFeatures, VGGSound, loader, print_other_splits, training_steps
 from figures import attempt, curves, tables
 from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, load_model, load_trained, trained_state
@@ -206,7 +206,7 @@ def validate(model, validation, loss_terms, weights, args, device):
     torch.manual_seed(0)                    # the same Gumbel noise in every validation
     totals, count = {}, 0
     size = args.batch_size // rank_and_processes()[1]
-    for batch in evaluation_loader(validation, size, args.workers):
+    for batch in loader(validation, args.workers, batch_size=size):
         if batch['errors'] and not args.skip_bad_samples:
             raise ValueError(str(batch['errors'][0]))
         B = len(batch['id'])

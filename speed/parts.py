@@ -62,7 +62,7 @@ def measure_loading(image_size, seconds, count=96):
         for root in (files, prepared):
             pairs = data.VGGSound(root, 'train', image_size, seconds, augmented=True)
             with stage(root.name):
-                list(data.training_loader(pairs, batches))
+                list(data.loader(pairs, batch_sampler=batches))
     return {f'pairs/s, {name}': count / seconds for name, seconds in spent.items()}
 
 

@@ -370,7 +370,7 @@ def test_batches_are_in_order_and_an_error_shifts_no_tensor(tmp_path):
     expected = avs_s4(tmp_path)
     (tmp_path / 'avsbench/s4/visual_frames/p_q_1.png').write_bytes(b'no picture')
     test = opened('avs_s4', tmp_path)
-    first, second = data.evaluation_loader(test, 3)
+    first, second = data.loader(test, batch_size=3)
     assert len(first['errors']) == 1 and 'p_q_1.png' in str(first['errors'][0])
     assert (first['id'], second['id'], second['errors']) == (['p_q_2', 'r_1'], ['p_q_3'], [])
     for batch, k, e in ((first, 0, expected[0]), (first, 1, expected[2]), (second, 0, expected[3])):

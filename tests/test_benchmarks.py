@@ -451,6 +451,6 @@ def test_a_list_without_any_of_its_files_names_the_first_that_lacks(tmp_path):
 
 def test_what_a_set_lacks_is_none_in_a_batch(tmp_path):
     vggss(tmp_path, {name: [[0, 0, 1, 1]] for name in 'abc'})
-    batch = next(iter(data.evaluation_loader(opened('vggss', tmp_path), 2)))
+    batch = next(iter(data.loader(opened('vggss', tmp_path), batch_size=2)))
     assert batch['boxes'].shape == (2, 224, 224)
     assert batch['mask'] == batch['sources'] == [None, None]

@@ -129,7 +129,7 @@ def test_a_sample_s_augmentation_depends_on_seed_epoch_and_index_only(small_worl
     same.epoch = 1
     assert not torch.equal(one[7]['image'], same[7]['image'])
     batches = data.epoch_batches(len(one), 8, 0, 0)[:2]
-    plain, workers = (list(data.training_loader(one, batches, n)) for n in (0, 2))
+    plain, workers = (list(data.loader(one, n, batch_sampler=batches)) for n in (0, 2))
     assert all(torch.equal(a['image'], b['image']) for a, b in zip(plain, workers))
 
 
@@ -145,7 +145,7 @@ def test_no_signal_but_the_trainer_s_ends_a_loading_process():
     block = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, block)            # as train.py does
     try:
-        loader = data.training_loader(Whoami(), [[k] for k in range(30)], workers=1)
+        loader = data.loader(Whoami(), 1, batch_sampler=[[k] for k in range(30)])
         batches = iter(loader)
         reader = int(next(batches)['id'][0])
         assert reader != os.getpid()
@@ -160,10 +160,9 @@ def test_no_signal_but_the_trainer_s_ends_a_loading_process():
 
 def test_loading_processes_start_by_fork_on_linux_whatever_python_s_default():
     expected = 'fork' if sys.platform == 'linux' else None
-    assert data.evaluation_loader([0], 1).multiprocessing_context is None
-    for loader in (data.training_loader(Whoami(), [[0]], 1), data.evaluation_loader([0], 1, 1)):
-        context = loader.multiprocessing_context
-        assert (context and context.get_start_method()) == expected
+    assert data.loader([0]).multiprocessing_context is None
+    context = data.loader([0], 1).multiprocessing_context
+    assert (context and context.get_start_method()) == expected
 
 
 def test_epoch_batches_split_a_global_batch_and_drop_the_rest():

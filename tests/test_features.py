@@ -224,13 +224,6 @@ def test_the_size_is_printed_and_a_disk_too_small_refused(tmp_path, pairs, beats
     assert '6 files' in capsys.readouterr().out
 
 
-def test_the_size_of_the_paper_s_features():
-    """README: 2.3 MB for 10 s, 330 GB for 144,000 sounds."""
-    frames = (160_000 - 400) // 160 + 1
-    assert 2 * (frames // 16) * 8 * 3 * 768 == pytest.approx(2.3e6, rel=0.01)
-    assert 144_000 * 2.3e6 == pytest.approx(330e9, rel=0.01)
-
-
 def write_often(path, content):
     for _ in range(100):
         write_file(path, content)

@@ -60,7 +60,7 @@ def test_ids_without_a_frame_or_without_a_sound_are_left_out_and_move_no_other(r
 
 def test_batches_hold_the_asked_pairs_in_order_and_an_unreadable_one_shifts_none(root):
     (root / f'vggsound/audio/{NAMES[5]}.wav').write_bytes(b'no sound')
-    batches = list(data.training_loader(train(root), [[3, 5, 0], [4, 1]]))
+    batches = list(data.loader(train(root), batch_sampler=[[3, 5, 0], [4, 1]]))
     assert [batch['id'] for batch in batches] == [[NAMES[3], NAMES[0]], [NAMES[4], NAMES[1]]]
     assert [len(batch['errors']) for batch in batches] == [1, 0]
     assert '--skip-bad-samples' in str(batches[0]['errors'][0])

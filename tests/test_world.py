@@ -219,9 +219,7 @@ def test_what_others_put_beside_the_world_neither_spoils_it_nor_is_lost(tmp_path
         world.build(root, seed=1, splits=splits, processes=1)
 
 
-# ------------------------------------------------------------------------------------------------
-# The weights that ship were trained on these very files
-# ------------------------------------------------------------------------------------------------
+# ---- The weights that ship were trained on these very files
 
 # Of seed 5, as version 1 of the world drew them: mean brightness of frames, mean absolute amplitude
 # of sounds.
@@ -261,9 +259,7 @@ def test_training_and_first_test_sets_are_still_what_the_weights_were_trained_on
         assert np.abs(wav).mean() == pytest.approx(amplitude, rel=1e-3), name
 
 
-# ------------------------------------------------------------------------------------------------
-# The other benchmarks of section 4.1
-# ------------------------------------------------------------------------------------------------
+# ---- The other benchmarks of section 4.1
 
 def test_the_default_world_has_a_hundred_samples_of_every_benchmark():
     clips = {'avs_s4', 'avs_ms3'}
