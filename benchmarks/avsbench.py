@@ -49,14 +49,11 @@ def _list_avsbench(folder, annotation):
     return samples
 
 
-def with_negatives(samples, conditions=('silence', 'noise', 'offscreen')):
-    """The samples of any benchmark, then all of them again under each condition.
-
-    data.py makes silence and noise; to choose off-screen sounds, samples need labels.
-    """
+def with_negatives(samples):
+    """Samples with labels, then all of them again in silence, in noise and with other sounds."""
     listed = list(samples)
-    partners = offscreen_partners(samples) if 'offscreen' in conditions else {}
-    for condition in conditions:
+    partners = offscreen_partners(samples)
+    for condition in ('silence', 'noise', 'offscreen'):
         for number, s in enumerate(samples):
             sounds = [partners[s.sounds[0]]] if condition == 'offscreen' else []
             listed.append(replace(s, id=f'{s.id}_{condition}', group=s.id, condition=condition,
