@@ -17,7 +17,8 @@ import pickle
 import numpy as np
 from PIL import Image
 
-from miniature.drawings import (CLASSES, COLOURS, PLACES, SILENT, SOUNDING, background, sprite)
+from miniature.backgrounds import PLACES, background
+from miniature.drawings import CLASSES, COLOURS, SILENT, SOUNDING, sprite
 from miniature.scenes import (IMAGE_SIZE, OBJECT_SIZE, box_of, compose, draw_scene,
                               draw_sounding_scene, record, sample_generator, save_image, save_mask,
                               save_sound, save_wav, write_csv, write_text)

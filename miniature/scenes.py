@@ -1,7 +1,8 @@
 """One scene of the miniature: one to three drawn objects on a textured place, with exact masks.
 
-The objects are those of miniature/drawings.py. Every sample draws from its own generator, seeded
-with (seed, split, index), so any scene can be drawn again alone, and no two splits share one.
+Objects are those of drawings.py, places those of backgrounds.py. Every sample draws from its own
+generator, seeded with (seed, split, index), so any scene can be drawn again alone, and no two
+splits share one.
 """
 
 import csv
@@ -12,7 +13,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from miniature.drawings import CLASSES, COLOURS, PLACES, SOUNDING, background, sprite
+from miniature.backgrounds import PLACES, background
+from miniature.drawings import CLASSES, COLOURS, SOUNDING, sprite
 from miniature.sounds import SAMPLE_RATE, sound
 
 IMAGE_SIZE = 96                                     # pixels, square

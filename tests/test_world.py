@@ -17,6 +17,7 @@ from PIL import Image
 import media
 from conftest import SMALL
 from miniature import benchmarks, drawings, scenes, sounds, world
+from miniature.backgrounds import PLACES
 
 TINY = {'train': 1, 'val': 1, 'vggss': 6, 'is4': 1, 'ext_vggss': 6, 'flickr': 4, 'ext_flickr': 3,
         'vpo_ss': 4, 'vpo_ms': 6, 'avs_s4': 2, 'avs_ms3': 2, 'ade20k': 6,
@@ -404,7 +405,7 @@ def test_ade20k_codes_every_object_and_some_rows_cannot_be_used(every_benchmark)
     assert header == ['image_location', 'vggsound_file', 'ade_class_id']
     assert len(rows) == TINY['ade20k']
     assert sum(row[2] == '0' for row in rows) == sum(row[1] == '' for row in rows) == 1
-    assert len(set(benchmarks.ADE_CLASS.values())) == len(drawings.CLASSES) + len(drawings.PLACES)
+    assert len(set(benchmarks.ADE_CLASS.values())) == len(drawings.CLASSES + PLACES)
     for (image, heard, class_id), record in zip(rows, records):
         coded = pixels_of(folder / f'annotations/{image[:-4]}_seg.png').astype(int)
         classes = coded[..., 0] // 10 * 256 + coded[..., 1]

@@ -10,7 +10,8 @@ import json
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CLIPTokenizer
 
-from miniature.drawings import CLASSES, COLOURS, PLACES, SOUNDING
+from miniature.backgrounds import PLACES
+from miniature.drawings import CLASSES, COLOURS, SOUNDING
 from miniature.sounds import AMBIENT, DESCRIPTIONS, PEAK
 
 # Table 12's, and none

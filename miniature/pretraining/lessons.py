@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from tqdm import trange
 
 from captions import AUDIO_PROMPT, OBJECT_PROMPTS
-from miniature.drawings import CLASSES, COLOURS, PLACES
+from miniature.backgrounds import PLACES
+from miniature.drawings import CLASSES, COLOURS
 from miniature.pretraining.language import HEARD, UNKNOWN, VAGUE, image_caption, with_article
 from miniature.scenes import IMAGE_SIZE, draw_scene, sample_generator
 from miniature.sounds import DESCRIPTIONS, sound

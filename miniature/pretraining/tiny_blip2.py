@@ -12,7 +12,8 @@ from transformers import (Blip2Config, Blip2ForConditionalGeneration, Blip2Proce
                           BlipImageProcessor, PreTrainedTokenizerFast)
 
 from media import normalise
-from miniature.drawings import CLASSES, COLOURS, PLACES
+from miniature.backgrounds import PLACES
+from miniature.drawings import CLASSES, COLOURS
 from miniature.pretraining.language import image_caption, word_tokenizer
 from miniature.pretraining.lessons import (BATCH, all_texts, next_token_loss, padded, save,
                                            scene_set, train)
