@@ -1,10 +1,11 @@
-"""Tables 1 to 8 of section 4.2, and pictures in the manner of Figures 5 to 11.
+"""Tables 1 to 8 of section 4.2, and pictures in the manner of Figures 5 to 12.
 
     tables      as text, with the paper's own rows (paper_tables.csv)
     pictures    heatmaps in colour and over a frame, the ground truth, contact sheets
     curves      the losses of a training run; precision and recall (Figure 7)
     report      a contact sheet per task; report.html: tables, pictures and sounds in one file
     compare     several results in the paper's tables
+    inversion   Figure 12: heatmaps beside what the sound says
 
 Shapes: H W pixels of a frame, h w cells of a heatmap. Frames and tiles are uint8 RGB.
 """
