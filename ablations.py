@@ -1,0 +1,235 @@
+"""The ablations of section 4.3: Tables 9 to 15, one command each.
+
+    python ablations.py --table 13                          # one seed, in the miniature
+    python ablations.py --table 9 --seeds 0 1 2 --jobs 2    # mean and deviation, two at a time
+    python ablations.py --table 15 --dry-run                # prints the commands, runs nothing
+    python ablations.py --table 11 --preset paper -- --precision bf16    # more for train.py
+
+A row of a table is a training (train.py) with other options, scored (evaluate.py) on the columns
+that the paper prints. Each run has a folder below --out, named after its options, so that tables
+share their default row: a finished run is found again, an interrupted one goes on.
+"""
+
+import argparse
+import json
+import os
+import queue
+import re
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from tqdm import tqdm
+
+from checkpoint import run_script, some_path
+from figures.tables import BENCHMARK_NAMES, paper_scores, table
+
+ROOT = Path(__file__).parent
+AV, AV_LLM = ['--variant', 'av'], ['--variant', 'av_llm']
+
+# {table: {row as the paper prints it: options of train.py}}
+TABLES = {
+    9: {    # terms of Eq. 5; the letters are the paper's
+        'A': [*AV, '--lambda-f', '0', '--lambda-reg', '0'],         # L_ACL_I
+        'B': [*AV, '--lambda-i', '0', '--lambda-reg', '0'],         # L_ACL_F
+        'C': [*AV, '--lambda-reg', '0'],                            # L_ACL_I + L_ACL_F
+        'D': [*AV, '--lambda-f', '0'],                              # L_ACL_I + L_Reg
+        'E': [*AV, '--lambda-i', '0'],                              # L_ACL_F + L_Reg
+        'F': AV},                                                   # all three
+    10: {   # which captions the language model is told
+        'av': AV,
+        'audio': [*AV_LLM, '--captions-from', 'audio'],
+        'vision': [*AV_LLM, '--captions-from', 'image'],
+        'audio_vision': AV_LLM},
+    11: {'1': AV, **{k: [*AV, '--audio-tokens', k] for k in ('2', '4', '8')}},
+    12: {   # the prompt around the audio token
+        'A photo of a <*>': AV,
+        **{prompt: [*AV, '--prompt', prompt]
+           for prompt in ('A photograph of a <*>', 'An image of a <*>', '<*>')}},
+    13: {   # the mask of L_ACL_I, then that of L_ACL_F
+        'hard image': [*AV, '--feature-mask', 'image'],                             # M_I, M_I
+        'feature feature': [*AV, '--image-mask', 'feature'],                        # M_F, M_F
+        'soft feature': [*AV, '--image-mask', 'soft'],                  # sigma(M_G), M_F
+        'hard feature': AV},                                                        # M_I, M_F
+    14: {   # p+ and p- of Eq. 4
+        '0.2 0.0': [*AV, '--p-pos', '0.2'], '0.4 0.0': AV,
+        '0.6 0.0': [*AV, '--p-pos', '0.6'], '0.4 0.2': [*AV, '--p-neg', '0.2']},
+    15: {   # lambda of L_ACL_C in Eq. 7
+        '0.0': AV, **{k: [*AV_LLM, '--lambda-c', k] for k in ('0.01', '0.1')},
+        '1': AV_LLM, **{k: [*AV_LLM, '--lambda-c', k] for k in ('10', '100')}}}
+
+# the columns that the paper prints: (task, benchmark, metric)
+VGGSS = [('single', 'vggss', 'cIoU'), ('single', 'vggss', 'AUC')]
+USUAL = [*VGGSS, ('segmentation', 'avs_s4', 'mIoU'), ('segmentation', 'avs_s4', 'F'),
+         ('robustness', 'ext_vggss', 'AP'), ('robustness', 'ext_vggss', 'max_F1')]
+OF_TABLE_14 = [*VGGSS, ('single', 'flickr', 'cIoU'), ('single', 'flickr', 'AUC'),
+               ('robustness', 'ext_flickr', 'AP'), ('robustness', 'ext_flickr', 'max_F1')]
+SCORED = ['vggss', 'flickr', 'avs_s4', 'ext_vggss', 'ext_flickr']       # enough for every table
+
+
+# ============ One run: train.py, then evaluate.py ============
+
+def folder_of(out, preset, options, seed):
+    """The folder of a run, named by its options: runs/ablations/miniature/av-lambda-f-0-seed0"""
+    name = re.sub(r'[^a-z0-9.]+', '-', ' '.join(options[1:]).lower()).strip('-')
+    return Path(out, preset, f'{name}-seed{seed}')
+
+
+def commands_left(folder, preset, options, seed, data_root=None):
+    """The commands that a run still needs: train.py and evaluate.py, evaluate.py alone, or none."""
+    where = ['--preset', preset, *(['--data-root', data_root] if data_root else [])]
+    train = ['train.py', *options, '--seed', str(seed), *where, '--out', str(folder)]
+    if (folder / 'last.pt').exists() or (folder / 'previous.pt').exists():
+        train.append('--resume')
+    scores = folder / 'scores.json'
+    score = ['evaluate.py', '--checkpoint', str(folder / 'last.pt'), *where,
+             '--benchmarks', *SCORED, '--json', str(scores)]
+    if not (folder / 'summary.json').exists():
+        return [train, score]
+    outdated = not scores.exists() or scores.stat().st_mtime < (folder / 'last.pt').stat().st_mtime
+    return [score] if outdated else []
+
+
+def run(folder, preset, options, seed, data_root=None, gpu=None):
+    """Train and score what is left of one run; the output goes to <folder>.log.
+
+    gpu: the number of the only one that the commands see. RuntimeError where a command fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / 'lock'):     # a train.py that outlived a killed ablations.py holds it
+        pass
+    log = folder.with_name(f'{folder.name}.log')
+    environment = {**os.environ, **({} if gpu is None else {'CUDA_VISIBLE_DEVICES': str(gpu)})}
+    for script, *rest in commands_left(folder, preset, options, seed, data_root):
+        tqdm.write(f'{script}: {folder.name}')
+        with open(log, 'a', encoding='utf-8') as file:
+            process = subprocess.Popen([sys.executable, ROOT / script, *rest], env=environment,
+                                       stdout=file, stderr=subprocess.STDOUT)
+            running.add(process)
+            code = process.wait()
+            running.discard(process)
+        if code:
+            said = log.read_text(encoding='utf-8', errors='replace').split()
+            raise RuntimeError(f'{script} ended with {code} ({log}): {" ".join(said[-40:])}')
+
+
+running = set()         # the processes of run()
+
+
+def run_all(runs, jobs, **where):
+    """Run each (folder, options, seed), `jobs` at a time. -> {folder: why it failed}
+
+    Each of several GPUs takes its share of the jobs.
+    """
+    gpus = queue.SimpleQueue()
+    for job in range(jobs):
+        gpus.put(job % torch.cuda.device_count() if torch.cuda.device_count() > 1 else None)
+    failed = {}
+
+    def one(folder, options, seed):
+        gpu = gpus.get()
+        try:
+            run(folder, options=options, seed=seed, gpu=gpu, **where)
+        except (OSError, RuntimeError) as error:
+            failed[folder] = str(error)
+        gpus.put(gpu)
+        bar.update()
+
+    with tqdm(total=len(runs), unit=' runs') as bar, ThreadPoolExecutor(jobs) as pool:
+        try:
+            list(pool.map(one, *zip(*runs)))
+        except BaseException:           # Ctrl-C: the runs have it too, save and end
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.terminate()
+            raise
+    return failed
+
+
+# ============ The table ============
+
+def scores_of(folder, columns):
+    """The scores of a run in the columns of its table, None where they are not there."""
+    path = folder / 'scores.json'
+    found = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    return [found.get(task, {}).get(benchmark, {}).get(metric)
+            for task, benchmark, metric in columns]
+
+
+def mean_text(values):
+    """'59.8 ± 1.2': the mean and, of several, the standard deviation. None without values."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return None
+    spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.1f}{spread}'
+
+
+def ablation_table(number, folders):
+    """A table of section 4.3, each of our columns beside the paper's. folders: {row: its runs}"""
+    columns = OF_TABLE_14 if number == 14 else USUAL
+    printed = paper_scores([number])
+    rows = []
+    for name, of_seeds in folders.items():
+        ours = [mean_text(values) for values in zip(*(scores_of(f, columns) for f in of_seeds))]
+        row = [name, shlex.join(TABLES[number][name])]
+        for (task, benchmark, metric), cell in zip(columns, ours):
+            row += [cell, printed[task, benchmark, name][metric]]
+        rows.append(row)
+    headings = ['row', 'train.py']
+    for _, benchmark, metric in columns:
+        headings += [f'{BENCHMARK_NAMES[benchmark]} {metric.replace("_", "-")}', 'paper']
+    return table(rows, headings)
+
+
+# ============ The command line ============
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--table', type=int, choices=list(TABLES), required=True, help='of section 4.3')
+    add('--seeds', type=int, nargs='+', default=[0], help='one run each (default: 0)')
+    add('--out', type=some_path, default='runs/ablations', help='default: runs/ablations')
+    add('--preset', choices=['miniature', 'paper'], default='miniature')
+    add('--data-root', type=some_path, help="default: the preset's")
+    add('--jobs', type=int, default=1, help='runs at a time; several GPUs share them (default: 1)')
+    add('--dry-run', action='store_true', help='print the commands that are left, run nothing')
+    add('more', nargs='*', metavar='-- OPTIONS', help='for each train.py')
+    args = parser.parse_args(argv)
+    if args.jobs < 1 or len(set(args.seeds)) < len(args.seeds):
+        parser.error('--jobs must be at least 1, and --seeds different numbers')
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    where = {'preset': args.preset, 'data_root': args.data_root}
+    runs = []
+    folders = {}
+    for name, options in TABLES[args.table].items():
+        options = [*options, *args.more]
+        folders[name] = [folder_of(args.out, args.preset, options, seed) for seed in args.seeds]
+        runs += [(folder, options, seed) for folder, seed in zip(folders[name], args.seeds)]
+    if args.dry_run:
+        for folder, options, seed in runs:
+            for command in commands_left(folder, options=options, seed=seed, **where):
+                print('python', shlex.join(command))
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    failed = run_all(runs, args.jobs, **where)
+    print(f'\nTable {args.table}, {args.preset}, seeds {" ".join(map(str, args.seeds))}')
+    print(ablation_table(args.table, folders))
+    for folder, reason in failed.items():
+        print(f'ablations.py: {folder}: {reason}', file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    run_script('ablations.py', main, 'interrupted; the same command goes on')

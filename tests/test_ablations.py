@@ -1,0 +1,136 @@
+"""Each row of Tables 9 to 15 is trained with its own options, once, and stands beside the paper's."""
+
+import os
+
+import pytest
+
+import ablations
+import train
+from ablations import TABLES, commands_left, folder_of, main, mean_text
+from figures.tables import paper_scores
+
+# what the two scripts leave behind, without torch
+TRAIN = '''
+import json, pathlib, sys
+options = dict(zip(sys.argv[1:], sys.argv[2:]))
+folder = pathlib.Path(options['--out'])
+with open(folder / 'commands', 'a') as file:
+    file.write('train\\n')
+print('at step 7')
+if options['--seed'] == '5' and options.get('--image-mask') == 'soft':
+    sys.exit('train.py: the loss is not finite')
+(folder / 'last.pt').touch()
+(folder / 'summary.json').touch()
+'''
+EVALUATE = '''
+import json, pathlib, sys
+options = dict(zip(sys.argv[1:], sys.argv[2:]))
+path = pathlib.Path(options['--json'])
+with open(path.parent / 'commands', 'a') as file:
+    file.write('evaluate\\n')
+seed = int(path.parent.name[-1])
+cells = {'cIoU': 40 + seed, 'AUC': 50 + seed, 'mIoU': 60, 'F': 70, 'AP': 80, 'max_F1': 90 + seed}
+path.write_text(json.dumps({'single': {'vggss': cells}, 'segmentation': {'avs_s4': cells},
+                            'robustness': {'ext_vggss': cells}}))
+'''
+
+
+@pytest.fixture
+def stubs(tmp_path, monkeypatch):
+    """train.py and evaluate.py that end at once. -> --out"""
+    (tmp_path / 'train.py').write_text(TRAIN, encoding='utf-8')
+    (tmp_path / 'evaluate.py').write_text(EVALUATE, encoding='utf-8')
+    monkeypatch.setattr(ablations, 'ROOT', tmp_path)
+    return tmp_path / 'out'
+
+
+@pytest.mark.parametrize('number', TABLES)
+def test_the_rows_are_the_paper_s_and_train_py_takes_their_options(number):
+    assert {row for _, _, row in paper_scores([number])} == set(TABLES[number])
+    default = vars(train.parse_args(['--variant', 'av']))
+    given = [vars(train.parse_args(options)) for options in TABLES[number].values()]
+    assert default in given
+    assert all(given.count(options) == 1 for options in given)
+
+
+def test_runs_of_equal_options_share_a_folder_and_others_do_not(tmp_path):
+    runs = {}
+    for rows in TABLES.values():
+        for options in rows.values():
+            for seed in (0, 1):
+                runs.setdefault(folder_of(tmp_path, 'miniature', options, seed), []).append(
+                    (options, seed))
+    assert all(run == several[0] for several in runs.values() for run in several)
+    assert len(runs) == 2 * 25
+    assert len(runs[tmp_path / 'miniature/av-seed0']) == 7          # the default row of each table
+
+
+def test_a_run_needs_only_the_commands_that_are_left(tmp_path):
+    def left():
+        return [' '.join(c).split()[0:1] + (['--resume'] if '--resume' in c else [])
+                for c in commands_left(tmp_path, 'miniature', ['--variant', 'av'], 0)]
+
+    assert left() == [['train.py'], ['evaluate.py']]
+    (tmp_path / 'last.pt').touch()                                  # it was interrupted
+    assert left() == [['train.py', '--resume'], ['evaluate.py']]
+    (tmp_path / 'summary.json').touch()                             # it has finished
+    assert left() == [['evaluate.py']]
+    (tmp_path / 'scores.json').touch()
+    os.utime(tmp_path / 'last.pt', (5, 5))
+    assert left() == []
+    os.utime(tmp_path / 'scores.json', (4, 4))                      # the scores of an older last.pt
+    assert left() == [['evaluate.py']]
+
+
+def test_the_table_has_the_mean_of_the_seeds_beside_the_paper_and_is_found_again(stubs, capsys):
+    command = ['--table', '13', '--seeds', '0', '2', '--out', str(stubs), '--jobs', '2']
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if line.startswith('hard image'))
+    assert row.split('image  ')[-1].split() == (
+        '41.0 ± 1.4 26.9 51.0 ± 1.4 34.2 60.0 ± 0.0 25.0 70.0 ± 0.0 30.4 80.0 ± 0.0 13.3 '
+        '91.0 ± 1.4 22.6').split()
+    assert [len(list(stubs.rglob(name))) for name in ('summary.json', 'scores.json')] == [8, 8]
+    assert main(command) == 0
+    ran = [path.read_text() for path in stubs.rglob('commands')]
+    assert ran == ['train\nevaluate\n'] * 8
+    assert row in capsys.readouterr().out
+
+
+def test_table_14_has_flickr_s_columns(stubs, capsys):
+    assert main(['--table', '14', '--out', str(stubs)]) == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.startswith('0.4 0.2'))
+    assert row.split()[-12:] == '40.0 47.5 50.0 44.4 - 71.6 - 61.3 - 73.1 - 69.2'.split()
+    assert 'Extended Flickr max-F1' in out
+
+
+def test_a_run_that_fails_is_named_and_leaves_a_dash_and_the_others(stubs, capsys):
+    assert main(['--table', '13', '--seeds', '5', '--out', str(stubs)]) == 1
+    out, err = capsys.readouterr()
+    assert 'av-image-mask-soft-seed5' in err
+    assert err.rstrip().endswith('train.py: the loss is not finite')
+    rows = {line[:12]: line.split()[-12:] for line in out.splitlines() if 'image' in line}
+    assert rows['soft feature'][::2] == ['-'] * 6
+    assert rows['hard image  '][0] == '45.0'
+
+
+def test_a_dry_run_prints_the_commands_and_writes_nothing(stubs, capsys):
+    assert main(['--table', '12', '--out', str(stubs), '--dry-run', '--', '--steps', '9']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8 and not stubs.exists()
+    assert lines[2].startswith("python train.py --variant av --prompt 'A photograph of a <*>' "
+                               '--steps 9 --seed 0 --preset miniature --out ')
+
+
+def test_one_seed_has_no_deviation_and_a_missing_score_no_part():
+    assert mean_text([40.04]) == '40.0'
+    assert mean_text([40, None, 42]) == '41.0 ± 1.4'
+    assert mean_text([None]) is None
+
+
+@pytest.mark.parametrize('wrong', [['--table', '8'], ['--table', '9', '--jobs', '0'],
+                                   ['--table', '9', '--seeds', '1', '1'], []])
+def test_a_command_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(SystemExit):
+        main(wrong)
