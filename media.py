@@ -36,7 +36,7 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
 # Pillow warns from 89 megapixels on; its error from 179 on becomes a SampleError.
 warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 LOUDEST = 10                    # largest accepted peak; full scale is 1
-OPPOSED = 0.2                   # below this share of energy in their mean, channels cancel (_mono)
+OPPOSED = 0.2                   # below this share of energy in their mean, channels cancel (mono)
 TOLERANCE = 0.05                # seconds past the end that part_heard does not report
 # Paper [65]: the size of the scored maps is not named; the released code has 224 x 224
 GROUND_TRUTH_SIZE = 224
@@ -72,8 +72,8 @@ def file_of(folder, name, suffixes, *others):
 def read_audio(path, seconds):
     """The first `seconds` of a sound: mono, 16 kHz, zero-padded at the end (4.1, release)."""
     sound, rate = _decode(path, seconds)                                # (channels, samples)
-    mono = _mono(sound, path)[None]                                     # (1, samples) in -1..1
-    return _at_16_khz(mono, rate, round(seconds * SAMPLE_RATE))[0]      # (seconds * 16,000,)
+    mono = mono(sound, path)[None]                                     # (1, samples) in -1..1
+    return at_16_khz(mono, rate, round(seconds * SAMPLE_RATE))[0]      # (seconds * 16,000,)
 
 
 def read_channels(path, seconds):
@@ -81,7 +81,7 @@ def read_channels(path, seconds):
     # Paper [40]: it does not say how AVSBench's clips of 5 s fill 10 s. The release plays one
     # channel after the other, and fails on mono.
     sound, rate = _decode(path, seconds / 2)                            # (channels, samples)
-    channels = _at_16_khz(sound, rate, round(seconds * SAMPLE_RATE) // 2)
+    channels = at_16_khz(sound, rate, round(seconds * SAMPLE_RATE) // 2)
     right = channels[1] if len(channels) > 1 else channels[0]
     return torch.cat([channels[0], right])                              # (seconds * 16,000,)
 
@@ -126,7 +126,7 @@ def _decode(path, seconds):
     return torch.from_numpy(np.ascontiguousarray(samples.T)), rate
 
 
-def _mono(sound, path):
+def mono(sound, path):
     """(channels, samples) -> (samples,): their mean, or the loudest if they cancel each other."""
     # Paper [39]: section 4.1 does not mention stereo, and the released code expects mono files.
     # Channels of opposite sign (a microphone wired wrongly) would average to silence.
@@ -142,7 +142,7 @@ def _mono(sound, path):
     return sound[energy.argmax()]
 
 
-def _at_16_khz(sound, rate, length):
+def at_16_khz(sound, rate, length):
     """(channels, samples) -> (channels, length), resampled, cut or zero-padded."""
     if rate != SAMPLE_RATE:
         sound = torchaudio.functional.resample(sound, rate, SAMPLE_RATE)

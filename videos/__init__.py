@@ -1,0 +1,1 @@
+"""From videos to data (extract.py) and from a video to its heatmaps (heat.py)."""

@@ -1,0 +1,259 @@
+"""From videos to a data set (section 4.1): the annotated frame and 10 s of sound of each.
+
+    python -m videos.extract --videos clips --out data/vggsound --list train.csv
+    python -m videos.extract --videos clips --out data/vggss --list data/vggss/vggss.json
+
+    --names clip    clips/<youtubeid>_000030.mp4            a cut clip, its second in six digits
+    --names ms      clips/<youtubeid>_30000_40000.mp4       a cut clip, from and to in milliseconds
+    --names whole   videos/<youtubeid>.mp4                  complete videos; --list has the seconds
+
+Writes <out>/frames/<id>.jpg and <out>/audio/<id>.wav, <id> being <youtubeid>_<second in six
+digits>. The frame is the one shown 5.0 s after the start, which is the 125th at 25 frames a second,
+found by its time stamp. The sound is mono (by the rules of media.py), 16 kHz, 16 bits, and silent
+until its first time stamp. A restart leaves out what is finished. Videos are mp4, webm, mkv, avi or
+mov; PyAV decodes them.
+
+Paper [91]: names neither the frame nor the sound's rate. The release's annotation says frame 125.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import re
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+import torch
+
+from benchmarks.lists import read_boxes
+from checkpoint import run_script, some_path, write_file
+from data import read_ids
+from media import SAMPLE_RATE, SampleError, at_16_khz, mono
+from miniature.world import in_parallel, usable_cores
+
+SUFFIXES = ('.mp4', '.webm', '.mkv', '.avi', '.mov')
+FRAME_AT = 5.0          # seconds after the start
+SECONDS = 10.0
+GAP = 0.05              # seconds: time stamps this far from the samples before them leave a gap
+LACKING = 1.0           # seconds that a complete file may end before its header says
+
+
+# ============ One video ============
+
+def read_frame(path, at):
+    """The picture shown `at` seconds after the beginning of a video, upright. -> PIL image, RGB"""
+    shown = None
+    with _open(path) as container:
+        stream = _stream(container, 'video', path)
+        at += _first(container)
+        if at > 2 * SECONDS:                # from the key frame before it
+            container.seek(int((at - SECONDS) * av.time_base))
+        for frame in container.decode(stream):
+            if _time(frame, stream) > at + 1e-3:
+                break
+            shown = frame
+        else:
+            end = -np.inf
+            if shown is not None:
+                end = _time(shown, stream) + float((shown.duration or 0) * stream.time_base)
+            if end < at:
+                raise SampleError(f'{path} ends before {at:.1f} s, where its frame is: fetch it '
+                                  'again')
+        if shown is None:
+            raise SampleError(f'{path} begins after {at:.1f} s, where its frame is')
+        return _upright(shown)
+
+
+def _upright(frame):
+    """The picture of a frame, turned as its display matrix says (phones film on their side)."""
+    image = frame.to_image()
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+
+
+def read_sound(path, start, seconds):
+    """The sound from `start` on, at most `seconds` long. -> (channels, samples) float32, its rate
+
+    Silence stands where the time stamps leave a gap, as before a sound that begins late.
+    """
+    with _open(path) as container:
+        stream = _stream(container, 'audio', path)
+        start += _first(container)
+        if start > SECONDS:
+            container.seek(int((start - 1) * av.time_base))
+        rate = stream.rate
+        wanted = round(seconds * rate)
+        to_float = av.AudioResampler('fltp')            # of the same rate and channels
+        parts = []
+        filled = heard = 0              # samples since `start`, with and without gaps
+        latest = 0.0                                    # seconds, of any stream
+        for packet in container.demux():
+            if packet.pts is not None:
+                end = packet.pts + (packet.duration or 0)
+                latest = max(latest, float(end * packet.time_base))
+            for frame in packet.decode() if packet.stream is stream else ():
+                begin = round((_time(frame, stream) - start) * rate)
+                samples = np.concatenate([f.to_ndarray() for f in to_float.resample(frame)], 1)
+                if abs(begin - filled) > GAP * rate or not filled:
+                    gap = min(max(0, begin - filled), wanted - filled)
+                    parts.append(np.zeros((len(samples), gap), np.float32))
+                    samples = samples[:, max(0, filled - begin):]
+                    filled += gap
+                parts.append(samples[:, :wanted - filled])
+                filled += parts[-1].shape[1]
+                heard += parts[-1].shape[1]
+            if filled == wanted:
+                break
+        else:
+            stated = (container.duration or 0) / av.time_base
+            if latest < stated - LACKING:
+                raise SampleError(f'{path} is cut short: it states {stated:.1f} s and ends at '
+                                  f'{latest:.1f}; fetch it again')
+    if not heard:
+        raise SampleError(f'{path} has no sound in the {seconds:g} s from {start:g} s on')
+    return np.concatenate(parts, 1), rate
+
+
+@contextlib.contextmanager
+def _open(path):
+    """Yields PyAV's container; what cannot be decoded becomes a SampleError."""
+    try:
+        with av.open(str(path)) as container:
+            yield container
+    except (av.error.FFmpegError, ValueError, MemoryError) as error:
+        if isinstance(error, SampleError):
+            raise
+        raise SampleError(f'{path} cannot be decoded ({error}): fetch it again') from None
+
+
+def _stream(container, kind, path):
+    """The first stream of a kind. SampleError where there is none."""
+    streams = getattr(container.streams, kind)
+    if not streams:
+        raise SampleError(f'{path} has no {kind} track')
+    return streams[0]
+
+
+def _first(container):
+    """When the earliest stream begins, in seconds: time stamps count from here."""
+    return max(0.0, (container.start_time or 0) / av.time_base)
+
+
+def _time(frame, stream):
+    """A frame's time stamp in seconds; AVI has only that of decoding."""
+    return frame.time if frame.time is not None else float(frame.dts * stream.time_base)
+
+
+# ============ All videos ============
+
+def write_piece(job):
+    """job: (id, its video, start in seconds, folder). -> None, or why it cannot be read"""
+    name, video, start, out = job
+    frame = Path(out, 'frames', f'{name}.jpg')
+    sound = Path(out, 'audio', f'{name}.wav')
+    if frame.exists() and sound.exists():
+        return None
+    try:
+        picture, wave = io.BytesIO(), io.BytesIO()
+        read_frame(video, start + FRAME_AT).save(picture, 'JPEG', quality=95)
+        samples, rate = read_sound(video, start, SECONDS)
+        samples = mono(torch.from_numpy(samples), video)[None]                      # (1, samples)
+        length = min(round(SECONDS * SAMPLE_RATE), round(samples.shape[1] * SAMPLE_RATE / rate))
+        samples = at_16_khz(samples, rate, length)[0]                               # (length,)
+        soundfile.write(wave, samples.numpy(), SAMPLE_RATE, 'PCM_16', format='WAV')
+    except SampleError as error:
+        return str(error)
+    write_file(frame, picture.getvalue())
+    write_file(sound, wave.getvalue())
+    return None
+
+
+def ids_of(path):
+    """The ids of a list: train.csv in any form that data.py reads, or vggss.json."""
+    if Path(path).suffix == '.json':
+        return [entry['file'] for entry in read_boxes(Path(path), 'file', 'bbox')]
+    return read_ids(path)
+
+
+def videos_in(folder):
+    """{name without suffix: its file}. OSError where there is no folder."""
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in SUFFIXES:
+            found.setdefault(stem, Path(folder, name))
+    if not found:
+        raise ValueError(f'{folder} holds no video ({", ".join(SUFFIXES)}): name the folder that '
+                         'does by --videos')
+    return found
+
+
+def pieces(videos, ids, names):
+    """Which video each id is cut from. ids: None for all of the folder's.
+
+    -> [(id, its video, start in seconds)], the ids without one
+    """
+    by_id = {}
+    for stem, path in videos.items():
+        if names == 'ms':
+            parts = re.fullmatch(r'(.+)_(\d+)_(\d+)', stem)
+            if not parts:
+                raise ValueError(f'{path} is not named <youtubeid>_<from>_<to> in milliseconds: '
+                                 'choose other --names')
+            stem = f'{parts[1]}_{int(parts[2]) // 1000:06d}'
+        by_id[stem] = path
+    found, absent = [], []
+    for name in by_id if ids is None else ids:
+        video, _, second = name.rpartition('_')
+        if names == 'whole' and not (video and second.isdigit()):
+            raise ValueError(f'the id {name} is not <youtubeid>_<second>, as --names whole needs')
+        path, start = (by_id.get(video), int(second)) if names == 'whole' else (by_id.get(name), 0)
+        if path is None:
+            absent.append(name)
+        else:
+            found.append((name, path, start))
+    return found, absent
+
+
+def extract(videos, out, ids=None, names='clip', processes=1):
+    """-> how many ids are there in the end, of how many, and why not the others, {id: sentence}"""
+    found, absent = pieces(videos_in(videos), ids, names)
+    failed = {name: f'{name} has no video in {videos}' for name in absent}
+    jobs = [(*piece, out) for piece in found]
+    for folder in ('frames', 'audio'):
+        Path(out, folder).mkdir(parents=True, exist_ok=True)
+    reasons = in_parallel(write_piece, jobs, 'extracting', processes) if jobs else []
+    failed |= {name: reason for (name, *_), reason in zip(jobs, reasons) if reason}
+    total = len(found) + len(absent)
+    return total - len(failed), total, failed
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser('python -m videos.extract', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--videos', type=some_path, required=True, help='folder of videos')
+    add('--out', type=some_path, required=True, help='folder for frames/ and audio/')
+    add('--list', type=some_path, help='ids: train.csv or vggss.json (default: all videos)')
+    add('--names', choices=['clip', 'ms', 'whole'], default='clip', help='how videos are named, '
+        'see above (default: clip)')
+    add('--processes', type=int, default=usable_cores(), help='default: one per core, up to 8')
+    add('--skip-bad-samples', action='store_true', help='exit code 0 although some are missing')
+    args = parser.parse_args(argv)
+    if args.names == 'whole' and not args.list:
+        parser.error('--names whole needs --list, which says at which second to cut')
+    ids = ids_of(args.list) if args.list else None
+    there, total, failed = extract(args.videos, args.out, ids, args.names, max(1, args.processes))
+    for reason in failed.values():
+        print(reason, file=sys.stderr)
+    print(f'{args.out}: {there} of {total} are there')
+    return 1 if failed and not args.skip_bad_samples else 0
+
+
+if __name__ == '__main__':
+    # not this copy of the file: the worker processes know videos.extract, and no __main__
+    from videos import extract as script
+    run_script('videos.extract', script.main, 'interrupted; the same command goes on')
