@@ -47,28 +47,28 @@ LACKING = 1.0           # seconds that a complete file may end before its header
 def read_frame(path, at):
     """The picture shown `at` seconds after the beginning of a video, upright. -> PIL image, RGB"""
     shown = None
-    with _open(path) as container:
-        stream = _stream(container, 'video', path)
-        at += _first(container)
+    with open_video(path) as container:
+        stream = first_stream(container, 'video', path)
+        at += first_time(container)
         if at > 2 * SECONDS:                # from the key frame before it
             container.seek(int((at - SECONDS) * av.time_base))
         for frame in container.decode(stream):
-            if _time(frame, stream) > at + 1e-3:
+            if time_of(frame, stream) > at + 1e-3:
                 break
             shown = frame
         else:
             end = -np.inf
             if shown is not None:
-                end = _time(shown, stream) + float((shown.duration or 0) * stream.time_base)
+                end = time_of(shown, stream) + float((shown.duration or 0) * stream.time_base)
             if end < at:
                 raise SampleError(f'{path} ends before {at:.1f} s, where its frame is: fetch it '
                                   'again')
         if shown is None:
             raise SampleError(f'{path} begins after {at:.1f} s, where its frame is')
-        return _upright(shown)
+        return upright(shown)
 
 
-def _upright(frame):
+def upright(frame):
     """The picture of a frame, turned as its display matrix says (phones film on their side)."""
     image = frame.to_image()
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image
@@ -79,9 +79,9 @@ def read_sound(path, start, seconds):
 
     Silence stands where the time stamps leave a gap, as before a sound that begins late.
     """
-    with _open(path) as container:
-        stream = _stream(container, 'audio', path)
-        start += _first(container)
+    with open_video(path) as container:
+        stream = first_stream(container, 'audio', path)
+        start += first_time(container)
         if start > SECONDS:
             container.seek(int((start - 1) * av.time_base))
         rate = stream.rate
@@ -95,7 +95,7 @@ def read_sound(path, start, seconds):
                 end = packet.pts + (packet.duration or 0)
                 latest = max(latest, float(end * packet.time_base))
             for frame in packet.decode() if packet.stream is stream else ():
-                begin = round((_time(frame, stream) - start) * rate)
+                begin = round((time_of(frame, stream) - start) * rate)
                 samples = np.concatenate([f.to_ndarray() for f in to_float.resample(frame)], 1)
                 if abs(begin - filled) > GAP * rate or not filled:
                     gap = min(max(0, begin - filled), wanted - filled)
@@ -118,7 +118,7 @@ def read_sound(path, start, seconds):
 
 
 @contextlib.contextmanager
-def _open(path):
+def open_video(path):
     """Yields PyAV's container; what cannot be decoded becomes a SampleError."""
     try:
         with av.open(str(path)) as container:
@@ -129,7 +129,7 @@ def _open(path):
         raise SampleError(f'{path} cannot be decoded ({error}): fetch it again') from None
 
 
-def _stream(container, kind, path):
+def first_stream(container, kind, path):
     """The first stream of a kind. SampleError where there is none."""
     streams = getattr(container.streams, kind)
     if not streams:
@@ -137,12 +137,12 @@ def _stream(container, kind, path):
     return streams[0]
 
 
-def _first(container):
+def first_time(container):
     """When the earliest stream begins, in seconds: time stamps count from here."""
     return max(0.0, (container.start_time or 0) / av.time_base)
 
 
-def _time(frame, stream):
+def time_of(frame, stream):
     """A frame's time stamp in seconds; AVI has only that of decoding."""
     return frame.time if frame.time is not None else float(frame.dts * stream.time_base)
 

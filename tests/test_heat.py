@@ -1,0 +1,115 @@
+"""A video's heatmaps follow its sound, and the written video keeps its time stamps and sound."""
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from media import SampleError
+from model import PRESETS, ROOT, load_model
+from test_extract import write_video
+from videos import heat
+from videos.drawn import NAMES, TURN, draw_clip
+from videos.extract import read_sound
+from videos.heat import heat_video, heatmaps, main, moments, read_frames
+
+CONFIG = PRESETS['miniature']
+
+
+@pytest.fixture(scope='module')
+def model():
+    return load_model('miniature', ROOT / 'miniature/weights/av.pt')[0]
+
+
+@pytest.fixture(scope='module')
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp('clip') / 'clip.mp4'
+    return path, draw_clip(path)
+
+
+def test_the_heat_moves_to_the_other_object_when_its_sound_begins(model, clip):
+    path, places = clip
+    samples, rate = read_sound(path, 0.0, 60.0)
+    A = moments(model, torch.from_numpy(samples[0]), 0.2, CONFIG.seconds, CONFIG.seconds)
+    assert rate == 16_000 and len(A) == 2 * TURN / 0.2 + 1
+    on_sounding, on_other = np.zeros((2, round(2 * TURN)))
+    for seconds, frame in list(read_frames(path))[::5]:
+        [found] = heatmaps(model, [frame], [seconds], A, 0.2, CONFIG.image_size)
+        means = [found[place].mean() for place in places]
+        now = int(seconds // TURN)
+        on_sounding[int(seconds)] += means[now]
+        on_other[int(seconds)] += means[1 - now]
+    right = on_sounding > on_other
+    assert len(NAMES) == 2 and right.mean() >= 0.9, right
+
+
+def test_each_frame_and_each_moment_is_encoded_once(model, tmp_path):
+    path = write_video(tmp_path / 'a.mp4', [k / 10 for k in range(30)], sound=(0, 3),
+                       codec='mpeg4', audio_codec='aac')
+    frames, sounds = [], []
+    hooks = [model.clipseg.clip.vision_model.embeddings.register_forward_hook(
+                 lambda _, given, out: frames.append(len(out))),
+             model.beats.register_forward_hook(lambda _, given, out: sounds.append(len(out)))]
+    heat_video(model, CONFIG, path, tmp_path / 'heat.mp4', 0.5, 2.0)
+    for hook in hooks:
+        hook.remove()
+    assert sum(frames) == 30
+    assert sum(sounds) == 3 / 0.5 + 1
+
+
+def test_the_blend_between_two_moments_is_linear(model):
+    frame = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    A = model.embed_audio(torch.rand(2, 32_000) * 2 - 1).detach()
+    begin, middle, end, after = heatmaps(model, [frame] * 4, [0.0, 0.05, 0.2, 9.0], A, 0.2, 96)
+    assert begin.shape == (40, 60)
+    assert np.allclose(middle, 0.75 * begin + 0.25 * end, atol=1e-5)
+    assert np.allclose(end, after, atol=1e-5) and not np.allclose(begin, end, atol=1e-3)
+
+
+@pytest.mark.parametrize('side_by_side, width', [(False, 64), (True, 192)])
+def test_the_written_video_keeps_its_time_stamps_and_its_sound(model, tmp_path, side_by_side,
+                                                               width):
+    times = [0, 0.1, 0.25, 0.3, 0.9, 1.5, 2.0]
+    path = write_video(tmp_path / 'a.mkv', times, 48_000, 2, sound=(3, 6), codec='mpeg4')
+    out = tmp_path / 'heat.mp4'
+    heat_video(model, CONFIG, path, out, 0.5, 2.0, side_by_side)
+    with av.open(str(out)) as container:
+        assert [float(f.time) for f in container.decode(video=0)] == pytest.approx(times, abs=0.002)
+        assert container.streams.video[0].width == width
+    before, after = (read_sound(file, 0.0, 2.5)[0] for file in (path, out))
+    assert after.shape == before.shape
+    for at in range(10_000, 110_000, 20_000):
+        part = slice(at, at + 10_000)
+        assert after[0, part].std() == pytest.approx(before[0, part].std(), rel=0.05)
+
+
+def test_a_large_video_is_reduced_and_a_gif_has_five_frames_a_second(model, tmp_path):
+    path = write_video(tmp_path / 'a.mkv', [k / 25 for k in range(25)], size=(1602, 400),
+                       sound=(0, 1), codec='mpeg4')
+    assert {frame.size for _, frame in read_frames(path)} == {(1280, 320)}
+    small = write_video(tmp_path / 'b.mkv', [k / 25 for k in range(25)], sound=(0, 1))
+    heat_video(model, CONFIG, small, tmp_path / 'heat.gif', 0.5, 2.0)
+    assert Image.open(tmp_path / 'heat.gif').n_frames == 5
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_the_command_draws_its_own_clip(tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(heat, 'draw_clip', lambda path: drawn.append(write_video(
+        path, [0, 0.5], sound=(0, 1), codec='mpeg4', audio_codec='aac')))
+    main(['--out', str(tmp_path / 'heat.mp4'), '--device', 'cpu'])
+    assert len(drawn) == 1 and (tmp_path / 'heat.mp4').stat().st_size
+    assert 'heatmaps of a drawn clip' in capsys.readouterr().out
+
+
+def test_what_cannot_be_done_is_one_sentence_and_leaves_no_file(model, tmp_path, capsys):
+    mute = write_video(tmp_path / 'mute.mp4', [0, 1], sound=None, codec='mpeg4')
+    with pytest.raises(SampleError, match='mute.mp4 has no audio track'):
+        heat_video(model, CONFIG, mute, tmp_path / 'heat.mp4', 0.5, 2.0)
+    with pytest.raises(ValueError, match='--window 5: the model hears 2 s at a time'):
+        main([str(mute), '--out', str(tmp_path / 'heat.mp4'), '--window', '5', '--device', 'cpu'])
+    for wrong in (['--out', 'heat.avi'], ['--every', '0'], [str(mute), '--out', str(mute)]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+    assert [path.name for path in tmp_path.iterdir()] == ['mute.mp4']

@@ -1,0 +1,224 @@
+"""A video of your own under its own sound: where the model hears it, second by second (3.7).
+
+    python -m videos.heat --out heat.mp4                    # the miniature's drawn clip
+    python -m videos.heat clip.mp4 --out heat.mp4 --preset paper --checkpoint FILE
+    python -m videos.heat clip.mp4 --out heat.gif --side-by-side
+
+Each frame is grounded with the sound around it: A of the --window seconds that are centred at every
+multiple of --every, and between two of those moments a blend of both heatmaps. So BEATs runs once
+per moment and CLIP's vision encoder once per frame. The video keeps its time stamps and its sound;
+a .gif has five frames a second and no sound.
+
+Shapes: K moments, B frames, D embedding, H W pixels of a frame.
+"""
+
+import argparse
+import itertools
+import os
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from checkpoint import overwritten, pick_device, run_script, some_path
+from evaluate import load
+from figures.pictures import heat_colours, overlay
+from media import SAMPLE_RATE, at_16_khz, evaluation_image, mono
+from model import PRESETS, encode_image
+from videos.drawn import add_streams, draw_clip
+from videos.extract import (first_stream, first_time, open_video, read_sound, time_of, upright)
+
+LONGEST_SIDE = 1280         # pixels of the written video
+BATCH = 8                   # frames, and moments, that go through the model at once
+GIF_EVERY = 0.2             # seconds between the frames of a .gif
+GIF_SIDE = 240              # its height at most, in pixels
+GIF_COLOURS = 64
+
+
+# ============ The sound around each moment ============
+
+@torch.no_grad()
+def moments(model, wav, every, window, seconds):
+    """A of the window centred at 0, every, 2 * every, ... -> (K, D)
+
+    wav: (samples,) at 16 kHz. window, seconds: of sound in a window, and of the model's input,
+    which is zero-padded at the end as media.read_audio does.
+    """
+    length = round(window * SAMPLE_RATE)
+    padded = torch.nn.functional.pad(wav, (length // 2, length))
+    starts = range(0, len(wav) + 1, round(every * SAMPLE_RATE))
+    windows = torch.stack([padded[start:start + length] for start in starts])   # (K, length)
+    wavs = torch.nn.functional.pad(windows, (0, round(seconds * SAMPLE_RATE) - length))
+    device = model.prompt_before.device
+    return torch.cat([model.embed_audio(part.to(device)) for part in wavs.split(BATCH)])
+
+
+@torch.no_grad()
+def heatmaps(model, frames, times, A, every, image_size):
+    """Heatmaps of B frames (PIL images of one size) at their times. -> (B, H, W) in 0..1
+
+    A: (K, D), see moments. Between two moments their heatmaps are blended.
+    """
+    place = torch.tensor(times) / every
+    before = place.floor().long().clamp(0, len(A) - 1)                          # (B,)
+    pair = torch.stack([A[before], A[(before + 1).clamp(max=len(A) - 1)]], 1)   # (B, 2, D)
+    images = torch.stack([evaluation_image(frame, image_size) for frame in frames])
+    vision = encode_image(model.clipseg, images.to(A.device))
+    width, height = frames[0].size
+    maps = model.heatmaps(vision, pair, (height, width)).cpu()                  # (B, 2, H, W)
+    weight = (place - before).clamp(0, 1)[:, None, None]
+    return ((1 - weight) * maps[:, 0] + weight * maps[:, 1]).numpy()
+
+
+# ============ Frames in, frames out ============
+
+def read_frames(path, longest=LONGEST_SIDE):
+    """Yield (seconds, PIL image) of each frame, upright, its sides even and at most `longest`."""
+    with open_video(path) as container:
+        stream = first_stream(container, 'video', path)
+        stream.thread_type = 'AUTO'
+        first = first_time(container)
+        for frame in container.decode(stream):
+            image = upright(frame)
+            scale = min(1, longest / max(image.size))
+            size = tuple(max(2, round(side * scale / 2) * 2) for side in image.size)
+            yield time_of(frame, stream) - first, image.resize(size)
+
+
+def count_frames(path):
+    """About how many frames a video has, for the progress bar; None if it does not say."""
+    with open_video(path) as container:
+        stream = first_stream(container, 'video', path)
+        seconds = (container.duration or 0) / av.time_base
+        return stream.frames or round(seconds * float(stream.average_rate or 0)) or None
+
+
+def shown(frame, heat, side_by_side):
+    """What is written of one frame: the overlay, or frame | heatmap | overlay. -> (H, W, 3)"""
+    pixels = np.asarray(frame)
+    if side_by_side:
+        return np.concatenate([pixels, heat_colours(heat), overlay(pixels, heat)], 1)
+    return overlay(pixels, heat)
+
+
+def read_sound_frames(path):
+    """Yield the frames of a video's sound with time stamps from 0 on; none if it has no sound."""
+    with open_video(path) as container:
+        first = first_time(container)
+        for sound in container.streams.audio[:1]:
+            for frame in container.decode(sound):
+                frame.pts = round((time_of(frame, sound) - first) * frame.sample_rate)
+                frame.time_base = Fraction(1, frame.sample_rate)
+                yield frame
+
+
+def write_video(path, pictures, sound):
+    """pictures: (seconds, (H, W, 3) uint8), at least one. sound: read_sound_frames of the source"""
+    ticks = Fraction(1, 90_000)
+    first = next(pictures)
+    height, width, _ = first[1].shape
+    heard = next(sound, None)
+    with av.open(str(path), 'w') as container:
+        picture, track = add_streams(container, width, height, 30, heard)
+        picture.codec_context.time_base = ticks
+        for seconds, pixels in itertools.chain([first], pictures):
+            frame = av.VideoFrame.from_ndarray(pixels, 'rgb24')
+            frame.pts, frame.time_base = round(seconds / ticks), ticks
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode())
+        for frame in itertools.chain([heard], sound) if heard else ():
+            container.mux(track.encode(frame))
+        if heard:
+            container.mux(track.encode())
+
+
+def write_gif(path, pictures):
+    """Five pictures a second, at most GIF_SIDE high."""
+    images = []
+    for seconds, pixels in pictures:
+        if seconds >= len(images) * GIF_EVERY:
+            image = Image.fromarray(pixels)
+            scale = min(1, GIF_SIDE / image.height)
+            image = image.resize((round(image.width * scale), round(image.height * scale)))
+            images.append(image.quantize(GIF_COLOURS, dither=Image.Dither.NONE))
+    images[0].save(path, save_all=True, append_images=images[1:], loop=0,
+                   duration=round(1000 * GIF_EVERY))
+
+
+def heat_video(model, config, source, path, every, window, side_by_side=False):
+    """Write `source` with its heatmaps to `path`. SampleError where it cannot be read."""
+    samples, rate = read_sound(source, 0.0, 24 * 3600)
+    wav = mono(torch.from_numpy(samples), source)[None]
+    length = round(wav.shape[1] * SAMPLE_RATE / rate)
+    A = moments(model, at_16_khz(wav, rate, length)[0], every, window, config.seconds)
+
+    def pictures():
+        frames = iter(tqdm(read_frames(source), 'heatmaps', count_frames(source), unit=' frames'))
+        while batch := list(itertools.islice(frames, BATCH)):
+            times, images = zip(*batch)
+            maps = heatmaps(model, images, times, A, every, config.image_size)
+            for seconds, image, heat in zip(times, images, maps):
+                yield seconds, shown(image, heat, side_by_side)
+
+    with tempfile.TemporaryDirectory(dir=Path(path).absolute().parent) as folder:
+        partial = Path(folder, Path(path).name)             # renamed when it is complete
+        if partial.suffix.lower() == '.gif':
+            write_gif(partial, pictures())
+        else:
+            write_video(partial, pictures(), read_sound_frames(source))
+        os.replace(partial, path)
+
+
+# ============ The command line ============
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser('python -m videos.heat', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('clip', type=some_path, nargs='?', help='a video (default: one of the miniature, drawn)')
+    add('--out', type=some_path, default='heat.mp4', help='.mp4 or .gif (default: heat.mp4)')
+    add('--preset', choices=list(PRESETS), help="default: the checkpoint's")
+    add('--variant', choices=['av', 'av_llm'], help='of the shipped checkpoints (default: av)')
+    add('--checkpoint', type=some_path, help="of train.py, or the authors' (default: shipped)")
+    add('--every', type=float, default=0.2, help='seconds between two moments (default: 0.2)')
+    add('--window', type=float, help='seconds of sound around a moment (default: the 10 s, in the '
+        'miniature 2 s, that the model hears)')
+    style = parser.add_mutually_exclusive_group()
+    style.add_argument('--overlay', action='store_true', help='the heatmap over the frame '
+                       '(default)')
+    style.add_argument('--side-by-side', action='store_true', help='frame | heatmap | overlay')
+    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
+    args = parser.parse_args(argv)
+    if Path(args.out).suffix.lower() not in ('.mp4', '.gif'):
+        parser.error(f'--out {args.out} must end in .mp4 or .gif')
+    if args.every < 0.01 or (args.window is not None and args.window < 0.1):
+        parser.error('--every must be at least 0.01 and --window at least 0.1 seconds')
+    if sentence := overwritten([('--out', args.out)], [('the clip', args.clip),
+                                                       ('--checkpoint', args.checkpoint)]):
+        parser.error(sentence)
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    model, _, preset, _, _ = load(pick_device(args.device), args.checkpoint, args.variant,
+                                  args.preset, untrained=False)
+    config = PRESETS[preset]
+    window = config.seconds if args.window is None else args.window
+    if window > config.seconds:
+        raise ValueError(f'--window {window:g}: the model hears {config.seconds:g} s at a time')
+    with tempfile.TemporaryDirectory() as folder:
+        clip = args.clip or Path(folder, 'clip.mp4')
+        if not args.clip:
+            draw_clip(clip)
+        heat_video(model, config, clip, args.out, args.every, window, args.side_by_side)
+    print(f'{args.out}: heatmaps of {args.clip or "a drawn clip"}')
+
+
+if __name__ == '__main__':
+    run_script('videos.heat', main, 'interrupted')
