@@ -72,8 +72,8 @@ def file_of(folder, name, suffixes, *others):
 def read_audio(path, seconds):
     """The first `seconds` of a sound: mono, 16 kHz, zero-padded at the end (4.1, release)."""
     sound, rate = _decode(path, seconds)                                # (channels, samples)
-    mono = mono(sound, path)[None]                                     # (1, samples) in -1..1
-    return at_16_khz(mono, rate, round(seconds * SAMPLE_RATE))[0]      # (seconds * 16,000,)
+    sound = mono(sound, path)[None]                                     # (1, samples) in -1..1
+    return at_16_khz(sound, rate, round(seconds * SAMPLE_RATE))[0]      # (seconds * 16,000,)
 
 
 def read_channels(path, seconds):

@@ -1,0 +1,200 @@
+"""What a reader needs to know of a data root before two days of training (section 4.1).
+
+    python -m benchmarks.check --preset paper
+    python -m benchmarks.check --preset paper --benchmarks vggsound vggss --json check.json
+
+Opens every frame, sound, mask and list, without a model, and counts what is missing, unreadable or
+odd. A wrong frame or a wrong rate of the sounds is behind most scores far below the paper's: many
+equal or black frames say that the wrong ones were cut, many silent or short sounds the same.
+
+The exit code is 0 only where everything is there and readable; odd files are counted, not judged.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from benchmarks import BENCHMARKS
+from benchmarks.lists import BenchmarkSample
+from checkpoint import run_script, some_path, write_file
+from data import FRAMES, read_ids
+from figures.tables import table
+from media import (SAMPLE_RATE, SampleError, file_of, read_audio, read_image, read_mask,
+                   read_pickled_mask, sound_file)
+from miniature.world import in_parallel, usable_cores
+from model import PRESETS
+
+# Samples that the paper and the releases have; videos vanish from the web, so everyone has fewer
+EXPECTED = {'vggsound': 144_000, 'vggss': 5158, 'flickr': 250, 'is4': 6480, 'vpo_ss': 890,
+            'vpo_ms': 2157, 'avs_s4': 3700, 'avs_ms3': 320, 'ade20k': 106, 'ext_vggss': 10_316,
+            'ext_flickr': 500, 'robust_s4': 14_800, 'robust_ms3': 1280, 'vgg_instruments': 446,
+            'vgg_duet': 5158}
+SET_NAMES = ('vggsound', *BENCHMARKS)
+BLACK = 8               # no pixel of a black frame is brighter, of 255
+SILENT = 1e-3           # no sample of a silent sound is louder, full scale being 1
+SHORT = 0.5             # seconds by which a sound may end early
+FEATURES_MB = 2.3       # of BEATs for 10 s in float16 (data.AudioFeatures)
+
+
+# ============ One file ============
+
+def look_at(job):
+    """job: (kind, path, more). -> what is found, {'error': a sentence} where it is unreadable"""
+    kind, path, *more = job
+    try:
+        return {'frame': look_at_frame, 'sound': look_at_sound, 'mask': look_at_mask}[kind](
+            path, *more)
+    except SampleError as error:
+        return {'error': str(error)}
+
+
+def look_at_frame(path):
+    """-> {'size': (W, H), 'bytes', 'black', 'hash' of its pixels}"""
+    image = read_image(path)
+    pixels = np.asarray(image)
+    return {'size': image.size, 'bytes': os.path.getsize(path), 'black': int(pixels.max()) <= BLACK,
+            'hash': hashlib.md5(pixels.tobytes(), usedforsecurity=False).hexdigest()}
+
+
+def look_at_sound(path, seconds):
+    """-> {'rate', 'bytes', 'short', 'silent': in the first `seconds`, which the model hears}
+
+    For a sound that holds less than its header states, read_audio raises SampleError.
+    """
+    wav = read_audio(path, seconds)
+    info = soundfile.info(path)
+    return {'rate': info.samplerate, 'bytes': os.path.getsize(path),
+            'short': info.duration < seconds - SHORT, 'silent': wav.abs().max().item() <= SILENT}
+
+
+def look_at_mask(path, frame, ade_class):
+    """-> {}; SampleError where it is unreadable or has not the size of its frame"""
+    if Path(path).suffix == '.pkl':
+        read_pickled_mask(path)
+    else:
+        read_mask(path, read_image(frame).size, ade_class=ade_class)
+    return {}
+
+
+# ============ One set ============
+
+def listed(name, root):
+    """The samples of a set: a benchmark's, or VGGSound's training pairs. -> [BenchmarkSample]"""
+    if name != 'vggsound':
+        return BENCHMARKS[name](root)
+    folder = root / 'vggsound'
+    return [BenchmarkSample(i, [file_of(folder / 'frames', i, FRAMES)],
+                            [sound_file(folder / 'audio', i)], None, None)
+            for i in read_ids(folder / 'train.csv', training=True)]
+
+
+def jobs_of(samples, seconds):
+    """Each existing file of a set once. -> jobs for look_at"""
+    jobs = []
+    for s in samples:
+        jobs += [('frame', path) for path in s.images]
+        heard = seconds / 2 if s.stereo else seconds        # both channels, one after the other
+        jobs += [('sound', path, heard) for path in s.sounds]
+        jobs += [('mask', mask, frame, s.ade_class) for mask, frame in zip(s.masks, s.images)
+                 if frame.is_file()]
+    return [job for job in dict.fromkeys(jobs) if job[1].is_file()]
+
+
+def count(name, samples, found):
+    """found: what look_at says of each job of the set. -> {finding: count}, sentences"""
+    absent = [s.id for s in samples if not all(f.is_file() for f in s.images + s.sounds + s.masks)]
+    errors = [result['error'] for result in found if 'error' in result]
+    frames = [result for result in found if 'hash' in result]
+    sounds = [result for result in found if 'rate' in result]
+    counts = {
+        'samples': len(samples), 'in the paper': EXPECTED[name], 'without files': len(absent),
+        'unreadable files': len(errors),
+        'black frames': sum(frame['black'] for frame in frames),
+        'equal frames': len(frames) - len({frame['hash'] for frame in frames}),
+        'frame sizes': len({frame['size'] for frame in frames}),
+        'silent sounds': sum(sound['silent'] for sound in sounds),
+        'short sounds': sum(sound['short'] for sound in sounds),
+        'not 16 kHz': sum(sound['rate'] != SAMPLE_RATE for sound in sounds),
+        'boxes out of frame': sum(boxes_out(s) for s in samples),
+        'MB': round(sum(result['bytes'] for result in frames + sounds) / 1e6)}
+    return counts, [f'{name} lacks files of {i}' for i in absent] + errors
+
+
+def boxes_out(sample):
+    """How many boxes of a sample reach beyond their frame."""
+    frames = sample.boxes if len(sample.images) > 1 else [sample.boxes]
+    corners = [np.reshape(boxes, (-1, 4)) for boxes in frames or () if boxes]
+    return sum(int(((c < 0) | (c > sample.unit)).any(1).sum()) for c in corners)
+
+
+def check(names, root, seconds, processes=1):
+    """-> {set: {finding: count}}, {set: sentences about what is missing or unreadable}
+
+    A file that several sets share is opened once.
+    """
+    samples = {}
+    counts = {}
+    sentences = {}
+    for name in names:
+        try:
+            samples[name] = listed(name, root)
+        except (FileNotFoundError, ValueError) as error:
+            counts[name], sentences[name] = {'in the paper': EXPECTED[name]}, [str(error)]
+    jobs = {name: jobs_of(several, seconds) for name, several in samples.items()}
+    every = list(dict.fromkeys(job for several in jobs.values() for job in several))
+    began = time.time()
+    found = dict(zip(every, in_parallel(look_at, every, 'files', processes) if every else ()))
+    for name, several in samples.items():
+        counts[name], sentences[name] = count(name, several, [found[job] for job in jobs[name]])
+    spent = time.time() - began
+    print(f'{len(every):,} files in {spent:,.0f} s by {processes} processes')
+    if pairs := len(samples.get('vggsound', ())):
+        hours = 2 * pairs * spent / len(every) / 3600
+        print(f'one epoch of {pairs:,} pairs: {hours:.2g} hours of reading at this rate; '
+              f'{pairs * FEATURES_MB / 1000:,.1f} GB of features with --cache-audio '
+              '(docs/speed.md)')
+    return {name: counts[name] for name in names}, {name: sentences[name] for name in names}
+
+
+# ============ The command line ============
+
+def main(argv=None):
+    parser = argparse.ArgumentParser('python -m benchmarks.check', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--preset', choices=list(PRESETS), default='paper', help='default: paper')
+    add('--data-root', type=some_path, help="default: the preset's")
+    add('--benchmarks', nargs='+', choices=SET_NAMES, default=SET_NAMES, metavar='NAME',
+        help=f'default: all of {", ".join(SET_NAMES)}')
+    add('--processes', type=int, default=usable_cores(), help='default: one per core, up to 8')
+    add('--examples', type=int, default=3, help='sentences about files of each set (default: 3)')
+    add('--json', type=some_path, help='write the counts and all sentences here')
+    args = parser.parse_args(argv)
+    config = PRESETS[args.preset]
+    root = Path(args.data_root or config.data_root)
+    counts, sentences = check(args.benchmarks, root, config.seconds, max(1, args.processes))
+    for name, several in sentences.items():
+        for sentence in several[:args.examples]:
+            print(f'{name}: {sentence}', file=sys.stderr)
+    if args.json:
+        write_file(args.json, json.dumps({'counts': counts, 'sentences': sentences}, indent=1))
+    headings = list(max(counts.values(), key=len))
+    rows = [[name, *(found.get(key) for key in headings)] for name, found in counts.items()]
+    print(table(rows, ['set', *headings]))
+    free = shutil.disk_usage(root if root.exists() else '.').free
+    print(f'{free / 1e9:,.0f} GB are free below {root}')
+    return 1 if any(sentences.values()) else 0
+
+
+if __name__ == '__main__':
+    # not this copy of the file: the worker processes know benchmarks.check, and no __main__
+    from benchmarks import check as script
+    run_script('benchmarks.check', script.main, 'interrupted')
