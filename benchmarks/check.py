@@ -27,8 +27,8 @@ from benchmarks.lists import BenchmarkSample
 from checkpoint import run_script, some_path, write_file
 from data import FRAMES, read_ids
 from figures.tables import table
-from media import (SAMPLE_RATE, SampleError, file_of, read_audio, read_image, read_mask,
-                   read_pickled_mask, sound_file)
+from media import (SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image, read_mask,
+                   read_pickled_mask)
 from miniature.world import in_parallel, usable_cores
 from model import PRESETS
 
@@ -92,7 +92,7 @@ def listed(name, root):
         return BENCHMARKS[name](root)
     folder = root / 'vggsound'
     return [BenchmarkSample(i, [file_of(folder / 'frames', i, FRAMES)],
-                            [sound_file(folder / 'audio', i)], None, None)
+                            [file_of(folder / 'audio', i, SOUNDS)], None, None)
             for i in read_ids(folder / 'train.csv', training=True)]
 
 
