@@ -383,6 +383,11 @@ def read_captions(path, ids, key='object', remedy='rerun captions.py, which comp
     if not path.is_file():
         raise FileNotFoundError(f'no captions at {path}: make them by captions.py all with this '
                                 '--data-root and --captions-from, or name others by --captions')
+    return by_id(path, json_lines(path, remedy), key, ids)
+
+
+def json_lines(path, remedy):
+    """The JSON objects of a text file, one a line. ValueError names the line."""
     rows = []
     for number, line in enumerate(utf8_text(path, remedy).split('\n'), 1):
         try:
@@ -391,7 +396,7 @@ def read_captions(path, ids, key='object', remedy='rerun captions.py, which comp
         except (ValueError, TypeError, RecursionError):
             raise ValueError(f'{path}: line {number} is not a JSON object, or is truncated: '
                              f'{remedy}') from None
-    return by_id(path, rows, key, ids)
+    return rows
 
 
 def read_audio_captions(path, ids):

@@ -1,4 +1,4 @@
-"""Each row of Tables 9 to 15 is trained with its own options, once, and stands beside the paper's."""
+"""Each row of Tables 9 to 15 is trained with its own options, once, beside the paper's numbers."""
 
 import os
 
