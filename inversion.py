@@ -39,7 +39,7 @@ from benchmarks.lists import csv_lines, utf8_text
 from captions import captions_path, json_lines
 from checkpoint import overwritten, pick_device, run_script, some_path, write_file
 from data import VGGSound, epoch_batches
-from evaluate import embed_names, load, localise, open_benchmarks, read_samples
+from evaluate import embed_names, load, localise, open_benchmarks, readable
 from figures.inversion import inversion_picture
 from figures.scores import check_outputs
 from figures.tables import table
@@ -288,7 +288,7 @@ def say(args):
     words = embed_names(model, clip_tokenizer, dataset)
     sentences = {source: {} for source in SOURCES}          # {source: {id: sentence}}
     for batch in tqdm(dataset.batches(SCALES[args.preset].batch_size), dataset.name, leave=False):
-        if samples := read_samples(dataset, batch):
+        if samples := readable(dataset, [dataset[i] for i in batch]):
             ids = [sample['id'] for sample in samples]
             for source, e in zip(SOURCES, embed_samples(model, untrained, samples, words)):
                 sentences[source] |= zip(ids, speak(e))
@@ -296,7 +296,8 @@ def say(args):
     first = {}                                              # {class name: its first sample}
     for index, sample in enumerate(dataset.samples):
         first.setdefault(sample.label, index)
-    shown = read_samples(dataset, list(first.values())[::-(-len(first) // ROWS)])
+    chosen = list(first.values())[::-(-len(first) // ROWS)]
+    shown = readable(dataset, [dataset[i] for i in chosen])
     said = [sentences[SOURCES[0]][sample['id']] for sample in shown]
     for sample, sentence in zip(shown, said):
         print(f'{sample["label"]}: {sentence}')
