@@ -71,14 +71,6 @@ def feature_similarities(v_F, A, first=0, reading='paper'):
     return S.masked_fill(empty, 0.0)
 
 
-def acl_f(v_F, A, tau=TAU, reading='paper'):
-    """Eq. 3, L_ACL_F, of each pair's masked features, v_F (B, B, D), and A (B, D). Scalar.
-
-    loss_terms takes its two steps one by one, to all-gather S^F between them.
-    """
-    return info_nce(feature_similarities(v_F, A, reading=reading), tau)
-
-
 # ============ 3.4 Area regularisation: Eq. 4 ============
 
 def area_regulariser(areas, p_pos=P_POS, p_neg=P_NEG, reading='release'):
@@ -151,16 +143,17 @@ def loss_terms(out, tau=TAU, p_pos=P_POS, p_neg=P_NEG, area='release', acl_f_rea
                gather=lambda rows: rows):
     """The terms of Eq. 5 in float32. out: a model.Alignment -> {'acl_i', 'acl_f', 'reg'}: scalars
 
-    gather: the function `everyone` with --negatives global, where out.A has the audios of all
-    processes; else the identity.
+    gather: all_gather with --negatives global, where out.A has the audios of all processes; else
+    the identity.
     """
-    A = out.A.float()                                                               # (N, D)
-    v_F = masked_features(out.M_F.float(), out.v_D.float())                         # Eq. 2
-    S_F = feature_similarities(v_F, A, out.first, acl_f_reading)                    # (B, N)
-    areas = gather(out.areas.float())       # before Eq. 4, whose means are over all pairs
-    return {'acl_i': acl_i(gather(out.v_I.float()), A, tau),                        # Eq. 1
-            'acl_f': info_nce(gather(S_F), tau),                                    # Eq. 3
-            'reg': area_regulariser(areas, p_pos, p_neg, area)}                     # Eq. 4
+    A = out.A.float()                                                   # (N, D)
+    v_I = gather(out.v_I.float())                                       # (N, D)
+    v_F = masked_features(out.M_F.float(), out.v_D.float())             # (B, N, D), Eq. 2
+    S_F = feature_similarities(v_F, A, out.first, acl_f_reading)        # (B, N)
+    areas = gather(out.areas.float())                                   # (N, N)
+    return {'acl_i': acl_i(v_I, A, tau),                                # Eq. 1
+            'acl_f': info_nce(gather(S_F), tau),                        # Eq. 3
+            'reg': area_regulariser(areas, p_pos, p_neg, area)}         # Eq. 4
 
 
 def total_loss(terms, weights):
@@ -177,7 +170,7 @@ def total_loss(terms, weights):
 # and of the areas are all-gathered: each process then has what a single one with N pairs has.
 #
 # The gradients, too, are those of a single process. Every process computes the complete loss. In
-# the backward pass everyone() sums each row's gradients over the P processes, which gives P times
+# the backward pass all_gather() sums each row's gradients over the P processes, which gives P times
 # the gradient, and DistributedDataParallel's mean over the processes divides by P.
 
 class Gather(torch.autograd.Function):
@@ -197,13 +190,13 @@ class Gather(torch.autograd.Function):
         return total.chunk(dist.get_world_size())[dist.get_rank()]      # (b, ...), its own rows
 
 
-def everyone(x):
+def all_gather(x):
     """All-gather with gradients: x (b, ...), b the same on each rank -> (N, ...) of all ranks."""
     if not dist.is_initialized():
         return x
     return Gather.apply(x.float() if x.is_floating_point() else x)
 
 
-def first_of_mine(b):
-    """The row of everyone(x) at which this process's own b rows begin: rank * b."""
+def first_own_row(b):
+    """The row of all_gather(x) at which this process's own b rows begin: rank * b."""
     return dist.get_rank() * b if dist.is_initialized() else 0

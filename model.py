@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from beats import load_beats
 from checkpoint import read_or_none
-from losses import everyone, first_of_mine
+from losses import all_gather, first_own_row
 from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, soft_image_mask, to_grid, to_image
 
 PROMPT = 'A photo of a <*>'         # Section 3.1; the audio token takes the place of <*>
@@ -311,8 +311,8 @@ class SoundLocalizer(nn.Module):
         A = self.embed_audio(wav, features)                         # (B, D)
         first = 0
         if negatives == 'global':
-            A = everyone(A)                                         # (N, D)
-            first = first_of_mine(B)
+            A = all_gather(A)                                       # (N, D)
+            first = first_own_row(B)
         vision = encode_image(self.clipseg, image)
         M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)    # (B, N, H, W)
         M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # masks stay in float32

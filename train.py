@@ -94,7 +94,7 @@ def take_steps(args, run, device, model, optimiser, scaler, pairs, validation, a
                          area=args.area, acl_f_reading=args.acl_f)
     weights = {'acl_i': args.lambda_i, 'acl_f': args.lambda_f, 'reg': args.lambda_reg,
                'acl_c': args.lambda_c}
-    gather = losses.everyone if args.negatives == 'global' else lambda rows: rows
+    gather = losses.all_gather if args.negatives == 'global' else lambda rows: rows
     rank, processes = rank_and_processes()
     parallel = share_gradients(model, device) if processes > 1 else model
     last = state['last_step']

@@ -19,11 +19,11 @@ def test_rows_come_in_the_order_of_ranks_and_gradients_go_back_to_their_own(monk
                        ('all_reduce', lambda total: total.mul_(2))):
         monkeypatch.setattr(losses.dist, key, value)
     x = torch.tensor([1.0, 2.0], requires_grad=True)
-    every = losses.everyone(x)
-    assert every.tolist() == [-9, -8, 1, 2, 11, 12] and losses.first_of_mine(2) == 2
+    every = losses.all_gather(x)
+    assert every.tolist() == [-9, -8, 1, 2, 11, 12] and losses.first_own_row(2) == 2
     (every * torch.arange(6.0)).sum().backward()
     assert x.grad.tolist() == [4, 6]            # rows 2 and 3, asked for by all: here twice
-    assert losses.everyone(torch.tensor([1, 2])).dtype == torch.int64
+    assert losses.all_gather(torch.tensor([1, 2])).dtype == torch.int64
 
 
 def test_every_image_is_grounded_under_all_sounds_and_masked_by_its_own(tiny, monkeypatch):
@@ -32,8 +32,8 @@ def test_every_image_is_grounded_under_all_sounds_and_masked_by_its_own(tiny, mo
     image = torch.randn(2, 3, SIZE, SIZE)
     wav = torch.rand(2, 8000) - 0.5
     others = torch.randn(3, 16)
-    monkeypatch.setattr(model_file, 'everyone', lambda A: torch.cat([others, A]))
-    monkeypatch.setattr(model_file, 'first_of_mine', lambda b: 3)
+    monkeypatch.setattr(model_file, 'all_gather', lambda A: torch.cat([others, A]))
+    monkeypatch.setattr(model_file, 'first_own_row', lambda b: 3)
     local = model(image, wav, 'soft')
     every = model(image, wav, 'soft', negatives='global')
     assert local.A.shape == (2, 16) and local.first == 0 and every.first == 3
@@ -67,11 +67,11 @@ def test_gathered_terms_are_those_of_one_process_with_all_pairs(acl_f):
 
 def test_the_choice_reaches_the_model_the_terms_and_the_answers(training, tmp_path, monkeypatch):
     gathered = []
-    monkeypatch.setattr(losses, 'everyone', lambda x: gathered.append(x) or x)
+    monkeypatch.setattr(losses, 'all_gather', lambda x: gathered.append(x) or x)
     captions = write_captions(tmp_path / 'c.jsonl', lambda n: ['dog', 'bell'][n % 2])
     for choice, count in (('local', 0), ('global', 1)):
         seen = training('--negatives', choice, '--variant', 'av_llm', '--captions', str(captions),
                         folder=choice)
         assert seen.forwards[0]['negatives'] == choice
-        assert (seen.gathers[0] is losses.everyone) == bool(count)
+        assert (seen.gathers[0] is losses.all_gather) == bool(count)
         assert sum(x is seen.answers[0][1] for x in gathered) == count

@@ -48,9 +48,10 @@ class Golden:
         out = model(image, wav, noise=noise)
         out.A.retain_grad()
         v_F = losses.masked_features(out.M_F, out.v_D, divisor='release')
+        S_F = losses.feature_similarities(v_F, out.A, reading='release')
         S_C = losses.cosine_similarities(out.A, C)
         terms = {'acl_i': losses.acl_i(out.v_I, out.A),
-                 'acl_f': losses.acl_f(v_F, out.A, reading='release'),
+                 'acl_f': losses.info_nce(S_F),
                  'area_reg': losses.area_regulariser(out.areas)}
         total = losses.total_loss(terms, dict.fromkeys(terms, 1.0))
         total.backward()

@@ -125,7 +125,8 @@ def step(model, low):
     with torch.autocast('cpu', low):
         out = model(*pairs(), noise=noise)
     v_F = losses.masked_features(out.M_F, out.v_D.float())
-    (losses.acl_i(out.v_I.float(), out.A.float()) + losses.acl_f(v_F, out.A.float())
+    S_F = losses.feature_similarities(v_F, out.A.float())
+    (losses.acl_i(out.v_I.float(), out.A.float()) + losses.info_nce(S_F)
      + losses.area_regulariser(out.areas)).backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     found = {'v_I': out.v_I, 'A': out.A, 'M_G': out.M_G, **gradients}

@@ -191,12 +191,12 @@ def assert_gathered(rank):
 
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * rank
     x.requires_grad_()
-    gathered = losses.everyone(x)
+    gathered = losses.all_gather(x)
     assert gathered.tolist() == [[1, 2], [3, 4], [11, 12], [13, 14]]
-    numbers = losses.everyone(torch.tensor([rank, -1]))
+    numbers = losses.all_gather(torch.tensor([rank, -1]))
     assert numbers.tolist() == [0, -1, 1, -1] and numbers.dtype == torch.int64
-    assert losses.everyone(x.half()).dtype == torch.float32
-    assert losses.first_of_mine(2) == 2 * rank
+    assert losses.all_gather(x.half()).dtype == torch.float32
+    assert losses.first_own_row(2) == 2 * rank
     weights = torch.arange(8.0).view(4, 2) * (rank + 1)     # what this process asks of all rows
     (gathered * weights).sum().backward()
     assert x.grad.tolist() == [[[0, 3], [6, 9]], [[12, 15], [18, 21]]][rank]    # once and twice
