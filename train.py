@@ -19,10 +19,9 @@ Here no test set chooses: the result is the model after the last step.
 import signal
 
 if __name__ == '__main__' and hasattr(signal, 'pthread_sigmask'):
-    # Block these signals before NumPy and torch start threads, which inherit the signal mask. One
-    # thread (checkpoint.watch_signals) waits for them; SIGCHLD is blocked only to keep DataLoader's
-    # handler from interrupting a computation. Windows has no signal mask: there Ctrl-C interrupts
-    # as in any Python script.
+    # Before NumPy and torch start threads, which inherit the signal mask. checkpoint.watch_signals
+    # waits for these; SIGCHLD is blocked only to keep DataLoader's handler from interrupting a
+    # computation. Windows has no signal mask: there Ctrl-C interrupts as in any script.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
                                               signal.SIGUSR1, signal.SIGCHLD})
 
@@ -30,6 +29,7 @@ import argparse
 import json
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,98 +41,80 @@ from tqdm import tqdm
 
 import losses
 from captions import captions_path, load_answers, make_captions
-from checkpoint import agree, rank_and_processes, some_path
-from data import AudioFeatures, VGGSound, loader, print_other_splits, training_steps
+from checkpoint import rank_and_processes, some_path
+from data import AudioFeatures, VGGSound, evaluation_loader, tell_other_splits, training_steps
+from evaluate import before_after_sheet, held_out
 from figures import attempt, curves, tables
-from heldout import before_after_sheet, held_out
-from model import PRESETS, PROMPT, load_model, load_trained, trained_state
+from model import PRESETS, PROMPT, load_model, trained_state
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """Training settings of one preset; each is an option of the same name."""
-    epochs: int             # section 4.1: 20
-    steps: int | None       # in place of epochs
-    # Paper [23]: 16 (section 4.1), which was 8 on each of two GPUs, so with 7 negatives, not 15
-    batch_size: int
-    lr: float               # Adam; section 4.1: 1e-4
-    lr_schedule: str        # constant (section 4.1 names no other), or linear: falls to 0
-    weight_decay: float     # section 4.1: 1e-4
-    save_seconds: float     # seconds between two checkpoints within an epoch, at least
-
-
-RECIPES = {
-    'paper': Recipe(epochs=20, steps=None, batch_size=16, lr=1e-4, lr_schedule='constant',
-                    weight_decay=1e-4, save_seconds=600),
-    # Paper [11]: 180,000 steps at 1e-4. The miniature takes 400, at twenty times that rate. A batch
-    # of 8 is what one of the authors' GPUs saw; with only twelve classes, a larger one would often
-    # hold a class twice. Many more steps only raise b / w, as p+ = 0.4 asks for masks larger than
-    # these objects. At so high a rate one or two classes have wrong masks at any step (a dog's head
-    # only), and other classes have them twenty steps later; so the rate falls to 0.
-    'miniature': Recipe(epochs=1, steps=400, batch_size=8, lr=2e-3, lr_schedule='linear',
-                        weight_decay=1e-4, save_seconds=10),
-}
+RECIPES = {     # what each preset sets; section 4.1 where the paper does. Each is an option.
+    'paper': {
+        'epochs': 20,
+        'steps': None,              # in place of epochs
+        # Paper [23]: 16, which was 8 on each of two GPUs, so with 7 negatives, not 15
+        'batch_size': 16,
+        'lr': 1e-4,
+        'lr_schedule': 'constant',  # section 4.1 names no other
+        'weight_decay': 1e-4,
+        'save_seconds': 600,        # least time between two checkpoints of an epoch
+        'workers': 8},              # processes that load data
+    # Paper [11]: 180,000 steps at 1e-4. The miniature takes 400, at twenty times that rate. With
+    # only twelve classes, a batch of more than 8 would often hold a class twice. Many more steps
+    # only raise b / w, as p+ = 0.4 asks for masks larger than these objects. At so high a rate one
+    # or two classes have wrong masks at any step, others twenty steps later; so it falls to 0.
+    'miniature': {
+        'epochs': 1, 'steps': 400, 'batch_size': 8, 'lr': 2e-3, 'lr_schedule': 'linear',
+        'weight_decay': 1e-4, 'save_seconds': 10, 'workers': 0}}
 
 LOW = {'bf16': torch.bfloat16, 'fp16': torch.float16}       # --precision below float32
-SETTINGS = (    # options that --resume must find unchanged
-    'preset', 'variant', 'seed', 'batch_size', 'lr', 'weight_decay', 'tau', 'lambda_i', 'lambda_f',
-    'lambda_reg', 'lambda_c', 'captions_from', 'same_answers', 'p_pos', 'p_neg', 'area', 'acl_f',
-    'image_mask', 'feature_mask', 'audio_tokens', 'prompt', 'precision', 'clipseg', 'beats',
-    'negatives', 'accumulate', 'lr_schedule')
+FREE = {    # where, how fast and how long; --resume must find all other options unchanged
+    'out', 'resume', 'overwrite', 'data_root', 'data_root_given', 'workers', 'save_seconds',
+    'skip_bad_samples', 'cache_audio', 'cache_share', 'pair_chunk', 'epochs', 'steps', 'device',
+    'captions'}     # of which the settings hold 'answers', what was read
 
 
 # ============ the loop ============
 
-def take_steps(args, run, device, model, optimiser, scaler, pairs, validation, answers, state):
-    """Train from step state['step'] to the last. -> number of the signal that stopped it, or 0
+@dataclass(frozen=True)
+class Method:
+    """What each step computes, with the options of this run (see train)."""
+    seed: int
+    rate: Callable              # step -> learning rate
+    forward: Callable           # batch -> model.Alignment: Figure 2
+    loss_terms: Callable        # Alignment -> {'acl_i', 'acl_f', 'reg'}: Eq. 1 to 4
+    acl_c: Callable | None      # A (N, D), ids of the batch -> Eq. 6; None in Eq. 5
+    weights: dict               # {term: its lambda in Eq. 5 and 7}
 
-    run: checkpoint.Run, which logs and saves. answers: C (texts, D) of section 3.6 and {id: row of
-    C}, or (None, {}) for Eq. 5. state: the counters that a checkpoint keeps (see train).
+
+def take_steps(method, steps, model, optimiser, scaler, run, state, validate):
+    """Take these steps (data.training_steps). -> number of the signal that stopped it, or 0
+
+    run: checkpoint.Run, which logs and saves. state: the counters that a checkpoint keeps.
+    validate: called after each epoch, -> {'val_loss', ...}; or None.
     """
-    C, row_of = answers
-    loss_terms = partial(losses.loss_terms, tau=args.tau, p_pos=args.p_pos, p_neg=args.p_neg,
-                         area=args.area, acl_f_reading=args.acl_f)
-    weights = {'acl_i': args.lambda_i, 'acl_f': args.lambda_f, 'reg': args.lambda_reg,
-               'acl_c': args.lambda_c}
-    gather = losses.all_gather if args.negatives == 'global' else lambda rows: rows
-    rank, processes = rank_and_processes()
-    parallel = share_gradients(model, device) if processes > 1 else model
-    last = state['last_step']
-    steps = training_steps(pairs, state['step'], last, args.batch_size, args.accumulate, rank,
-                           processes, args.workers)
-    bar = tqdm(steps, total=last, initial=state['step'], disable=rank > 0, unit=' steps',
-               dynamic_ncols=True)
+    rank, _ = rank_and_processes()
+    bar = tqdm(steps, total=state['last_step'], initial=state['step'], disable=rank > 0,
+               unit=' steps', dynamic_ncols=True)
     for step, epoch, ends_epoch, batches in bar:
         # Each step is seeded, so its Gumbel noise and dropout do not depend on --resume
-        torch.manual_seed(hash((args.seed, rank, step)) % 2**63)
-        rate = args.lr * ((last - step) / last if args.lr_schedule == 'linear' else 1.0)
-        for group in optimiser.param_groups:
-            group['lr'] = rate
+        torch.manual_seed(hash((method.seed, rank, step)) % 2**63)
+        rate = method.rate(step)
+        optimiser.param_groups[0]['lr'] = rate
         optimiser.zero_grad()
         model.train()
         parts = []
-        for batch in batches:                                       # one, or --accumulate N
-            state['skipped'] += tell_skipped(batch, state['skipped'])
-            image = batch['image'].to(device, non_blocking=True)    # (B, 3, H, W)
-            wav = batch['wav'].to(device, non_blocking=True)        # (B, samples)
-            with autocast(args.precision, device):
-                # E_A's features from the cache; None without --cache-audio
-                known = pairs.features and pairs.features.complete(batch, model.beats, device)
-                # Figure 2: A, M_G, M_I, M_F, v_I and v_D (model.Alignment)
-                out = parallel(image, wav, args.image_mask, args.feature_mask, features=known,
-                               pair_chunk=args.pair_chunk, negatives=args.negatives)
-
-            terms = loss_terms(out, gather=gather)      # acl_i: Eq. 1; acl_f: Eq. 2, 3; reg: Eq. 4
-            if C is not None:
-                rows = gather(torch.tensor([row_of.get(i, -1) for i in batch['id']]))   # (N,)
-                terms['acl_c'] = losses.acl_c_of_answered(          # Eq. 6
-                    C, rows, out.A.float(), args.tau, args.same_answers)
-            loss = losses.total_loss(terms, weights)                # Eq. 5; with acl_c Eq. 7
+        for batch in batches:                                   # one, or --accumulate N
+            state['skipped'] += print_skipped(batch, state['skipped'])
+            out = method.forward(batch)     # Figure 2: A, M_G, M_I, M_F, v_I and v_D
+            terms = method.loss_terms(out)  # acl_i: Eq. 1; acl_f: Eq. 2, 3; reg: Eq. 4
+            if method.acl_c:
+                terms['acl_c'] = method.acl_c(out.A.float(), batch['id'])   # Eq. 6
+            loss = losses.total_loss(terms, method.weights)     # Eq. 5; with acl_c Eq. 7
             scaler.scale(loss / len(batches)).backward()
 
             positive, negative = losses.mean_areas(out.areas.detach(), out.first)
             parts.append({'loss': loss, **terms, 'area_pos': positive, 'area_neg': negative})
-        refuse_not_finite(parts, optimiser, args.precision, step, batches, run.folder)
+        check_finite(parts, optimiser, scaler, step, batches, run.last)
         scaler.step(optimiser)
         scaler.update()
 
@@ -141,60 +123,74 @@ def take_steps(args, run, device, model, optimiser, scaler, pairs, validation, a
             means = run.log(step, epoch, parts, w=mask.w.item(), b=mask.b.item(), lr=rate)
             bar.set_postfix({name: f'{value:.2f}' for name, value in means.items()})
         state.update(step=step + 1, seconds=run.seconds())
-        content = partial(checkpoint_of, args, model, optimiser, scaler, state)
+        content = partial(checkpoint_of, model, optimiser, scaler, state)
         if stop := run.save_if_due_or_asked(ends_epoch, content):
             return stop
-        if ends_epoch and validation:
-            scores = validate(model, validation, loss_terms, weights, args, device)
-            run.write({'step': step + 1, 'epoch': epoch, **scores})
+        if ends_epoch and validate:
+            run.write({'step': step + 1, 'epoch': epoch, **validate()})
     return checkpoint.stop_asked()
 
 
-def autocast(precision, device):
-    """The context in which the networks run in this precision."""
-    return torch.autocast(device.type, LOW.get(precision), enabled=precision in LOW)
+def forward(batch, model, device, precision, beats=None, cache=None, **options):
+    """Figure 2 for a batch, the networks in this precision. -> model.Alignment
+
+    cache: AudioFeatures of these beats, or None. options: those of SoundLocalizer.forward.
+    """
+    autocast = torch.autocast(device.type, LOW.get(precision), enabled=precision in LOW)
+    image = batch['image'].to(device, non_blocking=True)        # (B, 3, H, W)
+    wav = batch['wav'].to(device, non_blocking=True)            # (B, samples)
+    features = cache and cache.complete(batch, autocast(beats), device)
+    with autocast:
+        return model(image, wav, features=features, **options)
 
 
-def share_gradients(model, device):
+def caption_term(C, row_of, gather, tau, same_answers, A, ids):
+    """Eq. 6 of a batch. C (texts, D), row_of {id: row of C}, A (N, D) -> scalar"""
+    rows = gather(torch.tensor([row_of.get(i, -1) for i in ids]))       # (N,)
+    return losses.acl_c_of_answered(C, rows, A, tau, same_answers)
+
+
+def average_gradients(model, device):
     """Wrap the model in DDP, which averages its gradients over the ranks in each backward pass.
 
     Paper [24]: the release calls the module inside the wrapper, which leaves out the averaging, so
     each of its two processes trains a model of its own.
     """
+    if rank_and_processes()[1] == 1:
+        return model
     devices = [device.index] if device.type == 'cuda' else None
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
-def tell_skipped(batch, before):
-    """Print which unreadable pairs of a batch were replaced by others. -> how many
+def print_skipped(batch, before):
+    """Print which unreadable pairs were replaced by others; `before` were earlier. -> how many
 
-    before: how many earlier batches had. ValueError if a pair could not be replaced.
+    ValueError if a pair could not be replaced.
     """
     if batch['errors']:
         raise ValueError(str(batch['errors'][0]))
-    skipped = [sentence for sentences in batch['unreadable'] for sentence in sentences]
+    skipped = sum(batch['unreadable'], [])
     for number, sentence in enumerate(skipped, before + 1):
         tqdm.write(f'skipped ({number} so far): {sentence}')
     return len(skipped)
 
 
-def refuse_not_finite(parts, optimiser, precision, step, batches, folder):
+def check_finite(parts, optimiser, scaler, step, batches, last):
     """ValueError where the loss or a gradient is not finite, before the weights are changed."""
     loss = sum(part['loss'].item() for part in parts) / len(parts)
     finite = math.isfinite(loss)
-    if finite and precision != 'fp16':      # fp16 gradients may overflow: GradScaler skips the step
-        gradients = [p.grad for group in optimiser.param_groups for p in group['params']]
+    if finite and not scaler.is_enabled():  # fp16 gradients may overflow: GradScaler skips the step
+        gradients = [p.grad for p in optimiser.param_groups[0]['params']]
         finite = torch.nn.utils.get_total_norm(gradients).isfinite().item()
     if not finite:
         ids = ', '.join(i for batch in batches for i in batch['id'])
-        last = folder / 'last.pt'
         raise ValueError(f'the loss is {loss} or a gradient is not finite at step {step} on the '
                          f'pairs {ids}: lower --lr or look at these files; last good checkpoint: '
                          f'{last if last.exists() else "none yet"}')
 
 
 @torch.no_grad()
-def validate(model, validation, loss_terms, weights, args, device):
+def validate(pairs, model, forward, loss_terms, weights, batch_size, workers):
     """Eq. 5 (never Eq. 7) and retrieval accuracy on held-out pairs, without dropout.
 
     -> {'val_loss', 'val_retrieval', ..., 'val_n'}; retrieval: the share of masked images v_I whose
@@ -205,30 +201,27 @@ def validate(model, validation, loss_terms, weights, args, device):
     model.eval()
     torch.manual_seed(0)                    # the same Gumbel noise in every validation
     totals, count = {}, 0
-    size = args.batch_size // rank_and_processes()[1]
-    for batch in loader(validation, args.workers, batch_size=size):
-        if batch['errors'] and not args.skip_bad_samples:
+    for batch in evaluation_loader(pairs, batch_size, workers):
+        if batch['errors'] and not pairs.skip_bad:
             raise ValueError(str(batch['errors'][0]))
         B = len(batch['id'])
         if B < 2:                           # one pair has no negatives
             continue
-        with autocast(args.precision, device):
-            out = model(batch['image'].to(device), batch['wav'].to(device), args.image_mask,
-                        args.feature_mask)
+        out = forward(batch)
         terms = loss_terms(out)
-        found = losses.cosine_similarities(out.v_I.float(), out.A.float()).argmax(1).cpu()
-        values = {**terms, 'loss': losses.total_loss(terms, weights),
-                  'retrieval': (found == torch.arange(B)).float().mean()}
-        totals = {k: totals.get(k, 0) + float(v) * B for k, v in values.items()}
+        S = losses.cosine_similarities(out.v_I.float(), out.A.float())      # (B, B)
+        right = S.argmax(1).cpu() == torch.arange(B)
+        means = {**terms, 'loss': losses.total_loss(terms, weights),
+                 'retrieval': right.float().mean()}
+        totals = {name: totals.get(name, 0) + float(mean) * B for name, mean in means.items()}
         count += B
-    return {**{f'val_{k}': v / count for k, v in totals.items()}, 'val_n': count}
+    return {**{f'val_{name}': total / count for name, total in totals.items()}, 'val_n': count}
 
 
-def checkpoint_of(args, model, optimiser, scaler, state):
-    """What last.pt holds: the trained weights under the released names, how the model was made,
-    and what --resume needs."""
-    return {**trained_state(model), 'prompt': args.prompt, 'audio_tokens': args.audio_tokens,
-            'preset': args.preset, 'variant': args.variant,
+def checkpoint_of(model, optimiser, scaler, state):
+    """last.pt: the weights under the released names, their options, what --resume needs."""
+    named = ('prompt', 'audio_tokens', 'preset', 'variant')
+    return {**trained_state(model), **{name: state['settings'][name] for name in named},
             'trainer': {**state, 'optimiser': optimiser.state_dict(),
                         'scaler': scaler.state_dict()}}
 
@@ -238,74 +231,66 @@ def checkpoint_of(args, model, optimiser, scaler, state):
 def train(args):
     """One run: data, model, --resume, the loop, held-out scores. -> the exit code"""
     device = checkpoint.start_processes(args.device)
-    refuse_uneven(args.batch_size)
+    rank, processes = rank_and_processes()
     run = checkpoint.Run(args.out, args.resume, args.overwrite, args.save_seconds)
     make_data(args.preset, args.data_root, args.data_root_given, args.captions_from,
               with_captions=args.lambda_c and not args.captions, device=args.device)
-    pairs, validation = open_pairs(args)
-    per_epoch = len(pairs) // args.batch_size // args.accumulate
+    pairs, validation = open_pairs(args.data_root, args.preset, args.seed, args.skip_bad_samples)
+    per_epoch = steps_per_epoch(pairs, args.batch_size, args.accumulate)
     last_step = args.steps or args.epochs * per_epoch
 
     torch.manual_seed(args.seed)
-    model, tokenizer = load_parts(args)
-    model.to(device)
-    # Some ablations never use w and b; DDP would wait for their gradients.
-    # Paper [19]: silent on the heatmaps of a model that never trains w and b (Table 13, rows 2 and
-    # 3). Here they are sigmoid(M_G + b/w) as always, with the initial b/w = 1.4.
+    load = partial(load_model, args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens,
+                   clipseg=args.clipseg, beats=args.beats)
+    model, tokenizer = load()
     used = args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'
-    model.masker_i.requires_grad_(args.image_mask == 'hard' and bool(used))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    # Paper [27]: Adam with weight decay 1e-4, hence added to the gradient (not AdamW's), and on w
-    # and b too (released code)
-    optimiser = torch.optim.Adam(trained, args.lr, weight_decay=args.weight_decay,
-                                 fused=device.type == 'cuda' or None)
+    optimiser = adam(model.to(device), args.lr, args.weight_decay,
+                     with_mask=args.image_mask == 'hard' and bool(used))
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == 'fp16')
 
-    C, row_of, digest = None, {}, None
+    loss_terms = partial(losses.loss_terms, tau=args.tau, p_pos=args.p_pos, p_neg=args.p_neg,
+                         area=args.area, acl_f_reading=args.acl_f)
+    weights = {'acl_i': args.lambda_i, 'acl_f': args.lambda_f, 'reg': args.lambda_reg,
+               'acl_c': args.lambda_c}
+    gather = losses.all_gather if args.negatives == 'global' else lambda rows: rows
+    acl_c = answers = None
     if args.lambda_c:
         path = args.captions or captions_path(args.data_root, args.captions_from)
-        C, row_of, digest = load_answers(path, model, tokenizer, pairs.ids)
-        C = C.to(device)
-    settings = {name: getattr(args, name) for name in SETTINGS}
-    settings |= {'answers': digest, 'pairs': checksum(pairs.ids)}
+        C, row_of, answers = load_answers(path, model, tokenizer, pairs.ids)
+        acl_c = partial(caption_term, C.to(device), row_of, gather, args.tau, args.same_answers)
+
+    settings = {name: value for name, value in vars(args).items() if name not in FREE}
+    settings |= {'answers': answers, 'pairs': checksum(pairs.ids)}
     state = run.resume(model, optimiser, scaler, settings) if args.resume else None
     if state is None:
-        state = {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': None}
-        if run.first:
-            scores, _ = held_out(model, tokenizer, args.preset, args.data_root, rows=['ours'])
-            state['untrained'] = scores.get('ours')
-    elif args.lr_schedule == 'linear' and state['last_step'] != last_step:
-        run.say(f'the rate was to reach 0 after step {state["last_step"]}: now it does after step '
-                f'{last_step}')
-    state.update(last_step=last_step, settings=settings)
+        state = first_state(run, model, tokenizer, args.preset, args.data_root)
+    set_end(run, state, last_step, settings)
+
     if args.precision in LOW:
         model.hold_frozen(LOW[args.precision])
-    if args.cache_audio is not None:
-        folder = args.cache_audio or Path(args.data_root, 'cache/beats')
-        pairs.features = AudioFeatures(folder, model.beats, pairs.seconds, pairs.ids,
-                                       args.cache_share)
-        if run.first:
-            pairs.features.tell_size()
-
+    if args.cache_audio:
+        cache_features(pairs, model.beats, args.cache_audio, args.cache_share)
+    look = partial(forward, device=device, precision=args.precision, image_mask=args.image_mask,
+                   feature_mask=args.feature_mask)
+    method = Method(
+        seed=args.seed,
+        rate=lambda step: args.lr * (1.0 if args.lr_schedule == 'constant'
+                                     else (last_step - step) / last_step),
+        forward=partial(look, model=average_gradients(model, device), beats=model.beats,
+                        cache=pairs.features, pair_chunk=args.pair_chunk, negatives=args.negatives),
+        loss_terms=partial(loss_terms, gather=gather), acl_c=acl_c, weights=weights)
+    check = validation and partial(validate, validation, model, partial(look, model=model),
+                                   loss_terms, weights, args.batch_size // processes, args.workers)
+    steps = training_steps(pairs, state['step'], last_step, args.batch_size, args.accumulate, rank,
+                           processes, args.workers)
     with run.steps_from(state['step'], state['seconds'], args.batch_size * args.accumulate):
-        stop = take_steps(args, run, device, model, optimiser, scaler, pairs, validation,
-                          (C, row_of), state)
+        stop = take_steps(method, steps, model, optimiser, scaler, run, state, check)
     if stop:
         return run.leave(stop, state['step'])
     if run.first:
-        finish(args, run, model, tokenizer, state, len(pairs.absent))
+        finish(run, load, model, tokenizer, args.data_root, state, absent=len(pairs.absent))
     checkpoint.wait_for_all()
     return 0
-
-
-def refuse_uneven(batch_size):
-    """ValueError unless the batch divides among the processes, with two pairs or more on each."""
-    processes = rank_and_processes()[1]
-    if batch_size % processes:
-        raise ValueError(f'--batch-size {batch_size} does not divide among {processes} processes')
-    if batch_size // processes < 2:
-        raise ValueError('every process needs at least 2 pairs: a contrastive loss has no '
-                         'negatives otherwise')
 
 
 def make_data(preset, data_root, given, captions_from, with_captions, device):
@@ -318,29 +303,40 @@ def make_data(preset, data_root, given, captions_from, with_captions, device):
     checkpoint.wait_for_all()
 
 
-def open_pairs(args):
+def open_pairs(root, preset, seed, skip_bad):
     """-> the training pairs, and the validation pairs in the first process (None elsewhere)"""
     rank, _ = rank_and_processes()
-    config = PRESETS[args.preset]
-    read = partial(VGGSound, args.data_root, image_size=config.image_size, seconds=config.seconds,
-                   seed=args.seed, skip_bad=args.skip_bad_samples)
+    read = partial(VGGSound, root, image_size=PRESETS[preset].image_size,
+                   seconds=PRESETS[preset].seconds, seed=seed, skip_bad=skip_bad)
     pairs = read(split='train', augmented=True)
-    has_validation = Path(args.data_root, 'vggsound/val.csv').exists()
-    validation = read(split='val') if has_validation and rank == 0 else None
-    agree(checksum(pairs.ids),
-          f'{pairs.list}: process {rank} finds {len(pairs)} samples with files, and not all '
-          'processes find the same: give every machine the same data')
-    if len(pairs) < args.batch_size * args.accumulate:
-        raise ValueError(f'{pairs.list} has {len(pairs)} samples, fewer than {args.accumulate} '
-                         f'batch(es) of {args.batch_size}: add samples or lower --batch-size')
-    if rank == 0:
-        print_other_splits(pairs.list)
-        if pairs.absent:
-            print(f'left out {len(pairs.absent)} samples of {pairs.list} without files, e.g. '
-                  f'{pairs.absent[0]}')
-        if not has_validation:
-            print(f'no {args.data_root}/vggsound/val.csv: training without validation')
-    return pairs, validation
+    checkpoint.agree(
+        checksum(pairs.ids),
+        f'{pairs.list}: process {rank} finds {len(pairs)} samples with files, and not all '
+        'processes find the same: give every machine the same data')
+    if rank > 0:
+        return pairs, None
+    tell_other_splits(pairs.list)
+    if pairs.absent:
+        print(f'left out {len(pairs.absent)} samples of {pairs.list} without files, e.g. '
+              f'{pairs.absent[0]}')
+    if not Path(root, 'vggsound/val.csv').exists():
+        print(f'no {root}/vggsound/val.csv: training without validation')
+        return pairs, None
+    return pairs, read(split='val')
+
+
+def steps_per_epoch(pairs, batch_size, accumulate):
+    """ValueError where there are too few pairs, in all or for a process."""
+    processes = rank_and_processes()[1]
+    if batch_size % processes:
+        raise ValueError(f'--batch-size {batch_size} does not divide among {processes} processes')
+    if batch_size // processes < 2:
+        raise ValueError('every process needs at least 2 pairs: a contrastive loss has no '
+                         'negatives otherwise')
+    if len(pairs) < batch_size * accumulate:
+        raise ValueError(f'{pairs.list} has {len(pairs)} samples, fewer than {accumulate} '
+                         f'batch(es) of {batch_size}: add samples or lower --batch-size')
+    return len(pairs) // batch_size // accumulate
 
 
 def checksum(ids):
@@ -348,68 +344,86 @@ def checksum(ids):
     return zlib.crc32(' '.join(ids).encode('utf-8'))
 
 
-def load_parts(args):
-    """-> model, tokenizer; the part to train has random weights: call torch.manual_seed before"""
-    return load_model(args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens,
-                      clipseg=args.clipseg, beats=args.beats)
+def adam(model, lr, weight_decay, with_mask):
+    """The optimiser of the audio projection and, with_mask, of MaskGen_I's w and b.
 
-
-def finish(args, run, model, tokenizer, state, absent):
-    """Score held-out scenes, draw the pictures and write summary.json, which marks a finished run.
-
-    absent: how many pairs were left out because they have no files.
+    Some ablations never use w and b; DDP would wait for their gradients.
+    Paper [19]: silent on the heatmaps of a model that never trains w and b (Table 13, rows 2 and
+    3). Here they are sigmoid(M_G + b/w) as always, with the initial b/w = 1.4.
+    Paper [27]: Adam with weight decay 1e-4, hence added to the gradient (not AdamW's), and on w
+    and b too (released code).
     """
-    if args.precision in LOW:       # its frozen weights are rounded; evaluate.py's are in float32
-        trained, device = trained_state(model), next(model.parameters()).device
-        model, tokenizer = load_parts(args)
-        load_trained(model, trained, args.out / 'last.pt')
-        model.to(device)
-    scores, counts = held_out(model.eval(), tokenizer, args.preset, args.data_root)
+    model.masker_i.requires_grad_(with_mask)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    fused = trained[0].is_cuda or None
+    return torch.optim.Adam(trained, lr, weight_decay=weight_decay, fused=fused)
+
+
+def first_state(run, model, tokenizer, preset, data_root):
+    """The counters that a checkpoint keeps, and the scores before the first step."""
+    untrained = None
+    if run.first:
+        scores, _ = held_out(model, tokenizer, preset, data_root, rows=['ours'])
+        untrained = scores.get('ours')
+    return {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': untrained}
+
+
+def set_end(run, state, last_step, settings):
+    """Note in the state where a run ends. ValueError if it is past that."""
+    before = state.get('last_step', last_step)
+    if state['step'] > last_step:
+        raise ValueError(f'{run.last} is of step {state["step"]}, past the last one, {last_step}: '
+                         'ask for more --steps or --epochs')
+    if settings['lr_schedule'] == 'linear' and before != last_step:
+        run.say(f'the rate was to reach 0 after step {before}: now it does after step {last_step}')
+    state.update(last_step=last_step, settings=settings)
+
+
+def cache_features(pairs, beats, folder, share):
+    """--cache-audio: let `pairs` read E_A's features from this folder, which is filled later."""
+    pairs.features = AudioFeatures(folder, beats, pairs.seconds, pairs.ids, share)
+    if rank_and_processes()[0] == 0:
+        pairs.features.tell_size()
+
+
+def finish(run, load, model, tokenizer, data_root, state, absent):
+    """Score held-out scenes, draw the pictures, write summary.json, which marks a finished run.
+
+    load: load_model with the options of this run. absent: how many pairs had no files.
+    """
+    settings = state['settings']
+    preset, seed = settings['preset'], settings['seed']
+    device = next(model.parameters()).device
+    if settings['precision'] in LOW:    # its frozen weights are rounded; evaluate.py's are not
+        model = load(checkpoint=run.last)[0].to(device)
+    scores, counts = held_out(model.eval(), tokenizer, preset, data_root)
     columns = {'untrained': state['untrained'], 'trained': scores.get('ours'),
                'oracle': scores.get('oracle'), 'ceiling': scores.get('ceiling')}
-    shown = {'cIoU': 1, 'AUC': 1, 'mIoU': 1, 'mIoU_multi': 1, 'both_right': 1,
-             'area_silence': 100, 'area_noise': 100}    # areas: fractions, printed in per cent
     rows = []
-    for name, factor in shown.items():
+    for name in ('cIoU', 'AUC', 'mIoU', 'mIoU_multi', 'both_right', 'area_silence', 'area_noise'):
+        factor = 100 if name.startswith('area') else 1      # areas are fractions
         values = [(column or {}).get(name) for column in columns.values()]
-        rows.append([None if value is None else value * factor for value in values])
-    print(tables.table([[f'{name}, %', *row] for name, row in zip(shown, rows)], ['', *columns]))
-    attempt(args.out / 'loss.png', curves.loss_curve, args.out / 'log.jsonl', args.out / 'loss.png',
-            args.p_pos, args.p_neg)
-    attempt(args.out / 'before_after.png', draw_before_and_after, model, tokenizer, args)
+        rows.append([f'{name}, %', *(value and value * factor for value in values)])
+    print(tables.table(rows, ['', *columns]))
+
+    log, loss, sheet = (run.folder / name for name in ('log.jsonl', 'loss.png', 'before_after.png'))
+    attempt(loss, curves.loss_curve, log, loss, settings['p_pos'], settings['p_neg'])
+    attempt(sheet, draw_before_and_after, load, seed, model, tokenizer, preset, data_root, sheet)
     seconds = round(run.seconds(), 1)
-    print(f'{args.out}: seed {args.seed}, {state["step"]} steps, {seconds:.0f} s in all, '
-          f'n = {counts}')
-    summary = {**columns, 'seconds': seconds, 'seed': args.seed, 'n': counts,
+    print(f'{run.folder}: seed {seed}, {state["step"]} steps, {seconds:.0f} s in all, n = {counts}')
+    summary = {**columns, 'seconds': seconds, 'seed': seed, 'n': counts,
                'skipped': {'without_files': absent, 'unreadable': state['skipped']}}
-    checkpoint.write_file(args.out / 'summary.json', json.dumps(summary, indent=1))
+    checkpoint.write_file(run.folder / 'summary.json', json.dumps(summary, indent=1))
 
 
-def draw_before_and_after(model, tokenizer, args):
+def draw_before_and_after(load, seed, model, tokenizer, preset, data_root, path):
     """Held-out frames under the weights that this run began with and those that it ended with."""
-    torch.manual_seed(args.seed)            # gives the initial weights of train() again
-    untrained, _ = load_parts(args)
-    untrained.to(next(model.parameters()).device)
-    before_after_sheet(untrained, model, tokenizer, args.preset, args.data_root,
-                       args.out / 'before_after.png')
+    torch.manual_seed(seed)                 # gives the initial weights of train() again
+    untrained = load()[0].to(next(model.parameters()).device)
+    before_after_sheet(untrained, model, tokenizer, preset, data_root, path)
 
 
 # ============ the command line ============
-
-def refuse_ignored(parser, given, variant):
-    """parser.error for an option that would have no effect.
-
-    Options of a loss term with weight 0 are allowed, so that a sweep over the weight can keep them.
-    """
-    for name in ('lambda_c', 'captions', 'captions_from', 'same_answers'):
-        if name in given and variant == 'av':
-            parser.error(f'{given[name]} is for --variant av_llm: name that, or leave it out')
-    for one, other in (('epochs', 'steps'), ('captions', 'captions_from')):
-        if one in given and other in given:
-            parser.error(f'{given[one]} and {given[other]} do not go together: leave one out')
-    if 'cache_share' in given and 'cache_audio' not in given:
-        parser.error('--cache-share is for --cache-audio: name that, or leave it out')
-
 
 LIMITS = {
     'epochs': (1, 1e9), 'steps': (1, 1e12), 'batch_size': (2, 1e6), 'workers': (0, 1e3),
@@ -419,122 +433,120 @@ LIMITS = {
     'lambda_reg': (0, 1e6), 'lambda_c': (0, 1e6)}
 
 
-def by_preset(name):
-    """A setting of each preset's recipe, as text for --help."""
-    return ', '.join(f'{preset}: {getattr(recipe, name)}' for preset, recipe in RECIPES.items())
-
-
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='Of several choices the first is the default, but where a preset sets another.')
     add = parser.add_argument_group('the run').add_argument
-    add('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
-    add('--variant', choices=['av', 'av_llm'], default='av',
-        help='av: Eq. 5 (default); av_llm: Eq. 7')
+    add('--preset', choices=list(PRESETS), default='miniature', help='scale')
+    add('--variant', choices=['av', 'av_llm'], default='av', help='Eq. 5 or Eq. 7')
     add('--seed', type=int, default=0)
-    add('--out', type=some_path,
-        help='folder of the run (default: runs/<preset>-<variant>-seed<seed>)')
+    add('--out', type=some_path, help='folder (default: runs/<preset>-<variant>-seed<seed>)')
     add('--resume', action='store_true', help='go on from last.pt; without one, start afresh')
-    add('--overwrite', action='store_true', help='start over in a folder that already holds a run')
+    add('--overwrite', action='store_true', help='start over in a folder that holds a run')
     add('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
-    add('--clipseg', type=some_path,
-        help='hub name or folder of the CLIPSeg weights (default: the preset\'s)')
-    add('--beats', type=some_path, help='BEATs checkpoint (default: the preset\'s)')
+    add('--clipseg', type=some_path, help='hub name or folder (default: the preset\'s)')
+    add('--beats', type=some_path, help='checkpoint file (default: the preset\'s)')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
-    add('--workers', type=int, help='worker processes that load data (default: miniature 0, paper '
-        '8)')
     add('--precision', choices=['float32', 'bf16', 'fp16'], default='float32',
         help='of the networks; masks and losses stay in float32')
-    add('--save-seconds', type=float,
-        help=f'seconds between checkpoints, at least ({by_preset("save_seconds")})')
     add('--skip-bad-samples', action='store_true',
         help='print and count unusable pairs, and train on others in their places')
 
-    add = parser.add_argument_group('speed and memory (the result is the same)').add_argument
-    add('--cache-audio', nargs='?', const='', metavar='DIR',
-        help='keep the frozen BEATs features on disk (default DIR: cache/beats in the data root); '
-             'the size is printed first')
-    add('--cache-share', type=float, default=1.0, metavar='SHARE',
-        help='cache only this share of train.csv, counted from its first line (default: 1)')
-    add('--pair-chunk', type=int, metavar='N',
-        help='decode N pairs of an image and an audio at a time, with activation checkpointing: '
-             'less memory, more time')
-
-    add = parser.add_argument_group('optimisation (section 4.1)').add_argument
-    add('--epochs', type=int, help=f'passes over the training set ({by_preset("epochs")})')
-    add('--steps', type=int, help=f'stop after this many steps instead ({by_preset("steps")})')
-    add('--batch-size', type=int, help=f'pairs over all processes ({by_preset("batch_size")})')
-    add('--lr', type=float,
-        help=f'Adam ({by_preset("lr")}); the release diverges at 1e-3 and 4e-4')
+    presets = '\n'.join(f'{preset}: {recipe}' for preset, recipe in RECIPES.items())
+    add = parser.add_argument_group('set by the preset (section 4.1)', presets).add_argument
+    add('--epochs', type=int, help='passes over the training set')
+    add('--steps', type=int, help='stop after this many steps instead')
+    add('--batch-size', type=int, help='pairs over all processes')
+    add('--lr', type=float, help='of Adam; the release diverges at 1e-3 and 4e-4')
     add('--lr-schedule', choices=['constant', 'linear'],
-        help='linear: falls to 0 at the last step; --resume with other --steps changes the slope '
-             f'({by_preset("lr_schedule")})')
-    add('--weight-decay', type=float, help=f'({by_preset("weight_decay")})')
-    add('--tau', type=float, default=losses.TAU, help='temperature of Eq. 1 (default: %(default)s)')
-    add('--accumulate', type=int, default=1, metavar='N',
-        help='average the gradients of N batches in a step; each batch has its own negatives '
-             '(default: 1)')
+        help='linear: falls to 0 at the last step; --resume with other --steps changes the slope')
+    add('--weight-decay', type=float)
+    add('--save-seconds', type=float, help='seconds between checkpoints, at least')
+    add('--workers', type=int, help='worker processes that load data')
+
+    add = parser.add_argument_group('negatives, speed and memory').add_argument
     add('--negatives', choices=['local', 'global'], default='local',
-        help='negatives of a pair: the other pairs of its own process (default, as in the paper), '
-             'or of all processes (all-gather)')
+        help='other pairs of the same process (as in the paper), or of all (all-gather)')
+    add('--accumulate', type=int, default=1, metavar='N',
+        help='average the gradients of N batches in a step; each batch has its own negatives')
+    add('--cache-audio', nargs='?', const='', metavar='DIR',
+        help='keep the frozen BEATs features (default DIR: cache/beats in the data root)')
+    add('--cache-share', type=float, default=1.0, metavar='SHARE',
+        help='cache only this share of train.csv, counted from its first line')
+    add('--pair-chunk', type=int, metavar='N',
+        help='decode N pairs at a time, with activation checkpointing: less memory, more time')
 
     add = parser.add_argument_group('objective and its ablations (section 4.3)').add_argument
+    add('--tau', type=float, default=losses.TAU, help='of Eq. 1 (default: %(default)s)')
     add('--lambda-i', type=float, default=1.0, help='weight of L_ACL_I; 0: without it (Table 9)')
     add('--lambda-f', type=float, default=1.0, help='weight of L_ACL_F (Table 9)')
     add('--lambda-reg', type=float, default=1.0, help='weight of L_Reg (Table 9)')
-    add('--lambda-c', type=float, default=1.0,
-        help='weight of L_ACL_C, with --variant av_llm (Table 15; default: 1)')
-    add('--captions', type=some_path,
-        help='captions.py\'s file (default: captions.jsonl in the data root)')
+    add('--lambda-c', type=float, default=1.0, help='weight of L_ACL_C (Table 15)')
+    add('--captions', type=some_path, help='file (default: captions.jsonl in the data root)')
     add('--captions-from', choices=['both', 'image', 'audio'], default='both',
-        help='which captions the answers were made from (Table 10; default: both)')
+        help='which captions the answers were made from (Table 10)')
     add('--same-answers', choices=['negatives', 'masked'], default='negatives',
-        help='pairs of a batch with equal answers in L_ACL_C (losses.py; default: negatives)')
-    add('--p-pos', type=float, default=losses.P_POS,
-        help='area prior p+ (Table 14; default: %(default)s)')
-    add('--p-neg', type=float, default=losses.P_NEG,
-        help='area prior p- (Table 14; default: %(default)s)')
+        help='pairs of a batch with equal answers in L_ACL_C (losses.py)')
+    add('--p-pos', type=float, default=losses.P_POS, help='area prior p+ (Table 14)')
+    add('--p-neg', type=float, default=losses.P_NEG, help='area prior p- (Table 14)')
     add('--area', choices=['release', 'mean', 'sum'], default='release',
         help='reading of Eq. 4 (losses.py)')
     add('--acl-f', choices=['paper', 'release'], default='paper',
-        help='which audio v^F_ij is compared with in Eq. 3: A_j (default) or A_i (losses.py)')
+        help='audio that Eq. 3 compares v^F_ij with: A_j or A_i (losses.py)')
     add('--image-mask', choices=['hard', 'soft', 'feature'], default='hard',
         help='mask of the image in L_ACL_I (Table 13; masks.py)')
     add('--feature-mask', choices=['feature', 'image'], default='feature',
         help='mask of the features in L_ACL_F (Table 13; masks.py)')
     add('--audio-tokens', type=int, choices=[1, 2, 4, 8], default=1,
         help='how many tokens <*> stands for (Table 11)')
-    add('--prompt', default=PROMPT,
-        help='<*> stands for the sound (Table 12; default: "%(default)s")')
+    add('--prompt', default=PROMPT, help='<*> is the sound (Table 12; default: "%(default)s")')
 
     args = parser.parse_args(argv)
-    refuse_ignored(parser, checkpoint.given_options(parser, argv), args.variant)
-    recipe = vars(RECIPES[args.preset])
+    check_options(parser, args, checkpoint.given_options(parser, argv))
+    recipe = RECIPES[args.preset]
     if args.epochs is not None:
         recipe = {**recipe, 'steps': None}
     for name, value in recipe.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    if args.workers is None:
-        args.workers = 8 if args.preset == 'paper' else 0
+    if args.variant == 'av':
+        args.lambda_c = 0.0                 # Eq. 5 is Eq. 7 without the caption term
     args.out = Path(args.out or f'runs/{args.preset}-{args.variant}-seed{args.seed}')
     args.data_root_given = bool(args.data_root)
     args.data_root = args.data_root or PRESETS[args.preset].data_root
+    if args.cache_audio == '':
+        args.cache_audio = Path(args.data_root, 'cache/beats')
     outputs = [('--out', args.out / name) for name in checkpoint.RUN_FILES]
     inputs = [(f'--{name}', getattr(args, name)) for name in ('captions', 'beats', 'clipseg')]
     if sentence := checkpoint.overwritten(outputs, inputs):
         parser.error(sentence)
+    return args
+
+
+def check_options(parser, args, given):
+    """parser.error for a value out of its limits, or an option that would have no effect.
+
+    given: the options on the command line. Those of a loss term with weight 0 are allowed, so that
+    a sweep over the weight can keep them.
+    """
     for name, (least, most) in LIMITS.items():
         value = getattr(args, name)
         if value is not None and not least <= value <= most:
             parser.error(f'--{name.replace("_", "-")} must lie between {least:g} and {most:g}, '
                          f'not {value}')
-    if args.variant == 'av':
-        args.lambda_c = 0.0                 # Eq. 5 is Eq. 7 without the caption term
-    if not (args.lambda_i or args.lambda_f or args.lambda_reg or args.lambda_c):
+    if not (args.lambda_i or args.lambda_f or args.lambda_reg
+            or args.lambda_c and args.variant == 'av_llm'):
         parser.error('at least one of --lambda-i, --lambda-f, --lambda-reg and --lambda-c must be '
                      'above 0')
-    return args
+    for name in ('lambda_c', 'captions', 'captions_from', 'same_answers'):
+        if name in given and args.variant == 'av':
+            parser.error(f'{given[name]} is for --variant av_llm: name that, or leave it out')
+    for one, other in (('epochs', 'steps'), ('captions', 'captions_from')):
+        if one in given and other in given:
+            parser.error(f'{given[one]} and {given[other]} do not go together: leave one out')
+    if 'cache_share' in given and 'cache_audio' not in given:
+        parser.error('--cache-share is for --cache-audio: name that, or leave it out')
 
 
 if __name__ == '__main__':

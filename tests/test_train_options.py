@@ -63,7 +63,8 @@ def test_every_option_sets_its_own_setting_and_no_other(common, table):
 def test_every_switch_sets_its_own_setting_and_no_other():
     for flag in ('--resume', '--overwrite', '--skip-bad-samples'):
         assert changed([flag], []) == {flag[2:].replace('-', '_'): True}
-    assert changed(['--cache-audio'], []) == {'cache_audio': ''}        # in the data root
+    assert changed(['--cache-audio'], []) == {
+        'cache_audio': Path(model_file.PRESETS['miniature'].data_root, 'cache/beats')}
 
 
 OUT_OF_RANGE = {
@@ -88,9 +89,9 @@ def test_a_batch_is_two_pairs_or_more_for_each_process(monkeypatch):
         monkeypatch.setattr(train, 'rank_and_processes', lambda: (0, processes))
         if words:
             with pytest.raises(ValueError, match=words):
-                train.refuse_uneven(4)
+                train.steps_per_epoch(range(11), 4, 1)
         else:
-            train.refuse_uneven(4)
+            assert train.steps_per_epoch(range(11), 4, 1) == 2
 
 
 # ---- the equations, by another way than losses.py's

@@ -93,7 +93,7 @@ def test_a_step_s_noise_depends_on_seed_rank_and_step_alone(training, tmp_path):
 
 def test_each_process_takes_its_own_part_of_a_batch_and_its_own_noise(training, monkeypatch):
     alone = training('--epochs', '1', folder='alone')
-    monkeypatch.setattr(train, 'share_gradients', lambda model, device: model)
+    monkeypatch.setattr(train, 'average_gradients', lambda model, device: model)
     runs = []
     for rank in (0, 1):
         monkeypatch.setattr(train, 'rank_and_processes', lambda: (rank, 2))
@@ -194,6 +194,16 @@ def test_cached_features_are_those_of_each_pair_s_own_sound(
         step['self'].eval()
         A = step['self'].embed_audio(torch.zeros_like(wav), step['features'])
         assert torch.allclose(A, step['self'].embed_audio(wav), atol=2e-2)
+
+
+@pytest.mark.parametrize('precision', ['bf16', 'fp16'])
+def test_features_are_cached_in_each_precision_of_the_networks(training, tmp_path, precision):
+    flags = ['--precision', precision, '--cache-audio', str(tmp_path / 'cache')]
+    first, again = (training(*flags, folder=folder).forwards[0] for folder in ('first', 'again'))
+    assert first['features'].dtype == torch.float32
+    assert torch.equal(first['features'], again['features'])
+    expected = tiny_beats()(first['wav'])
+    assert (first['features'] - expected).norm() < 0.02 * expected.norm()
 
 
 def test_the_model_hears_the_features_that_it_is_given(tiny):

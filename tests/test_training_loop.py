@@ -20,8 +20,6 @@ from conftest import assert_equal
 from tiny import (SECONDS, SIZE, TRAIN, VAL, name, pair_of_image, pair_of_sound, tiny,  # noqa: F401
                   tiny_root, training, write_captions, write_root)
 
-CPU = torch.device('cpu')
-
 
 # ---- the optimiser
 
@@ -156,7 +154,7 @@ class Sure(torch.nn.Module):
         super().__init__()
         self.given = []
 
-    def forward(self, image, wav, image_mask, feature_mask):
+    def forward(self, image, wav, image_mask, feature_mask, features):
         numbers = [pair_of_image(one) for one in image]
         assert numbers == [pair_of_sound(one) for one in wav]
         self.given.append((self.training, image_mask, feature_mask))
@@ -171,17 +169,19 @@ class Sure(torch.nn.Module):
                                     M_F=torch.ones(B, B, 1, 1), v_D=v_I.view(B, VAL, 1, 1))
 
 
-def validate(root, *flags, model=None):
+def validate(root, batch_size, model=None, skip_bad=False, image_mask='hard'):
     """val_... of losses at temperature 1, where L_ACL_I counts half and L_ACL_F not at all."""
-    args = train.parse_args(['--data-root', str(root), *flags])
+    model = model or Sure()
+    forward = partial(train.forward, model=model, device=torch.device('cpu'), precision='float32',
+                      image_mask=image_mask, feature_mask='image')
     objective = partial(losses.loss_terms, tau=1.0, area='mean')
     weights = {'acl_i': 0.5, 'acl_f': 0.0, 'reg': 1.0}
-    pairs = data.VGGSound(root, 'val', SIZE, SECONDS, skip_bad=args.skip_bad_samples)
-    return train.validate(model or Sure(), pairs, objective, weights, args, CPU)
+    pairs = data.VGGSound(root, 'val', SIZE, SECONDS, skip_bad=skip_bad)
+    return train.validate(pairs, model, forward, objective, weights, batch_size, workers=0)
 
 
 def test_validation_is_the_mean_over_pairs(tiny, tiny_root):
-    scores = validate(tiny_root, '--batch-size', '3')
+    scores = validate(tiny_root, 3)
     # the first batch, S = [1 0 0], [a b 0], [0 0 1]: -log of the share of the right one
     a = 2 / 5**0.5
     b = 1 / 5**0.5
@@ -203,17 +203,16 @@ def nce(right, *others):
 
 def test_validation_is_without_dropout_and_one_is_like_another(tiny, tiny_root):
     model = Sure().train()
-    validate(tiny_root, '--batch-size', '3', '--image-mask', 'soft', '--feature-mask', 'image',
-             model=model)
+    validate(tiny_root, 3, model, image_mask='soft')
     assert model.given == 2 * [(False, 'soft', 'image')]
     first = model.drawn
     torch.manual_seed(5)
-    validate(tiny_root, '--batch-size', '3', model=model)
+    validate(tiny_root, 3, model)
     assert torch.equal(first, model.drawn)
 
 
 def test_a_last_pair_alone_has_no_negatives_and_is_left_out(tiny, tiny_root):
-    scores = validate(tiny_root, '--batch-size', '4')
+    scores = validate(tiny_root, 4)
     assert scores['val_n'] == 4 and scores['val_retrieval'] == 0.75
 
 
@@ -228,8 +227,8 @@ def test_the_first_unreadable_pair_stops_a_run_unless_told_otherwise(training, t
     root = write_root(tmp_path / 'root')
     break_frames(root, TRAIN)
     with pytest.raises(ValueError, match=f'{name(TRAIN)}.jpg .*--skip-bad-samples'):
-        validate(root, '--batch-size', '5')
-    assert validate(root, '--batch-size', '5', '--skip-bad-samples')['val_n'] == 4
+        validate(root, 5)
+    assert validate(root, 5, skip_bad=True)['val_n'] == 4
     break_frames(root, 3)
     with pytest.raises(ValueError, match=f'{name(3)}.jpg .*--skip-bad-samples'):
         training('--epochs', '1', root=root)

@@ -38,7 +38,7 @@ FREE = {    # they say where, how fast and how long, and not what is learnt
 
 def test_every_option_either_must_stay_or_may_change():
     assert set(vars(train.parse_args([]))) == KEPT | FREE
-    assert set(train.SETTINGS) == KEPT
+    assert train.FREE == FREE
 
 
 def test_a_run_that_failed_within_an_epoch_goes_on_as_an_undisturbed_one(training, capsys):
@@ -76,6 +76,14 @@ def test_a_resumed_run_s_rate_reaches_0_at_its_new_end_and_its_seconds_add_up(tr
     assert 1000 <= rest.summary['seconds'] < 1100 and rest.saved['trainer']['seconds'] > 1000
     assert rest.saved['trainer']['last_step'] == 4
     assert 'reach 0 after step 2: now it does after step 4' in capsys.readouterr().out
+
+
+def test_a_run_past_its_last_step_is_not_resumed(training):
+    training('--steps', '3')
+    flags = ['--resume', '--overwrite', '--steps']
+    with pytest.raises(ValueError, match='last.pt is of step 3, past the last one, 2: ask for mor'):
+        training(*flags, '2')
+    assert training(*flags, '3').steps == []                # which scores it again
 
 
 def test_a_run_resumes_with_the_pairs_that_it_began_with(training, tmp_path):
