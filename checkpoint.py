@@ -8,8 +8,7 @@
 
 A folder holds last.pt and previous.pt, the checkpoint before it: {'audio_proj', 'masker_i'} as the
 authors' checkpoint, and what resuming needs. No random state is saved, as every step seeds itself.
-log.jsonl, summary.json, loss.png and before_after.png are explained in train.py. `lock` is held by
-the process that trains.
+The other files are explained in train.py. `lock` is held by the process that trains.
 
 train.py blocks SIGTERM, Ctrl-C, SIGHUP and SIGUSR1 before any thread starts; one thread waits for
 them, and the loop asks for them between two steps. So no handler ever interrupts a computation: on
@@ -88,9 +87,9 @@ def run_script(name, main, interrupted):
         code = 128 + signal.SIGINT
         print(f'{name}: {interrupted}', file=sys.stderr)
     except Exception as problem:
-        sentence = None if os.environ.get('ACL_DEBUG') else sentence_for(problem)
         code = 1
-        if sentence:
+        sentence = sentence_for(problem)
+        if sentence and not os.environ.get('ACL_DEBUG'):
             print(f'{name}: {sentence}', file=sys.stderr)
         else:
             traceback.print_exc()
@@ -106,8 +105,8 @@ def run_script(name, main, interrupted):
 def sentence_for(problem):
     """One sentence for an error that a user can do something about, None for any other."""
     text = str(problem)
-    if isinstance(problem, torch.OutOfMemoryError | MemoryError) or any(
-            words in text for words in ("can't allocate memory", 'MPS backend out of memory')):
+    full = "can't allocate memory" in text or 'MPS backend out of memory' in text
+    if full or isinstance(problem, torch.OutOfMemoryError | MemoryError):
         return 'the device has too little memory: lower --batch-size'
     if isinstance(problem, RuntimeError) and 'DataLoader worker' in text:
         reason = text.splitlines()[0].rstrip('. ')
@@ -251,6 +250,7 @@ class Run:
         self.folder = Path(folder)
         self.last = self.folder / 'last.pt'
         self.previous = self.folder / 'previous.pt'
+        self.log_file = self.folder / 'log.jsonl'
         self.starts_over = overwrite and not resume
         self.save_seconds = save_seconds        # least time between two checkpoints
         self.first = rank_and_processes()[0] == 0
@@ -261,22 +261,21 @@ class Run:
             raise FileExistsError(
                 f'{self.folder} holds a finished run: choose another --out, --overwrite it, or '
                 'train it longer by --resume --overwrite and more --epochs or --steps')
-        if self.has_checkpoint() and not (resume or overwrite):
+        if any((self.folder / name).exists() for name in RUN_FILES) and not (resume or overwrite):
             raise FileExistsError(f'{self.folder} holds an unfinished run: go on with --resume, or '
                                   '--overwrite it')
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = FileLock(self.folder / 'lock')
             self.lock.acquire(timeout=LOCK_SECONDS)
+            for path in self.folder.glob('*.pt.partial*'):      # of processes killed in write_file
+                path.unlink()
         except Timeout:
             raise OSError(f'{self.folder} is being written by another process: wait for it, or '
                           'choose another --out') from None
         except OSError as error:
             raise OSError(f'cannot write into the folder {self.folder} ({error.strerror}): choose '
                           'another --out') from None
-
-    def has_checkpoint(self):
-        return self.last.exists() or self.previous.exists()
 
     def say(self, sentence):
         if self.first:
@@ -295,7 +294,7 @@ class Run:
         that cannot be read now may be intact: OSError. A damaged one is kept under another name.
         """
         state = None
-        if self.has_checkpoint():
+        if self.last.exists() or self.previous.exists():
             state = self._load(model, optimiser, scaler, settings)
         step = state['step'] if state else 0
         found = f'step {step}' if state else 'no checkpoint'
@@ -310,8 +309,7 @@ class Run:
         """Of a folder that holds a checkpoint. -> the trainer's state"""
         path = self.last
         saved = read_or_none(path)
-        damaged = saved is None
-        if damaged:
+        if saved is None:
             self.say(f'{path} is missing or damaged; trying the one before it')
             path = self.previous
             saved = read_or_none(path)
@@ -322,22 +320,26 @@ class Run:
         if not isinstance(trainer, dict) or not isinstance(trainer.get('settings'), dict):
             raise ValueError(f'{path} holds weights but no state of a training: it can be '
                              'evaluated, not resumed')
-        refuse_changed(trainer['settings'], settings, path)
+        check_settings(trainer['settings'], settings, path)
         try:
             model.audio_proj.load_state_dict(saved['audio_proj'])
             model.masker_i.load_state_dict(saved['masker_i'])
             optimiser.load_state_dict(trainer['optimiser'])
             scaler.load_state_dict(trainer['scaler'])
-            state = {name: trainer[name] for name in ('step', 'last_step', 'seconds', 'skipped',
-                                                      'untrained')}
+            names = ('step', 'last_step', 'seconds', 'skipped', 'untrained')
+            state = {name: trainer[name] for name in names}
             good = state['step'] >= 0 and state['step'] % 1 == 0 and state['seconds'] >= 0
+            for parameter, moments in optimiser.state.items():
+                good &= moments['exp_avg'].shape == moments['exp_avg_sq'].shape == parameter.shape
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
             good = False
         if not good:
             raise ValueError(f'{path} holds no usable state of a training: rename it to fall back '
                              'on previous.pt')
-        if damaged and self.first:
-            keep_damaged(self.last)
+        if path == self.previous and self.last.exists() and self.first:
+            kept = self.folder / 'last.damaged.pt'      # the next save would copy it to `previous`
+            os.replace(self.last, kept)
+            print(f'the damaged last.pt is kept as {kept}')
         return state
 
     # --- the steps
@@ -355,10 +357,10 @@ class Run:
         self.pairs_per_step = pairs_per_step
         if self.first:
             self._set_aside()
-            log = self.folder / 'log.jsonl'
-            if log.exists():
-                lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
-                write_file(log, ''.join(line + '\n' for line in lines if is_before(line, step)))
+            if self.log_file.exists():
+                lines = self.log_file.read_text(encoding='utf-8', errors='replace').splitlines()
+                kept = [line + '\n' for line in lines if is_before(line, step)]
+                write_file(self.log_file, ''.join(kept))
         taking_steps.set()
         try:
             yield
@@ -366,7 +368,7 @@ class Run:
             taking_steps.clear()
 
     def _set_aside(self):
-        saved = self.has_checkpoint()
+        saved = self.last.exists() or self.previous.exists()
         # a run that goes on is no longer finished, and its summary not that of last.pt
         for name in RUN_FILES if self.starts_over else ['summary.json']:
             path = self.folder / name
@@ -388,15 +390,13 @@ class Run:
 
     def write(self, entry):
         """Append a line to log.jsonl, in the first process. OSError names it."""
-        if not self.first:
-            return
-        path = self.folder / 'log.jsonl'
-        try:
-            with open(path, 'a', encoding='utf-8') as file:
-                file.write(json.dumps(entry) + '\n')
-        except OSError as error:
-            raise OSError(f'cannot write {path} ({error.strerror}): free some space; --resume goes '
-                          'on from the last checkpoint') from None
+        if self.first:
+            try:
+                with open(self.log_file, 'a', encoding='utf-8') as file:
+                    file.write(json.dumps(entry) + '\n')
+            except OSError as error:
+                raise OSError(f'cannot write {self.log_file} ({error.strerror}): free some space; '
+                              '--resume goes on from the last checkpoint') from None
 
     def save_if_due_or_asked(self, due, content):
         """Save when `due`, after save_seconds, or when a signal asks to stop. content() -> a dict.
@@ -413,11 +413,10 @@ class Run:
         """Write last.pt; the one before it stays as previous.pt. OSError names the one left."""
         memory = io.BytesIO()
         torch.save(content, memory)
-        kept = 'there is no earlier checkpoint'
-        if self.last.exists():
-            kept = f'{self.last} is the last good checkpoint'
-        remedy = f'free some space and --resume; {kept}'
-        if self.last.is_file():
+        there = self.last.is_file()
+        kept = f'{self.last} is the last good' if there else 'there is no earlier'
+        remedy = f'free some space and --resume; {kept} checkpoint'
+        if there:
             write_file(self.previous, self.last.read_bytes(), remedy)
         write_file(self.last, memory.getvalue(), remedy)
         for name in RUN_FILES:
@@ -455,27 +454,15 @@ OF_DATA = {     # settings that are no options
     'pairs': 'other pairs: give it the same --data-root, with all of its files'}
 
 
-def refuse_changed(before, settings, path):
+def check_settings(before, settings, path):
     """ValueError where a setting is not what the run began with."""
     for name, now in settings.items():
-        if before.get(name) == now:
-            continue
-        if name in OF_DATA:
+        if before.get(name) != now and name in OF_DATA:
             raise ValueError(f'{path} was trained with {OF_DATA[name]}, or choose another --out')
-        raise ValueError(f'{path} was trained with --{name.replace("_", "-")} {before.get(name)}, '
-                         f'not {now}: resume with the same settings or choose another --out')
-
-
-def keep_damaged(last):
-    """Rename a damaged last.pt, which the next save would copy over the good previous.pt."""
-    number = 1
-    kept = last.with_name('last.damaged.pt')
-    while kept.exists():
-        number += 1
-        kept = last.with_name(f'last.damaged{number}.pt')
-    if last.exists():
-        os.replace(last, kept)
-        print(f'the damaged {last.name} is kept as {kept}')
+        if before.get(name) != now:
+            raise ValueError(
+                f'{path} was trained with --{name.replace("_", "-")} {before.get(name)}, not '
+                f'{now}: resume with the same settings or choose another --out')
 
 
 def is_before(line, step):
