@@ -236,7 +236,7 @@ def train(args):
     make_data(args.preset, args.data_root, args.data_root_given, args.captions_from,
               with_captions=args.lambda_c and not args.captions, device=args.device)
     pairs, validation = open_pairs(args.data_root, args.preset, args.seed, args.skip_bad_samples)
-    per_epoch = steps_per_epoch(pairs, args.batch_size, args.accumulate)
+    per_epoch = steps_per_epoch(pairs, args.batch_size, processes, args.accumulate)
     last_step = args.steps or args.epochs * per_epoch
 
     torch.manual_seed(args.seed)
@@ -261,10 +261,9 @@ def train(args):
 
     settings = {name: value for name, value in vars(args).items() if name not in FREE}
     settings |= {'answers': answers, 'pairs': checksum(pairs.ids)}
+    score = partial(held_out, model, tokenizer, args.preset, args.data_root, rows=['ours'])
     state = run.resume(model, optimiser, scaler, settings) if args.resume else None
-    if state is None:
-        state = first_state(run, model, tokenizer, args.preset, args.data_root)
-    set_end(run, state, last_step, settings)
+    state = begin(run, state, last_step, settings, score)
 
     if args.precision in LOW:
         model.hold_frozen(LOW[args.precision])
@@ -287,9 +286,7 @@ def train(args):
         stop = take_steps(method, steps, model, optimiser, scaler, run, state, check)
     if stop:
         return run.leave(stop, state['step'])
-    if run.first:
-        finish(run, load, model, tokenizer, args.data_root, state, absent=len(pairs.absent))
-    checkpoint.wait_for_all()
+    finish(run, load, model, tokenizer, args.data_root, state, absent=len(pairs.absent))
     return 0
 
 
@@ -325,14 +322,11 @@ def open_pairs(root, preset, seed, skip_bad):
     return pairs, read(split='val')
 
 
-def steps_per_epoch(pairs, batch_size, accumulate):
-    """ValueError where there are too few pairs, in all or for a process."""
-    processes = rank_and_processes()[1]
-    if batch_size % processes:
-        raise ValueError(f'--batch-size {batch_size} does not divide among {processes} processes')
-    if batch_size // processes < 2:
-        raise ValueError('every process needs at least 2 pairs: a contrastive loss has no '
-                         'negatives otherwise')
+def steps_per_epoch(pairs, batch_size, processes, accumulate):
+    """ValueError where a process has too few pairs for a batch, or a step too few batches."""
+    if batch_size % processes or batch_size < 2 * processes:
+        raise ValueError(f'--batch-size {batch_size} does not divide among {processes} processes '
+                         'with at least 2 pairs on each, as one pair alone has no negatives')
     if len(pairs) < batch_size * accumulate:
         raise ValueError(f'{pairs.list} has {len(pairs)} samples, fewer than {accumulate} '
                          f'batch(es) of {batch_size}: add samples or lower --batch-size')
@@ -359,24 +353,21 @@ def adam(model, lr, weight_decay, with_mask):
     return torch.optim.Adam(trained, lr, weight_decay=weight_decay, fused=fused)
 
 
-def first_state(run, model, tokenizer, preset, data_root):
-    """The counters that a checkpoint keeps, and the scores before the first step."""
-    untrained = None
-    if run.first:
-        scores, _ = held_out(model, tokenizer, preset, data_root, rows=['ours'])
-        untrained = scores.get('ours')
-    return {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': untrained}
+def begin(run, state, last_step, settings, score):
+    """The state that a checkpoint keeps: that of --resume with its new end, or one at step 0.
 
-
-def set_end(run, state, last_step, settings):
-    """Note in the state where a run ends. ValueError if it is past that."""
-    before = state.get('last_step', last_step)
-    if state['step'] > last_step:
+    score: () -> held_out's scores of the untrained model. ValueError past the last step.
+    """
+    if state is None:
+        untrained = score()[0].get('ours') if run.first else None
+        state = {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': untrained}
+    elif state['step'] > last_step:
         raise ValueError(f'{run.last} is of step {state["step"]}, past the last one, {last_step}: '
                          'ask for more --steps or --epochs')
-    if settings['lr_schedule'] == 'linear' and before != last_step:
-        run.say(f'the rate was to reach 0 after step {before}: now it does after step {last_step}')
-    state.update(last_step=last_step, settings=settings)
+    elif settings['lr_schedule'] == 'linear' and state['last_step'] != last_step:
+        run.say(f'the rate was to reach 0 after step {state["last_step"]}: now it does after step '
+                f'{last_step}')
+    return {**state, 'last_step': last_step, 'settings': settings}
 
 
 def cache_features(pairs, beats, folder, share):
@@ -387,10 +378,12 @@ def cache_features(pairs, beats, folder, share):
 
 
 def finish(run, load, model, tokenizer, data_root, state, absent):
-    """Score held-out scenes, draw the pictures, write summary.json, which marks a finished run.
+    """In the first process: scores, pictures, and summary.json, which marks a finished run.
 
     load: load_model with the options of this run. absent: how many pairs had no files.
     """
+    if not run.first:
+        return checkpoint.wait_for_all()
     settings = state['settings']
     preset, seed = settings['preset'], settings['seed']
     device = next(model.parameters()).device
@@ -414,6 +407,7 @@ def finish(run, load, model, tokenizer, data_root, state, absent):
     summary = {**columns, 'seconds': seconds, 'seed': seed, 'n': counts,
                'skipped': {'without_files': absent, 'unreadable': state['skipped']}}
     checkpoint.write_file(run.folder / 'summary.json', json.dumps(summary, indent=1))
+    checkpoint.wait_for_all()
 
 
 def draw_before_and_after(load, seed, model, tokenizer, preset, data_root, path):
