@@ -261,7 +261,9 @@ class Run:
             raise FileExistsError(
                 f'{self.folder} holds a finished run: choose another --out, --overwrite it, or '
                 'train it longer by --resume --overwrite and more --epochs or --steps')
-        if any((self.folder / name).exists() for name in RUN_FILES) and not (resume or overwrite):
+        # without a checkpoint: of a run that failed early, which has left its lock, or not ours
+        names = ('last.pt', 'previous.pt') if (self.folder / 'lock').exists() else RUN_FILES
+        if any((self.folder / name).exists() for name in names) and not (resume or overwrite):
             raise FileExistsError(f'{self.folder} holds an unfinished run: go on with --resume, or '
                                   '--overwrite it')
         try:

@@ -70,7 +70,7 @@ LOW = {'bf16': torch.bfloat16, 'fp16': torch.float16}       # --precision below 
 FREE = {    # where, how fast and how long; --resume must find all other options unchanged
     'out', 'resume', 'overwrite', 'data_root', 'data_root_given', 'workers', 'save_seconds',
     'skip_bad_samples', 'cache_audio', 'cache_share', 'pair_chunk', 'epochs', 'steps', 'device',
-    'captions'}     # of which the settings hold 'answers', what was read
+    'captions'}     # 'answers', in a run's settings, is what was read of them
 
 
 # ============ the loop ============
@@ -132,9 +132,9 @@ def take_steps(method, steps, model, optimiser, scaler, run, state, validate):
 
 
 def forward(batch, model, device, precision, beats=None, cache=None, **options):
-    """Figure 2 for a batch, the networks in this precision. -> model.Alignment
+    """Figure 2 of a batch, the networks in this precision. -> model.Alignment
 
-    cache: AudioFeatures of these beats, or None. options: those of SoundLocalizer.forward.
+    cache: AudioFeatures of these beats, or None. options: of SoundLocalizer.forward.
     """
     autocast = torch.autocast(device.type, LOW.get(precision), enabled=precision in LOW)
     image = batch['image'].to(device, non_blocking=True)        # (B, 3, H, W)
@@ -151,10 +151,10 @@ def caption_term(C, row_of, gather, tau, same_answers, A, ids):
 
 
 def average_gradients(model, device):
-    """Wrap the model in DDP, which averages its gradients over the ranks in each backward pass.
+    """Wrap the model in DDP, whose backward pass averages the gradients over the ranks.
 
-    Paper [24]: the release calls the module inside the wrapper, which leaves out the averaging, so
-    each of its two processes trains a model of its own.
+    Paper [24]: the release calls the module inside the wrapper, without the averaging, so each of
+    its two processes trains a model of its own.
     """
     if rank_and_processes()[1] == 1:
         return model
@@ -163,7 +163,7 @@ def average_gradients(model, device):
 
 
 def print_skipped(batch, before):
-    """Print which unreadable pairs were replaced by others; `before` were earlier. -> how many
+    """Print which unreadable pairs were replaced, after `before` earlier ones. -> how many
 
     ValueError if a pair could not be replaced.
     """
@@ -473,17 +473,18 @@ def parse_args(argv=None):
 
     add = parser.add_argument_group('objective and its ablations (section 4.3)').add_argument
     add('--tau', type=float, default=losses.TAU, help='of Eq. 1 (default: %(default)s)')
-    add('--lambda-i', type=float, default=1.0, help='weight of L_ACL_I; 0: without it (Table 9)')
-    add('--lambda-f', type=float, default=1.0, help='weight of L_ACL_F (Table 9)')
-    add('--lambda-reg', type=float, default=1.0, help='weight of L_Reg (Table 9)')
-    add('--lambda-c', type=float, default=1.0, help='weight of L_ACL_C (Table 15)')
+    add('--lambda-i', type=float, default=1.0, help='weight of L_ACL_I (default: 1; Table 9)')
+    add('--lambda-f', type=float, default=1.0, help='weight of L_ACL_F (default: 1; Table 9)')
+    add('--lambda-reg', type=float, default=1.0, help='weight of L_Reg (default: 1; Table 9)')
+    add('--lambda-c', type=float, default=1.0,
+        help='weight of L_ACL_C, with --variant av_llm (default: 1; Table 15)')
     add('--captions', type=some_path, help='file (default: captions.jsonl in the data root)')
     add('--captions-from', choices=['both', 'image', 'audio'], default='both',
         help='which captions the answers were made from (Table 10)')
     add('--same-answers', choices=['negatives', 'masked'], default='negatives',
         help='pairs of a batch with equal answers in L_ACL_C (losses.py)')
-    add('--p-pos', type=float, default=losses.P_POS, help='area prior p+ (Table 14)')
-    add('--p-neg', type=float, default=losses.P_NEG, help='area prior p- (Table 14)')
+    add('--p-pos', type=float, default=losses.P_POS, help='p+ (default: %(default)s; Table 14)')
+    add('--p-neg', type=float, default=losses.P_NEG, help='p- (default: %(default)s; Table 14)')
     add('--area', choices=['release', 'mean', 'sum'], default='release',
         help='reading of Eq. 4 (losses.py)')
     add('--acl-f', choices=['paper', 'release'], default='paper',
@@ -497,15 +498,15 @@ def parse_args(argv=None):
     add('--prompt', default=PROMPT, help='<*> is the sound (Table 12; default: "%(default)s")')
 
     args = parser.parse_args(argv)
-    check_options(parser, args, checkpoint.given_options(parser, argv))
-    recipe = RECIPES[args.preset]
-    if args.epochs is not None:
-        recipe = {**recipe, 'steps': None}
-    for name, value in recipe.items():
-        if getattr(args, name) is None:
+    given = checkpoint.given_options(parser, argv)
+    for name, value in RECIPES[args.preset].items():
+        if name not in given:
             setattr(args, name, value)
-    if args.variant == 'av':
+    if 'epochs' in given and 'steps' not in given:
+        args.steps = None
+    if args.variant == 'av' and 'lambda_c' not in given:
         args.lambda_c = 0.0                 # Eq. 5 is Eq. 7 without the caption term
+    check_options(parser, args, given)
     args.out = Path(args.out or f'runs/{args.preset}-{args.variant}-seed{args.seed}')
     args.data_root_given = bool(args.data_root)
     args.data_root = args.data_root or PRESETS[args.preset].data_root
@@ -529,8 +530,7 @@ def check_options(parser, args, given):
         if value is not None and not least <= value <= most:
             parser.error(f'--{name.replace("_", "-")} must lie between {least:g} and {most:g}, '
                          f'not {value}')
-    if not (args.lambda_i or args.lambda_f or args.lambda_reg
-            or args.lambda_c and args.variant == 'av_llm'):
+    if not (args.lambda_i or args.lambda_f or args.lambda_reg or args.lambda_c):
         parser.error('at least one of --lambda-i, --lambda-f, --lambda-reg and --lambda-c must be '
                      'above 0')
     for name in ('lambda_c', 'captions', 'captions_from', 'same_answers'):

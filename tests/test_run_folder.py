@@ -102,6 +102,12 @@ def test_a_folder_that_holds_a_run_is_taken_only_when_told(tmp_path, resume, ove
         assert (tmp_path / has).read_bytes() == b'mine'     # until there are steps
 
 
+def test_a_run_that_failed_before_its_first_checkpoint_is_begun_again(tmp_path):
+    Run(tmp_path).write({'step': 0})
+    with Run(tmp_path).steps_from(0, 0.0, 4):
+        assert log_lines(tmp_path) == []
+
+
 def test_two_processes_never_write_one_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, 'LOCK_SECONDS', 0.2)
     fork = multiprocessing.get_context('fork' if hasattr(os, 'fork') else 'spawn')
