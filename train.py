@@ -42,9 +42,9 @@ from tqdm import tqdm
 import losses
 from captions import captions_path, load_answers, make_captions
 from checkpoint import rank_and_processes, some_path
-from data import AudioFeatures, VGGSound, evaluation_loader, tell_other_splits, training_steps
-from evaluate import before_after_sheet, held_out
+from data import AudioFeatures, VGGSound, loader, print_other_splits, training_steps
 from figures import attempt, curves, tables
+from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, load_model, trained_state
 
 RECIPES = {     # what each preset sets; section 4.1 where the paper does. Each is an option.
@@ -201,7 +201,7 @@ def validate(pairs, model, forward, loss_terms, weights, batch_size, workers):
     model.eval()
     torch.manual_seed(0)                    # the same Gumbel noise in every validation
     totals, count = {}, 0
-    for batch in evaluation_loader(pairs, batch_size, workers):
+    for batch in loader(pairs, workers, batch_size=batch_size):
         if batch['errors'] and not pairs.skip_bad:
             raise ValueError(str(batch['errors'][0]))
         B = len(batch['id'])
@@ -312,7 +312,7 @@ def open_pairs(root, preset, seed, skip_bad):
         'processes find the same: give every machine the same data')
     if rank > 0:
         return pairs, None
-    tell_other_splits(pairs.list)
+    print_other_splits(pairs.list)
     if pairs.absent:
         print(f'left out {len(pairs.absent)} samples of {pairs.list} without files, e.g. '
               f'{pairs.absent[0]}')
@@ -374,7 +374,7 @@ def cache_features(pairs, beats, folder, share):
     """--cache-audio: let `pairs` read E_A's features from this folder, which is filled later."""
     pairs.features = AudioFeatures(folder, beats, pairs.seconds, pairs.ids, share)
     if rank_and_processes()[0] == 0:
-        pairs.features.tell_size()
+        pairs.features.print_size()
 
 
 def finish(run, load, model, tokenizer, data_root, state, absent):
