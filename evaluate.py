@@ -184,8 +184,8 @@ def score(dataset, batches, meters, find, shown=(), folder=None):
         readable(dataset, samples)                          # a map on disk may not be
         confidences += [(s['id'], s['confidence']) for s in samples if 'confidence' in s]
         for task, rows in meters.items():
-            for row in rows.keys() & found.keys():          # files hold no oracle's maps
-                taken = feed(rows[row], samples, found[row])
+            for row in [row for row in rows if row in found]:   # files hold no oracle's maps
+                taken = feed(rows[row], samples, found[row], row)
                 if row == first:
                     examples += examples_of(task, dataset.name, samples, taken, found[row],
                                             found.get('oracle'), rows[row], shown)
@@ -207,11 +207,12 @@ def readable(dataset, samples):
     return [s for s in samples if 'error' not in s]
 
 
-def feed(meter, samples, maps):
+def feed(meter, samples, maps, row='ours'):
     """Update a meter with the samples it can score. -> their indices
 
     It skips samples without a map or without its ground truth. Negatives, whose sound comes from
-    nothing in the frame, are only for meters that need the condition.
+    nothing in the frame, are only for meters that need the condition. A 'confidence' may be
+    {row: number}: that of this row is taken.
     """
     taken = []
     for i, sample in enumerate(samples):
@@ -222,6 +223,8 @@ def feed(meter, samples, maps):
         truth = []
         for key in meter.needs:
             values = [samples[i][key] for i in taken]
+            if isinstance(values[0], dict):
+                values = [of_rows[row] for of_rows in values]
             truth.append(torch.stack(values) if torch.is_tensor(values[0]) else values)
         meter.update(torch.stack([maps[i] for i in taken]), *truth)
     return taken
