@@ -1,8 +1,9 @@
-"""What the fourteen test sets share: BenchmarkSample; reading lists (csv) and boxes (json)."""
+"""What the fourteen test sets share: BenchmarkSample; reading lists (csv, txt) and boxes (json)."""
 
 import csv
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -126,3 +127,18 @@ def read_boxes(path, name, box):
     if box == 'gt_box' and 0 < corners.max() <= 1:
         raise ValueError(f'{path} has boxes in shares of the frame: they must be pixels of 224')
     return entries
+
+
+def read_labels(path, option):
+    """A file with a class name per line -> the names. option: what names the file, for errors."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'no file of class names at {path}: correct {option}')
+    names = [line.strip() for line in utf8_text(path, 'write a name per line').split('\n')]
+    names = [name for name in names if name]
+    if not names:
+        raise ValueError(f'{path} holds no class name: write one per line')
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'{path} names {twice!r} twice: keep one line of each name')
+    return names

@@ -10,7 +10,7 @@ FOREIGN = {'--help', '--index-url', '--master_addr', '--nnodes', '--node_rank', 
 SKIPPED = {'.git', 'data', 'runs', 'tests'}
 SCRIPT = r'(?<![\w/])(\w+\.py|-m (?!pytest)[\w.]+)'
 COMMAND = re.compile(r'(?:python|torchrun)\b[^|;&#`\n]*?' + SCRIPT + r'([^|;&#`\n]*)')
-OPTION = re.compile(r'(?<![\w-])--[a-z][a-z_-]*')
+OPTION = re.compile(r'(?<![\w-])--[a-z][a-z0-9_-]*')
 
 
 def pages():
@@ -119,7 +119,7 @@ def test_functions_that_the_pages_name_exist():
 
 def options_of(paths):
     """The options that these files add to a parser, as strings in quotes."""
-    quoted = r"""['"](--[a-z][a-z-]*)['"]"""
+    quoted = r"""['"](--[a-z][a-z0-9-]*)['"]"""
     return {option for path in paths for option in re.findall(quoted, text_of(path))}
 
 

@@ -1,6 +1,7 @@
 """The miniature's scripts: options reach what is run, and each draw of random numbers is used."""
 
 import hashlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from beats import BEATsConfig
 from media import read_pickled_mask
 from miniature import drawings, scenes, sounds, world
 from miniature.pretraining import __main__ as command
-from miniature.pretraining import captioners, language, tiny_beats, tiny_clipseg
+from miniature.pretraining import (captioners, language, lessons, tiny_beats, tiny_clap,
+                                   tiny_clipseg, tiny_owlv2, tiny_spaces)
 
 SPLITS = {'vggss': 3, 'ext_vggss': 9, 'flickr': 2, 'ext_flickr': 3, 'vpo_ss': 2, 'vpo_ms': 4,
           'avs_s4': 1, 'avs_ms3': 3, 'ade20k': 3, 'vgg_instruments': 4, 'vgg_duet': 3}
@@ -114,7 +116,9 @@ def test_two_sounds_at_once_have_half_gain_each():
 STAGES = {'beats': ('pretrain_beats', 'check_beats'),
           'clipseg': ('pretrain_clipseg', 'check_clipseg'),
           'decoder': ('tune_decoder', 'check_clipseg'),
-          'captioners': ('pretrain_captioners', 'check_captioners')}
+          'captioners': ('pretrain_captioners', 'check_captioners'),
+          'clap': ('pretrain_clap', 'check_clap'), 'owlv2': ('pretrain_owlv2', 'check_owlv2'),
+          'spaces': ('pretrain_spaces', 'check_spaces')}
 
 
 @pytest.fixture
@@ -139,10 +143,12 @@ def test_all_stages_are_trained_in_their_order_with_seed_and_steps(stages, tmp_p
     folder = tmp_path / 'w'
     assert stages() == [('pretrain_beats', folder / 'beats.pt', 0),
                         ('pretrain_clipseg', folder / 'clipseg', 0, 4600),
-                        ('tune_decoder', folder / 'clipseg', 0), ('pretrain_captioners', folder, 0)]
+                        ('tune_decoder', folder / 'clipseg', 0), ('pretrain_captioners', folder, 0),
+                        ('pretrain_clap', folder / 'clap', 0), ('pretrain_owlv2', folder, 0),
+                        ('pretrain_spaces', folder, 0)]
     assert stages('--seed', '3', '--steps', '9')[1:3] == [
         ('pretrain_clipseg', folder / 'clipseg', 3, 9), ('tune_decoder', folder / 'clipseg', 3)]
-    assert [call[2] for call in stages('--seed', '3')] == [3] * 4
+    assert [call[2] for call in stages('--seed', '3')] == [3] * 7
     assert 'quality: 0.500' in capsys.readouterr().out
     assert command.WEIGHTS == Path(world.__file__).parent / 'weights'
 
@@ -157,7 +163,8 @@ def test_only_one_stage_is_trained_or_checked(stages, name):
 
 def test_a_check_measures_each_of_the_weights_once_and_trains_nothing(stages):
     called = [call[0] for call in stages('--check')]
-    assert called == ['check_beats', 'check_clipseg', 'check_captioners']
+    assert called == ['check_beats', 'check_clipseg', 'check_captioners', 'check_clap',
+                      'check_owlv2', 'check_spaces']
 
 
 def test_the_captioners_are_trained_into_their_own_folders_on_the_same_seed(monkeypatch, tmp_path):
@@ -176,7 +183,7 @@ def test_the_captioners_are_trained_into_their_own_folders_on_the_same_seed(monk
 def serial(monkeypatch):
     """Scenes and sounds are drawn in this process."""
     here = lambda function, jobs, label, processes: [function(job) for job in jobs]
-    for module in (tiny_beats, tiny_clipseg):
+    for module in (tiny_beats, tiny_clipseg, tiny_owlv2, tiny_spaces, lessons):
         monkeypatch.setattr(module, 'in_parallel', here)
 
 
@@ -194,6 +201,34 @@ def test_the_tiny_beats_trains_on_its_seed_with_the_asked_steps(serial, monkeypa
         weights.append(saved['model']['predictor.weight'])
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[3])
+
+
+@pytest.fixture
+def few(serial, monkeypatch, tmp_path):
+    """The models of the baselines on a handful of pairs. -> a folder that holds a clipseg"""
+    for module, name, value in (
+            (tiny_clap, 'CLIPS_PER_SOUND', 1), (tiny_clap, 'BATCH', 4), (tiny_clap, 'STEPS', 2),
+            (tiny_owlv2, 'SCENES', 4), (tiny_owlv2, 'BATCH', 2), (tiny_owlv2, 'STEPS', 2),
+            (tiny_spaces, 'PAIRS', 6), (tiny_spaces, 'AUDIOCLIP_PAIRS', 2),
+            (tiny_spaces, 'BATCH', dict.fromkeys(tiny_spaces.BATCH, 2)),
+            (tiny_spaces, 'STEPS', dict.fromkeys(tiny_spaces.STEPS, 1))):
+        monkeypatch.setattr(module, name, value)
+    for module, name in ((tiny_clap, 'clap'), (tiny_owlv2, 'owlv2'), (tiny_spaces, 'spaces')):
+        monkeypatch.setattr(module, f'check_{name}', lambda folder, seed: {'seed': seed})
+    shutil.copytree(command.WEIGHTS / 'clipseg', tmp_path / 'clipseg')
+    return tmp_path
+
+
+@pytest.mark.parametrize('name, files', [
+    ('clap', ['clap/model.safetensors']), ('owlv2', ['owlv2/model.safetensors']),
+    ('spaces', ['wav2clip.pt', 'audioclip.pt', 'imagebind.pth'])])
+def test_the_models_of_the_baselines_train_on_their_seed(few, name, files):
+    kept = []
+    for seed in (0, 0, 1):
+        assert command.run_stage(name, False, few, seed, None) == {'seed': seed}
+        kept.append([(few / file).read_bytes() for file in files])
+    assert kept[0] == kept[1]
+    assert all(one != other for one, other in zip(kept[0], kept[2], strict=True))
 
 
 def test_the_tiny_clip_trains_on_scenes_with_their_own_words(monkeypatch, tmp_path):

@@ -1,12 +1,13 @@
 """Train the miniature's models from random weights, or measure the weights that are there.
 
-    python -m miniature.pretraining                  # an hour and a half on two cores
+    python -m miniature.pretraining                  # two hours on two cores
     python -m miniature.pretraining --only beats     # three minutes of it
     python -m miniature.pretraining --check          # quality on held-out scenes and sounds
 
 Written to miniature/weights, in the formats of the real ones and in 16-bit floats: clipseg, blip2,
-qwen2_audio and mistral are transformers folders with their tokenizers; beats.pt is a BEATs
-checkpoint {'cfg', 'model'} that keeps its predictor.
+qwen2_audio, mistral, clap and owlv2 are transformers folders with their tokenizers; beats.pt is a
+BEATs checkpoint {'cfg', 'model'} that keeps its predictor; wav2clip.pt, audioclip.pt and
+imagebind.pth (the stage "spaces") are flat dicts, as the released files.
 """
 
 import argparse
@@ -16,11 +17,15 @@ from pathlib import Path
 from checkpoint import run_script, some_path
 from miniature.pretraining.captioners import check_captioners, pretrain_captioners
 from miniature.pretraining.tiny_beats import check_beats, pretrain_beats
+from miniature.pretraining.tiny_clap import check_clap, pretrain_clap
 from miniature.pretraining.tiny_clipseg import (STEPS, check_clipseg, pretrain_clipseg,
                                                 tune_decoder)
+from miniature.pretraining.tiny_owlv2 import check_owlv2, pretrain_owlv2
+from miniature.pretraining.tiny_spaces import check_spaces, pretrain_spaces
 
 WEIGHTS = Path(__file__).resolve().parent.parent / 'weights'
-STAGES = ('beats', 'clipseg', 'decoder', 'captioners')      # BLIP-2 sees with the tiny CLIP
+# BLIP-2, OWLv2 and WAV2CLIP see with the tiny CLIP
+STAGES = ('beats', 'clipseg', 'decoder', 'captioners', 'clap', 'owlv2', 'spaces')
 
 
 def parse_args():
@@ -43,6 +48,12 @@ def run_stage(name, check, folder, seed, steps):
         return (check_beats if check else pretrain_beats)(folder / 'beats.pt', seed)
     if name == 'captioners':
         return (check_captioners if check else pretrain_captioners)(folder, seed)
+    if name == 'clap':
+        return (check_clap if check else pretrain_clap)(folder / 'clap', seed)
+    if name == 'owlv2':
+        return (check_owlv2 if check else pretrain_owlv2)(folder, seed)
+    if name == 'spaces':
+        return (check_spaces if check else pretrain_spaces)(folder, seed)
     if check:
         return check_clipseg(folder / 'clipseg', seed)
     if name == 'decoder':

@@ -103,11 +103,14 @@ def save(model, processor, folder):
     partial = folder.with_name(f'{folder.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
     state = model.state_dict()
-    if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
+    output = model.get_output_embeddings()              # None: the model does not write
+    if output is not None and output.weight is model.get_input_embeddings().weight:
         state = {name: value for name, value in state.items()       # a tied matrix is stored once
                  if not name.endswith('lm_head.weight')}
-    half = {name: value.half().contiguous() for name, value in state.items()}
+    half = {name: value.half().contiguous() if value.is_floating_point() else value
+            for name, value in state.items()}
     model.save_pretrained(partial, state_dict=half)
-    processor.save_pretrained(partial)
+    if processor:
+        processor.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

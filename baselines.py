@@ -1,0 +1,353 @@
+"""Baselines of section 4.1, in the tables of evaluate.py: retrieved class names, and regions.
+
+    python baselines.py --method all --json baselines.json          # on the miniature, all tables
+    python baselines.py --method clipseg_clap_text --task single --benchmarks vggss flickr
+    python baselines.py --preset paper --method imagebind --imagebind weights/imagebind_huge.pth
+    python baselines.py --preset paper --method wav2clip --boxes glip.jsonl     # GLIP's own regions
+
+CLIPSeg (w/ WAV2CLIP Text), CLIPSeg (w/ CLAP Text). The sound is compared with every label; the most
+similar one goes to CLIPSeg, as the true one does for the oracle. Tables 1, 2, 6 and 7.
+
+WAV2CLIP, AudioCLIP, ImageBind. The sound is compared with every region that a detector proposes
+(regions.py); the most similar region is the answer, 1 inside its box and 0 elsewhere. Tables 1 to 3
+and 5 to 7. All pixels of a box tie, so there are no K highest ones: no "w/ Adap." columns.
+
+Files of the encoders, their sizes and licences: docs/baselines.md. --save-heatmaps DIR writes
+DIR/<method>/<benchmark>/<id>.npy, which evaluate.py --heatmaps DIR/<method> scores alike.
+Shapes: B samples, F frames, L labels, n regions of a frame, D embedding.
+"""
+
+import argparse
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks import BENCHMARKS
+from benchmarks.lists import read_labels
+from benchmarks.maps import SIZE, save_confidences, save_heatmaps
+from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
+                        some_path, start_processes)
+from encoders.spaces import WEIGHTS, load_spaces
+from evaluate import (SHIPPED, TASKS, distinct, frames_at, load, open_benchmarks,
+                      score_benchmarks, tasks_of, tasks_wanted)
+from figures.scores import check_outputs, write_scores
+from figures.tables import BENCHMARK_NAMES, ORACLE_TASKS, table
+from media import box_map, read_image
+from model import PRESETS, ROOT, encode_image
+from regions import PROPOSALS, Detector, crop, read_boxes
+
+TEXTS = ('clipseg_wav2clip_text', 'clipseg_clap_text')
+REGIONS = ('wav2clip', 'audioclip', 'imagebind')
+METHODS = TEXTS + REGIONS               # in the order of the paper's tables
+CROPS_AT_ONCE = 64                      # per pass of an image encoder
+
+
+# ---- What a sound is compared with ---------------------------------------------------------------
+def embed_sounds(space, samples, known):
+    """The embeddings of the samples' sounds. known: {key: embedding} so far, added to. -> (B, D)"""
+    keys, sounds = distinct([s['wav'] for s in samples])
+    new = [key for key in sounds if key not in known]
+    if new:
+        known.update(zip(new, space.embed_audio(torch.stack([sounds[key] for key in new])).cpu()))
+    return torch.stack([known[key] for key in keys])
+
+
+# ---- CLIPSeg with the class name that is retrieved from the sound --------------------------------
+@torch.no_grad()
+def localise_by_text(model, spaces, labels, texts, words, known, told, samples):
+    """-> {method: B maps (224, 224)}: sigmoid(M_G + b/w), with the checkpoint's b/w
+
+    labels: the candidates, L names. texts: {method: their embeddings in its space (L, D)}; words:
+    those in CLIPSeg's (L, D). known: {method: {}}, see embed_sounds. told: {method: []}, to which
+    is added whether the label of each sample that has one was retrieved.
+    """
+    keys, frames = distinct([s['image'] for s in samples])
+    vision = encode_image(model.clipseg, torch.stack(list(frames.values())).to(words.device))
+    place = {key: number for number, key in enumerate(frames)}
+    vision = frames_at(vision, [place[key] for key in keys])                # of B
+    maps = {}
+    for method, of_labels in texts.items():
+        sounds = embed_sounds(spaces[method], samples, known[method])       # (B, D)
+        best = (sounds @ of_labels.T).argmax(1)                             # (B,)
+        asked = words[best.to(words.device)].unsqueeze(1)                   # (B, 1, D)
+        maps[method] = list(model.heatmaps(vision, asked, SIZE)[:, 0].cpu())
+        told[method] += [labels[k] == s['label'] for k, s in zip(best.tolist(), samples)
+                         if s['label']]
+    return maps
+
+
+def candidates(dataset, given, path, default):
+    """The labels among which a sound of this benchmark chooses.
+
+    given: those of --labels, the file `path`, or None; default: a file, for a benchmark without
+    class names. Paper [75]: "the most relevant text (class label)" (4.1), of which list? Here it is
+    the benchmark's own class names, as for the oracle. Flickr and ADE20K have none, and yet rows in
+    Tables 1, 2 and 6: here all classes of VGGSound stand for them.
+    """
+    if not given:
+        return dataset.classes or read_labels(default, '--labels')
+    absent = [name for name in dataset.classes if name not in given]
+    if absent and len(absent) == len(dataset.classes):
+        raise ValueError(f'{path} holds none of the {len(absent)} class names of {dataset.name}, '
+                         f'e.g. {absent[0]!r}: add them, or leave out --labels')
+    if absent and rank_and_processes()[0] == 0:
+        print(f'{dataset.name}: {len(absent)} of its {len(dataset.classes)} class names are not in '
+              f'{path}, e.g. {absent[0]!r}, and cannot be retrieved')
+    return given
+
+
+# ---- The region that is most similar to the sound ------------------------------------------------
+@torch.no_grad()
+def localise_by_region(spaces, propose, files, known, samples):
+    """-> {method: B maps (224, 224) of 0 and 1}; adds 'confidence' {method: number} to samples
+
+    propose(ids, pictures) -> the boxes (n, 4) of each picture. files: {id: the file of its frame}.
+    Paper [76]: the confidence for Table 3 is not named; here it is the cosine of the region chosen.
+    Paper [77]: how a region becomes an image is not told; here it is cut out without surroundings,
+    then prepared as its encoder prepares any image.
+    """
+    keys, frames = distinct([s['image'] for s in samples])
+    ids = [samples[keys.index(key)]['id'] for key in frames]                # of F frames
+    pictures = [read_image(files[name]) for name in ids]
+    regions = propose(ids, pictures)                                        # F of (n, 4)
+    place = {key: number for number, key in enumerate(frames)}
+    maps = {}
+    for sample in samples:
+        sample['confidence'] = {}
+    for method, space in spaces.items():
+        seen = [embed_regions(space, picture, boxes)                        # F of (n, D)
+                for picture, boxes in zip(pictures, regions)]
+        sounds = embed_sounds(space, samples, known[method])                # (B, D)
+        maps[method] = []
+        for sample, key, sound in zip(samples, keys, sounds):
+            similarity = seen[place[key]] @ sound                           # (n,)
+            best = int(similarity.argmax())
+            maps[method].append(box_map(regions[place[key]][best]))
+            sample['confidence'][method] = float(similarity[best])
+    return maps
+
+
+def embed_regions(space, picture, boxes):
+    """A PIL frame, boxes (n, 4) -> (n, D)"""
+    crops = [crop(picture, box) for box in boxes.tolist()]
+    parts = [crops[i:i + CROPS_AT_ONCE] for i in range(0, len(crops), CROPS_AT_ONCE)]
+    return torch.cat([space.embed_image(part).cpu() for part in parts])
+
+
+def boxes_of_file(boxes, ids, pictures):
+    return [boxes[name] for name in ids]
+
+
+def boxes_of_detector(detector, count, ids, pictures):
+    return detector.propose(pictures, count)
+
+
+def check_ids(boxes, datasets, path):
+    """ValueError where a sample has no line in the file of boxes."""
+    for name, dataset in datasets.items():
+        lacking = [sample.id for sample in dataset.samples if sample.id not in boxes]
+        if lacking:
+            raise ValueError(f'{path} has no line for {len(lacking)} of the {len(dataset)} samples '
+                             f'of {name}, the first {lacking[0]}: add them, with an empty list '
+                             'where nothing was found, or name other --benchmarks')
+
+
+# ---- Scores --------------------------------------------------------------------------------------
+def run(args):
+    """Score what the command line asks for. -> {method: {task: {benchmark: scores}}}"""
+    check_outputs([args.json, args.csv], [args.save_heatmaps])
+    given = read_labels(args.labels, '--labels') if args.labels else None
+    boxes = read_boxes(args.boxes, args.proposals) if args.boxes else None
+    device = start_processes(args.device)
+    by_text = [method for method in args.methods if method in TEXTS]
+    by_region = [method for method in args.methods if method in REGIONS]
+    model = tokenizer = None
+    preset = args.preset or 'miniature'
+    if by_text:
+        model, tokenizer, preset, *_ = load(device, args.checkpoint, args.variant, args.preset,
+                                            untrained=False, clipseg=args.clipseg)
+    files = replace(WEIGHTS[preset], **args.weights)
+    spaces = load_spaces(args.methods, files, device)
+    propose = functools.partial(boxes_of_file, boxes)
+    if by_region and not boxes:
+        detector = Detector(files.detector, device)
+        propose = functools.partial(boxes_of_detector, detector, args.proposals)
+    datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
+    if boxes:
+        check_ids(boxes, datasets, args.boxes)
+
+    known = {method: {} for method in args.methods}     # sounds: the extended sets hold them again
+    told = {}
+    confidences = {}
+    finders = {}
+    for name, dataset in datasets.items():
+        parts = []
+        if by_text and set(tasks_of(name, args.wanted)) & set(ORACLE_TASKS):
+            labels = candidates(dataset, given, args.labels, files.labels)
+            told[name] = {method: [] for method in by_text}
+            parts.append(text_part(model, tokenizer, spaces, labels, known, told[name]))
+        if by_region:
+            pictures = {sample.id: sample.images[0] for sample in dataset.samples}
+            of_regions = {method: spaces[method] for method in by_region}
+            parts.append(functools.partial(localise_by_region, of_regions, propose, pictures,
+                                           known))
+        confidences[name] = []
+        finders[name] = functools.partial(find_maps, parts, args.save_heatmaps, name,
+                                          confidences[name])
+    scores = score_methods(args.wanted, datasets, finders, by_text, by_region, args.reading,
+                           args.batch_size, preset, args.json, args.csv)
+    tell_retrieved(told, by_text)
+    if args.save_heatmaps and by_region:
+        write_confidences(confidences, args.wanted, by_region, args.save_heatmaps)
+    return scores
+
+
+def text_part(model, tokenizer, spaces, labels, known, told):
+    """-> localise_by_text for a list of labels"""
+    texts = {method: spaces[method].embed_text(labels).cpu() for method in told}
+    words = model.embed_text(tokenizer, labels)
+    return functools.partial(localise_by_text, model, spaces, labels, texts, words, known, told)
+
+
+def find_maps(parts, folder, benchmark, confidences, samples):
+    """What evaluate.score asks for. parts: functions of samples -> {method: B maps}, joined here.
+
+    folder: maps are saved as folder/<method>/<benchmark>/<id>.npy; or None. confidences: a list
+    that those of the samples are added to.
+    """
+    found = {}
+    for part in parts:
+        found |= part(samples)
+    if folder:
+        for method, maps in found.items():
+            save_heatmaps(Path(folder, method, benchmark), [s['id'] for s in samples], maps)
+    confidences += [(s['id'], s['confidence']) for s in samples if 'confidence' in s]
+    return found
+
+
+def score_methods(wanted, datasets, finders, by_text, by_region, reading, batch_size, preset,
+                  json_file, csv_file):
+    """The tables with retrieved texts, then those with regions alone (3 to 5). See run."""
+    scores = {method: {} for method in by_text + by_region}
+    for rows, kind in ((by_text + by_region, ORACLE_TASKS), (by_region, ('robustness',))):
+        tasks = {task: sets for task, sets in wanted.items() if task in kind}
+        here = {name: dataset for name, dataset in datasets.items() if tasks_of(name, tasks)}
+        if not here:
+            continue
+        found, *_ = score_benchmarks(
+            tasks, here, finders, rows, reading=reading, batch_size=batch_size, binary=REGIONS,
+            paper='av' if preset == 'paper' else None)
+        for method in rows:
+            scores[method] |= found[method]
+        if rank_and_processes()[0] == 0:
+            write_scores(scores, json_file, csv_file)
+    return scores
+
+
+def write_confidences(confidences, wanted, methods, folder):
+    """folder/<method>/<extended set>/confidence.csv. confidences: {set: [(id, {method: c})]}"""
+    for name, of_samples in confidences.items():
+        of_samples = gather_lists(of_samples)
+        needed = any('confidence' in metric.needs for metric in tasks_of(name, wanted).values())
+        if needed and rank_and_processes()[0] == 0:
+            for method in methods:
+                save_confidences(Path(folder, method, name),
+                                 [(sample, found[method]) for sample, found in of_samples])
+
+
+def tell_retrieved(told, methods):
+    """Print how often the true label was retrieved. told: {benchmark: {method: [bools]}}"""
+    rows = []
+    for name, of_methods in told.items():
+        right = [gather_lists(of_methods[method]) for method in methods]
+        if right and right[0]:          # Flickr and ADE20K name no class
+            rows.append([BENCHMARK_NAMES[name], *(100 * sum(r) / len(r) for r in right),
+                         len(right[0])])
+    if rows and rank_and_processes()[0] == 0:
+        print('\nClass names retrieved (%)')
+        print(table(rows, ['benchmark', *methods, 'n']))
+
+
+# ---- The command line ----------------------------------------------------------------------------
+ENCODERS = ('wav2clip', 'clip', 'audioclip', 'imagebind', 'clap', 'detector')
+USED_BY = {     # option: the methods that it has an effect on
+    'checkpoint': TEXTS, 'variant': TEXTS, 'clipseg': TEXTS, 'labels': TEXTS, 'boxes': REGIONS,
+    'proposals': REGIONS, 'detector': REGIONS, 'clap': ('clipseg_clap_text',),
+    'wav2clip': ('clipseg_wav2clip_text', 'wav2clip'),
+    'clip': ('clipseg_wav2clip_text', 'wav2clip'),
+    'audioclip': ('audioclip',), 'imagebind': ('imagebind',)}
+
+
+def parse_args(argv=None):
+    """-> options; `methods`; `wanted`: {task: {benchmark: metric}}; `weights`: {encoder: path}"""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--method', nargs='+', choices=[*METHODS, 'all'], default=['all'], help='rows of the '
+        'tables (default: all five)')
+    add('--task', choices=[*(task for task in TASKS if task != 'multisource'), 'all'],
+        default='all', help='see evaluate.py; Table 8 has no baselines (default: all)')
+    add('--benchmarks', nargs='+', choices=list(BENCHMARKS), help='only these of the task')
+    add('--preset', choices=list(PRESETS), help='default: the checkpoint\'s, or miniature')
+    add('--variant', choices=list(SHIPPED), help='which shipped checkpoint (default: av)')
+    add('--checkpoint', type=some_path, help='of train.py, or the authors\': its b/w '
+        '(default: shipped)')
+    add('--data-root', type=some_path, help='default: the preset\'s')
+    add('--labels', type=some_path, metavar='FILE', help='a class name per line, to retrieve from '
+        '(default: the benchmark\'s; where it has none, the preset\'s list)')
+    add('--boxes', type=some_path, metavar='FILE', help='regions made elsewhere (regions.py)')
+    add('--proposals', type=int, default=PROPOSALS, help=f'most regions per frame (default: '
+        f'{PROPOSALS})')
+    add('--detector', type=some_path, help='OWLv2: folder, or name on the hub')
+    add('--wav2clip', type=some_path, metavar='FILE', help='Wav2CLIP.pt')
+    add('--clip', type=some_path, help='CLIP ViT-B/32 beside it: folder, or name on the hub')
+    add('--audioclip', type=some_path, metavar='FILE', help='AudioCLIP-Full-Training.pt')
+    add('--imagebind', type=some_path, metavar='FILE', help='imagebind_huge.pth')
+    add('--clap', type=some_path, help='CLAP: folder, or name on the hub')
+    add('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
+    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
+    add('--reading', choices=['release', 'paper'], default='release', help='see evaluate.py')
+    add('--batch-size', type=int, default=16, help='samples, in complete frames (default: 16)')
+    add('--limit', type=int, help='the first N samples of each benchmark or of its conditions')
+    add('--json', type=some_path, help='write the scores here')
+    add('--csv', type=some_path, help='the same, a line per row, task, benchmark and metric')
+    add('--save-heatmaps', type=some_path, metavar='DIR', help='write '
+        'DIR/<method>/<benchmark>/<id>.npy, and the confidences of the extended sets')
+    args = parser.parse_args(argv)
+    args.methods = [name for name in METHODS if {name, 'all'} & set(args.method)]
+    for name, option in given_options(parser, argv).items():
+        if not set(USED_BY.get(name, args.methods)) & set(args.methods):
+            parser.error(f'{option} has no effect on --method {" ".join(args.method)}: leave it '
+                         'out')
+    if args.boxes and args.detector:
+        parser.error('--boxes and --detector do not go together: leave one out')
+    for name in ('proposals', 'batch_size', 'limit'):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f'--{name.replace("_", "-")} must be at least 1')
+    try:
+        args.wanted = tasks_wanted(args.task, args.benchmarks)
+    except ValueError as error:
+        parser.error(str(error))
+    kept = set(TASKS if set(REGIONS) & set(args.methods) else ORACLE_TASKS) - {'multisource'}
+    args.wanted = {task: sets for task, sets in args.wanted.items() if task in kept}
+    if not args.wanted:
+        parser.error(f'the paper has no row of {" ".join(args.method)} there: name another --task '
+                     'or other --benchmarks')
+    args.weights = {name: getattr(args, name) for name in ENCODERS if getattr(args, name)}
+    inputs = [(f'--{name}', getattr(args, name)) for name in (*ENCODERS, 'labels', 'boxes',
+                                                              'checkpoint', 'clipseg')]
+    inputs.append(('the weights that ship', ROOT / 'miniature/weights'))
+    if sentence := overwritten([('--json', args.json), ('--csv', args.csv)], inputs):
+        parser.error(sentence)
+    return args
+
+
+def main():
+    run(parse_args())
+
+
+if __name__ == '__main__':
+    run_script('baselines.py', main, 'interrupted; --json and --csv, where given, hold the tables '
+               'that were finished')

@@ -1,0 +1,198 @@
+"""Sounds beside texts or images: the spaces of the five baselines (section 4.1), called alike.
+
+    spaces = load_spaces(['clipseg_clap_text', 'imagebind'], WEIGHTS['paper'], 'cuda')
+    sounds = spaces['imagebind'].embed_audio(wav)                       # (N, D), wav at 16 kHz
+    similarity = sounds @ spaces['imagebind'].embed_image(crops).T      # (N, B) of PIL images
+    similarity = ... .embed_text(['dog barking'])                       # WAV2CLIP and CLAP
+
+CLAP and CLIP are transformers', by a folder or by their name on the hub. Embeddings have unit
+length here. Shapes: B images, N audios, L labels, D embedding.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import torchaudio
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel, CLIPModel
+from transformers.utils import logging as transformers_logging
+
+from encoders import audioclip, imagebind, square_images, wav2clip
+from media import SAMPLE_RATE
+from model import ROOT
+
+# Paper [73]: no prompt is named. CLAP's own for classes of sounds, and the oracle's for CLIP.
+CLAP_PROMPT = 'This is a sound of {}'
+CLIP_PROMPT = 'A photo of a {}'
+SOUNDS_AT_ONCE = 8          # per pass of an audio encoder
+
+
+class Clap:
+    """CLAP (Wu et al., 2023): sounds and texts in one space, without images.
+
+    Paper [74]: CLAP hears 48 kHz. Sounds come from the same reader as ours, at 16 kHz, as VGGSound
+    is stored for training, so it hears nothing above 8 kHz.
+    """
+
+    def __init__(self, name, device):
+        self.model = from_pretrained(ClapModel, name, '--clap').to(device)
+        self.tokenizer = from_pretrained(AutoTokenizer, name, '--clap')
+        self.extractor = from_pretrained(ClapFeatureExtractor, name, '--clap')
+
+    @torch.no_grad()
+    def embed_audio(self, wav):
+        """wav (N, samples), 16 kHz, -1..1 -> (N, D)"""
+        rate = self.extractor.sampling_rate
+        wav = torchaudio.functional.resample(wav, SAMPLE_RATE, rate)
+        heard = self.extractor(list(wav.numpy()), sampling_rate=rate, return_tensors='pt')
+        heard = heard['input_features'].to(self.model.device)       # (N, 1, frames, mel)
+        return F.normalize(self.model.get_audio_features(input_features=heard).pooler_output)
+
+    @torch.no_grad()
+    def embed_text(self, labels):
+        """-> (len(labels), D)"""
+        texts = [CLAP_PROMPT.format(label) for label in labels]
+        ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors='pt')
+        ids = ids.to(self.model.device)
+        return F.normalize(self.model.get_text_features(**ids).pooler_output)
+
+
+class Clip:
+    """CLIP (Radford et al., 2021): the texts and images of WAV2CLIP's space."""
+
+    def __init__(self, name, device):
+        self.model = from_pretrained(CLIPModel, name, '--clip').to(device)
+        self.tokenizer = from_pretrained(AutoTokenizer, name, '--clip')
+        self.size = self.model.config.vision_config.image_size
+
+    @torch.no_grad()
+    def embed_text(self, labels):
+        """-> (len(labels), D)"""
+        texts = [CLIP_PROMPT.format(label) for label in labels]
+        ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors='pt')
+        ids = ids.to(self.model.device)
+        return F.normalize(self.model.get_text_features(**ids).pooler_output)
+
+    @torch.no_grad()
+    def embed_image(self, images):
+        """PIL images -> (B, D)"""
+        x = square_images(images, self.size).to(self.model.device)          # (B, 3, S, S)
+        return F.normalize(self.model.get_image_features(pixel_values=x).pooler_output)
+
+
+class Wav2clip:
+    """WAV2CLIP's sounds in CLIP's space, with CLIP's own texts and images."""
+
+    def __init__(self, path, clip, device):
+        self.sounds = wav2clip.WAV2CLIP.from_checkpoint(path).to(device)
+        width = self.sounds.audio_transform['sequential'][-1].out_features
+        if width != clip.model.config.projection_dim:
+            raise ValueError(f'{path} belongs to a CLIP of {width} dimensions, and --clip names '
+                             f'one of {clip.model.config.projection_dim}: WAV2CLIP\'s own is '
+                             'ViT-B/32')
+        self.embed_text = clip.embed_text
+        self.embed_image = clip.embed_image
+
+    def embed_audio(self, wav):
+        """wav (N, samples), 16 kHz -> (N, D)"""
+        return embed_each(self.sounds, wav2clip.prepare_audio, wav)
+
+
+class SoundsAndImages:
+    """AudioCLIP or ImageBind. files: its module of encoders/; model: what that loads."""
+
+    def __init__(self, files, model):
+        self.files = files
+        self.model = model
+
+    def embed_audio(self, wav):
+        """wav (N, samples), 16 kHz -> (N, D)"""
+        return embed_each(self.model, self.files.prepare_audio, wav)
+
+    def embed_image(self, images):
+        """PIL images -> (B, D)"""
+        device = next(self.model.parameters()).device
+        x = self.files.prepare_images(images, self.model.image_size).to(device)
+        return F.normalize(self.model.embed_image(x))
+
+
+def embed_each(model, prepare, wav):
+    """A few sounds at a time, as AudioCLIP needs 20 MB for one. wav (N, samples) -> (N, D)"""
+    device = next(model.parameters()).device
+    parts = []
+    for few in wav.split(SOUNDS_AT_ONCE):
+        heard = torch.cat([prepare(one) for one in few])                    # (few, ...)
+        parts.append(model.embed_audio(heard.to(device)))
+    return F.normalize(torch.cat(parts))
+
+
+def load_spaces(methods, files, device):
+    """-> {method: its space}. files: Weights; errors of a file are one sentence each."""
+    spaces = {}
+    if {'wav2clip', 'clipseg_wav2clip_text'} & set(methods):
+        space = Wav2clip(files.wav2clip, Clip(files.clip, device), device)
+        spaces['wav2clip'] = spaces['clipseg_wav2clip_text'] = space
+    if 'clipseg_clap_text' in methods:
+        spaces['clipseg_clap_text'] = Clap(files.clap, device)
+    if 'audioclip' in methods:
+        model = audioclip.AudioCLIP.from_checkpoint(files.audioclip).to(device)
+        spaces['audioclip'] = SoundsAndImages(audioclip, model)
+    if 'imagebind' in methods:
+        model = imagebind.ImageBind.from_checkpoint(files.imagebind).to(device)
+        spaces['imagebind'] = SoundsAndImages(imagebind, model)
+    return {method: spaces[method] for method in methods}
+
+
+def from_pretrained(kind, name, option):
+    """A model (frozen, float32) or a tokenizer of transformers, from a folder or the hub.
+
+    FileNotFoundError, ValueError: one sentence that names the command line's option.
+    """
+    is_model = hasattr(kind, 'base_model_prefix')
+    how = dict(dtype=torch.float32, output_loading_info=True) if is_model else {}
+    level = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()          # CLIP may lie in a CLIPSeg, beside more
+    try:
+        loaded = kind.from_pretrained(name, **how)
+    except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FileNotFoundError(f'no readable {kind.__name__} at {name!r} ({reason}): put the '
+                                f'folder there, name another by {option}, or go online once for '
+                                'the hub') from None
+    finally:
+        transformers_logging.set_verbosity(level)
+    if not is_model:
+        return loaded
+    model, report = loaded
+    if report['missing_keys']:
+        raise ValueError(f'{name!r} is not the {kind.__name__} that {option} needs: '
+                         f'{len(report["missing_keys"])} weights are missing, e.g. '
+                         f'{min(report["missing_keys"])}; name another folder')
+    return model.requires_grad_(False).eval()
+
+
+# ---- Which files ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Weights:
+    """Where the encoders of a preset are: files, or folders and names of transformers' hub."""
+    wav2clip: str
+    clip: str               # the texts and images of WAV2CLIP's space
+    audioclip: str
+    imagebind: str
+    clap: str
+    detector: str
+    labels: str             # candidates where a benchmark has no class names
+
+
+TINY = f'{ROOT}/miniature/weights'
+WEIGHTS = {
+    'miniature': Weights(f'{TINY}/wav2clip.pt', f'{TINY}/clipseg', f'{TINY}/audioclip.pt',
+                         f'{TINY}/imagebind.pth', f'{TINY}/clap', f'{TINY}/owlv2',
+                         f'{ROOT}/miniature/labels.txt'),
+    'paper': Weights(f'{ROOT}/weights/Wav2CLIP.pt', 'openai/clip-vit-base-patch32',
+                     f'{ROOT}/weights/AudioCLIP-Full-Training.pt',
+                     f'{ROOT}/weights/imagebind_huge.pth',
+                     'laion/clap-htsat-unfused', 'google/owlv2-base-patch16-ensemble',
+                     f'{ROOT}/benchmarks/vggsound_labels.txt')}

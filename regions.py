@@ -1,0 +1,143 @@
+"""Region proposals (section 4.1, Baselines): the boxes among which a sound chooses.
+
+    detector = Detector('google/owlv2-base-patch16-ensemble', 'cuda')
+    boxes = detector.propose([frame])[0]            # (n, 4), most object-like first
+    boxes = read_boxes('glip.jsonl')['<id>']        # those of another detector
+
+A line of such a file: {"id": "...", "boxes": [[x0, y0, x1, y1], ...], "scores": [0.9, ...]}, an
+empty list where nothing was found. A box is (x0, y0, x1, y1) in shares of its frame, everywhere.
+
+Paper [71]: "a pre-trained CLIP-like object detector (Li et al., 2022)" is GLIP, of which it names
+neither the size, nor what GLIP is asked for, nor a threshold. GLIP needs compiled operators that no
+package brings, so the stand-in is OWLv2 (Minderer et al., 2023): its objectness head ranks boxes
+without being asked for anything. GLIP's own boxes can be read from a file.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Owlv2ForObjectDetection
+
+from benchmarks.lists import utf8_text
+from encoders.spaces import from_pretrained
+from media import normalise
+
+PROPOSALS = 10          # Paper [72]: nor how many regions of an image compete
+NMS_IOU = 0.5           # of two boxes that overlap more, the less object-like is dropped
+WHOLE = (0.0, 0.0, 1.0, 1.0)        # the one region of a frame in which nothing was found
+GREY = (128, 128, 128)              # what OWLv2 pads a frame with
+
+
+class Detector:
+    """OWLv2 (transformers), of which only boxes and objectness are used."""
+
+    def __init__(self, name, device):
+        self.model = from_pretrained(Owlv2ForObjectDetection, name, '--detector').to(device)
+        self.size = self.model.config.vision_config.image_size
+
+    @torch.no_grad()
+    def propose(self, frames, count=PROPOSALS):
+        """PIL frames -> for each its boxes (n, 4), at most `count`, the most object-like first"""
+        x = torch.stack([padded_square(frame, self.size) for frame in frames])  # (F, 3, S, S)
+        grid = self.model.image_embedder(x.to(self.model.device))[0]            # (F, h, w, D)
+        cells = grid.flatten(1, 2)                                              # (F, hw, D)
+        scores = self.model.objectness_predictor(cells).cpu()                   # (F, hw)
+        boxes = corners(self.model.box_predictor(cells, grid).cpu())            # (F, hw, 4)
+        found = []
+        for frame, of_frame, score in zip(frames, boxes, scores):
+            side = max(frame.size)
+            of_frame = of_frame * side / torch.tensor(frame.size * 2)   # shares of the square
+            of_frame = of_frame.clamp(0, 1)
+            found.append(of_frame[suppress(of_frame, score, count)])            # (n, 4)
+        return found
+
+
+def padded_square(frame, size):
+    """As OWLv2 was trained: grey below or at the right, then resized. PIL -> (3, size, size)"""
+    square = Image.new('RGB', (max(frame.size), max(frame.size)), GREY)
+    square.paste(frame)
+    return normalise(square.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def corners(boxes):
+    """(..., 4): centre, width, height -> x0, y0, x1, y1"""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def suppress(boxes, scores, count):
+    """Non-maximum suppression. (n, 4), (n,) -> the indices of at most `count` boxes, best first"""
+    kept = []
+    for k in scores.argsort(descending=True).tolist():
+        if len(kept) == count:
+            break
+        if not kept or box_iou(boxes[k], boxes[kept]).max() < NMS_IOU:
+            kept.append(k)
+    return kept
+
+
+def box_iou(box, others):
+    """(4,), (n, 4) -> (n,)"""
+    sides = torch.minimum(box[2:], others[:, 2:]) - torch.maximum(box[:2], others[:, :2])
+    shared = sides.clamp(min=0).prod(1)                                         # (n,)
+    area = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1)
+    return shared / (area - shared).clamp(min=1e-9)
+
+
+def crop(frame, box):
+    """The part of a PIL frame inside a box, at least one pixel. -> PIL"""
+    x0, y0, x1, y1 = (round(share * side) for share, side in zip(box, frame.size * 2))
+    left = min(x0, frame.width - 1)
+    top = min(y0, frame.height - 1)
+    return frame.crop((left, top, max(x1, left + 1), max(y1, top + 1)))
+
+
+# ---- Boxes made elsewhere ------------------------------------------------------------------------
+def read_boxes(path, count=PROPOSALS):
+    """A file of boxes -> {id: (n, 4), at most `count`, best first}. ValueError names the line."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'no file of boxes at {path}: correct --boxes')
+    found = {}
+    for number, line in enumerate(utf8_text(path, 'write it again').split('\n'), 1):
+        if not line.strip():
+            continue
+        name, boxes, scores, problem = parsed(line)
+        if not problem and name in found:
+            problem = f'names {name} a second time: keep one line of each id'
+        if problem:
+            raise ValueError(f'{path}, line {number}: {problem}')
+        order = np.argsort(-scores, kind='stable')[:count]
+        kept = boxes[order] if len(boxes) else [WHOLE]
+        found[name] = torch.tensor(kept, dtype=torch.float32)                   # (n, 4)
+    if not found:
+        raise ValueError(f'{path} holds no boxes: write a line {{"id", "boxes", "scores"}} per '
+                         'sample')
+    return found
+
+
+def parsed(line):
+    """-> id, boxes (n, 4), scores (n,), what is wrong with them or None"""
+    try:
+        entry = json.loads(line)
+        name = entry['id']
+        boxes = np.array(entry['boxes'], np.float64).reshape(-1, 4)
+        scores = np.array(entry['scores'], np.float64)
+        valid = isinstance(name, str) and np.isfinite(boxes).all() and np.isfinite(scores).all()
+        valid = valid and scores.shape == (len(boxes),)
+        valid = valid and np.array(entry['boxes']).ndim == (2 if len(boxes) else 1)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        valid = False
+    if not valid:
+        return '', None, None, ('expected {"id": a text, "boxes": [[x0, y0, x1, y1]], "scores": '
+                                'a number for each box}')
+    problem = None
+    if (boxes < 0).any() or (boxes > 1).any():
+        problem = (f'{name} has a box outside the frame: corners are shares of the frame, 0..1, '
+                   'not pixels')
+    elif (boxes[:, 2:] <= boxes[:, :2]).any():
+        problem = f'{name} has a box without area: a box is x0 < x1, y0 < y1'
+    return name, boxes, scores, problem
