@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 import losses
 from benchmarks import BENCHMARKS
+from benchmarks.lists import read_labels
 from benchmarks.maps import PAIR_SIZE, SIZE, maps_below, save_confidences, save_heatmaps
 from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
                         some_path, start_processes, wait_for_all)
@@ -53,6 +54,7 @@ TASKS = {   # {task: {benchmark: the metric of section 4.1}}, in the order of th
                    'robust_s4': Robustness, 'robust_ms3': Robustness},
     'interactive': {'is4': Interactive, 'vpo_ms': Interactive},
     'multisource': {'vgg_instruments': MultiSource, 'vgg_duet': MultiSource}}
+MIXTURE_ROWS = ('hard_mask', 'nearest_text', 'true_classes')    # see localise_sources
 CLASSES_AT_ONCE = 16        # of a mixture: masked images per pass of the vision encoder
 SHIPPED = {'av': 'miniature/weights/av.pt', 'av_llm': 'miniature/weights/av_llm.pt'}
 
@@ -128,26 +130,47 @@ def confidence(model, vision, A, size):
 
 
 @torch.no_grad()
-def localise_sources(model, samples, classes, known=None, k=2):
+def localise_sources(model, samples, classes, known=None, k=2, names=None):
     """The k sources of a mixture (4.2.5). classes (N, D) text. -> {'ours': B maps (k, 224, 448)}
 
     Each class name n grounds a mask M_n. v_n^I is the embedding of the image under M_n. The answer
     is the k classes whose v_n^I is most similar to the embedding A of the mixture; their heatmaps
-    are returned.
-    Paper [45]: "these masks are subsequently passed to MaskGen_I", "following the inference
-    procedure of section 3.7": the image is weighted by sigmoid(M_G + b/w), not by a binary mask.
-    k is the number of sources, taken from the benchmark.
+    are returned. k is the number of sources, taken from the benchmark.
+    names: those of the classes; adds MIXTURE_ROWS, which show where the loss is: M_n cut at 0.5;
+    the classes whose text is most similar to A, without masks; the true ones.
     """
     A, vision = encode(model, samples, known)                               # A: (B, D)
     image = torch.stack([s['image'] for s in samples]).to(A.device)         # (B, 3, H, W)
+    scores = {'ours': similarity_of_classes(model, A, vision, image, classes)}      # (B, N) each
+    if names:
+        true = [[float(name in s['label']) for name in names] for s in samples]
+        found = (similarity_of_classes(model, A, vision, image, classes, hard=True),
+                 F.cosine_similarity(classes, A.unsqueeze(1), dim=-1),
+                 torch.tensor(true, device=A.device))
+        scores |= zip(MIXTURE_ROWS, found)
+    maps = {}
+    for row, of_classes in scores.items():
+        top = of_classes.topk(k, dim=1).indices                                     # (B, k)
+        maps[row] = list(model.heatmaps(vision, classes[top], PAIR_SIZE).cpu())
+    return maps
+
+
+def similarity_of_classes(model, A, vision, image, classes, hard=False):
+    """cos(v_n^I, A) of B mixtures and N classes. A (B, D), image (B, 3, H, W) -> (B, N)
+
+    Paper [45]: "these masks are subsequently passed to MaskGen_I", "following the inference
+    procedure of section 3.7": the image is weighted by sigmoid(M_G + b/w), not by a binary mask.
+    hard: by a binary mask.
+    """
     similarity = []
     for part in classes.split(CLASSES_AT_ONCE):             # n of the N classes
         M = model.heatmaps(vision, part.expand(len(A), -1, -1), image.shape[-2:])   # (B, n, H, W)
+        if hard:
+            M = (M > 0.5).float()
         masked = image.unsqueeze(1) * M.unsqueeze(2)                            # (B, n, 3, H, W)
         v_I = embed_image(model.clipseg, masked.flatten(0, 1)).view(*M.shape[:2], -1)   # (B, n, D)
         similarity.append(F.cosine_similarity(v_I, A.unsqueeze(1), dim=-1))         # (B, n)
-    top = torch.cat(similarity, 1).topk(k, dim=1).indices                           # (B, k)
-    return {'ours': list(model.heatmaps(vision, classes[top], PAIR_SIZE).cpu())}
+    return torch.cat(similarity, 1)
 
 
 def embed_names(model, tokenizer, dataset):
@@ -276,11 +299,13 @@ def evaluate(args):
     if args.image:
         return one_pair(model, PRESETS[preset], args.image, args.audio, args.out)
     datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
-    finders = {name: finder(dataset, tasks_of(name, args.wanted), model, tokenizer, args.heatmaps)
+    finders = {name: finder(dataset, tasks_of(name, args.wanted), model, tokenizer, args.heatmaps,
+                            args.mixture_labels, args.mixture_rows)
                for name, dataset in datasets.items()}
+    rows = ('ours', 'oracle', *(MIXTURE_ROWS if args.mixture_rows else ()))
     paper = variant if preset == 'paper' else None          # the miniature has no row in the paper
     scores, meters, examples = score_benchmarks(
-        args.wanted, datasets, finders, ('ours', 'oracle'), threshold=args.threshold,
+        args.wanted, datasets, finders, rows, threshold=args.threshold,
         reading=args.reading, batch_size=args.batch_size, paper=paper, json_file=args.json,
         csv_file=args.csv, maps=args.save_heatmaps, figures=args.figures, frames=args.examples,
         beside=args.beside)
@@ -394,14 +419,25 @@ def open_benchmarks(wanted, preset, data_root, limit):
     return datasets
 
 
-def finder(dataset, tasks, model, tokenizer, heatmaps):
-    """Maps of the model, or of files. tasks: {task: metric} -> find(samples), see score"""
+def finder(dataset, tasks, model, tokenizer, heatmaps, mixture_labels=None, mixture_rows=False):
+    """Maps of the model, or of files. tasks: {task: metric} -> find(samples), see score
+
+    Paper [78]: 4.2.5 takes "a predefined category list" and does not say which. Here it is the
+    benchmark's own class names, or those of the file mixture_labels.
+    """
     needs = {key for metric in tasks.values() for key in metric.needs}
     if heatmaps:
         return maps_below(Path(heatmaps, dataset.name), needs)
     if 'sources' in needs:
-        classes = model.embed_text(tokenizer, dataset.classes)                      # (N, D)
-        return functools.partial(localise_sources, model, classes=classes, known={})
+        names = dataset.classes
+        if mixture_labels:
+            names = read_labels(mixture_labels, '--mixture-labels')
+            if lacking := set(dataset.classes) - set(names):
+                raise ValueError(f'{mixture_labels} lacks {len(lacking)} of the class names of '
+                                 f'{dataset.name}, e.g. {min(lacking)!r}: add them')
+        classes = model.embed_text(tokenizer, names)                                # (N, D)
+        return functools.partial(localise_sources, model, classes=classes, known={},
+                                 names=names if mixture_rows else None)
     with_oracle = any(task in ORACLE_TASKS for task in tasks)
     words = embed_names(model, tokenizer, dataset) if with_oracle else None
     return functools.partial(localise, model, words=words, known={},
@@ -419,7 +455,7 @@ EXCLUDES = {    # option: others that have no effect beside it (--data-root may 
                 'clipseg', 'beats', 'device', 'threshold', 'reading', 'batch_size', 'limit', 'json',
                 'csv', 'figures', 'save_heatmaps', 'heatmaps', 'image'),
     'heatmaps': ('checkpoint', 'untrained', 'prompt', 'clipseg', 'beats', 'device',
-                 'save_heatmaps'),
+                 'save_heatmaps', 'mixture_rows', 'mixture_labels'),
     'untrained': ('checkpoint', 'variant')}
 DATA = ('vggsound', 'vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avsbench', 'ade20k',
         'vgg_instruments', 'vgg_duet', 'world.json', 'scenes.jsonl', 'captions.jsonl',
@@ -453,6 +489,10 @@ def parse_args(argv=None):
     add('--limit', type=int, help='the first N samples of each benchmark or of its conditions')
     add('--json', type=some_path, help='write the scores here')
     add('--csv', type=some_path, help='the same, a line per task, benchmark, row and metric')
+    add('--mixture-labels', type=some_path, metavar='FILE', help='Table 8: a class name per line, '
+        'to choose from (default: the benchmark\'s own)')
+    add('--mixture-rows', action='store_true', help='Table 8: rows with a hard mask, the class '
+        'texts nearest to A, and the true classes')
     add('--figures', type=some_path, metavar='DIR', help='contact sheets, curves, report.html')
     add('--examples', type=int, default=3, help='frames of each benchmark there (default: 3)')
     add('--beside', nargs='+', type=named_folder, default=[], metavar='NAME=DIR', help='there too: '
@@ -480,6 +520,8 @@ def parse_args(argv=None):
         args.wanted = tasks_wanted(args.task, args.benchmarks)
     except ValueError as error:
         parser.error(str(error))
+    if (args.mixture_rows or args.mixture_labels) and args.task != 'multisource':
+        parser.error('--mixture-rows and --mixture-labels go with --task multisource: name it')
     if args.threshold == 'sweep' and Extended in args.wanted.get('robustness', {}).values():
         parser.error('--threshold sweep does not go with the extended sets, which sweep the '
                      'confidence: name the other tasks or --benchmarks')
@@ -524,8 +566,8 @@ def overwrites(args):
     """An error sentence where a result would overwrite an input, data or another result. Or None"""
     outputs = [('--json', args.json), ('--csv', args.csv), ('--out', args.image and args.out)]
     inputs = [('the weights that ship', ROOT / 'miniature/weights')]
-    for name in ('image', 'audio', 'checkpoint', 'beats', 'clipseg'):
-        inputs.append((f'--{name}', getattr(args, name)))
+    for name in ('image', 'audio', 'checkpoint', 'beats', 'clipseg', 'mixture_labels'):
+        inputs.append((f'--{name.replace("_", "-")}', getattr(args, name)))
     roots = [args.data_root] if args.data_root else [p.data_root for p in PRESETS.values()]
     inputs += [('a file of the data', Path(root, name)) for root in roots for name in DATA]
     if args.heatmaps:

@@ -80,7 +80,7 @@ SCALES = {
 class Mapper(nn.Module):
     """e (B, D) -> prefix (B, K, C): a transformer over K parts of e and K learnt queries.
 
-    Paper [81]: does not say which mapper. This is the default of CapDec's release, with 8 layers;
+    Paper [79]: does not say which mapper. This is the default of CapDec's release, with 8 layers;
     its other one, an MLP, would have half a billion parameters at K = 40.
     """
 
@@ -102,7 +102,7 @@ class Mapper(nn.Module):
 class Captioner(nn.Module):
     """A Mapper before GPT-2; both train. dim: D. tokenizer: GPT-2's.
 
-    Paper [82]: silent on the length of the embeddings. All have length 1, A too (CapDec).
+    Paper [80]: silent on the length of the embeddings. All have length 1, A too (CapDec).
     """
 
     def __init__(self, scale, dim, tokenizer):
@@ -147,7 +147,7 @@ def load_tokenizer(name):
 def tokenise(tokenizer, captions):
     """-> tokens (N, L), each caption with its end, and their mask (N, L), 0 at padding
 
-    Paper [83]: silent on where a sentence ends: at GPT-2's end-of-text token, which is learnt here.
+    Paper [81]: silent on where a sentence ends: at GPT-2's end-of-text token, which is learnt here.
     CapDec's captions lack it; its search stops at the first full stop.
     """
     end = tokenizer.eos_token_id
@@ -207,7 +207,7 @@ def train(args):
 def take_steps(captioner, E, tokens, mask, batches, lr, warmup, noise):
     """E (N, D), tokens and mask (N, L); batches: lists of rows; noise: its variance -> last loss
 
-    Paper [84]: trains on image-text pairs, so e is the frame's embedding, without noise. CapDec's
+    Paper [82]: trains on image-text pairs, so e is the frame's embedding, without noise. CapDec's
     own e is the caption's text embedding plus noise: --condition text.
     """
     # CapDec's AdamW is that of transformers, whose weight decay is 0
@@ -232,7 +232,7 @@ def take_steps(captioner, E, tokens, mask, batches, lr, warmup, noise):
 def read_captions(path, pairs, preset, seed):
     """-> {id: what is heard}, from lines {"id", "audio_caption"}: captions.py's, or GAMA's own
 
-    Paper [85]: GAMA's captions, which need an old fork of transformers (docs/captions.md). The
+    Paper [83]: GAMA's captions, which need an old fork of transformers (docs/captions.md). The
     default is the data root's captions.jsonl. The miniature's captioner is vague by design, so
     there the default is what the world calls its sounds, one of two phrases each.
     """
@@ -349,7 +349,7 @@ def shares(sentences, label_of):
 def names(sentence, label):
     """Whether a sentence names a class: "birds chirping" does bird, "a phone rings" telephone.
 
-    Paper [86]: judges by eye. Here each word of the class name has to begin a word of the sentence,
+    Paper [84]: judges by eye. Here each word of the class name has to begin a word of the sentence,
     or to end in one of four letters or more.
     """
     said = re.findall(r'\w+', sentence.lower())

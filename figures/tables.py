@@ -107,7 +107,7 @@ def paper_scores(numbers=range(1, 9)):
     twice, so ask for one of them at a time; its rows are 'A' to 'F' (9), the modality of the
     captions (10), the number of tokens (11), the prompt (12), --image-mask and --feature-mask (13),
     p+ and p- (14), lambda (15).
-    Paper [87]: a number stands as it is printed, even where the paper contradicts itself.
+    Paper [85]: a number stands as it is printed, even where the paper contradicts itself.
     """
     scores = defaultdict(dict)
     text = Path(__file__).with_name('paper_tables.csv').read_text(encoding='utf-8')

@@ -159,6 +159,26 @@ def test_the_sources_of_a_mixture_are_the_classes_most_like_its_sound(echo, monk
     assert max(map(len, images)) <= 2 * evaluate.CLASSES_AT_ONCE
 
 
+def test_more_rows_of_a_mixture_show_where_its_loss_is(echo, monkeypatch):
+    """Maps of .3, .44, .6 and .9; cut at 0.5 they are 0, 0, 1 and 1."""
+    def embed(clipseg, masked):
+        level = masked[:, 0, 0, 0]
+        return torch.stack([(3 * level).cos(), (3 * level).sin()], 1)
+    monkeypatch.setattr(evaluate, 'embed_image', embed)
+    classes = torch.tensor([[.3, 1], [.44, 1], [.6, 1], [.9, 1]])
+    [sample, _] = samples_of('dog', 'cat')
+    sample |= {'label': ['frog', 'dog'], 'image': torch.ones(3, 8, 8),
+               'wav': torch.tensor([3 * .95, 3 * .95])}
+    sample['wav'] = torch.stack([sample['wav'][0].cos(), sample['wav'][1].sin()])   # near 0.95
+    found = localise_sources(echo, [sample], classes, names=['dog', 'cat', 'bird', 'frog'])
+    text = torch.cosine_similarity(classes, sample['wav'][None]).topk(2).indices
+    assert set(found) == {'ours', *evaluate.MIXTURE_ROWS}
+    assert levels(found['ours'][0]) == pytest.approx([.9, .6])
+    assert sorted(levels(found['hard_mask'][0])) == pytest.approx([.6, .9])
+    assert levels(found['nearest_text'][0]) == pytest.approx(classes[text, 0].tolist())
+    assert sorted(levels(found['true_classes'][0])) == pytest.approx([.3, .9])
+
+
 # ------------------------------------------------------------------------------------------------
 # What a meter is fed
 # ------------------------------------------------------------------------------------------------

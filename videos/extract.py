@@ -13,7 +13,7 @@ found by its time stamp. The sound is mono (by the rules of media.py), 16 kHz, 1
 until its first time stamp. A restart leaves out what is finished. Videos are mp4, webm, mkv, avi or
 mov; PyAV decodes them.
 
-Paper [91]: names neither the frame nor the sound's rate. The release's annotation says frame 125.
+Paper [86]: names neither the frame nor the sound's rate. The release's annotation says frame 125.
 """
 
 import argparse
