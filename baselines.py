@@ -9,8 +9,9 @@ CLIPSeg (w/ WAV2CLIP Text), CLIPSeg (w/ CLAP Text). The sound is compared with e
 similar one goes to CLIPSeg, as the true one does for the oracle. Tables 1, 2, 6 and 7.
 
 WAV2CLIP, AudioCLIP, ImageBind. The sound is compared with every region that a detector proposes
-(regions.py); the most similar region is the answer, 1 inside its box and 0 elsewhere. Tables 1 to 3
-and 5 to 7. All pixels of a box tie, so there are no K highest ones: no "w/ Adap." columns.
+(encoders/regions.py); the most similar region is the answer, 1 inside its box and 0 elsewhere.
+Tables 1 to 3 and 5 to 7. All pixels of a box tie, so there are no K highest ones: no "w/ Adap."
+columns.
 
 Files of the encoders, their sizes and licences: docs/baselines.md. --save-heatmaps DIR writes
 DIR/<method>/<benchmark>/<id>.npy, which evaluate.py --heatmaps DIR/<method> scores alike.
@@ -29,6 +30,7 @@ from benchmarks.lists import read_labels
 from benchmarks.maps import SIZE, save_confidences, save_heatmaps
 from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
                         some_path, start_processes)
+from encoders.regions import PROPOSALS, Detector, crop, read_boxes
 from encoders.spaces import WEIGHTS, load_spaces
 from evaluate import (SHIPPED, TASKS, distinct, frames_at, load, open_benchmarks,
                       score_benchmarks, tasks_of, tasks_wanted)
@@ -36,7 +38,6 @@ from figures.scores import check_outputs, write_scores
 from figures.tables import BENCHMARK_NAMES, ORACLE_TASKS, table
 from media import box_map, read_image
 from model import PRESETS, ROOT, encode_image
-from regions import PROPOSALS, Detector, crop, read_boxes
 
 TEXTS = ('clipseg_wav2clip_text', 'clipseg_clap_text')
 REGIONS = ('wav2clip', 'audioclip', 'imagebind')
@@ -297,7 +298,7 @@ def parse_args(argv=None):
     add('--data-root', type=some_path, help='default: the preset\'s')
     add('--labels', type=some_path, metavar='FILE', help='a class name per line, to retrieve from '
         '(default: the benchmark\'s; where it has none, the preset\'s list)')
-    add('--boxes', type=some_path, metavar='FILE', help='regions made elsewhere (regions.py)')
+    add('--boxes', type=some_path, metavar='FILE', help='regions made elsewhere')
     add('--proposals', type=int, default=PROPOSALS, help=f'most regions per frame (default: '
         f'{PROPOSALS})')
     add('--detector', type=some_path, help='OWLv2: folder, or name on the hub')

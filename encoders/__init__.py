@@ -3,8 +3,10 @@
     wav2clip.py     WAV2CLIP (Wu et al., 2022)          audio in the space of CLIP ViT-B/32
     audioclip.py    AudioCLIP (Guzhov et al., 2022)     audio and images
     imagebind.py    ImageBind (Girdhar et al., 2023)    audio and images
+    spaces.py       these, CLIP and CLAP behind the same few calls
+    regions.py      the boxes of a frame among which a sound chooses
 
-Each has a class with the same calls, and nothing is ever downloaded:
+The first three have a class with the same calls, and nothing is ever downloaded:
 
     model = WAV2CLIP.from_checkpoint('weights/Wav2CLIP.pt')     # eval mode, frozen, float32
     sound = prepare_audio(wav)                      # (samples,) of media.read_audio -> (1, ...)

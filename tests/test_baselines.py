@@ -1,4 +1,4 @@
-"""baselines.py and regions.py: which label and which region a sound gets, and what is refused."""
+"""Which label and which region a sound gets in baselines.py, and what is refused."""
 
 import json
 from pathlib import Path
@@ -11,17 +11,16 @@ import torch.nn.functional as F
 from PIL import Image
 
 import baselines
-import regions
 from benchmarks.lists import read_labels
 from conftest import ROOT
-from encoders import spaces
+from encoders import regions, spaces
+from encoders.regions import Detector, box_iou, crop, padded_square, read_boxes, suppress
 from evaluate import embed_names, evaluate, feed, localise
 from evaluate import parse_args as evaluate_args
 from figures.tables import paper_scores
 from media import box_map, normalise
 from metrics import Extended
 from model import load_model
-from regions import Detector, box_iou, crop, padded_square, read_boxes, suppress
 
 COLOURS = {'red': (255, 0, 0), 'green': (0, 255, 0), 'blue': (0, 0, 255)}
 

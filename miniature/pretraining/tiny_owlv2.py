@@ -14,7 +14,7 @@ from miniature.pretraining.lessons import save, train
 from miniature.scenes import IMAGE_SIZE, draw_scene, sample_generator
 from miniature.world import in_parallel, usable_cores
 from model import load_clipseg
-from regions import Detector, box_iou, corners
+from encoders.regions import Detector, box_iou, corners
 
 TEXT = dict(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
             num_attention_heads=1, max_position_embeddings=8)
