@@ -41,17 +41,16 @@ class Detector:
     @torch.no_grad()
     def propose(self, frames, count=PROPOSALS):
         """PIL frames -> for each its boxes (n, 4), at most `count`, the most object-like first"""
-        x = torch.stack([padded_square(frame, self.size) for frame in frames])  # (F, 3, S, S)
-        grid = self.model.image_embedder(x.to(self.model.device))[0]            # (F, h, w, D)
-        cells = grid.flatten(1, 2)                                              # (F, hw, D)
-        scores = self.model.objectness_predictor(cells).cpu()                   # (F, hw)
-        boxes = corners(self.model.box_predictor(cells, grid).cpu())            # (F, hw, 4)
         found = []
-        for frame, of_frame, score in zip(frames, boxes, scores):
+        for frame in frames:            # one at a time: the real one has 3,600 cells
+            x = padded_square(frame, self.size)[None].to(self.model.device)     # (1, 3, S, S)
+            grid = self.model.image_embedder(pixel_values=x)[0]                 # (1, h, w, D)
+            cells = grid.flatten(1, 2)                                          # (1, hw, D)
+            scores = self.model.objectness_predictor(cells)[0].cpu()            # (hw,)
+            boxes = corners(self.model.box_predictor(cells, grid)[0].cpu())     # (hw, 4)
             side = max(frame.size)
-            of_frame = of_frame * side / torch.tensor(frame.size * 2)   # shares of the square
-            of_frame = of_frame.clamp(0, 1)
-            found.append(of_frame[suppress(of_frame, score, count)])            # (n, 4)
+            boxes = (boxes * side / torch.tensor(frame.size * 2)).clamp(0, 1)   # of the frame
+            found.append(boxes[suppress(boxes, scores, count)])                 # (n, 4)
         return found
 
 

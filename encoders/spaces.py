@@ -166,10 +166,12 @@ def from_pretrained(kind, name, option):
     if not is_model:
         return loaded
     model, report = loaded
-    if report['missing_keys']:
+    parameters = {key for key, _ in model.named_parameters()}       # older files lack some buffers
+    missing = sorted(parameters & set(report['missing_keys']))
+    if missing:
         raise ValueError(f'{name!r} is not the {kind.__name__} that {option} needs: '
-                         f'{len(report["missing_keys"])} weights are missing, e.g. '
-                         f'{min(report["missing_keys"])}; name another folder')
+                         f'{len(missing)} weights are missing, e.g. {missing[0]}; name another '
+                         'folder')
     return model.requires_grad_(False).eval()
 
 

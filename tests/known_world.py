@@ -248,9 +248,10 @@ class Run:
                 s['confidence'] = EXTENDED[s['id'].split('.')[1]][1]
         return {'ours': [known_map(s['id']) for s in samples], 'oracle': oracle}
 
-    def localise_sources(self, model, samples, classes, known=None):
-        self.note(model, samples, classes=classes)
-        return {'ours': [known_map(s['id']) for s in samples]}
+    def localise_sources(self, model, samples, classes, known=None, names=None):
+        self.note(model, samples, classes=classes, names=names)
+        rows = ('ours', *evaluate.MIXTURE_ROWS) if names else ('ours',)
+        return {row: [known_map(s['id']) for s in samples] for row in rows}
 
     def example_sheet(self, task, benchmark, examples, path):
         self.sheets[task, benchmark] = examples, path

@@ -129,6 +129,28 @@ def test_a_limit_leaves_incomplete_frames_out_but_no_class_of_the_mixtures(run):
     assert len(run.batches[-1]['ids']) == 1 and len(run.batches[-1]['classes']) == 4
 
 
+def test_more_rows_and_other_candidates_are_for_mixtures(run, tmp_path, capsys):
+    labels = tmp_path / 'labels.txt'
+    labels.write_text('hen\ncat\ncow\ndog\ntree\n', encoding='utf-8')
+    own = ('--benchmarks', 'vgg_duet', '--task', 'multisource')
+    plain = run(*own)
+    assert run.batches[-1]['names'] is None and set(plain) == {'multisource', 'clipseg_gt_text'}
+    results = run(*own, '--mixture-rows', '--mixture-labels', labels)
+    names = ['hen', 'cat', 'cow', 'dog', 'tree']
+    assert run.batches[-1]['names'] == names
+    assert torch.equal(run.batches[-1]['classes'], torch.cat([code(name) for name in names]))
+    shown = capsys.readouterr().out
+    for row in ('hard_mask', 'nearest_text', 'true_classes'):
+        assert f' {row} ' in shown
+        assert results[row]['multisource'] == results['multisource'] == plain['multisource']
+    labels.write_text('hen\ncat\n', encoding='utf-8')
+    with pytest.raises(ValueError, match="lacks 2 of the class names of vgg_duet, e.g. 'cow'"):
+        run(*own, '--mixture-labels', labels)
+    with pytest.raises(SystemExit):
+        parsed('--mixture-rows')
+    assert '--mixture-labels go with --task multisource' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('policy', ['fixed:0', 'fixed:1', 'fixed:0.25', 'top50', 'adaptive'])
 def test_thresholds_from_0_to_1_are_accepted(policy):
     assert parsed('--threshold', policy).threshold == policy

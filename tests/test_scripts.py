@@ -179,7 +179,7 @@ def test_what_goes_together_still_does():
     assert (args.lambda_c, args.captions) == (0.0, 'x')
     args = train.parse_args('--cache-audio --cache-share 0.5 --data-root x'.split())
     assert args.cache_audio == Path('x/cache/beats')
-    assert train.parse_args(['--cache-audio', 'y']).cache_audio == Path('y')
+    assert train.parse_args(['--cache-audio', 'y']).cache_audio == 'y'
     more = ['--data-root', 'x', '--variant', 'av_llm', '--prompt', 'a <*>', '--preset', 'paper']
     assert evaluate.parse_args([*PAIR.split(), *more]).out == 'heat.png'
     args = captions.parse_args('image --device cpu --llm x --object-tokens 5'.split())
