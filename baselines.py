@@ -32,10 +32,11 @@ from checkpoint import (gather_lists, given_options, overwritten, rank_and_proce
                         some_path, start_processes)
 from encoders.regions import PROPOSALS, Detector, crop, read_boxes
 from encoders.spaces import WEIGHTS, load_spaces
-from evaluate import (SHIPPED, TASKS, distinct, frames_at, load, open_benchmarks,
-                      score_benchmarks, tasks_of, tasks_wanted)
+from evaluate import (SHIPPED, TASKS, load, open_benchmarks, score_benchmarks, tasks_of,
+                      tasks_wanted)
 from figures.scores import check_outputs, write_scores
 from figures.tables import BENCHMARK_NAMES, ORACLE_TASKS, table
+from localise import distinct, frames_at
 from media import box_map, read_image
 from model import PRESETS, ROOT, encode_image
 

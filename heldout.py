@@ -8,9 +8,10 @@ import math
 from dataclasses import replace
 
 from data import Benchmark
-from evaluate import embed_names, localise, readable, rows_of, score
+from evaluate import readable, rows_of, score
 from figures.examples import draw_before_after
 from figures.scores import without_nan
+from localise import embed_names, localise
 from metrics import Segmentation, SingleSource, Streaming, mean
 from model import PRESETS
 

@@ -39,10 +39,11 @@ from benchmarks.lists import csv_lines, utf8_text
 from captions import captions_path, json_lines
 from checkpoint import overwritten, pick_device, run_script, some_path, write_file
 from data import VGGSound, epoch_batches
-from evaluate import embed_names, load, localise, open_benchmarks, readable
+from evaluate import load, open_benchmarks, readable
 from figures.inversion import inversion_picture
 from figures.scores import check_outputs
 from figures.tables import table
+from localise import embed_names, localise
 from media import PICTURES, evaluation_image, read_audio, read_image
 from model import PRESETS, ROOT, embed_image
 

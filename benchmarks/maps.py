@@ -105,7 +105,7 @@ def maps_below(folder, needs):
 
 
 def read_maps(folder, needs, confidences, samples):
-    """As evaluate.localise, from files. -> {'ours': a map, or None, of each sample}
+    """As localise.localise, from files. -> {'ours': a map, or None, of each sample}
 
     needs: what the metrics need of a sample: two maps for its 'sources', and its 'confidence',
     which is added (without confidences SLAVC's own). A sample that lacks a map gets an 'error'.

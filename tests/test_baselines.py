@@ -15,9 +15,10 @@ from benchmarks.lists import read_labels
 from conftest import ROOT
 from encoders import regions, spaces
 from encoders.regions import Detector, box_iou, crop, padded_square, read_boxes, suppress
-from evaluate import embed_names, evaluate, feed, localise
+from evaluate import evaluate, feed
 from evaluate import parse_args as evaluate_args
 from figures.tables import paper_scores
+from localise import embed_names, localise
 from media import box_map, normalise
 from metrics import Extended
 from model import load_model

@@ -20,7 +20,7 @@ import metrics
 from benchmarks.maps import read_confidences, read_heatmap, read_maps, save_heatmaps
 from conftest import ROOT
 from data import Benchmark, SampleError
-from evaluate import localise_sources
+from localise import localise_sources
 from known_world import TASKS, one_thread  # noqa: F401
 from model import embed_image, encode_image, load_model
 

@@ -18,7 +18,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 import losses
 from beats import BEATs, BEATsConfig, fbank
-from evaluate import confidence
+from localise import confidence
 from model import SoundLocalizer, encode_image, load_trained, trained_state
 
 

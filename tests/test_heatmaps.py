@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-import evaluate
+import localise as localise_file
 from benchmarks.maps import read_confidences, read_heatmap, read_maps, save_heatmaps
 from data import SampleError
-from evaluate import feed, localise, localise_sources
+from evaluate import feed
+from localise import localise, localise_sources
 from metrics import Extended, Segmentation, SingleSource
 
 
@@ -58,7 +59,7 @@ def echo(monkeypatch):
         level = image[:, 0, 0, 0]
         model.encoded += level.tolist()
         return Seen(level, [level, level], level)
-    monkeypatch.setattr(evaluate, 'encode_image', encode)
+    monkeypatch.setattr(localise_file, 'encode_image', encode)
     return model
 
 
@@ -115,7 +116,7 @@ def test_the_confidence_is_of_the_sound_and_the_masked_features_of_its_image(ech
     cells = torch.tensor([[[1., 0], [1, 0]], [[0, 1], [0, 1]]])                     # (h, w, D)
     v_D = torch.stack([cells, cells]).permute(0, 3, 1, 2)                # (B, D, h, w)
     asked = []
-    monkeypatch.setattr(evaluate, 'encode_image', lambda clipseg, image: Seen(v_D, [v_D], v_D))
+    monkeypatch.setattr(localise_file, 'encode_image', lambda clipseg, image: Seen(v_D, [v_D], v_D))
     upper = torch.tensor([[[9., 9], [-9, -9]]])                                     # (1, h, w)
 
     def ground(vision, A, size):
@@ -123,7 +124,7 @@ def test_the_confidence_is_of_the_sound_and_the_masked_features_of_its_image(ech
         return torch.stack([upper, -upper])
 
     echo.ground = ground
-    monkeypatch.setattr(evaluate, 'mask_gen_f', lambda M_G, grid: (M_G > 0).float())
+    monkeypatch.setattr(localise_file, 'mask_gen_f', lambda M_G, grid: (M_G > 0).float())
     samples = samples_of('dog', 'cat')
     samples[0]['wav'] = torch.tensor([3., 4])
     samples[1]['wav'] = torch.tensor([5., 12])
@@ -145,7 +146,7 @@ def test_the_sources_of_a_mixture_are_the_classes_most_like_its_sound(echo, monk
         level = masked[:, 0, 0, 0]                          # of an image of 1s the map is left
         length = 1 + 9 * level                              # which a cosine does not see
         return torch.stack([(3 * level).cos(), (3 * level).sin()], 1) * length[:, None]
-    monkeypatch.setattr(evaluate, 'embed_image', embed)
+    monkeypatch.setattr(localise_file, 'embed_image', embed)
     samples = samples_of('dog', 'cat')
     for sample, nearest in zip(samples, torch.tensor([.171, .339])):    # the sounds' directions
         sample['image'] = torch.ones(3, 8, 8)
@@ -156,7 +157,7 @@ def test_the_sources_of_a_mixture_are_the_classes_most_like_its_sound(echo, monk
     for one, values in zip(found['ours'], wanted):
         assert levels(one) == pytest.approx(values[:k])
     assert {tuple(size) for size in echo.sizes[:-1]} == {(8, 8)}
-    assert max(map(len, images)) <= 2 * evaluate.CLASSES_AT_ONCE
+    assert max(map(len, images)) <= 2 * localise_file.CLASSES_AT_ONCE
 
 
 def test_more_rows_of_a_mixture_show_where_its_loss_is(echo, monkeypatch):
@@ -164,7 +165,7 @@ def test_more_rows_of_a_mixture_show_where_its_loss_is(echo, monkeypatch):
     def embed(clipseg, masked):
         level = masked[:, 0, 0, 0]
         return torch.stack([(3 * level).cos(), (3 * level).sin()], 1)
-    monkeypatch.setattr(evaluate, 'embed_image', embed)
+    monkeypatch.setattr(localise_file, 'embed_image', embed)
     classes = torch.tensor([[.3, 1], [.44, 1], [.6, 1], [.9, 1]])
     [sample, _] = samples_of('dog', 'cat')
     sample |= {'label': ['frog', 'dog'], 'image': torch.ones(3, 8, 8),
@@ -172,7 +173,7 @@ def test_more_rows_of_a_mixture_show_where_its_loss_is(echo, monkeypatch):
     sample['wav'] = torch.stack([sample['wav'][0].cos(), sample['wav'][1].sin()])   # near 0.95
     found = localise_sources(echo, [sample], classes, names=['dog', 'cat', 'bird', 'frog'])
     text = torch.cosine_similarity(classes, sample['wav'][None]).topk(2).indices
-    assert set(found) == {'ours', *evaluate.MIXTURE_ROWS}
+    assert set(found) == {'ours', *localise_file.MIXTURE_ROWS}
     assert levels(found['ours'][0]) == pytest.approx([.9, .6])
     assert sorted(levels(found['hard_mask'][0])) == pytest.approx([.6, .9])
     assert levels(found['nearest_text'][0]) == pytest.approx(classes[text, 0].tolist())

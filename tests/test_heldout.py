@@ -12,7 +12,7 @@ import data
 import heldout
 import model as model_file
 from benchmarks import BenchmarkSample
-from evaluate import localise
+from localise import localise
 from figures import pictures
 from heldout import BothRight
 from tiny import SIZE, tiny        # noqa: F401

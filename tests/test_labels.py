@@ -10,7 +10,7 @@ import evaluate
 import metrics
 from conftest import ROOT
 from data import Benchmark
-from evaluate import localise
+from localise import localise
 from heldout import held_out
 from known_world import one_thread  # noqa: F401
 from model import load_model

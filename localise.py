@@ -1,0 +1,148 @@
+"""What evaluate.py scores: sections 3.7, 4.1 (the oracle) and 4.2.5 (the sources of a mixture).
+
+    heatmaps = localise(model, samples)['ours']                     # a map of each sample
+    sources = localise_sources(model, mixtures, classes)['ours']    # two maps of each mixture
+
+A sample is that of data.Benchmark. Each distinct frame and sound of a batch is encoded once.
+Shapes: B samples, F frames, P pairs of a frame and the embedding of a sound or a name, H W pixels,
+h w feature cells, D embedding.
+"""
+
+import hashlib
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+import losses
+from benchmarks.maps import PAIR_SIZE, SIZE
+from masks import mask_gen_f
+from model import embed_image, encode_image
+
+MIXTURE_ROWS = ('hard_mask', 'nearest_text', 'true_classes')    # see localise_sources
+CLASSES_AT_ONCE = 16        # of a mixture: masked images per pass of the vision encoder
+
+
+@torch.no_grad()
+def localise(model, samples, words=None, known=None, with_confidence=False):
+    """Section 3.7 for a batch. -> {'ours': B maps (224, 224), 'oracle': B maps or None}
+
+    words: {class name: its text embedding (D,)}. The oracle has no map of a sample without a name
+    or with a negative condition. known: see encode. with_confidence: adds 'confidence' to samples.
+    """
+    words = words or {}
+    A, vision = encode(model, samples, known)                                   # A: (B, D)
+    named = [i for i, s in enumerate(samples)
+             if s['label'] in words and s['condition'] == 'positive']
+    asked = torch.cat([A, *(words[samples[i]['label']][None] for i in named)])  # (P, D)
+    pairs = frames_at(vision, [*range(len(samples)), *named])                   # P frames
+    maps = list(model.heatmaps(pairs, asked.unsqueeze(1), SIZE)[:, 0].cpu())    # P x (224, 224)
+    of_names = dict(zip(named, maps[len(samples):]))
+    if with_confidence:
+        size = samples[0]['image'].shape[-2:]
+        values = confidence(model, vision, A, size)                             # (B,)
+        for sample, value in zip(samples, values.tolist()):
+            sample['confidence'] = value
+    return {'ours': maps[:len(samples)], 'oracle': [of_names.get(i) for i in range(len(samples))]}
+
+
+def encode(model, samples, known=None):
+    """Encode each distinct sound and frame of a batch once.
+
+    -> A (B, D), audio-driven embeddings; Vision of B. Frames are compared by their pixels: IS4 and
+    VPO hold a copy of a frame for each sound.
+    known: {key: embedding} of the sounds of earlier batches; the new ones are added to it.
+    """
+    known = {} if known is None else known
+    device = next(model.parameters()).device
+    keys, sounds = distinct([s['wav'] for s in samples])
+    new = [key for key in sounds if key not in known]
+    if new:
+        wav = torch.stack([sounds[key] for key in new])
+        known.update(zip(new, model.embed_audio(wav.to(device))))
+    A = torch.stack([known[key] for key in keys])                               # (B, D)
+    keys, frames = distinct([s['image'] for s in samples])
+    image = torch.stack(list(frames.values()))                                  # (F, 3, H, W)
+    place = {key: number for number, key in enumerate(frames)}
+    return A, frames_at(encode_image(model.clipseg, image.to(device)), [place[k] for k in keys])
+
+
+def distinct(tensors):
+    """-> a key for each tensor, the same for equal tensors, and {key: tensor}"""
+    keys = [hashlib.sha256(one.numpy().tobytes()).digest() for one in tensors]
+    return keys, dict(zip(keys, tensors))
+
+
+def frames_at(vision, places):
+    """The frames of a Vision at these indices, which may repeat. -> Vision"""
+    return replace(vision, pooled=vision.pooled[places], v_D=vision.v_D[places],
+                   activations=[layer[places] for layer in vision.activations])
+
+
+def confidence(model, vision, A, size):
+    """How well an image and its sound agree: cos(v_F[i, i], A_i). Vision of B, A (B, D) -> (B,)
+
+    Paper [44]: "derived from a global audio-visual similarity score" (4.1, AP); this is the
+    released code's. v_F is that of Eq. 2, of the positive pair. size: (H, W) of the images, the
+    size of M_G in training.
+    """
+    M_G = model.ground(vision, A.unsqueeze(1), size)                        # (B, 1, H, W)
+    M_F = mask_gen_f(M_G, vision.v_D.shape[-2:])                            # (B, 1, h, w)
+    v_F = losses.masked_features(M_F, vision.v_D)[:, 0]                     # (B, D)
+    return F.cosine_similarity(v_F, A)
+
+
+@torch.no_grad()
+def localise_sources(model, samples, classes, known=None, k=2, names=None):
+    """The k sources of a mixture (4.2.5). classes (N, D) text. -> {'ours': B maps (k, 224, 448)}
+
+    Each class name n grounds a mask M_n. v_n^I is the embedding of the image under M_n. The answer
+    is the k classes whose v_n^I is most similar to the embedding A of the mixture; their heatmaps
+    are returned. k is the number of sources, taken from the benchmark.
+    names: those of the classes; adds MIXTURE_ROWS, which show where the loss is: M_n cut at 0.5;
+    the classes whose text is most similar to A, without masks; the true ones.
+    """
+    A, vision = encode(model, samples, known)                               # A: (B, D)
+    image = torch.stack([s['image'] for s in samples]).to(A.device)         # (B, 3, H, W)
+    scores = {'ours': similarity_of_classes(model, A, vision, image, classes)}      # (B, N) each
+    if names:
+        true = [[float(name in s['label']) for name in names] for s in samples]
+        found = (similarity_of_classes(model, A, vision, image, classes, hard=True),
+                 F.cosine_similarity(classes, A.unsqueeze(1), dim=-1),
+                 torch.tensor(true, device=A.device))
+        scores |= zip(MIXTURE_ROWS, found)
+    maps = {}
+    for row, of_classes in scores.items():
+        top = of_classes.topk(k, dim=1).indices                                     # (B, k)
+        maps[row] = list(model.heatmaps(vision, classes[top], PAIR_SIZE).cpu())
+    return maps
+
+
+def similarity_of_classes(model, A, vision, image, classes, hard=False):
+    """cos(v_n^I, A) of B mixtures and N classes. A (B, D), image (B, 3, H, W) -> (B, N)
+
+    Paper [45]: "these masks are subsequently passed to MaskGen_I", "following the inference
+    procedure of section 3.7": the image is weighted by sigmoid(M_G + b/w), not by a binary mask.
+    hard: by a binary mask.
+    """
+    similarity = []
+    for part in classes.split(CLASSES_AT_ONCE):             # n of the N classes
+        M = model.heatmaps(vision, part.expand(len(A), -1, -1), image.shape[-2:])   # (B, n, H, W)
+        if hard:
+            M = (M > 0.5).float()
+        masked = image.unsqueeze(1) * M.unsqueeze(2)                            # (B, n, 3, H, W)
+        v_I = embed_image(model.clipseg, masked.flatten(0, 1)).view(*M.shape[:2], -1)   # (B, n, D)
+        similarity.append(F.cosine_similarity(v_I, A.unsqueeze(1), dim=-1))         # (B, n)
+    return torch.cat(similarity, 1)
+
+
+def embed_names(model, tokenizer, dataset):
+    """What the oracle has in place of A: {class name: text embedding (D,)}, all of a benchmark.
+
+    Paper [38]: "CLIPSeg with ground-truth text" (4.1) names neither a template nor a threshold.
+    Here the name stands in "A photo of a {name}", whatever the audio's --prompt, and its heatmap is
+    sigmoid(M_G + b/w) with the b/w of the trained model (1.4 before training). So our row and the
+    oracle's differ in the embedding only.
+    """
+    names = sorted({sample.label for sample in dataset.samples if sample.label})
+    return {name: model.embed_text(tokenizer, [name])[0] for name in names}
