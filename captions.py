@@ -33,9 +33,10 @@ import transformers         # imports each class at its first use: train.py uses
 from tqdm import tqdm
 
 from benchmarks.lists import WHERE, csv_lines, unique, utf8_text
+from benchmarks.pairs import FORMS, FRAMES, print_other_splits, read_ids
 from checkpoint import (gather_lists, given_options, overwritten, pick_device, rank_and_processes,
                         run_script, some_path, start_processes, wait_for_all, write_file)
-from data import FORMS, FRAMES, read_ids, print_other_splits
+from data import draw_miniature
 from media import SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image
 from model import PRESETS, ROOT
 
@@ -441,8 +442,7 @@ GO_ON = 'free some space; the same command then goes on from the last finished b
 def prepare(args, dtype):
     """Check all inputs before hours of work. -> [ids, {id: caption} of --audio-captions or None]"""
     if args.preset == 'miniature' and not args.data_root_given:
-        from miniature import world
-        world.build(args.data_root)
+        draw_miniature(args.data_root)
     elsewhere = args.audio_captions
     ids = pairs_to_caption(args.data_root, args.ids, args.stages, elsewhere)
     given = elsewhere and read_audio_captions(elsewhere, ids)

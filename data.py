@@ -20,7 +20,7 @@ import hashlib
 import io
 import math
 import os
-import re
+import runpy
 import shutil
 import signal
 import sys
@@ -36,8 +36,9 @@ from tqdm import tqdm
 
 from beats import FRAME, HOP, N_MELS
 from benchmarks import BENCHMARKS
-from benchmarks.lists import WHERE, csv_lines, utf8_text
-from checkpoint import run_script, write_file
+from benchmarks.lists import WHERE
+from benchmarks.pairs import FORMS, FRAMES, read_ids
+from checkpoint import write_file
 from media import (GROUND_TRUTH_SIZE, SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map,
                    box_pixels, evaluation_image, file_of, noise, read_audio, read_channels,
                    read_image, read_mask, read_pickled_mask, side_by_side, training_image)
@@ -45,61 +46,9 @@ from media import (GROUND_TRUTH_SIZE, SAMPLE_RATE, SOUNDS, SampleError, box_from
 MIX_GAIN = 0.5          # of either waveform of a mixture
 MOST_IN_A_ROW = 10      # unreadable pairs in a row; so many mean that the disk cannot be read
 FEATURES_FORMAT = 3     # increase when media.py or beats.py compute other features
-FRAMES = ('.jpg', '.bmp')       # of training frames; .bmp is what `data.py prepare` writes
 
 
 # ============ Training pairs ============
-
-# a line of train.csv or val.csv
-FORMS = ('"<youtubeid>_<start second in six digits>", alone, with ".mp4" or with ",label", or '
-         '"youtubeid,second,label,split"')
-HEADINGS = ('id', 'file', 'video', 'videoid', 'youtubeid', 'ytid')     # of the first column
-
-
-def read_list(path):
-    """Read a list of pairs, each line in one of FORMS. -> [(id, split, or None without one)]
-
-    VGGSound's authors have published the last two forms. Labels are not used.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'no split file {path}: {WHERE}')
-    listed = []
-    remedy = 'write that line again'
-    for number, fields in csv_lines(path, utf8_text(path, 'write it again'), remedy):
-        name = re.sub('[ _-]', '', fields[0].lower())
-        if not listed and (name in HEADINGS or fields[0].startswith('#')):
-            continue
-        if not fields[0]:
-            raise ValueError(f'{path}, line {number} names no id: {remedy}')
-        if len(fields) == 4 and re.fullmatch(r'\d{1,9}(\.0*)?', fields[1], re.ASCII):
-            # youtubeid,second,label,split
-            listed.append((f'{fields[0]}_{int(float(fields[1])):06d}', fields[3].lower()))
-        else:
-            listed.append((re.sub(r'\.(mp4|mkv|webm|wav|flac|jpe?g|png)$', '', fields[0]), None))
-    if not listed:
-        raise ValueError(f'{path} lists no sample: write one id per line')
-    times = Counter(i for i, _ in listed)
-    if twice := [i for i in times if times[i] > 1]:
-        raise ValueError(f'{path} names {len(twice)} pairs more than once, the first {twice[0]}: '
-                         'keep one line of each')
-    return listed
-
-
-def read_ids(path, training=False):
-    """The ids of a list; training: without those of another split. ValueError if none is left."""
-    ids = [i for i, split in read_list(path) if not training or split in (None, 'train')]
-    if not ids:
-        raise ValueError(f'{path} has no line of the split "train": take VGGSound\'s own list, or '
-                         'one without a split')
-    return ids
-
-
-def print_other_splits(path):
-    """Print how many lines of a list are not for training."""
-    if others := sum(split not in (None, 'train') for _, split in read_list(path)):
-        print(f'{path}: left out {others} lines of other splits than "train"')
-
 
 class VGGSound(Dataset):
     """Pairs of a frame and a sound for training and validation.
@@ -470,6 +419,11 @@ def _wait_for_parent():
     os._exit(0)
 
 
+def draw_miniature(root):
+    """Draw the miniature's world below root, unless it is there; for one process alone."""
+    from miniature import world         # here, not above: other data need none of it
+    world.build(root)
+
+
 if __name__ == '__main__':
-    from speed.prepare import main      # not above: it reads the pairs with VGGSound
-    run_script('data.py', main, 'interrupted; the same command goes on')
+    runpy.run_module('speed.prepare', run_name='__main__')

@@ -30,7 +30,7 @@ from benchmarks.lists import read_labels
 from benchmarks.maps import maps_below, save_confidences, save_heatmaps
 from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
                         some_path, start_processes, wait_for_all)
-from data import Benchmark
+from data import Benchmark, draw_miniature
 from figures.compare import comparison
 from figures.examples import (draw_report, draw_sheets, examples_of, ids_to_show,
                               score_methods)
@@ -267,8 +267,7 @@ def open_benchmarks(wanted, preset, data_root, limit):
     config = PRESETS[preset]
     root = data_root or config.data_root
     if preset == 'miniature' and not data_root and rank_and_processes()[0] == 0:
-        from miniature import world
-        world.build(root)
+        draw_miniature(root)
     wait_for_all()
     names = set().union(*wanted.values())
     datasets = {}

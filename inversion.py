@@ -38,7 +38,7 @@ from transformers import (AutoTokenizer, GPT2Config, GPT2LMHeadModel,
 from benchmarks.lists import csv_lines, utf8_text
 from captions import captions_path, json_lines
 from checkpoint import overwritten, pick_device, run_script, some_path, write_file
-from data import VGGSound, epoch_batches
+from data import VGGSound, draw_miniature, epoch_batches
 from evaluate import load, open_benchmarks, readable
 from figures.inversion import inversion_picture
 from figures.scores import check_outputs
@@ -168,8 +168,7 @@ def train(args):
     config, scale = PRESETS[args.preset], SCALES[args.preset]
     device = pick_device(args.device)
     if args.preset == 'miniature' and not args.data_root:
-        from miniature import world
-        world.build(config.data_root)
+        draw_miniature(config.data_root)
     pairs = VGGSound(args.data_root or config.data_root, 'train', config.image_size,
                      config.seconds, skip_bad=True)
     caption_of = read_captions(args.captions, pairs, args.preset, args.seed)

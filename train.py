@@ -40,9 +40,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import losses
+from benchmarks.pairs import print_other_splits
 from captions import captions_path, load_answers, make_captions
 from checkpoint import rank_and_processes, some_path
-from data import AudioFeatures, VGGSound, loader, print_other_splits, training_steps
+from data import AudioFeatures, VGGSound, draw_miniature, loader, training_steps
 from figures import attempt, curves, tables
 from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, load_model, trained_state
@@ -293,8 +294,7 @@ def train(args):
 def make_data(preset, data_root, given, captions_from, with_captions, device):
     """Draw the miniature's data, and caption them for Eq. 7, where they do not exist yet."""
     if preset == 'miniature' and not given and rank_and_processes()[0] == 0:
-        from miniature import world
-        world.build(data_root)
+        draw_miniature(data_root)
         if with_captions and not captions_path(data_root, captions_from).exists():
             make_captions(captions_from, device)
     checkpoint.wait_for_all()

@@ -17,19 +17,20 @@ import os
 import shutil
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from tqdm import tqdm
 
 from benchmarks import BENCHMARKS
 from benchmarks.lists import BenchmarkSample
+from benchmarks.pairs import FRAMES, read_ids
 from checkpoint import run_script, some_path, write_file
-from data import FRAMES, read_ids
 from figures.tables import table
 from media import (SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image, read_mask,
                    read_pickled_mask)
-from miniature.world import in_parallel, usable_cores
 from model import PRESETS
 
 # Samples that the paper and the releases have; videos vanish from the web, so everyone has fewer
@@ -135,7 +136,7 @@ def boxes_out(sample):
     return sum(int(((c < 0) | (c > sample.unit)).any(1).sum()) for c in corners)
 
 
-def check(names, root, seconds, processes=1):
+def check(names, root, seconds, workers=1):
     """-> {set: {finding: count}}, {set: sentences about what is missing or unreadable}
 
     A file that several sets share is opened once.
@@ -151,11 +152,12 @@ def check(names, root, seconds, processes=1):
     jobs = {name: jobs_of(several, seconds) for name, several in samples.items()}
     every = list(dict.fromkeys(job for several in jobs.values() for job in several))
     began = time.time()
-    found = dict(zip(every, in_parallel(look_at, every, 'files', processes) if every else ()))
+    with ThreadPoolExecutor(workers) as pool:
+        found = dict(zip(every, tqdm(pool.map(look_at, every), 'files', len(every))))
     for name, several in samples.items():
         counts[name], sentences[name] = count(name, several, [found[job] for job in jobs[name]])
     spent = time.time() - began
-    print(f'{len(every):,} files in {spent:,.0f} s by {processes} processes')
+    print(f'{len(every):,} files in {spent:,.0f} s by {workers} threads')
     if pairs := len(samples.get('vggsound', ())):
         hours = 2 * pairs * spent / len(every) / 3600
         print(f'one epoch of {pairs:,} pairs: {hours:.2g} hours of reading at this rate; '
@@ -174,13 +176,13 @@ def main(argv=None):
     add('--data-root', type=some_path, help="default: the preset's")
     add('--benchmarks', nargs='+', choices=SET_NAMES, default=SET_NAMES, metavar='NAME',
         help=f'default: all of {", ".join(SET_NAMES)}')
-    add('--processes', type=int, default=usable_cores(), help='default: one per core, up to 8')
+    add('--workers', type=int, default=os.cpu_count() or 1, help='threads (default: one per core)')
     add('--examples', type=int, default=3, help='sentences about files of each set (default: 3)')
     add('--json', type=some_path, help='write the counts and all sentences here')
     args = parser.parse_args(argv)
     config = PRESETS[args.preset]
     root = Path(args.data_root or config.data_root)
-    counts, sentences = check(args.benchmarks, root, config.seconds, max(1, args.processes))
+    counts, sentences = check(args.benchmarks, root, config.seconds, max(1, args.workers))
     for name, several in sentences.items():
         for sentence in several[:args.examples]:
             print(f'{name}: {sentence}', file=sys.stderr)
@@ -195,6 +197,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    # not this copy of the file: the worker processes know benchmarks.check, and no __main__
-    from benchmarks import check as script
-    run_script('benchmarks.check', script.main, 'interrupted')
+    run_script('benchmarks.check', main, 'interrupted')

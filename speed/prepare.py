@@ -22,8 +22,9 @@ import soundfile
 from PIL import Image
 from tqdm import tqdm
 
-from checkpoint import overwritten, some_path, write_file
-from data import VGGSound, print_other_splits
+from benchmarks.pairs import print_other_splits
+from checkpoint import overwritten, run_script, some_path, write_file
+from data import VGGSound
 from media import RESIZE_BEFORE_CROP, SAMPLE_RATE, SampleError, read_audio, read_image
 from model import PRESETS
 
@@ -154,3 +155,7 @@ def main(argv=None):
     count = prepare(root, out, config.image_size, config.seconds, args.share, args.skip_bad_samples)
     print(f'{out}: {count} pairs, with links to {root} for what is not prepared; train.py '
           f'--data-root {out} reads them')
+
+
+if __name__ == '__main__':
+    run_script('data.py', main, 'interrupted; the same command goes on')

@@ -62,7 +62,7 @@ def test_each_finding_is_counted_once(root):
 
 
 def test_the_command_prints_a_table_and_writes_json_and_fails(root, capsys):
-    command = ['--preset', 'miniature', '--data-root', str(root), '--processes', '1']
+    command = ['--preset', 'miniature', '--data-root', str(root), '--workers', '1']
     assert main([*command, '--benchmarks', 'vggss', 'flickr', '--json', str(root / 'c.json')]) == 1
     printed = capsys.readouterr()
     [row] = [line.split() for line in printed.out.splitlines() if line.startswith('vggss')]
@@ -83,7 +83,7 @@ def test_complete_pairs_are_good_and_shared_files_are_opened_once(tmp_path, caps
     looked = []
     look_at = check_file.look_at
     monkeypatch.setattr(check_file, 'look_at', lambda job: looked.append(job) or look_at(job))
-    assert main(['--preset', 'miniature', '--data-root', str(tmp_path), '--processes', '1',
+    assert main(['--preset', 'miniature', '--data-root', str(tmp_path), '--workers', '1',
                  '--benchmarks', 'vggsound']) == 0
     assert len(looked) == len(set(looked)) == 4
     assert 'one epoch of 2 pairs: ' in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 import benchmarks
 import captions
 import data
-from benchmarks import maps
+from benchmarks import maps, pairs
 from captions import read_audio_captions, read_captions
 
 IDS = ['a_000001', 'b_000020', 'c_000300']
@@ -79,7 +79,7 @@ def test_of_vggsound_s_own_list_training_takes_the_split_train_and_says_so(small
     path.write_text(''.join(','.join(row) + '\n' for row in rows))
     taken = [i for k, i in enumerate(ids) if k % 3]
     assert data.VGGSound(root, 'train', 96, 2.0).ids == taken and data.read_ids(path) == ids
-    data.print_other_splits(path)
+    pairs.print_other_splits(path)
     assert capsys.readouterr().out == f'{path}: left out 32 lines of other splits than "train"\n'
     assert captions.pairs_to_caption(root, path, ['image']) == taken
     shutil.copyfile(path, root / 'vggsound/val.csv')        # for validation, whatever the split

@@ -30,8 +30,8 @@ import soundfile
 import torch
 
 from benchmarks.lists import read_boxes
+from benchmarks.pairs import read_ids
 from checkpoint import run_script, some_path, write_file
-from data import read_ids
 from media import SAMPLE_RATE, SampleError, at_16_khz, mono
 from miniature.world import in_parallel, usable_cores
 

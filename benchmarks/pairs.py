@@ -1,0 +1,58 @@
+"""VGGSound's list of pairs, train.csv or val.csv, in the forms in which people have it (4.1)."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from benchmarks.lists import WHERE, csv_lines, utf8_text
+
+FRAMES = ('.jpg', '.bmp')       # of training frames; .bmp is what `data.py prepare` writes
+# a line of train.csv or val.csv
+FORMS = ('"<youtubeid>_<start second in six digits>", alone, with ".mp4" or with ",label", or '
+         '"youtubeid,second,label,split"')
+HEADINGS = ('id', 'file', 'video', 'videoid', 'youtubeid', 'ytid')     # of the first column
+
+
+def read_list(path):
+    """Read a list of pairs, each line in one of FORMS. -> [(id, split, or None without one)]
+
+    VGGSound's authors have published the last two forms. Labels are not used.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'no split file {path}: {WHERE}')
+    listed = []
+    remedy = 'write that line again'
+    for number, fields in csv_lines(path, utf8_text(path, 'write it again'), remedy):
+        name = re.sub('[ _-]', '', fields[0].lower())
+        if not listed and (name in HEADINGS or fields[0].startswith('#')):
+            continue
+        if not fields[0]:
+            raise ValueError(f'{path}, line {number} names no id: {remedy}')
+        if len(fields) == 4 and re.fullmatch(r'\d{1,9}(\.0*)?', fields[1], re.ASCII):
+            # youtubeid,second,label,split
+            listed.append((f'{fields[0]}_{int(float(fields[1])):06d}', fields[3].lower()))
+        else:
+            listed.append((re.sub(r'\.(mp4|mkv|webm|wav|flac|jpe?g|png)$', '', fields[0]), None))
+    if not listed:
+        raise ValueError(f'{path} lists no sample: write one id per line')
+    times = Counter(i for i, _ in listed)
+    if twice := [i for i in times if times[i] > 1]:
+        raise ValueError(f'{path} names {len(twice)} pairs more than once, the first {twice[0]}: '
+                         'keep one line of each')
+    return listed
+
+
+def read_ids(path, training=False):
+    """The ids of a list; training: without those of another split. ValueError if none is left."""
+    ids = [i for i, split in read_list(path) if not training or split in (None, 'train')]
+    if not ids:
+        raise ValueError(f'{path} has no line of the split "train": take VGGSound\'s own list, or '
+                         'one without a split')
+    return ids
+
+
+def print_other_splits(path):
+    """Print how many lines of a list are not for training."""
+    if others := sum(split not in (None, 'train') for _, split in read_list(path)):
+        print(f'{path}: left out {others} lines of other splits than "train"')
