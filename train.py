@@ -342,8 +342,8 @@ def adam(model, lr, weight_decay, with_mask):
     """The optimiser of the audio projection and, with_mask, of MaskGen_I's w and b.
 
     Some ablations never use w and b; DDP would wait for their gradients.
-    Paper [19]: silent on the heatmaps of a model that never trains w and b (Table 13, rows 2 and
-    3). Here they are sigmoid(M_G + b/w) as always, with the initial b/w = 1.4.
+    Paper [19]: silent on the heatmaps of a model that never trains w and b (Table 9, row B; Table
+    13, rows 2 and 3). Here they are sigmoid(M_G + b/w) as always, with the initial b/w = 1.4.
     Paper [27]: Adam with weight decay 1e-4, hence added to the gradient (not AdamW's), and on w
     and b too (released code).
     """

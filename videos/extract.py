@@ -8,12 +8,13 @@
     --names whole   videos/<youtubeid>.mp4                  complete videos; --list has the seconds
 
 Writes <out>/frames/<id>.jpg and <out>/audio/<id>.wav, <id> being <youtubeid>_<second in six
-digits>. The frame is the one shown 5.0 s after the start, which is the 125th at 25 frames a second,
-found by its time stamp. The sound is mono (by the rules of media.py), 16 kHz, 16 bits, and silent
-until its first time stamp. A restart leaves out what is finished. Videos are mp4, webm, mkv, avi or
-mov; PyAV decodes them.
+digits>. The frame is the one shown 5.0 s after the start (index 125 at 25 frames a second), found
+by its time stamp. The sound is mono (by the rules of media.py), 16 kHz, 16 bits, and silent until
+its first time stamp. A restart skips what is finished. Videos are mp4, webm, mkv, avi or mov; PyAV
+decodes them.
 
-Paper [86]: names neither the frame nor the sound's rate. The release's annotation says frame 125.
+Paper [86]: "the center frame of the video" (4.1). Here it is that of the 10 s clip, 5.0 s after its
+start, which VGG-SS annotates: the video that the clip was cut from is longer.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def read_frame(path, at):
     with open_video(path) as container:
         stream = first_stream(container, 'video', path)
         at += first_time(container)
-        if at > 2 * SECONDS:                # from the key frame before it
+        if at > 2 * SECONDS:                # decode from a key frame before it, not from 0 s
             container.seek(int((at - SECONDS) * av.time_base))
         for frame in container.decode(stream):
             if time_of(frame, stream) > at + 1e-3:
