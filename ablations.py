@@ -1,13 +1,13 @@
-"""The ablations of section 4.3: Tables 9 to 15, one command each.
+"""The ablations of section 4.3: Tables 9 to 15, one command each; TABLES holds their rows.
 
     python ablations.py --table 13                          # one seed, in the miniature
     python ablations.py --table 9 --seeds 0 1 2 --jobs 2    # mean and deviation, two at a time
     python ablations.py --table 15 --dry-run                # prints the commands, runs nothing
     python ablations.py --table 11 --preset paper -- --precision bf16    # more for train.py
 
-A row of a table is a training (train.py) with other options, scored (evaluate.py) on the columns
-that the paper prints. Each run has a folder below --out, named after its options, so that tables
-share their default row: a finished run is found again, an interrupted one goes on.
+A row of a table is a model trained with other options (train.py) and scored on the benchmarks of
+the paper's columns (evaluate.py). Each run has a folder below --out, named after its options, so
+tables share their default row; a finished run is not repeated, an interrupted one is resumed.
 """
 
 import argparse
@@ -35,32 +35,33 @@ AV, AV_LLM = ['--variant', 'av'], ['--variant', 'av_llm']
 
 # {table: {row as the paper prints it: options of train.py}}
 TABLES = {
-    9: {    # terms of Eq. 5; the letters are the paper's
+    9: {    # 4.3.1: the terms of Eq. 5; the letters are the paper's
         'A': [*AV, '--lambda-f', '0', '--lambda-reg', '0'],         # L_ACL_I
         'B': [*AV, '--lambda-i', '0', '--lambda-reg', '0'],         # L_ACL_F
         'C': [*AV, '--lambda-reg', '0'],                            # L_ACL_I + L_ACL_F
         'D': [*AV, '--lambda-f', '0'],                              # L_ACL_I + L_Reg
         'E': [*AV, '--lambda-i', '0'],                              # L_ACL_F + L_Reg
         'F': AV},                                                   # all three
-    10: {   # which captions the language model is told
+    10: {   # 4.3.2: which captions the language model is given
         'av': AV,
         'audio': [*AV_LLM, '--captions-from', 'audio'],
         'vision': [*AV_LLM, '--captions-from', 'image'],
         'audio_vision': AV_LLM},
-    11: {'1': AV, **{k: [*AV, '--audio-tokens', k] for k in ('2', '4', '8')}},
-    12: {   # the prompt around the audio token
+    11: {   # 4.3.3: how many audio tokens
+        '1': AV, **{k: [*AV, '--audio-tokens', k] for k in ('2', '4', '8')}},
+    12: {   # 4.3.4: the prompt before the audio token
         'A photo of a <*>': AV,
         **{prompt: [*AV, '--prompt', prompt]
            for prompt in ('A photograph of a <*>', 'An image of a <*>', '<*>')}},
-    13: {   # the mask of L_ACL_I, then that of L_ACL_F
+    13: {   # 4.3.5 to 4.3.7: the mask of L_ACL_I, then that of L_ACL_F
         'hard image': [*AV, '--feature-mask', 'image'],                             # M_I, M_I
         'feature feature': [*AV, '--image-mask', 'feature'],                        # M_F, M_F
         'soft feature': [*AV, '--image-mask', 'soft'],                  # sigma(M_G), M_F
         'hard feature': AV},                                                        # M_I, M_F
-    14: {   # p+ and p- of Eq. 4
+    14: {   # 4.3.8: the area priors p+ and p- of Eq. 4
         '0.2 0.0': [*AV, '--p-pos', '0.2'], '0.4 0.0': AV,
         '0.6 0.0': [*AV, '--p-pos', '0.6'], '0.4 0.2': [*AV, '--p-neg', '0.2']},
-    15: {   # lambda of L_ACL_C in Eq. 7
+    15: {   # 4.3.9: lambda of L_ACL_C in Eq. 7
         '0.0': AV, **{k: [*AV_LLM, '--lambda-c', k] for k in ('0.01', '0.1')},
         '1': AV_LLM, **{k: [*AV_LLM, '--lambda-c', k] for k in ('10', '100')}}}
 
@@ -70,10 +71,12 @@ USUAL = [*VGGSS, ('segmentation', 'avs_s4', 'mIoU'), ('segmentation', 'avs_s4', 
          ('robustness', 'ext_vggss', 'AP'), ('robustness', 'ext_vggss', 'max_F1')]
 OF_TABLE_14 = [*VGGSS, ('single', 'flickr', 'cIoU'), ('single', 'flickr', 'AUC'),
                ('robustness', 'ext_flickr', 'AP'), ('robustness', 'ext_flickr', 'max_F1')]
-SCORED = ['vggss', 'flickr', 'avs_s4', 'ext_vggss', 'ext_flickr']       # enough for every table
+SCORED = ['vggss', 'flickr', 'avs_s4', 'ext_vggss', 'ext_flickr']       # all that a table needs
 
 
 # ============ One run: train.py, then evaluate.py ============
+
+running = set()         # the processes that run() has started
 
 def folder_of(out, preset, options, seed):
     """The folder of a run, named by its options: runs/ablations/miniature/av-lambda-f-0-seed0"""
@@ -97,15 +100,17 @@ def commands_left(folder, preset, options, seed, data_root=None):
 
 
 def run(folder, preset, options, seed, data_root=None, gpu=None):
-    """Train and score what is left of one run; the output goes to <folder>.log.
+    """Run the commands that one run still needs; their output goes to <folder>.log.
 
-    gpu: the number of the only one that the commands see. RuntimeError where a command fails.
+    gpu: the number of the only GPU that they see; None: all. RuntimeError where a command fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / 'lock'):     # a train.py that outlived a killed ablations.py holds it
+    with FileLock(folder / 'lock'):     # wait for a train.py that outlived a killed ablations.py
         pass
     log = folder.with_name(f'{folder.name}.log')
-    environment = {**os.environ, **({} if gpu is None else {'CUDA_VISIBLE_DEVICES': str(gpu)})}
+    environment = dict(os.environ)
+    if gpu is not None:
+        environment['CUDA_VISIBLE_DEVICES'] = str(gpu)
     for script, *rest in commands_left(folder, preset, options, seed, data_root):
         tqdm.write(f'{script}: {folder.name}')
         with open(log, 'a', encoding='utf-8') as file:
@@ -119,20 +124,18 @@ def run(folder, preset, options, seed, data_root=None, gpu=None):
             raise RuntimeError(f'{script} ended with {code} ({log}): {" ".join(said[-40:])}')
 
 
-running = set()         # the processes of run()
-
-
 def run_all(runs, jobs, **where):
     """Run each (folder, options, seed), `jobs` at a time. -> {folder: why it failed}
 
-    Each of several GPUs takes its share of the jobs.
+    Several GPUs share the jobs. where: the preset and the data root, see run.
     """
     gpus = queue.SimpleQueue()
+    count = torch.cuda.device_count()
     for job in range(jobs):
-        gpus.put(job % torch.cuda.device_count() if torch.cuda.device_count() > 1 else None)
+        gpus.put(job % count if count > 1 else None)
     failed = {}
 
-    def one(folder, options, seed):
+    def run_one(folder, options, seed):
         gpu = gpus.get()
         try:
             run(folder, options=options, seed=seed, gpu=gpu, **where)
@@ -143,8 +146,8 @@ def run_all(runs, jobs, **where):
 
     with tqdm(total=len(runs), unit=' runs') as bar, ThreadPoolExecutor(jobs) as pool:
         try:
-            list(pool.map(one, *zip(*runs)))
-        except BaseException:           # Ctrl-C: the runs have it too, save and end
+            list(pool.map(run_one, *zip(*runs)))
+        except BaseException:           # after Ctrl-C or SIGTERM each run saves and ends
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(running):
                 process.terminate()
@@ -155,7 +158,7 @@ def run_all(runs, jobs, **where):
 # ============ The table ============
 
 def scores_of(folder, columns):
-    """The scores of a run in the columns of its table, None where they are not there."""
+    """The scores of a run in these columns, None for those that it lacks."""
     path = folder / 'scores.json'
     found = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     return [found.get(task, {}).get(benchmark, {}).get(metric)
@@ -163,7 +166,7 @@ def scores_of(folder, columns):
 
 
 def mean_text(values):
-    """'59.8 ± 1.2': the mean and, of several, the standard deviation. None without values."""
+    """'59.8 ± 1.2': mean and standard deviation; of one value '59.8', of none None."""
     values = [value for value in values if value is not None]
     if not values:
         return None
