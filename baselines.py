@@ -1,20 +1,21 @@
-"""Baselines of section 4.1, in the tables of evaluate.py: retrieved class names, and regions.
+"""The five baselines of section 4.1, in the tables of evaluate.py (which has the oracle).
 
     python baselines.py --method all --json baselines.json          # on the miniature, all tables
     python baselines.py --method clipseg_clap_text --task single --benchmarks vggss flickr
     python baselines.py --preset paper --method imagebind --imagebind weights/imagebind_huge.pth
     python baselines.py --preset paper --method wav2clip --boxes glip.jsonl     # GLIP's own regions
 
-CLIPSeg (w/ WAV2CLIP Text), CLIPSeg (w/ CLAP Text). The sound is compared with every label; the most
-similar one goes to CLIPSeg, as the true one does for the oracle. Tables 1, 2, 6 and 7.
+CLIPSeg (w/ WAV2CLIP Text), CLIPSeg (w/ CLAP Text): localise_by_text. The label whose text embedding
+has the highest cosine similarity to the sound's is retrieved. CLIPSeg gets it as its text, as it
+gets the true label in the oracle. Tables 1, 2, 6 and 7.
 
-WAV2CLIP, AudioCLIP, ImageBind. The sound is compared with every region that a detector proposes
-(encoders/regions.py); the most similar region is the answer, 1 inside its box and 0 elsewhere.
-Tables 1 to 3 and 5 to 7. All pixels of a box tie, so there are no K highest ones: no "w/ Adap."
-columns.
+WAV2CLIP, AudioCLIP, ImageBind: localise_by_region. A detector proposes regions of the frame
+(encoders/regions.py); the one whose image embedding has the highest cosine similarity to the
+sound's is the localization result, 1 inside its box and 0 elsewhere. Tables 1 to 3 and 5 to 7. All
+pixels of a box tie, so the K highest are undefined: no "w/ Adap." columns.
 
 Files of the encoders, their sizes and licences: docs/baselines.md. --save-heatmaps DIR writes
-DIR/<method>/<benchmark>/<id>.npy, which evaluate.py --heatmaps DIR/<method> scores alike.
+DIR/<method>/<benchmark>/<id>.npy, for which evaluate.py --heatmaps DIR/<method> gives equal scores.
 Shapes: B samples, F frames, L labels, n regions of a frame, D embedding.
 """
 
@@ -46,9 +47,9 @@ METHODS = TEXTS + REGIONS               # in the order of the paper's tables
 CROPS_AT_ONCE = 64                      # per pass of an image encoder
 
 
-# ---- What a sound is compared with ---------------------------------------------------------------
+# ---- The embeddings of sounds --------------------------------------------------------------------
 def embed_sounds(space, samples, known):
-    """The embeddings of the samples' sounds. known: {key: embedding} so far, added to. -> (B, D)"""
+    """Each different sound is embedded once. known: {key: embedding}, the cache. -> (B, D)"""
     keys, sounds = distinct([s['wav'] for s in samples])
     new = [key for key in sounds if key not in known]
     if new:
@@ -56,14 +57,15 @@ def embed_sounds(space, samples, known):
     return torch.stack([known[key] for key in keys])
 
 
-# ---- CLIPSeg with the class name that is retrieved from the sound --------------------------------
+# ---- CLIPSeg (w/ WAV2CLIP Text), CLIPSeg (w/ CLAP Text) ------------------------------------------
 @torch.no_grad()
-def localise_by_text(model, spaces, labels, texts, words, known, told, samples):
+def localise_by_text(model, spaces, labels, texts, words, known, correct, samples):
     """-> {method: B maps (224, 224)}: sigmoid(M_G + b/w), with the checkpoint's b/w
 
-    labels: the candidates, L names. texts: {method: their embeddings in its space (L, D)}; words:
-    those in CLIPSeg's (L, D). known: {method: {}}, see embed_sounds. told: {method: []}, to which
-    is added whether the label of each sample that has one was retrieved.
+    labels: the candidates, L names. texts: {method: their embeddings in the method's space (L, D)};
+    words: their embeddings by CLIPSeg's text encoder (L, D). known: {method: cache}, see
+    embed_sounds. correct: {method: [bool]}; for each sample with a label, whether that label was
+    retrieved is appended.
     """
     keys, frames = distinct([s['image'] for s in samples])
     vision = encode_image(model.clipseg, torch.stack(list(frames.values())).to(words.device))
@@ -73,20 +75,20 @@ def localise_by_text(model, spaces, labels, texts, words, known, told, samples):
     for method, of_labels in texts.items():
         sounds = embed_sounds(spaces[method], samples, known[method])       # (B, D)
         best = (sounds @ of_labels.T).argmax(1)                             # (B,)
-        asked = words[best.to(words.device)].unsqueeze(1)                   # (B, 1, D)
-        maps[method] = list(model.heatmaps(vision, asked, SIZE)[:, 0].cpu())
-        told[method] += [labels[k] == s['label'] for k, s in zip(best.tolist(), samples)
-                         if s['label']]
+        condition = words[best.to(words.device)].unsqueeze(1)               # (B, 1, D)
+        maps[method] = list(model.heatmaps(vision, condition, SIZE)[:, 0].cpu())
+        correct[method] += [labels[k] == s['label'] for k, s in zip(best.tolist(), samples)
+                            if s['label']]
     return maps
 
 
 def candidates(dataset, given, path, default):
-    """The labels among which a sound of this benchmark chooses.
+    """The labels from which one is retrieved for each sound of this benchmark.
 
-    given: those of --labels, the file `path`, or None; default: a file, for a benchmark without
-    class names. Paper [75]: "the most relevant text (class label)" (4.1), of which list? Here it is
-    the benchmark's own class names, as for the oracle. Flickr and ADE20K have none, and yet rows in
-    Tables 1, 2 and 6: here all classes of VGGSound stand for them.
+    given: the labels of the file `path` (--labels), or None. default: the file for a benchmark
+    without class names. Paper [75]: silent on the list of which "the most relevant text (class
+    label)" (4.1) is retrieved. Here it holds the benchmark's own class names, as for the oracle.
+    Flickr and ADE20K have none, and yet rows in Tables 1, 2 and 6: theirs are VGGSound's classes.
     """
     if not given:
         return dataset.classes or read_labels(default, '--labels')
@@ -100,15 +102,15 @@ def candidates(dataset, given, path, default):
     return given
 
 
-# ---- The region that is most similar to the sound ------------------------------------------------
+# ---- WAV2CLIP, AudioCLIP, ImageBind --------------------------------------------------------------
 @torch.no_grad()
 def localise_by_region(spaces, propose, files, known, samples):
     """-> {method: B maps (224, 224) of 0 and 1}; adds 'confidence' {method: number} to samples
 
     propose(ids, pictures) -> the boxes (n, 4) of each picture. files: {id: the file of its frame}.
-    Paper [76]: the confidence for Table 3 is not named; here it is the cosine of the region chosen.
-    Paper [77]: how a region becomes an image is not told; here it is cut out without surroundings,
-    then prepared as its encoder prepares any image.
+    Paper [76]: silent on the confidence for Table 3. Here it is the cosine similarity of the chosen
+    region. Paper [77]: silent on how a region becomes an image. Here it is cropped to its box, then
+    prepared as its encoder prepares any image.
     """
     keys, frames = distinct([s['image'] for s in samples])
     ids = [samples[keys.index(key)]['id'] for key in frames]                # of F frames
@@ -119,12 +121,12 @@ def localise_by_region(spaces, propose, files, known, samples):
     for sample in samples:
         sample['confidence'] = {}
     for method, space in spaces.items():
-        seen = [embed_regions(space, picture, boxes)                        # F of (n, D)
-                for picture, boxes in zip(pictures, regions)]
+        of_frames = [embed_regions(space, picture, boxes)                   # F of (n, D)
+                     for picture, boxes in zip(pictures, regions)]
         sounds = embed_sounds(space, samples, known[method])                # (B, D)
         maps[method] = []
         for sample, key, sound in zip(samples, keys, sounds):
-            similarity = seen[place[key]] @ sound                           # (n,)
+            similarity = of_frames[place[key]] @ sound                      # (n,)
             best = int(similarity.argmax())
             maps[method].append(box_map(regions[place[key]][best]))
             sample['confidence'][method] = float(similarity[best])
@@ -139,10 +141,12 @@ def embed_regions(space, picture, boxes):
 
 
 def boxes_of_file(boxes, ids, pictures):
+    """propose of localise_by_region, with the boxes of --boxes. boxes: {id: (n, 4)}"""
     return [boxes[name] for name in ids]
 
 
 def boxes_of_detector(detector, count, ids, pictures):
+    """propose of localise_by_region, with at most `count` boxes of a Detector."""
     return detector.propose(pictures, count)
 
 
@@ -172,24 +176,26 @@ def run(args):
                                             untrained=False, clipseg=args.clipseg)
     files = replace(WEIGHTS[preset], **args.weights)
     spaces = load_spaces(args.methods, files, device)
-    propose = functools.partial(boxes_of_file, boxes)
-    if by_region and not boxes:
+    propose = None
+    if boxes:
+        propose = functools.partial(boxes_of_file, boxes)
+    elif by_region:
         detector = Detector(files.detector, device)
         propose = functools.partial(boxes_of_detector, detector, args.proposals)
     datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
     if boxes:
         check_ids(boxes, datasets, args.boxes)
 
-    known = {method: {} for method in args.methods}     # sounds: the extended sets hold them again
-    told = {}
+    known = {method: {} for method in args.methods}     # the extended sets repeat sounds
+    correct = {}
     confidences = {}
     finders = {}
     for name, dataset in datasets.items():
         parts = []
         if by_text and set(tasks_of(name, args.wanted)) & set(ORACLE_TASKS):
             labels = candidates(dataset, given, args.labels, files.labels)
-            told[name] = {method: [] for method in by_text}
-            parts.append(text_part(model, tokenizer, spaces, labels, known, told[name]))
+            correct[name] = {method: [] for method in by_text}
+            parts.append(text_part(model, tokenizer, spaces, labels, known, correct[name]))
         if by_region:
             pictures = {sample.id: sample.images[0] for sample in dataset.samples}
             of_regions = {method: spaces[method] for method in by_region}
@@ -200,24 +206,24 @@ def run(args):
                                           confidences[name])
     scores = score_methods(args.wanted, datasets, finders, by_text, by_region, args.reading,
                            args.batch_size, preset, args.json, args.csv)
-    tell_retrieved(told, by_text)
+    print_retrieved(correct, by_text)
     if args.save_heatmaps and by_region:
         write_confidences(confidences, args.wanted, by_region, args.save_heatmaps)
     return scores
 
 
-def text_part(model, tokenizer, spaces, labels, known, told):
-    """-> localise_by_text for a list of labels"""
-    texts = {method: spaces[method].embed_text(labels).cpu() for method in told}
+def text_part(model, tokenizer, spaces, labels, known, correct):
+    """Embed the labels. -> localise_by_text for these, a function of samples"""
+    texts = {method: spaces[method].embed_text(labels).cpu() for method in correct}
     words = model.embed_text(tokenizer, labels)
-    return functools.partial(localise_by_text, model, spaces, labels, texts, words, known, told)
+    return functools.partial(localise_by_text, model, spaces, labels, texts, words, known, correct)
 
 
 def find_maps(parts, folder, benchmark, confidences, samples):
-    """What evaluate.score asks for. parts: functions of samples -> {method: B maps}, joined here.
+    """The maps of all methods, for evaluate.score. -> {method: B maps}
 
-    folder: maps are saved as folder/<method>/<benchmark>/<id>.npy; or None. confidences: a list
-    that those of the samples are added to.
+    parts: functions of samples -> {method: B maps}. folder: where maps are saved, as
+    <method>/<benchmark>/<id>.npy, or None. confidences: a list; those of the samples are appended.
     """
     found = {}
     for part in parts:
@@ -231,7 +237,7 @@ def find_maps(parts, folder, benchmark, confidences, samples):
 
 def score_methods(wanted, datasets, finders, by_text, by_region, reading, batch_size, preset,
                   json_file, csv_file):
-    """The tables with retrieved texts, then those with regions alone (3 to 5). See run."""
+    """Print the tables in which both kinds have rows, then those of regions alone (3 to 5)."""
     scores = {method: {} for method in by_text + by_region}
     for rows, kind in ((by_text + by_region, ORACLE_TASKS), (by_region, ('robustness',))):
         tasks = {task: sets for task, sets in wanted.items() if task in kind}
@@ -259,10 +265,10 @@ def write_confidences(confidences, wanted, methods, folder):
                                  [(sample, found[method]) for sample, found in of_samples])
 
 
-def tell_retrieved(told, methods):
-    """Print how often the true label was retrieved. told: {benchmark: {method: [bools]}}"""
+def print_retrieved(correct, methods):
+    """Print how often the true label was retrieved. correct: {benchmark: {method: [bool]}}"""
     rows = []
-    for name, of_methods in told.items():
+    for name, of_methods in correct.items():
         right = [gather_lists(of_methods[method]) for method in methods]
         if right and right[0]:          # Flickr and ADE20K name no class
             rows.append([BENCHMARK_NAMES[name], *(100 * sum(r) / len(r) for r in right),
