@@ -3,20 +3,20 @@
     wav2clip.py     WAV2CLIP (Wu et al., 2022)          audio in the space of CLIP ViT-B/32
     audioclip.py    AudioCLIP (Guzhov et al., 2022)     audio and images
     imagebind.py    ImageBind (Girdhar et al., 2023)    audio and images
-    spaces.py       these, CLIP and CLAP behind the same few calls
-    regions.py      the boxes of a frame among which a sound chooses
+    spaces.py       these, CLIP and CLAP with one interface: embed_audio, embed_text, embed_image
+    regions.py      region proposals of a frame, by OWLv2 or from a file
 
-The first three have a class with the same calls, and nothing is ever downloaded:
+The first three files each hold a class with the same methods, and never download anything:
 
     model = WAV2CLIP.from_checkpoint('weights/Wav2CLIP.pt')     # eval mode, frozen, float32
     sound = prepare_audio(wav)                      # (samples,) of media.read_audio -> (1, ...)
     audio = model.embed_audio(sound)                # (N, D)
     image = model.embed_image(prepare_images(crops))        # PIL images -> (B, D); not WAV2CLIP
 
-The embeddings are as the released code gives them, so normalise both before a cosine. Sizes are
-read from the shapes in the file; small models of the same classes are made by naming other sizes.
-Which file comes from where, its size and licence: docs/baselines.md. This file holds what the
-encoders share: entries of a checkpoint, and the images of AudioCLIP and ImageBind.
+Embeddings are as the released code gives them: normalise both before taking their cosine
+similarity. A model's sizes are read from the shapes of its weights; with other sizes the classes
+make small models. Sources, sizes and licences of the files: docs/baselines.md. This file holds what
+the encoders share: reading a checkpoint, and preparing images.
 
 Shapes: B images, N audios, D embedding, T audio frames, H W pixels, h w feature cells.
 """
@@ -37,7 +37,7 @@ def read_entries(path, remedy):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'there is no file {path}: {remedy}')
-    mapped = zipfile.is_zipfile(path)       # then entries that nothing uses stay on the disk
+    mapped = zipfile.is_zipfile(path)       # memory-mapped, so unused entries are never read
     try:
         entries = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
     except PermissionError as error:
@@ -56,10 +56,10 @@ def read_entries(path, remedy):
 
 
 class Weights:
-    """The entries of a checkpoint that one encoder uses, and what is wrong with them in a sentence.
+    """The entries of a checkpoint that one encoder uses. All errors: ValueError, one sentence.
 
-    entries: {name: tensor}, with others besides, which are skipped. used: how the names begin.
-    encoder: what is expected, for errors. path: where the entries are from. All errors: ValueError.
+    entries: {name: tensor}. used: the prefixes of the names to keep; all others are skipped.
+    encoder, path, remedy: for the error's sentence.
     """
     def __init__(self, entries, used, encoder, path, remedy):
         self.problem = f'{path} is no checkpoint of {encoder}'
@@ -107,13 +107,15 @@ class Weights:
 def square_images(images, size):
     """PIL images of any shape -> (B, 3, size, size), as CLIP prepares them.
 
-    The shorter side becomes `size` (bicubic), the middle is cut out, CLIP's mean and deviation.
-    PIL's bicubic filter, as in both releases: a tensor's moves ImageBind's embedding by up to 2%.
+    Resize the shorter side to `size` (bicubic), crop the centre, normalise by CLIP's mean and
+    standard deviation. The filter is PIL's, as in both releases: with torch's bicubic filter
+    ImageBind's embedding changes by up to 2%.
     """
-    return torch.stack([normalise(_middle(image, size)) for image in images])
+    return torch.stack([normalise(centre_square(image, size)) for image in images])
 
 
-def _middle(image, size):
+def centre_square(image, size):
+    """PIL of any shape -> PIL, RGB, (size, size)"""
     shorter = min(image.size)
     width, height = (size * side // shorter for side in image.size)
     image = image.convert('RGB').resize((width, height), Image.Resampling.BICUBIC)

@@ -1,22 +1,22 @@
-"""AudioCLIP (Guzhov et al., ICASSP 2022), reimplemented: its audio and image encoder (section 4.1).
+"""AudioCLIP (Guzhov et al., ICASSP 2022), reimplemented: audio and image encoder (section 4.1).
 
     wav (N, channels, samples) -> FBSP spectrogram in dB (N, 3, 341, T) -> ESResNeXt-50 (N, D)
     image (B, 3, 224, 224) -> CLIP's RN50 (B, D)
 
-The baseline of the same name: the region proposal whose image embedding is nearest to the sound's
-is the answer. Its text encoder is not needed and not here.
+The baseline of the same name: the region proposal whose image embedding is most similar to the
+sound's is the localization result. The text encoder is not needed and not here.
 
     model = AudioCLIP.from_checkpoint('weights/AudioCLIP-Full-Training.pt')
     audio = model.embed_audio(prepare_audio(media.read_audio('a.wav', 10.0)))           # (1, 1024)
     image = model.embed_image(prepare_images([Image.open('a.jpg')]))                    # (1, 1024)
 
 Checkpoint: AudioCLIP-Full-Training.pt, a release of github.com/AndreyGuzhov/AudioCLIP; 134 million
-weights, 537 MB, of which 70 million are used; MIT licence. Paper [68]: silent on which of two files
-of that release. In this one, our default, all three encoders were trained together; in
+weights, 537 MB, of which 70 million are used; MIT licence. Paper [68]: silent on which of the two
+files of that release. In this one, our default, all three encoders were trained together; in
 AudioCLIP-Partial-Training.pt, which loads too, the image and text encoders are still CLIP's.
 
-Three things are easily done wrong, and give embeddings that look right: the network hears 16-bit
-amplitudes, not -1..1; the spectrogram is a learned filterbank, not an FFT; and 44.1 kHz.
+Three mistakes give embeddings that look right and are not: amplitudes in -1..1 (the network expects
+16-bit ones), a sampling rate other than 44.1 kHz, and an FFT in place of the learned filterbank.
 Shapes beyond encoders/__init__.py: C channels of sound.
 """
 
@@ -30,7 +30,7 @@ from torch import nn
 from encoders import Weights, read_entries, square_images
 
 SAMPLE_RATE = 44_100            # Hz
-SAMPLES = 5 * SAMPLE_RATE       # what the release's evaluation hears of a sound
+SAMPLES = 5 * SAMPLE_RATE       # 5 s of each sound (the release's evaluation)
 FULL_SCALE = 32_768             # of 16-bit samples
 WINDOW, HOP = 1654, 561         # samples (released checkpoint)
 TAPS = 2048                     # of the filters; the window stands in the middle
@@ -47,8 +47,8 @@ REMEDY = ('download AudioCLIP-Full-Training.pt from the releases of '
 def prepare_audio(wav, rate=16_000):
     """wav: (samples,), -1..1 -> (1, 1, 220500): 5 s at 44.1 kHz in -32768..32767.
 
-    Paper [69]: silent. AudioCLIP was trained on 44.1 kHz; all sounds are read at 16 kHz here, as
-    the paper's model hears them, so that it misses what is above 8 kHz. rate: of other sounds.
+    rate: of wav, in Hz. Paper [69]: silent. AudioCLIP was trained on 44.1 kHz. Here it gets the
+    sounds of the paper's model, 16 kHz resampled to 44.1, so nothing above 8 kHz.
     """
     wav = torchaudio.functional.resample(wav, rate, SAMPLE_RATE) * FULL_SCALE
     lacking = SAMPLES - len(wav)
@@ -287,14 +287,15 @@ class AudioCLIP(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path, image_heads=32):
-        """No shape tells the heads. OSError, ValueError: one sentence with path and remedy."""
+        """image_heads cannot be read from the shapes. OSError, ValueError: path and remedy."""
         return cls.from_entries(read_entries(path, REMEDY), path, image_heads)
 
     @classmethod
     def from_entries(cls, entries, path='the dict', image_heads=32):
         """entries: {name: tensor} of a checkpoint. path: what errors call it."""
+        # audio.fbsp.bias has no elements
         entries = {name: value for name, value in entries.items() if name != 'audio.fbsp.bias'}
-        weights = Weights(entries, USED, 'AudioCLIP', path, REMEDY)     # that bias is empty
+        weights = Weights(entries, USED, 'AudioCLIP', path, REMEDY)
         inner, per_group = weights.shape('audio.layer1.0.conv2.weight', 4)[:2]
         positions, width = weights.shape('visual.attnpool.positional_embedding', 2)
         if width % image_heads:

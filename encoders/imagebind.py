@@ -3,16 +3,17 @@
     mel (N, 1, 128, 204) -> 12 x 19 patches (N, 228, 768) -> 12 layers -> class token -> (N, D)
     image (B, 3, 224, 224) -> 16 x 16 patches (B, 256, 1280) -> 32 layers -> class token -> (B, D)
 
-The baseline of the same name: the region proposal whose image embedding is nearest to the sound's
-is the answer. Its depth, thermal, IMU and text towers are not needed and not here.
+The baseline of the same name: the region proposal whose image embedding is most similar to the
+sound's is the localization result. The depth, thermal, IMU and text towers are not needed and not
+here.
 
     model = ImageBind.from_checkpoint('weights/imagebind_huge.pth')
     audio = model.embed_audio(prepare_audio(media.read_audio('a.wav', 10.0)))           # (1, 1024)
     image = model.embed_image(prepare_images([Image.open('a.jpg')]))                    # (1, 1024)
 
 Checkpoint: imagebind_huge.pth, linked in the README of github.com/facebookresearch/ImageBind; 1.2
-thousand million weights, 4.8 GB, of which these two towers are 2.9 GB. Its licence, CC BY-NC-SA
-4.0, forbids commercial use. The code here was written from a description of the architecture.
+billion weights, 4.8 GB, of which these two towers are 2.9 GB. Its licence, CC BY-NC-SA 4.0, forbids
+commercial use. The code here was written from a description of the architecture.
 """
 
 import math
@@ -32,7 +33,7 @@ MELS, FRAMES = 128, 204         # the size of the audio tower's picture
 MEL_MEAN, MEL_STD = -4.268, 9.138       # log mel over AudioSet (released code)
 AUDIO_PATCH, AUDIO_STRIDE = 16, 10      # patches overlap: 12 x 19 of them
 VIDEO_FRAMES = 2                # an image is a video of two equal frames
-LARGEST_SCALE = 100             # of an audio embedding; trained to 20
+LARGEST_SCALE = 100             # limit of Scale, whose trained value is 20
 PARTS = 'preprocessors', 'trunks', 'heads', 'postprocessors'
 USED = tuple(f'modality_{part}.{tower}.' for part in PARTS for tower in ('audio', 'vision'))
 REMEDY = ('download imagebind_huge.pth, which the README of '
@@ -44,9 +45,9 @@ REMEDY = ('download imagebind_huge.pth, which the README of '
 def prepare_audio(wav):
     """wav: (samples,), 16 kHz, -1..1 -> (1, 3, 1, 128, 204), the log mels of three clips of 2 s.
 
-    Paper [70]: silent on what ImageBind hears of 10 s. As in its released code the clips are
-    0-2, 4-6 and 8-10 s, and their embeddings are averaged. Of less than 6 s they overlap.
-    Of (channels, samples) the first channel is taken, less the mean of all.
+    Paper [70]: silent on which parts of 10 s ImageBind gets. As in its released code the clips
+    are 0-2, 4-6 and 8-10 s, and their embeddings are averaged. In less than 6 s they overlap.
+    wav (channels, samples): the first channel is used, less the mean over all channels.
     """
     wav = torch.atleast_2d(wav).clone()                                 # (channels, samples)
     spare = Fraction(max(wav.shape[1] / SAMPLE_RATE - CLIP_SECONDS, 0))
@@ -55,13 +56,13 @@ def prepare_audio(wav):
         start = spare * number / (CLIPS - 1)                # seconds, a fraction as in the release
         first, last = (int(second * SAMPLE_RATE) for second in (start, start + CLIP_SECONDS))
         clip = wav[:, first:last]
-        clip -= clip.mean()         # in place: a later clip that overlaps finds it (released code)
+        clip -= clip.mean()     # in place: it changes a later clip that overlaps (released code)
         mels.append(log_mel(clip[0]))
     return torch.stack(mels)[None, :, None]                             # (1, 3, 1, 128, 204)
 
 
 def log_mel(clip):
-    """clip: (samples,) -> (128, 204), standardised; a short one is padded with zeros before."""
+    """clip: (samples,) -> (128, 204), zero-padded to 204 frames, then standardised."""
     if len(clip) < FRAME:
         raise ValueError(f'a sound of {len(clip)} samples is shorter than one frame of 25 ms '
                          f'({FRAME} samples)')
@@ -208,7 +209,7 @@ class ImageBind(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path, audio_heads=12, vision_heads=16):
-        """No shape tells the heads. OSError, ValueError: one sentence with path and remedy."""
+        """Heads cannot be read from the shapes. OSError, ValueError: path and remedy."""
         return cls.from_entries(read_entries(path, REMEDY), path, audio_heads, vision_heads)
 
     @classmethod

@@ -1,16 +1,16 @@
-"""Region proposals (section 4.1, Baselines): the boxes among which a sound chooses.
+"""Region proposals (section 4.1, Baselines): the boxes of a frame that are compared with its sound.
 
     detector = Detector('google/owlv2-base-patch16-ensemble', 'cuda')
     boxes = detector.propose([frame])[0]            # (n, 4), most object-like first
     boxes = read_boxes('glip.jsonl')['<id>']        # those of another detector
 
-A line of such a file: {"id": "...", "boxes": [[x0, y0, x1, y1], ...], "scores": [0.9, ...]}, an
-empty list where nothing was found. A box is (x0, y0, x1, y1) in shares of its frame, everywhere.
+A line of such a file: {"id": "...", "boxes": [[x0, y0, x1, y1], ...], "scores": [0.9, ...]}, with
+empty lists where nothing was found. A box is (x0, y0, x1, y1), as fractions of its frame's sides.
 
-Paper [71]: "a pre-trained CLIP-like object detector (Li et al., 2022)" is GLIP, of which it names
-neither the size, nor what GLIP is asked for, nor a threshold. GLIP needs compiled operators that no
-package brings, so the stand-in is OWLv2 (Minderer et al., 2023): its objectness head ranks boxes
-without being asked for anything. GLIP's own boxes can be read from a file.
+Paper [71]: "a pre-trained CLIP-like object detector (Li et al., 2022)" is GLIP; its size, text
+prompt and threshold are not given. GLIP needs compiled operators that no package provides, so the
+default is OWLv2 (Minderer et al., 2023), whose objectness head ranks boxes without a text prompt.
+GLIP's own boxes can be read from a file.
 """
 
 import json
@@ -25,7 +25,7 @@ from benchmarks.lists import utf8_text
 from encoders.spaces import from_pretrained
 from media import normalise
 
-PROPOSALS = 10          # Paper [72]: nor how many regions of an image compete
+PROPOSALS = 10          # Paper [72]: silent on how many regions of an image are compared
 NMS_IOU = 0.5           # of two boxes that overlap more, the less object-like is dropped
 WHOLE = (0.0, 0.0, 1.0, 1.0)        # the one region of a frame in which nothing was found
 GREY = (128, 128, 128)              # what OWLv2 pads a frame with
@@ -42,7 +42,7 @@ class Detector:
     def propose(self, frames, count=PROPOSALS):
         """PIL frames -> for each its boxes (n, 4), at most `count`, the most object-like first"""
         found = []
-        for frame in frames:            # one at a time: the real one has 3,600 cells
+        for frame in frames:            # one at a time: a frame has 3,600 cells in the real OWLv2
             x = padded_square(frame, self.size)[None].to(self.model.device)     # (1, 3, S, S)
             grid = self.model.image_embedder(pixel_values=x)[0]                 # (1, h, w, D)
             cells = grid.flatten(1, 2)                                          # (1, hw, D)
@@ -55,7 +55,7 @@ class Detector:
 
 
 def padded_square(frame, size):
-    """As OWLv2 was trained: grey below or at the right, then resized. PIL -> (3, size, size)"""
+    """Padded with grey below or on the right, then resized (OWLv2). PIL -> (3, size, size)"""
     square = Image.new('RGB', (max(frame.size), max(frame.size)), GREY)
     square.paste(frame)
     return normalise(square.resize((size, size), Image.Resampling.BILINEAR))

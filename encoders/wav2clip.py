@@ -2,16 +2,16 @@
 
     wav (N, samples) -> log power spectrogram (N, 257, T) -> ResNet-18 (N, 512) -> MLP (N, D)
 
-Two baselines use it. CLIPSeg (w/ WAV2CLIP Text): the label whose CLIP text embedding is nearest
-to the sound's is given to CLIPSeg. WAV2CLIP: the region proposal whose CLIP image embedding is
-nearest is the answer. Texts and images are embedded by CLIP ViT-B/32 itself (D = 512), in
-transformers `openai/clip-vit-base-patch32`, so there is no embed_image here.
+Two baselines use it. CLIPSeg (w/ WAV2CLIP Text): the label whose CLIP text embedding is most
+similar to the sound's is given to CLIPSeg. WAV2CLIP: the region proposal whose CLIP image embedding
+is most similar is the localization result. Texts and images are embedded by CLIP ViT-B/32 itself
+(D = 512; `openai/clip-vit-base-patch32` of transformers), so there is no embed_image here.
 
     model = WAV2CLIP.from_checkpoint('weights/Wav2CLIP.pt')
     audio = model.embed_audio(prepare_audio(media.read_audio('a.wav', 10.0)))           # (1, 512)
 
 Checkpoint: Wav2CLIP.pt, release v0.1.0-alpha of github.com/descriptinc/lyrebird-wav2clip; 11.7
-million weights, about 47 MB; MIT licence. What else a file of its training holds is skipped.
+million weights, about 47 MB; MIT licence. Entries of other modules are skipped.
 """
 
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 
 from encoders import Weights, read_entries
 
-FFT = 512                       # samples, the window too (released code)
+FFT = 512                       # samples, also the length of the window (released code)
 HOP = 353                       # samples: 454 frames in 10 s (released code)
 USED = 'audio_encoder.', 'audio_transform.'
 REMEDY = ('download Wav2CLIP.pt from the release v0.1.0-alpha of '
@@ -32,7 +32,7 @@ def prepare_audio(wav):
 
 
 def standardise(x):
-    """x: log power spectrogram -> the same with mean 0 and deviation 1 over all of its elements."""
+    """x: log power spectrogram -> the same, mean 0 and standard deviation 1 over all elements."""
     return (x - x.mean()) / (x.std() + 1e-9)
 
 
@@ -118,8 +118,8 @@ class WAV2CLIP(nn.Module):
     def embed_audio(self, wav):
         """wav: (N, samples), of one length -> (N, D), not normalised.
 
-        Paper [67]: silent. The released code subtracts one mean over the whole batch, so that a
-        sound's embedding depends on its neighbours. Here each sound is a batch of its own.
+        Paper [67]: silent. The released code standardises a batch by one mean and deviation, so a
+        sound's embedding depends on the others. Here each sound is standardised by itself.
         """
         spectrograms = [standardise(x) for x in self.audio_encoder.spectrogram(wav)]
         return self.embed_spectrogram(torch.stack(spectrograms))
@@ -129,5 +129,5 @@ class WAV2CLIP(nn.Module):
         return self.audio_transform['sequential'](self.audio_encoder(x))
 
     def forward(self, wav):
-        """The released code's forward, with its mean over the batch. wav: (N, samples) -> (N, D)"""
+        """As the released code: standardised over the whole batch. wav: (N, samples) -> (N, D)"""
         return self.embed_spectrogram(standardise(self.audio_encoder.spectrogram(wav)))
