@@ -1,12 +1,13 @@
-"""Sounds beside texts or images: the spaces of the five baselines (section 4.1), called alike.
+"""The embedding spaces of the five baselines (section 4.1), with one interface.
 
     spaces = load_spaces(['clipseg_clap_text', 'imagebind'], WEIGHTS['paper'], 'cuda')
     sounds = spaces['imagebind'].embed_audio(wav)                       # (N, D), wav at 16 kHz
     similarity = sounds @ spaces['imagebind'].embed_image(crops).T      # (N, B) of PIL images
-    similarity = ... .embed_text(['dog barking'])                       # WAV2CLIP and CLAP
+    texts = spaces['clipseg_clap_text'].embed_text(['dog barking'])     # (L, D)
 
-CLAP and CLIP are transformers', by a folder or by their name on the hub. Embeddings have unit
-length here. Shapes: B images, N audios, L labels, D embedding.
+WAV2CLIP embeds sounds, texts and images, CLAP sounds and texts, AudioCLIP and ImageBind sounds and
+images. CLAP and CLIP are those of transformers, by a folder or a name on the hub. Embeddings have
+length 1 here. Shapes: B images, N audios, L labels, D embedding.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from encoders import audioclip, imagebind, square_images, wav2clip
 from media import SAMPLE_RATE
 from model import ROOT
 
-# Paper [73]: no prompt is named. CLAP's own for classes of sounds, and the oracle's for CLIP.
+# Paper [73]: silent on the prompts. CLAP's own for classes of sounds; the oracle's for CLIP.
 CLAP_PROMPT = 'This is a sound of {}'
 CLIP_PROMPT = 'A photo of a {}'
 SOUNDS_AT_ONCE = 8          # per pass of an audio encoder
@@ -31,8 +32,8 @@ SOUNDS_AT_ONCE = 8          # per pass of an audio encoder
 class Clap:
     """CLAP (Wu et al., 2023): sounds and texts in one space, without images.
 
-    Paper [74]: CLAP hears 48 kHz. Sounds come from the same reader as ours, at 16 kHz, as VGGSound
-    is stored for training, so it hears nothing above 8 kHz.
+    Paper [74]: silent. CLAP was trained on 48 kHz. Here it gets the sounds of the paper's model,
+    16 kHz resampled to 48, so nothing above 8 kHz.
     """
 
     def __init__(self, name, device):
@@ -100,20 +101,20 @@ class Wav2clip:
 
 
 class SoundsAndImages:
-    """AudioCLIP or ImageBind. files: its module of encoders/; model: what that loads."""
+    """AudioCLIP or ImageBind. module: encoders.audioclip or .imagebind; model: its model."""
 
-    def __init__(self, files, model):
-        self.files = files
+    def __init__(self, module, model):
+        self.module = module
         self.model = model
 
     def embed_audio(self, wav):
         """wav (N, samples), 16 kHz -> (N, D)"""
-        return embed_each(self.model, self.files.prepare_audio, wav)
+        return embed_each(self.model, self.module.prepare_audio, wav)
 
     def embed_image(self, images):
         """PIL images -> (B, D)"""
         device = next(self.model.parameters()).device
-        x = self.files.prepare_images(images, self.model.image_size).to(device)
+        x = self.module.prepare_images(images, self.model.image_size).to(device)
         return F.normalize(self.model.embed_image(x))
 
 
@@ -128,7 +129,7 @@ def embed_each(model, prepare, wav):
 
 
 def load_spaces(methods, files, device):
-    """-> {method: its space}. files: Weights; errors of a file are one sentence each."""
+    """-> {method: its space}. files: Files. OSError, ValueError: a file that is not usable."""
     spaces = {}
     if {'wav2clip', 'clipseg_wav2clip_text'} & set(methods):
         space = Wav2clip(files.wav2clip, Clip(files.clip, device), device)
@@ -153,7 +154,7 @@ def from_pretrained(kind, name, option):
     how = dict(dtype=torch.float32, output_loading_info=True) if is_model else {}
     level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()          # CLIP may lie in a CLIPSeg, beside more
+    transformers_logging.set_verbosity_error()      # a CLIPSeg holds a CLIP, and weights beside it
     try:
         loaded = kind.from_pretrained(name, **how)
     except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
@@ -166,7 +167,7 @@ def from_pretrained(kind, name, option):
     if not is_model:
         return loaded
     model, report = loaded
-    parameters = {key for key, _ in model.named_parameters()}       # older files lack some buffers
+    parameters = {key for key, _ in model.named_parameters()}   # not buffers: older files lack some
     missing = sorted(parameters & set(report['missing_keys']))
     if missing:
         raise ValueError(f'{name!r} is not the {kind.__name__} that {option} needs: '
@@ -177,8 +178,8 @@ def from_pretrained(kind, name, option):
 
 # ---- Which files ---------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Weights:
-    """Where the encoders of a preset are: files, or folders and names of transformers' hub."""
+class Files:
+    """Where the encoders of a preset are: files, or folders and names on transformers' hub."""
     wav2clip: str
     clip: str               # the texts and images of WAV2CLIP's space
     audioclip: str
@@ -190,11 +191,11 @@ class Weights:
 
 TINY = f'{ROOT}/miniature/weights'
 WEIGHTS = {
-    'miniature': Weights(f'{TINY}/wav2clip.pt', f'{TINY}/clipseg', f'{TINY}/audioclip.pt',
-                         f'{TINY}/imagebind.pth', f'{TINY}/clap', f'{TINY}/owlv2',
-                         f'{ROOT}/miniature/labels.txt'),
-    'paper': Weights(f'{ROOT}/weights/Wav2CLIP.pt', 'openai/clip-vit-base-patch32',
-                     f'{ROOT}/weights/AudioCLIP-Full-Training.pt',
-                     f'{ROOT}/weights/imagebind_huge.pth',
-                     'laion/clap-htsat-unfused', 'google/owlv2-base-patch16-ensemble',
-                     f'{ROOT}/benchmarks/vggsound_labels.txt')}
+    'miniature': Files(f'{TINY}/wav2clip.pt', f'{TINY}/clipseg', f'{TINY}/audioclip.pt',
+                       f'{TINY}/imagebind.pth', f'{TINY}/clap', f'{TINY}/owlv2',
+                       f'{ROOT}/miniature/labels.txt'),
+    'paper': Files(f'{ROOT}/weights/Wav2CLIP.pt', 'openai/clip-vit-base-patch32',
+                   f'{ROOT}/weights/AudioCLIP-Full-Training.pt',
+                   f'{ROOT}/weights/imagebind_huge.pth',
+                   'laion/clap-htsat-unfused', 'google/owlv2-base-patch16-ensemble',
+                   f'{ROOT}/benchmarks/vggsound_labels.txt')}
