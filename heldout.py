@@ -1,6 +1,6 @@
-"""Scores on held-out scenes before and after a training, which the paper does not have.
+"""Scores on held-out scenes before and after a training. The paper has no such scores.
 
-train.py writes them into summary.json. They go through evaluate.py's `score`, as its tables do.
+train.py writes them into summary.json. They are computed by evaluate.py's `score`, as all tables.
 """
 
 import functools
@@ -19,7 +19,7 @@ ROWS = ('ours', 'oracle', 'ceiling')    # ceiling: the ground-truth masks as hea
 
 
 class MaskIoU(Segmentation):
-    """The IoU of Segmentation alone: F's 255 thresholds would be a fifth of the time."""
+    """Segmentation without F, whose 255 thresholds would take a fifth of the time."""
     kept = ('iou',)
 
     def add(self, heatmap, mask):
@@ -30,10 +30,10 @@ class MaskIoU(Segmentation):
 
 
 class BothRight(Streaming):
-    """both_right: the share, in per cent, of frames in which both sounds find their object.
+    """both_right: the share, in per cent, of frames in which both sounds are localised correctly.
 
-    Under each of its two sounds, the mean heat on the sound's own object must exceed that on the
-    other one; no threshold. `.waiting`: samples of frames whose other sound was not seen yet.
+    Under each of a frame's two sounds, the mean heat on the sound's own object must exceed that on
+    the other object; no threshold. waiting: samples whose frame's other sound has not come yet.
     """
     needs = ('mask', 'group')
     kept = ('right', 'waiting')
@@ -53,7 +53,7 @@ class BothRight(Streaming):
 
 
 class Areas(Streaming):
-    """area_silence, area_noise: the share of a frame over 0.5, the mean over frames."""
+    """area_silence, area_noise: the share of a frame's pixels above 0.5, averaged over frames."""
     needs = ('boxes', 'condition')
     kept = ('silence', 'noise')
 
@@ -70,8 +70,8 @@ def held_out(model, tokenizer, preset, data_root, rows=ROWS, batch_size=32):
 
     cIoU, AUC: VGG-SS, boxes. mIoU: every sample with a mask (VGG-SS has them in the miniature
     only). mIoU_multi, both_right: IS4, whose frames hold two sounding objects. area_silence,
-    area_noise: VGG-SS's frames under other sounds, our row. In per cent, but the areas are
-    fractions. A score without samples is None. What is missing or unreadable is printed.
+    area_noise: VGG-SS's frames under silence and noise, row 'ours' only. In per cent; areas are
+    fractions. A score without samples is None. Missing and unreadable samples are printed.
     """
     config = PRESETS[preset]
     vggss = {'box': rows_of(SingleSource, rows), 'mask': rows_of(MaskIoU, rows),
@@ -103,7 +103,7 @@ def localise_with_ceiling(model, samples, words, known):
 
 
 def summarised(vggss, is4):
-    """The meters of held_out -> {row: scores}, without a row that has none, and counts"""
+    """The meters of held_out -> {row: scores} of the rows that have any, {what: sample count}"""
     scores = {}
     for row, box in vggss['box'].items():
         in_boxes = box.compute()
