@@ -48,10 +48,10 @@ from figures import attempt, curves, tables
 from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, load_model, trained_state
 
-RECIPES = {     # what each preset sets; section 4.1 where the paper does. Each is an option.
+RECIPES = {     # the defaults of each preset, all of them options; the paper's are of section 4.1
     'paper': {
         'epochs': 20,
-        'steps': None,              # in place of epochs
+        'steps': None,              # a number of steps replaces the epochs
         # Paper [23]: 16, which was 8 on each of two GPUs, so with 7 negatives, not 15
         'batch_size': 16,
         'lr': 1e-4,
@@ -61,24 +61,25 @@ RECIPES = {     # what each preset sets; section 4.1 where the paper does. Each 
         'workers': 8},              # processes that load data
     # Paper [11]: 180,000 steps at 1e-4. The miniature takes 400, at twenty times that rate. With
     # only twelve classes, a batch of more than 8 would often hold a class twice. Many more steps
-    # only raise b / w, as p+ = 0.4 asks for masks larger than these objects. At so high a rate one
-    # or two classes have wrong masks at any step, others twenty steps later; so it falls to 0.
+    # only raise b / w, as p+ = 0.4 asks for masks larger than these objects. At a constant rate of
+    # 2e-3 one or two classes have wrong masks at any step, and others twenty steps later, so the
+    # rate falls to 0.
     'miniature': {
         'epochs': 1, 'steps': 400, 'batch_size': 8, 'lr': 2e-3, 'lr_schedule': 'linear',
         'weight_decay': 1e-4, 'save_seconds': 10, 'workers': 0}}
 
 LOW = {'bf16': torch.bfloat16, 'fp16': torch.float16}       # --precision below float32
-FREE = {    # where, how fast and how long; --resume must find all other options unchanged
+FREE = {    # options that may change with --resume: where, how fast and how long a run trains
     'out', 'resume', 'overwrite', 'data_root', 'data_root_given', 'workers', 'save_seconds',
     'skip_bad_samples', 'cache_audio', 'cache_share', 'pair_chunk', 'epochs', 'steps', 'device',
-    'captions'}     # 'answers', in a run's settings, is what was read of them
+    'captions'}     # the answers in that file may not change: 'answers' of a run's settings
 
 
 # ============ the loop ============
 
 @dataclass(frozen=True)
 class Method:
-    """What each step computes, with the options of this run (see train)."""
+    """The functions that a training step calls, with the options of this run (see train)."""
     seed: int
     rate: Callable              # step -> learning rate
     forward: Callable           # batch -> model.Alignment: Figure 2
@@ -220,7 +221,7 @@ def validate(pairs, model, forward, loss_terms, weights, batch_size, workers):
 
 
 def checkpoint_of(model, optimiser, scaler, state):
-    """last.pt: the weights under the released names, their options, what --resume needs."""
+    """last.pt: the trained weights under the released names, some options, --resume's 'trainer'."""
     named = ('prompt', 'audio_tokens', 'preset', 'variant')
     return {**trained_state(model), **{name: state['settings'][name] for name in named},
             'trainer': {**state, 'optimiser': optimiser.state_dict(),
@@ -244,9 +245,9 @@ def train(args):
     load = partial(load_model, args.preset, prompt=args.prompt, audio_tokens=args.audio_tokens,
                    clipseg=args.clipseg, beats=args.beats)
     model, tokenizer = load()
-    used = args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'
+    uses_M_I = args.lambda_i or args.lambda_reg or args.lambda_f and args.feature_mask == 'image'
     optimiser = adam(model.to(device), args.lr, args.weight_decay,
-                     with_mask=args.image_mask == 'hard' and bool(used))
+                     with_mask=args.image_mask == 'hard' and bool(uses_M_I))
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == 'fp16')
 
     loss_terms = partial(losses.loss_terms, tau=args.tau, p_pos=args.p_pos, p_neg=args.p_neg,
@@ -270,16 +271,16 @@ def train(args):
         model.hold_frozen(LOW[args.precision])
     if args.cache_audio:
         cache_features(pairs, model.beats, args.cache_audio, args.cache_share)
-    look = partial(forward, device=device, precision=args.precision, image_mask=args.image_mask,
-                   feature_mask=args.feature_mask)
+    run_model = partial(forward, device=device, precision=args.precision,
+                        image_mask=args.image_mask, feature_mask=args.feature_mask)
     method = Method(
         seed=args.seed,
         rate=lambda step: args.lr * (1.0 if args.lr_schedule == 'constant'
                                      else (last_step - step) / last_step),
-        forward=partial(look, model=average_gradients(model, device), beats=model.beats,
+        forward=partial(run_model, model=average_gradients(model, device), beats=model.beats,
                         cache=pairs.features, pair_chunk=args.pair_chunk, negatives=args.negatives),
         loss_terms=partial(loss_terms, gather=gather), acl_c=acl_c, weights=weights)
-    check = validation and partial(validate, validation, model, partial(look, model=model),
+    check = validation and partial(validate, validation, model, partial(run_model, model=model),
                                    loss_terms, weights, args.batch_size // processes, args.workers)
     steps = training_steps(pairs, state['step'], last_step, args.batch_size, args.accumulate, rank,
                            processes, args.workers)
@@ -292,7 +293,7 @@ def train(args):
 
 
 def make_data(preset, data_root, given, captions_from, with_captions, device):
-    """Draw the miniature's data, and caption them for Eq. 7, where they do not exist yet."""
+    """Draw the miniature's data and, for Eq. 7, make their captions, unless they exist."""
     if preset == 'miniature' and not given and rank_and_processes()[0] == 0:
         draw_miniature(data_root)
         if with_captions and not captions_path(data_root, captions_from).exists():
@@ -354,7 +355,7 @@ def adam(model, lr, weight_decay, with_mask):
 
 
 def begin(run, state, last_step, settings, score):
-    """The state that a checkpoint keeps: that of --resume with its new end, or one at step 0.
+    """The state that a checkpoint keeps: of --resume, with the new last step, or of step 0.
 
     score: () -> held_out's scores of the untrained model. ValueError past the last step.
     """
@@ -378,7 +379,7 @@ def cache_features(pairs, beats, folder, share):
 
 
 def finish(run, load, model, tokenizer, data_root, state, absent):
-    """In the first process: scores, pictures, and summary.json, which marks a finished run.
+    """Scores, pictures and summary.json, which marks a finished run; by the first process alone.
 
     load: load_model with the options of this run. absent: how many pairs had no files.
     """
@@ -412,7 +413,7 @@ def finish(run, load, model, tokenizer, data_root, state, absent):
 
 def draw_before_and_after(load, seed, model, tokenizer, preset, data_root, path):
     """Held-out frames under the weights that this run began with and those that it ended with."""
-    torch.manual_seed(seed)                 # gives the initial weights of train() again
+    torch.manual_seed(seed)                 # the same initial weights as in train()
     untrained = load()[0].to(next(model.parameters()).device)
     before_after_sheet(untrained, model, tokenizer, preset, data_root, path)
 
