@@ -1,4 +1,4 @@
-"""Section 4.4: text inversion. A language model says what an audio-driven embedding A holds.
+"""Section 4.4: text inversion. GPT-2 describes in words what an audio-driven embedding A encodes.
 
     python inversion.py train                       # the miniature: half a minute on one core
     python inversion.py say --figure figure12.png   # sentences for the sounds of VGG-SS, Figure 12
@@ -8,17 +8,18 @@
 
 CapDec (Nukrai et al., 2022) turns one CLIP embedding e into a prefix that GPT-2 continues:
 
-    e = E_CLIP_v(frame)  -Mapper->  K prefix embeddings  -GPT-2->  the caption of its sound  train
-    e = A                -Mapper->  K prefix embeddings  -GPT-2->  a sentence                say
+    train:  e = E_CLIP_v(frame)  -Mapper->  K prefix embeddings  -GPT-2->  the caption of its sound
+    say:    e = A                -Mapper->  K prefix embeddings  -GPT-2->  a sentence
 
-The captioner never meets A in training. So where its sentence fits the sound, A lies where CLIP
-puts the frames, or the words, of what sounds.
+The captioner is never trained on A. So if its sentence fits the sound, A is close to CLIP's
+embeddings of frames, or texts, of the sounding object.
 
 Shapes: B embeddings, D their width, K prefix embeddings, C width of GPT-2, L tokens of a caption.
 """
 
 import argparse
 import io
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -79,9 +80,9 @@ SCALES = {
 # ============ CapDec ============
 
 class Mapper(nn.Module):
-    """e (B, D) -> prefix (B, K, C): a transformer over K parts of e and K learnt queries.
+    """e (B, D) -> prefix (B, K, C): a transformer over K projections of e and K learnt queries.
 
-    Paper [79]: does not say which mapper. This is the default of CapDec's release, with 8 layers;
+    Paper [79]: silent on the mapper. This is the default of CapDec's release, with 8 layers;
     its other one, an MLP, would have half a billion parameters at K = 40.
     """
 
@@ -101,7 +102,7 @@ class Mapper(nn.Module):
 
 
 class Captioner(nn.Module):
-    """A Mapper before GPT-2; both train. dim: D. tokenizer: GPT-2's.
+    """A Mapper before GPT-2; both are trained. dim: D. tokenizer: GPT-2's.
 
     Paper [80]: silent on the length of the embeddings. All have length 1, A too (CapDec).
     """
@@ -146,10 +147,10 @@ def load_tokenizer(name):
 
 
 def tokenise(tokenizer, captions):
-    """-> tokens (N, L), each caption with its end, and their mask (N, L), 0 at padding
+    """-> tokens (N, L), each caption with an end-of-text token; their mask (N, L), 0 at padding
 
-    Paper [81]: silent on where a sentence ends: at GPT-2's end-of-text token, which is learnt here.
-    CapDec's captions lack it; its search stops at the first full stop.
+    Paper [81]: silent on where a sentence ends. Here GPT-2 learns to end it by its end-of-text
+    token. CapDec's captions lack that token; its beam search stops at the first full stop.
     """
     end = tokenizer.eos_token_id
     ids = tokenizer(captions, add_special_tokens=False).input_ids
@@ -207,10 +208,10 @@ def train(args):
 def take_steps(captioner, E, tokens, mask, batches, lr, warmup, noise):
     """E (N, D), tokens and mask (N, L); batches: lists of rows; noise: its variance -> last loss
 
-    Paper [82]: trains on image-text pairs, so e is the frame's embedding, without noise. CapDec's
-    own e is the caption's text embedding plus noise: --condition text.
+    Paper [82]: "image-text pairs", so e is the frame's embedding, without noise (the default).
+    In CapDec itself e is the caption's text embedding plus noise: --condition text.
     """
-    # CapDec's AdamW is that of transformers, whose weight decay is 0
+    # CapDec uses the AdamW of transformers, whose default weight decay is 0
     optimiser = torch.optim.AdamW(captioner.parameters(), lr, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimiser, warmup, len(batches))
     E = F.normalize(E, dim=1)                                           # (N, D)
@@ -232,9 +233,9 @@ def take_steps(captioner, E, tokens, mask, batches, lr, warmup, noise):
 def read_captions(path, pairs, preset, seed):
     """-> {id: what is heard}, from lines {"id", "audio_caption"}: captions.py's, or GAMA's own
 
-    Paper [83]: GAMA's captions, which need an old fork of transformers (docs/captions.md). The
-    default is the data root's captions.jsonl. The miniature's captioner is vague by design, so
-    there the default is what the world calls its sounds, one of two phrases each.
+    Paper [83]: GAMA's captions. GAMA needs an old fork of transformers (docs/captions.md), so the
+    default is the data root's captions.jsonl. The miniature's audio captioner is vague by design,
+    so there the default is one of two phrases in which the miniature describes each class.
     """
     if preset == 'miniature' and not path:
         from miniature.sounds import DESCRIPTIONS
@@ -253,7 +254,7 @@ def read_captions(path, pairs, preset, seed):
 
 @torch.no_grad()
 def embed_frames(model, files, image_size):
-    """The CLIP embeddings of N pictures (N, D). SampleError names a file that is none."""
+    """The CLIP embeddings of N image files -> (N, D). SampleError names an unreadable one."""
     device = next(model.parameters()).device
     found = []
     with ThreadPoolExecutor() as readers:
@@ -296,7 +297,8 @@ def say(args):
     first = {}                                              # {class name: its first sample}
     for index, sample in enumerate(dataset.samples):
         first.setdefault(sample.label, index)
-    chosen = list(first.values())[::-(-len(first) // ROWS)]
+    spacing = math.ceil(len(first) / ROWS)
+    chosen = list(first.values())[::spacing]                # at most ROWS
     shown = readable(dataset, [dataset[i] for i in chosen])
     said = [sentences[SOURCES[0]][sample['id']] for sample in shown]
     for sample, sentence in zip(shown, said):
@@ -327,7 +329,7 @@ def say_own(model, speak, config, audio, image):
 
 @torch.no_grad()
 def embed_samples(model, untrained, samples, words):
-    """-> what the captioner is told of B samples in the place of e: for each of SOURCES, (B, D)"""
+    """What takes the place of e for B samples. -> for each of SOURCES, (B, D)"""
     device = next(model.parameters()).device
     wav = torch.stack([sample['wav'] for sample in samples]).to(device)
     image = torch.stack([sample['image'] for sample in samples]).to(device)
@@ -336,21 +338,24 @@ def embed_samples(model, untrained, samples, words):
 
 
 def shares(sentences, label_of):
-    """How many sentences name the class, as a table. ValueError without any sentence"""
+    """The share of sentences that name the class, by source, as a table. ValueError: none at all
+
+    sentences: {source: {id: sentence}}. label_of: {id: class name}
+    """
     rows = []
     for source, said in sentences.items():
         if not said:
             raise ValueError('no sample of VGG-SS can be read: make its files readable')
-        named = [names(sentence, label_of[i]) for i, sentence in said.items()]
+        named = [names_class(sentence, label_of[i]) for i, sentence in said.items()]
         rows.append([source, 100 * float(np.mean(named)), len(named)])
     return table(rows, ['sentences from', 'name the class, %', 'n'])
 
 
-def names(sentence, label):
-    """Whether a sentence names a class: "birds chirping" does bird, "a phone rings" telephone.
+def names_class(sentence, label):
+    """Whether a sentence names a class: "birds chirping" names bird, "a phone rings" telephone.
 
-    Paper [84]: judges by eye. Here each word of the class name has to begin a word of the sentence,
-    or to end in one of four letters or more.
+    Paper [84]: judges by eye. Here, for each word of the class name, some word of the sentence has
+    to begin with it, or to be its ending and have four letters or more.
     """
     said = re.findall(r'\w+', sentence.lower())
     ends = [word for word in said if len(word) > 3]
@@ -359,7 +364,7 @@ def names(sentence, label):
 
 
 def read_captioner(path, preset, dim, tokenizer):
-    """What train has written. -> Captioner in eval mode. OSError, ValueError: unusable file"""
+    """Load the file that train wrote. -> Captioner, eval mode. OSError, ValueError: unusable"""
     if not path.is_file():
         raise FileNotFoundError(f'no captioner at {path}: make one by inversion.py train, or '
                                 'correct --captioner')
@@ -368,7 +373,7 @@ def read_captioner(path, preset, dim, tokenizer):
     try:
         saved = torch.load(content, map_location='cpu', weights_only=True)
         captioner.load_state_dict(saved['captioner'])
-    except Exception:           # a damaged file, another program's, another scale's
+    except Exception:           # a damaged file, or one of another program or preset
         raise ValueError(f'{path} is no captioner of --preset {preset} and this CLIP: train it '
                          'again, or correct --captioner') from None
     return captioner.eval()

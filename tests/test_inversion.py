@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import inversion
 from conftest import ROOT
-from inversion import Captioner, Mapper, main, names, parse_args, take_steps, tokenise
+from inversion import Captioner, Mapper, main, names_class, parse_args, take_steps, tokenise
 from model import PRESETS
 
 SCALE = dataclasses.replace(inversion.SCALES['miniature'],
@@ -107,7 +107,7 @@ def rows_of_zeros(count):
     ('hot dogs', 'dog barking', False), ('a dog is barking', 'dog barking', True),
     ('', 'dog', False), ('a concert', 'cat', False), ('an', 'swan', False)])
 def test_a_sentence_names_a_class(sentence, label, expected):
-    assert names(sentence, label) is expected
+    assert names_class(sentence, label) is expected
 
 
 def test_the_paper_s_settings_are_capdec_s():
