@@ -1,13 +1,14 @@
-"""What a reader needs to know of a data root before two days of training (section 4.1).
+"""Check the files of a data root before two days of training (section 4.1, Datasets).
 
     python -m benchmarks.check --preset paper
     python -m benchmarks.check --preset paper --benchmarks vggsound vggss --json check.json
 
 Opens every frame, sound, mask and list, without a model, and counts what is missing, unreadable or
-odd. A wrong frame or a wrong rate of the sounds is behind most scores far below the paper's: many
-equal or black frames say that the wrong ones were cut, many silent or short sounds the same.
+suspicious. Most scores far below the paper's come from wrong frames or a wrong sampling rate. Many
+equal or black frames mean that wrong frames were extracted; many silent or short sounds, that wrong
+seconds were.
 
-The exit code is 0 only where everything is there and readable; odd files are counted, not judged.
+The exit code is 0 only if every file exists and is readable; suspicious files do not change it.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from media import (SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_i
                    read_pickled_mask)
 from model import PRESETS
 
-# Samples that the paper and the releases have; videos vanish from the web, so everyone has fewer
+# Samples in the paper and the releases. Videos vanish from the web, so everyone has fewer
 EXPECTED = {'vggsound': 144_000, 'vggss': 5158, 'flickr': 250, 'is4': 6480, 'vpo_ss': 890,
             'vpo_ms': 2157, 'avs_s4': 3700, 'avs_ms3': 320, 'ade20k': 106, 'ext_vggss': 10_316,
             'ext_flickr': 500, 'robust_s4': 14_800, 'robust_ms3': 1280, 'vgg_instruments': 446,
@@ -48,11 +49,13 @@ FEATURES_MB = 2.3       # of BEATs for 10 s in float16 (data.AudioFeatures)
 # ============ One file ============
 
 def look_at(job):
-    """job: (kind, path, more). -> what is found, {'error': a sentence} where it is unreadable"""
-    kind, path, *more = job
+    """job: (look_at_frame, path), or another such function and its arguments. -> its findings
+
+    {'error': a sentence} for an unreadable file.
+    """
+    function, *values = job
     try:
-        return {'frame': look_at_frame, 'sound': look_at_sound, 'mask': look_at_mask}[kind](
-            path, *more)
+        return function(*values)
     except SampleError as error:
         return {'error': str(error)}
 
@@ -66,9 +69,9 @@ def look_at_frame(path):
 
 
 def look_at_sound(path, seconds):
-    """-> {'rate', 'bytes', 'short', 'silent': in the first `seconds`, which the model hears}
+    """-> {'rate', 'bytes', 'short', 'silent'}. seconds: of sound, from the start, for the model
 
-    For a sound that holds less than its header states, read_audio raises SampleError.
+    A sound that is shorter than its header states raises SampleError (read_audio).
     """
     wav = read_audio(path, seconds)
     info = soundfile.info(path)
@@ -77,7 +80,7 @@ def look_at_sound(path, seconds):
 
 
 def look_at_mask(path, frame, ade_class):
-    """-> {}; SampleError where it is unreadable or has not the size of its frame"""
+    """-> {}; SampleError where it is unreadable or differs from its frame in size"""
     if Path(path).suffix == '.pkl':
         read_pickled_mask(path)
     else:
@@ -98,13 +101,13 @@ def listed(name, root):
 
 
 def jobs_of(samples, seconds):
-    """Each existing file of a set once. -> jobs for look_at"""
+    """A job for look_at of each file that exists, without repeats."""
     jobs = []
     for s in samples:
-        jobs += [('frame', path) for path in s.images]
+        jobs += [(look_at_frame, path) for path in s.images]
         heard = seconds / 2 if s.stereo else seconds        # both channels, one after the other
-        jobs += [('sound', path, heard) for path in s.sounds]
-        jobs += [('mask', mask, frame, s.ade_class) for mask, frame in zip(s.masks, s.images)
+        jobs += [(look_at_sound, path, heard) for path in s.sounds]
+        jobs += [(look_at_mask, mask, frame, s.ade_class) for mask, frame in zip(s.masks, s.images)
                  if frame.is_file()]
     return [job for job in dict.fromkeys(jobs) if job[1].is_file()]
 
