@@ -2,10 +2,10 @@
 
     print(comparison(['av.json', 'av_llm.json', 'baselines.json']))
 
-A result is a file of --json: of evaluate.py {task: {benchmark: {metric: value}}}, of baselines.py
-{method: {task: ...}}. The former does not say which row it is, so the name of the file does:
-av.json and av_llm.json are ours, "SLAVC NeurIPS22.json" is that prior work (of --heatmaps), and any
-other name becomes a row of its own.
+A result is a file that --json wrote: by evaluate.py {task: {benchmark: {metric: value}}}, by
+baselines.py {method: {task: ...}}. The former does not hold the name of its row, which is taken
+from the file's name: av.json and av_llm.json are this paper's variants, "SLAVC NeurIPS22.json" is
+that prior work (scored by --heatmaps), and any other name becomes a row of its own.
 """
 
 import json
@@ -28,15 +28,15 @@ METHODS = {     # row: its name, in the order of every table; above them stand t
 def comparison(paths):
     """The eight tables of section 4.2, of these results, as text: each cell is measured | paper.
 
-    A dash where the paper has one or nothing was measured. Of several results with an oracle (its
-    b/w is that of the trained model) the first one's is shown. ValueError: see read_result, or two
-    results for one row.
+    A dash: the paper has no number, or nothing was measured. The oracle's row is taken from the
+    first result that has one, as its b/w is that of the trained model. ValueError: see read_result,
+    or two results for one row.
     """
     measured = {}
     for path in paths:
         for key, scores in read_result(path).items():
-            if key in measured and key[2] != ORACLE:
-                task, benchmark, row = key
+            task, benchmark, row = key
+            if key in measured and row != ORACLE:
                 raise ValueError(f'{path} is the second result for {row} on {benchmark} ({task}): '
                                  'rename it, or leave it out')
             measured.setdefault(key, scores)
@@ -59,7 +59,7 @@ def read_result(path):
         for task, benchmarks in items(path, tasks, 'tasks', TABLES):
             known = [name for _, names, _ in TABLES[task] for name in names]
             for benchmark, scores in items(path, benchmarks, f'benchmarks of {task}', known):
-                if scores is not None:          # as of the oracle, without class names
+                if scores is not None:          # the oracle's are, without class names
                     check_scores(path, benchmark, scores)
                     found[task, benchmark, row] = scores
     if not found:
@@ -83,7 +83,7 @@ def no_result(path, reason):
 
 
 def check_scores(path, benchmark, scores):
-    """A value is a number, null for NaN, or a list of them, one per threshold of a sweep."""
+    """ValueError unless each value is a number, null (NaN) or a list of these, by threshold."""
     for metric, value in items(path, scores, f'metrics of {benchmark}'):
         values = value if isinstance(value, list) else [value]
         if not values or not all(one is None or isinstance(one, numbers.Real) for one in values):
@@ -117,6 +117,7 @@ def rows_in_order(task, benchmark, printed, measured):
 
 
 def both(ours, paper, metric):
+    """A cell: measured | paper"""
     places = 2 if 'FPR' in metric else 1
     halves = [cell_text(score_of(scores, metric), places) for scores in (ours, paper)]
     return '{:>5} | {:>5}'.format(*halves)
