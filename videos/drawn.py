@@ -25,7 +25,7 @@ SOUND_RATES = (48_000, 44_100, 32_000, 24_000, 22_050, 16_000)    # of AAC and M
 
 
 def draw_clip(path):
-    """Write the clip. -> (2, H, W) bool: where each object is during all of it"""
+    """Write the clip. -> (2, H, W) bool: the pixels that each object covers in every frame"""
     rng = np.random.default_rng(SEED)
     place = Image.fromarray(background('open field', SIDE, rng))
     sprites = [sprite(name, colour, OBJECT, rng, pose=False)

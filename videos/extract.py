@@ -39,8 +39,8 @@ from miniature.world import in_parallel, usable_cores
 SUFFIXES = ('.mp4', '.webm', '.mkv', '.avi', '.mov')
 FRAME_AT = 5.0          # seconds after the start
 SECONDS = 10.0
-GAP = 0.05              # seconds: time stamps this far from the samples before them leave a gap
-LACKING = 1.0           # seconds that a complete file may end before its header says
+GAP = 0.05              # seconds from the samples so far to a time stamp; less is rounding
+LACKING = 1.0           # seconds by which a complete file may be shorter than its header states
 
 
 # ============ One video ============
@@ -120,7 +120,7 @@ def read_sound(path, start, seconds):
 
 @contextlib.contextmanager
 def open_video(path):
-    """Yields PyAV's container; what cannot be decoded becomes a SampleError."""
+    """Yields PyAV's container; an error of decoding becomes a SampleError."""
     try:
         with av.open(str(path)) as container:
             yield container
@@ -144,7 +144,7 @@ def first_time(container):
 
 
 def time_of(frame, stream):
-    """A frame's time stamp in seconds; AVI has only that of decoding."""
+    """A frame's time stamp in seconds: when it is shown, or in AVI, without that, decoded."""
     return frame.time if frame.time is not None else float(frame.dts * stream.time_base)
 
 
@@ -220,7 +220,7 @@ def pieces(videos, ids, names):
 
 
 def extract(videos, out, ids=None, names='clip', processes=1):
-    """-> how many ids are there in the end, of how many, and why not the others, {id: sentence}"""
+    """-> how many ids are complete, of how many, and why the others are not, {id: sentence}"""
     found, absent = pieces(videos_in(videos), ids, names)
     failed = {name: f'{name} has no video in {videos}' for name in absent}
     jobs = [(*piece, out) for piece in found]

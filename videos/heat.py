@@ -1,13 +1,13 @@
-"""A video of your own under its own sound: where the model hears it, second by second (3.7).
+"""Heatmaps of a video under its own sound, frame by frame (3.7, on any video of yours).
 
     python -m videos.heat --out heat.mp4                    # the miniature's drawn clip
     python -m videos.heat clip.mp4 --out heat.mp4 --preset paper --checkpoint FILE
     python -m videos.heat clip.mp4 --out heat.gif --side-by-side
 
-Each frame is grounded with the sound around it: A of the --window seconds that are centred at every
-multiple of --every, and between two of those moments a blend of both heatmaps. So BEATs runs once
-per moment and CLIP's vision encoder once per frame. The video keeps its time stamps and its sound;
-a .gif has five frames a second and no sound.
+Each frame is grounded with the sound around it. A moment is a multiple of --every; its A is that of
+the --window seconds centred at it. A frame between two moments gets a linear blend of the heatmaps
+under both. So BEATs runs once per moment, and CLIP's image encoder once per frame. The video keeps
+its time stamps and its sound; a .gif has five frames a second and no sound.
 
 Shapes: K moments, B frames, D embedding, H W pixels of a frame.
 """
@@ -44,10 +44,10 @@ GIF_COLOURS = 64
 
 @torch.no_grad()
 def moments(model, wav, every, window, seconds):
-    """A of the window centred at 0, every, 2 * every, ... -> (K, D)
+    """A of the windows centred at 0, every, 2 * every, ... seconds -> (K, D)
 
-    wav: (samples,) at 16 kHz. window, seconds: of sound in a window, and of the model's input,
-    which is zero-padded at the end as media.read_audio does.
+    wav: (samples,) at 16 kHz. window: seconds of sound in a window. seconds: of the model's input,
+    to which a window is zero-padded at its end, as media.read_audio does.
     """
     length = round(window * SAMPLE_RATE)
     padded = torch.nn.functional.pad(wav, (length // 2, length))
@@ -99,7 +99,7 @@ def count_frames(path):
 
 
 def shown(frame, heat, side_by_side):
-    """What is written of one frame: the overlay, or frame | heatmap | overlay. -> (H, W, 3)"""
+    """The picture of one frame: the overlay, or frame | heatmap | overlay. -> (H, W or 3 W, 3)"""
     pixels = np.asarray(frame)
     if side_by_side:
         return np.concatenate([pixels, heat_colours(heat), overlay(pixels, heat)], 1)
