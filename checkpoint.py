@@ -38,7 +38,7 @@ import torch.distributed as dist  # noqa: E402
 from filelock import FileLock, Timeout  # noqa: E402
 
 LOG_EVERY = 10          # steps
-LOCK_SECONDS = 10       # the loading processes of a killed run keep its lock for up to 5
+LOCK_SECONDS = 10       # the worker processes of a killed run hold its lock for up to 5
 RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
 
 
@@ -183,7 +183,7 @@ def agree(number, sentence):
 # ============ Files and signals ============
 
 def write_file(path, content, remedy='free some space or name another place'):
-    """Write text or bytes so that the file is complete, or still what it was. OSError names it."""
+    """Write text or bytes atomically: the file is complete, or unchanged. OSError names it."""
     target = Path(os.path.realpath(path))           # renaming would replace a link, not its file
     if target.exists() and not target.is_file():
         raise OSError(f'cannot write {path}: it is no file; name another place')
@@ -261,7 +261,7 @@ class Run:
             raise FileExistsError(
                 f'{self.folder} holds a finished run: choose another --out, --overwrite it, or '
                 'train it longer by --resume --overwrite and more --epochs or --steps')
-        # without a checkpoint: of a run that failed early, which has left its lock, or not ours
+        # Other files beside a lock are of a run that failed before its first checkpoint
         names = ('last.pt', 'previous.pt') if (self.folder / 'lock').exists() else RUN_FILES
         if any((self.folder / name).exists() for name in names) and not (resume or overwrite):
             raise FileExistsError(f'{self.folder} holds an unfinished run: go on with --resume, or '
@@ -350,8 +350,8 @@ class Run:
     def steps_from(self, step, seconds_before, pairs_per_step):
         """Around the loop: signals wait for the end of a step.
 
-        The log loses what was written after the checkpoint. --overwrite renames the old run's files
-        to *.old until this run has saved something.
+        Lines of the log after the checkpoint are deleted: those steps are taken again. --overwrite
+        renames the old run's files to *.old until this run's first checkpoint.
         """
         self.began -= seconds_before
         self.saved_at = self.logged_at = time.time()
@@ -371,7 +371,7 @@ class Run:
 
     def _set_aside(self):
         saved = self.last.exists() or self.previous.exists()
-        # a run that goes on is no longer finished, and its summary not that of last.pt
+        # a resumed run is no longer finished: its summary will not be that of last.pt
         for name in RUN_FILES if self.starts_over else ['summary.json']:
             path = self.folder / name
             old = self.folder / f'{name}.old'
@@ -468,7 +468,7 @@ def check_settings(before, settings, path):
 
 
 def is_before(line, step):
-    """Whether a line of the log was complete when `step` was saved."""
+    """Whether a line of the log is of the steps before `step`, or of the validation after them."""
     try:
         entry = json.loads(line)
         return entry['step'] < step or (entry['step'] == step and 'val_loss' in entry)
