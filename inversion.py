@@ -12,7 +12,8 @@ CapDec (Nukrai et al., 2022) turns one CLIP embedding e into a prefix that GPT-2
     say:    e = A                -Mapper->  K prefix embeddings  -GPT-2->  a sentence
 
 The captioner is never trained on A. So if its sentence fits the sound, A is close to CLIP's
-embeddings of frames, or texts, of the sounding object.
+embeddings of frames, or texts, of the sounding object. As in the paper, `say` takes A from the AV
+variant and the sounds of VGG-SS, unless --checkpoint, --audio or --image names others.
 
 Shapes: B embeddings, D their width, K prefix embeddings, C width of GPT-2, L tokens of a caption.
 """
