@@ -49,7 +49,10 @@ CROPS_AT_ONCE = 64                      # per pass of an image encoder
 
 # ---- The embeddings of sounds --------------------------------------------------------------------
 def embed_sounds(space, samples, known):
-    """Each different sound is embedded once. known: {key: embedding}, the cache. -> (B, D)"""
+    """The embeddings of the samples' sounds -> (B, D)
+
+    known: {key: embedding}, a cache that new sounds are added to.
+    """
     keys, sounds = distinct([s['wav'] for s in samples])
     new = [key for key in sounds if key not in known]
     if new:
@@ -62,10 +65,10 @@ def embed_sounds(space, samples, known):
 def localise_by_text(model, spaces, labels, texts, words, known, correct, samples):
     """-> {method: B maps (224, 224)}: sigmoid(M_G + b/w), with the checkpoint's b/w
 
-    labels: the candidates, L names. texts: {method: their embeddings in the method's space (L, D)};
-    words: their embeddings by CLIPSeg's text encoder (L, D). known: {method: cache}, see
-    embed_sounds. correct: {method: [bool]}; for each sample with a label, whether that label was
-    retrieved is appended.
+    labels: the candidates, L names. texts: {method: their embeddings in the method's space (L, D)}.
+    words: their embeddings as CLIPSeg's text condition (L, D), with the oracle's prompt. known:
+    {method: cache}, see embed_sounds. correct: {method: [bool]}; for each sample with a label,
+    whether that label was retrieved is appended.
     """
     keys, frames = distinct([s['image'] for s in samples])
     vision = encode_image(model.clipseg, torch.stack(list(frames.values())).to(words.device))
