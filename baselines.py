@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import BENCHMARKS
-from benchmarks.lists import read_labels
+from benchmarks.lists import files_of_root, read_labels
 from benchmarks.maps import SIZE, save_confidences, save_heatmaps
 from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
                         some_path, start_processes)
@@ -350,6 +350,8 @@ def parse_args(argv=None):
     inputs = [(f'--{name}', getattr(args, name)) for name in (*ENCODERS, 'labels', 'boxes',
                                                               'checkpoint', 'clipseg')]
     inputs.append(('the weights that ship', ROOT / 'miniature/weights'))
+    roots = [args.data_root] if args.data_root else [p.data_root for p in PRESETS.values()]
+    inputs += [pair for root in roots for pair in files_of_root(root)]
     if sentence := overwritten([('--json', args.json), ('--csv', args.csv)], inputs):
         parser.error(sentence)
     return args

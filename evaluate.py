@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import BENCHMARKS
-from benchmarks.lists import read_labels
+from benchmarks.lists import files_of_root, read_labels
 from benchmarks.maps import maps_below, save_confidences, save_heatmaps
 from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
                         some_path, start_processes, wait_for_all)
@@ -324,9 +324,6 @@ EXCLUDES = {    # option: others that have no effect beside it (--data-root may 
     'heatmaps': ('checkpoint', 'untrained', 'prompt', 'clipseg', 'beats', 'device',
                  'save_heatmaps', 'mixture_rows', 'mixture_labels'),
     'untrained': ('checkpoint', 'variant')}
-DATA = ('vggsound', 'vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avsbench', 'ade20k',
-        'vgg_instruments', 'vgg_duet', 'world.json', 'scenes.jsonl', 'captions.jsonl',
-        'captions-image.jsonl', 'captions-audio.jsonl')     # what a data root holds
 
 
 def parse_args(argv=None):
@@ -436,7 +433,7 @@ def overwrites(args):
     for name in ('image', 'audio', 'checkpoint', 'beats', 'clipseg', 'mixture_labels'):
         inputs.append((f'--{name.replace("_", "-")}', getattr(args, name)))
     roots = [args.data_root] if args.data_root else [p.data_root for p in PRESETS.values()]
-    inputs += [('a file of the data', Path(root, name)) for root in roots for name in DATA]
+    inputs += [pair for root in roots for pair in files_of_root(root)]
     if args.heatmaps:
         tables = Path(args.heatmaps).glob('*/confidence.csv')
         inputs += [('--heatmaps', table) for table in tables]

@@ -37,7 +37,7 @@ from tqdm import tqdm
 from transformers import (AutoTokenizer, GPT2Config, GPT2LMHeadModel,
                           get_linear_schedule_with_warmup)
 
-from benchmarks.lists import csv_lines, utf8_text
+from benchmarks.lists import csv_lines, files_of_root, utf8_text
 from captions import captions_path, json_lines
 from checkpoint import overwritten, pick_device, run_script, some_path, write_file
 from data import VGGSound, draw_miniature, epoch_batches
@@ -424,6 +424,7 @@ def parse_args(argv=None):
             parser.error('--figure shows VGG-SS: leave it out, or --audio and --image')
     inputs = [(f'--{name}', getattr(args, name)) for name in inputs]
     inputs.append(('the weights that ship', ROOT / 'miniature/weights'))
+    inputs += files_of_root(args.data_root or PRESETS[args.preset].data_root)
     if sentence := overwritten(outputs, inputs):
         parser.error(sentence)
     numbers = [getattr(args, name, None) for name in ('epochs', 'batch_size', 'beam')]

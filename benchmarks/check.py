@@ -26,9 +26,10 @@ import soundfile
 from tqdm import tqdm
 
 from benchmarks import BENCHMARKS
-from benchmarks.lists import BenchmarkSample
+from benchmarks.lists import BenchmarkSample, files_of_root
 from benchmarks.pairs import FRAMES, read_ids
-from checkpoint import run_script, some_path, write_file
+from checkpoint import overwritten, run_script, sentence_for, some_path, write_file
+from figures.scores import check_outputs
 from figures.tables import table
 from media import (SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image, read_mask,
                    read_pickled_mask)
@@ -56,8 +57,8 @@ def look_at(job):
     function, *values = job
     try:
         return function(*values)
-    except SampleError as error:
-        return {'error': str(error)}
+    except (OSError, SampleError) as error:         # OSError: of a disk with bad blocks
+        return {'error': sentence_for(error)}
 
 
 def look_at_frame(path):
@@ -150,8 +151,8 @@ def check(names, root, seconds, workers=1):
     for name in names:
         try:
             samples[name] = listed(name, root)
-        except (FileNotFoundError, ValueError) as error:
-            counts[name], sentences[name] = {'in the paper': EXPECTED[name]}, [str(error)]
+        except (OSError, ValueError) as error:
+            counts[name], sentences[name] = {'in the paper': EXPECTED[name]}, [sentence_for(error)]
     jobs = {name: jobs_of(several, seconds) for name, several in samples.items()}
     every = list(dict.fromkeys(job for several in jobs.values() for job in several))
     began = time.time()
@@ -161,7 +162,8 @@ def check(names, root, seconds, workers=1):
         counts[name], sentences[name] = count(name, several, [found[job] for job in jobs[name]])
     spent = time.time() - began
     print(f'{len(every):,} files in {spent:,.0f} s by {workers} threads')
-    if pairs := len(samples.get('vggsound', ())):
+    pairs = len(samples.get('vggsound', ()))
+    if pairs and every:
         hours = 2 * pairs * spent / len(every) / 3600
         print(f'one epoch of {pairs:,} pairs: {hours:.2g} hours of reading at this rate; '
               f'{pairs * FEATURES_MB / 1000:,.1f} GB of features with --cache-audio '
@@ -185,6 +187,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     config = PRESETS[args.preset]
     root = Path(args.data_root or config.data_root)
+    if sentence := overwritten([('--json', args.json)], files_of_root(root)):
+        parser.error(sentence)
+    check_outputs([args.json], [])
     counts, sentences = check(args.benchmarks, root, config.seconds, max(1, args.workers))
     for name, several in sentences.items():
         for sentence in several[:args.examples]:

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 
 WHERE = 'docs/datasets.md says what goes where; --data-root names another root'
+DATA = ('vggsound', 'vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avsbench', 'ade20k',
+        'vgg_instruments', 'vgg_duet', 'world.json', 'scenes.jsonl', 'captions.jsonl',
+        'captions-image.jsonl', 'captions-audio.jsonl')     # what a data root holds
 
 
 @dataclass
@@ -29,6 +32,11 @@ class BenchmarkSample:
 
     def __post_init__(self):
         self.group = self.group or self.id
+
+
+def files_of_root(root):
+    """What no result may overwrite: inputs for checkpoint.overwritten."""
+    return [('a file of the data', Path(root, name)) for name in DATA]
 
 
 def annotation(path):

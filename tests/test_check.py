@@ -89,6 +89,34 @@ def test_complete_pairs_are_good_and_shared_files_are_opened_once(tmp_path, caps
     assert 'one epoch of 2 pairs: ' in capsys.readouterr().out
 
 
+def test_a_list_whose_files_are_all_missing_is_reported(tmp_path, capsys):
+    (tmp_path / 'vggsound').mkdir()
+    (tmp_path / 'vggsound/train.csv').write_text('a_000001\n')
+    assert main(['--preset', 'miniature', '--data-root', str(tmp_path), '--processes', '1',
+                 '--benchmarks', 'vggsound']) == 1
+    assert 'vggsound lacks files of a_000001' in capsys.readouterr().err
+
+
+def test_a_set_that_cannot_be_listed_costs_no_other_set(root, monkeypatch):
+    def fail(root):
+        raise PermissionError(13, 'Permission denied', 'flickr_test.csv')
+
+    monkeypatch.setitem(check_file.BENCHMARKS, 'flickr', fail)
+    counts, sentences = check(['flickr', 'vggss'], root, 2.0)
+    assert counts['vggss']['samples'] == 8
+    assert 'flickr_test.csv (Permission denied)' in sentences['flickr'][0]
+
+
+def test_json_neither_overwrites_the_data_nor_is_lost_after_hours(root, monkeypatch, capsys):
+    monkeypatch.setattr(check_file, 'check', None)      # not reached
+    command = ['--preset', 'miniature', '--data-root', str(root), '--json']
+    with pytest.raises(SystemExit):
+        main([*command, str(root / 'vggss/vggss.json')])
+    assert 'would overwrite a file of the data' in capsys.readouterr().err
+    with pytest.raises(OSError, match='it is no file'):
+        main([*command, str(root)])
+
+
 def test_boxes_beyond_the_frame_are_counted_in_its_own_unit():
     def sample(boxes, unit=1.0, frames=1):
         return BenchmarkSample('a', ['x'] * frames, [], None, boxes, unit=unit)

@@ -10,8 +10,10 @@ import soundfile
 import torch
 from PIL import Image
 
+import baselines
 import captions
 import evaluate
+import inversion
 import train
 from conftest import ROOT, failed_in_one_sentence
 from model import load_model, trained_state
@@ -218,6 +220,10 @@ OVERWRITING = [
     (evaluate, '--json world/vggss/vggss.json --data-root world', 'a file of the data'),
     (evaluate, '--csv world/captions.jsonl --data-root world', 'a file of the data'),
     (evaluate, '--json world/world.json --data-root world', 'a file of the data'),
+    (baselines, '--json world/vggss/vggss.json --data-root world', 'a file of the data'),
+    (inversion, 'train --overwrite --out world/vggss/vggss.json --data-root world',
+     'a file of the data'),
+    (inversion, 'say --figure world/captions.jsonl --data-root world', 'a file of the data'),
     (captions, 'all --out gama.jsonl --audio-captions gama.jsonl',
      '--out would overwrite --audio-captions'),
     (captions, 'audio --out captions.jsonl --audio-captions audio_captions',
