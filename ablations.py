@@ -20,14 +20,16 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from checkpoint import run_script, some_path
+from figures.scores import check_outputs
 from figures.tables import BENCHMARK_NAMES, paper_scores, table
 
 ROOT = Path(__file__).parent
@@ -76,7 +78,9 @@ SCORED = ['vggss', 'flickr', 'avs_s4', 'ext_vggss', 'ext_flickr']       # all th
 
 # ============ One run: train.py, then evaluate.py ============
 
-running = set()         # the processes that run() has started
+running = set()                 # the processes that run() has started
+stopping = threading.Event()    # after Ctrl-C or SIGTERM: start no other
+
 
 def folder_of(out, preset, options, seed):
     """The folder of a run, named by its options: runs/ablations/miniature/av-lambda-f-0-seed0"""
@@ -95,8 +99,21 @@ def commands_left(folder, preset, options, seed, data_root=None):
              '--benchmarks', *SCORED, '--json', str(scores)]
     if not (folder / 'summary.json').exists():
         return [train, score]
-    outdated = not scores.exists() or scores.stat().st_mtime < (folder / 'last.pt').stat().st_mtime
+    last = folder / 'last.pt'
+    outdated = not read_scores(folder)
+    if not outdated and last.exists():
+        outdated = scores.stat().st_mtime < last.stat().st_mtime
     return [score] if outdated else []
+
+
+def read_scores(folder):
+    """What evaluate.py wrote of a run; {} where that is absent, damaged or not of all SCORED."""
+    try:
+        found = json.loads((folder / 'scores.json').read_text(encoding='utf-8'))
+        written = set().union(*found.values())      # evaluate.py writes after each benchmark
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+    return found if written >= set(SCORED) else {}
 
 
 def run(folder, preset, options, seed, data_root=None, gpu=None):
@@ -105,13 +122,14 @@ def run(folder, preset, options, seed, data_root=None, gpu=None):
     gpu: the number of the only GPU that they see; None: all. RuntimeError where a command fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / 'lock'):     # wait for a train.py that outlived a killed ablations.py
-        pass
+    wait_for_other(folder)
     log = folder.with_name(f'{folder.name}.log')
     environment = dict(os.environ)
     if gpu is not None:
         environment['CUDA_VISIBLE_DEVICES'] = str(gpu)
     for script, *rest in commands_left(folder, preset, options, seed, data_root):
+        if stopping.is_set():
+            raise RuntimeError('interrupted')
         tqdm.write(f'{script}: {folder.name}')
         with open(log, 'a', encoding='utf-8') as file:
             process = subprocess.Popen([sys.executable, ROOT / script, *rest], env=environment,
@@ -124,6 +142,20 @@ def run(folder, preset, options, seed, data_root=None, gpu=None):
             raise RuntimeError(f'{script} ended with {code} ({log}): {" ".join(said[-40:])}')
 
 
+def wait_for_other(folder):
+    """Until no process trains in the folder: a train.py may outlive a killed ablations.py."""
+    lock = FileLock(folder / 'lock')
+    told = False
+    while not stopping.is_set():
+        try:
+            with lock.acquire(timeout=1):
+                return
+        except Timeout:
+            if not told:
+                tqdm.write(f'{folder}: another process trains there; waiting until it ends')
+            told = True
+
+
 def run_all(runs, jobs, **where):
     """Run each (folder, options, seed), `jobs` at a time. -> {folder: why it failed}
 
@@ -134,6 +166,7 @@ def run_all(runs, jobs, **where):
     for job in range(jobs):
         gpus.put(job % count if count > 1 else None)
     failed = {}
+    stopping.clear()
 
     def run_one(folder, options, seed):
         gpu = gpus.get()
@@ -147,7 +180,8 @@ def run_all(runs, jobs, **where):
     with tqdm(total=len(runs), unit=' runs') as bar, ThreadPoolExecutor(jobs) as pool:
         try:
             list(pool.map(run_one, *zip(*runs)))
-        except BaseException:           # after Ctrl-C or SIGTERM each run saves and ends
+        except BaseException:           # Ctrl-C: the runs have it too, save and end
+            stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(running):
                 process.terminate()
@@ -158,9 +192,8 @@ def run_all(runs, jobs, **where):
 # ============ The table ============
 
 def scores_of(folder, columns):
-    """The scores of a run in these columns, None for those that it lacks."""
-    path = folder / 'scores.json'
-    found = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    """The scores of a run in the columns of its table, None where they are not there."""
+    found = read_scores(folder)
     return [found.get(task, {}).get(benchmark, {}).get(metric)
             for task, benchmark, metric in columns]
 
@@ -208,6 +241,10 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.jobs < 1 or len(set(args.seeds)) < len(args.seeds):
         parser.error('--jobs must be at least 1, and --seeds different numbers')
+    for option in [text.split('=')[0] for text in args.more]:
+        if option in ('--out', '--seed', '--preset', '--data-root'):
+            parser.error(f'{option} after -- would be for train.py alone: use the option of '
+                         'ablations.py, before --')
     return args
 
 
@@ -218,13 +255,15 @@ def main(argv=None):
     folders = {}
     for name, options in TABLES[args.table].items():
         options = [*options, *args.more]
-        folders[name] = [folder_of(args.out, args.preset, options, seed) for seed in args.seeds]
+        told = [*options, '--data-root', args.data_root] if args.data_root else options
+        folders[name] = [folder_of(args.out, args.preset, told, seed) for seed in args.seeds]
         runs += [(folder, options, seed) for folder, seed in zip(folders[name], args.seeds)]
     if args.dry_run:
         for folder, options, seed in runs:
             for command in commands_left(folder, options=options, seed=seed, **where):
                 print('python', shlex.join(command))
         return 0
+    check_outputs([], [args.out])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     failed = run_all(runs, args.jobs, **where)
     print(f'\nTable {args.table}, {args.preset}, seeds {" ".join(map(str, args.seeds))}')

@@ -1,6 +1,9 @@
 """Each row of Tables 9 to 15 is trained with its own options, once, beside the paper's numbers."""
 
+import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -30,8 +33,9 @@ with open(path.parent / 'commands', 'a') as file:
     file.write('evaluate\\n')
 seed = int(path.parent.name[-1])
 cells = {'cIoU': 40 + seed, 'AUC': 50 + seed, 'mIoU': 60, 'F': 70, 'AP': 80, 'max_F1': 90 + seed}
-path.write_text(json.dumps({'single': {'vggss': cells}, 'segmentation': {'avs_s4': cells},
-                            'robustness': {'ext_vggss': cells}}))
+path.write_text(json.dumps({'single': {'vggss': cells, 'flickr': {}},
+                            'segmentation': {'avs_s4': cells},
+                            'robustness': {'ext_vggss': cells, 'ext_flickr': {}}}))
 '''
 
 
@@ -75,8 +79,12 @@ def test_a_run_needs_only_the_commands_that_are_left(tmp_path):
     assert left() == [['train.py', '--resume'], ['evaluate.py']]
     (tmp_path / 'summary.json').touch()                             # it has finished
     assert left() == [['evaluate.py']]
-    (tmp_path / 'scores.json').touch()
     os.utime(tmp_path / 'last.pt', (5, 5))
+    scores = {'single': dict.fromkeys(ablations.SCORED, {})}
+    for damaged in ('', '[1]', '{"single": 3}', '{"single": {"vggss": {}}}'):       # or incomplete
+        (tmp_path / 'scores.json').write_text(damaged)
+        assert left() == [['evaluate.py']]
+    (tmp_path / 'scores.json').write_text(json.dumps(scores))
     assert left() == []
     os.utime(tmp_path / 'scores.json', (4, 4))                      # the scores of an older last.pt
     assert left() == [['evaluate.py']]
@@ -123,6 +131,45 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(stubs, capsys):
                                '--steps 9 --seed 0 --preset miniature --out ')
 
 
+def test_a_run_waits_for_another_process_in_its_folder_and_says_so(stubs, capsys):
+    folder = folder_of(stubs, 'miniature', TABLES[14]['0.4 0.2'], 0)
+    folder.mkdir(parents=True)
+    holder = subprocess.Popen([sys.executable, '-c', HOLD, folder / 'lock'], text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder.stdout.readline()
+
+    def write(text):
+        if 'another process' in text:
+            said.append(text)
+            holder.communicate('')          # it ends
+
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablations.tqdm, 'write', write)
+        assert main(['--table', '14', '--out', str(stubs)]) == 0
+    assert len(said) == 1 and str(folder) in said[0]
+
+
+HOLD = '''
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print('held', flush=True)
+    sys.stdin.read()
+'''
+
+
+def test_another_data_root_is_another_run(stubs, capsys):
+    for root in ([], ['--data-root', 'a'], ['--data-root', 'b']):
+        assert main(['--table', '14', '--out', str(stubs), *root]) == 0
+    assert len(list(stubs.rglob('scores.json'))) == 3 * len(TABLES[14])
+
+
+def test_an_out_that_is_a_file_is_one_sentence(stubs, tmp_path):
+    with pytest.raises(OSError, match='cannot write into'):
+        main(['--table', '14', '--out', str(tmp_path / 'train.py')])
+
+
 def test_one_seed_has_no_deviation_and_a_missing_score_no_part():
     assert mean_text([40.04]) == '40.0'
     assert mean_text([40, None, 42]) == '41.0 ± 1.4'
@@ -130,7 +177,9 @@ def test_one_seed_has_no_deviation_and_a_missing_score_no_part():
 
 
 @pytest.mark.parametrize('wrong', [['--table', '8'], ['--table', '9', '--jobs', '0'],
-                                   ['--table', '9', '--seeds', '1', '1'], []])
+                                   ['--table', '9', '--seeds', '1', '1'], [],
+                                   ['--table', '9', '--', '--seed=3'],
+                                   ['--table', '9', '--', '--data-root', 'x']])
 def test_a_command_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(SystemExit):
         main(wrong)
