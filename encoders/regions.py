@@ -128,7 +128,7 @@ def parsed(line):
         valid = isinstance(name, str) and np.isfinite(boxes).all() and np.isfinite(scores).all()
         valid = valid and scores.shape == (len(boxes),)
         valid = valid and np.array(entry['boxes']).ndim == (2 if len(boxes) else 1)
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         valid = False
     if not valid:
         return '', None, None, ('expected {"id": a text, "boxes": [[x0, y0, x1, y1]], "scores": '

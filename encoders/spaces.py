@@ -54,8 +54,10 @@ class Clap:
     def embed_text(self, labels):
         """-> (len(labels), D)"""
         texts = [CLAP_PROMPT.format(label) for label in labels]
-        ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors='pt')
-        ids = ids.to(self.model.device)
+        text = self.model.config.text_config
+        longest = text.max_position_embeddings - text.pad_token_id - 1      # RoBERTa's positions
+        ids = self.tokenizer(texts, padding=True, truncation=True, max_length=longest,
+                             return_tensors='pt').to(self.model.device)
         return F.normalize(self.model.get_text_features(**ids).pooler_output)
 
 

@@ -6,6 +6,7 @@ A result is a file that --json wrote: by evaluate.py {task: {benchmark: {metric:
 baselines.py {method: {task: ...}}. The former does not hold the name of its row, which is taken
 from the file's name: av.json and av_llm.json are this paper's variants, "SLAVC NeurIPS22.json" is
 that prior work (scored by --heatmaps), and any other name becomes a row of its own.
+The further rows of a file, as of --mixture-rows, have the name of the file before their own.
 """
 
 import json
@@ -52,6 +53,9 @@ def read_result(path):
         raise ValueError(f'{path} is not readable as JSON ({error}): write it again') from None
     top = dict(items(path, content, 'tasks'))
     rows = {row: top.pop(row) for row in METHODS if row in top}
+    more = [row for row, tasks in top.items() if row not in TABLES
+            and isinstance(tasks, dict) and tasks and set(tasks) <= set(TABLES)]
+    rows |= {f'{path.stem}, {row}': top.pop(row) for row in more}
     if top:
         rows[path.stem] = top
     found = {}
@@ -86,8 +90,12 @@ def check_scores(path, benchmark, scores):
     """ValueError unless each value is a number, null (NaN) or a list of these, by threshold."""
     for metric, value in items(path, scores, f'metrics of {benchmark}'):
         values = value if isinstance(value, list) else [value]
-        if not values or not all(one is None or isinstance(one, numbers.Real) for one in values):
+        if not values or not all(one is None or is_number(one) for one in values):
             raise no_result(path, f'{metric} of {benchmark} is no number')
+
+
+def is_number(value):
+    return isinstance(value, numbers.Real) and abs(value) < 1e9
 
 
 def one_table(number, measured):

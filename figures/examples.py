@@ -66,6 +66,8 @@ def score_methods(methods, dataset, meters, examples, batch_size, score):
         maps = Path(folder, dataset.name)
         if maps.is_dir():
             attempt(maps, score_method, method, maps, dataset, meters, examples, batch_size, score)
+        else:
+            print(f'{dataset.name}: {method} is not shown: there is no folder {maps}')
 
 
 def score_method(method, maps, dataset, meters, examples, batch_size, score):

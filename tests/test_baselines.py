@@ -168,7 +168,8 @@ def test_boxes_of_a_file_come_best_first_and_none_means_the_whole_frame(tmp_path
     (entry(boxes=[[0, 0, 224, 112], [0, 0, 1, 1]]), 'outside the frame'),
     (entry(boxes=[[-.1, 0, 1, 1], [0, 0, 1, 1]]), 'outside the frame'),
     (entry(boxes=[[.5, 0, .5, 1], [0, 0, 1, 1]]), 'without area'),
-    (entry(scores=[1]), 'expected'), (entry(scores=[1, float('nan')]), 'expected'),
+    (entry(scores=[1, 10 ** 400]), 'expected'), (entry(scores=[1]), 'expected'),
+    (entry(scores=[1, float('nan')]), 'expected'),
     (entry(boxes=[[0, 0, 1], [0, 0, 1]]), 'expected'), ({'id': 'a'}, 'expected'),
     ({'id': 'a', 'boxes': [0, 0, 1, 1], 'scores': [1]}, 'expected'),
     ('id,boxes', 'expected'), ('[' * 4000, 'expected'), ('[]', 'expected')])

@@ -102,6 +102,17 @@ def test_tasks_of_one_row_may_come_from_several_files_but_each_once(tmp_path):
         comparison([one, two, one])
 
 
+def test_rows_of_a_mixture_stand_beside_those_of_another_file(tmp_path):
+    files = [written(tmp_path, f'{name}.json', {
+        'multisource': {'vgg_duet': {'CAP': value}},
+        'hard_mask': {'multisource': {'vgg_duet': {'CAP': value + 1}}}})
+        for name, value in (('av', 1.0), ('av_llm', 5.0))]
+    found = lines_of(comparison(files))
+    assert found[8, 'VGGSound-Duet', 'ours, AV alignment'][0] == '1.0 | 56.8'
+    assert found[8, 'VGGSound-Duet', 'av, hard_mask'][0] == '2.0 | -'
+    assert found[8, 'VGGSound-Duet', 'av_llm, hard_mask'][0] == '6.0 | -'
+
+
 @pytest.mark.parametrize(('content', 'reason'), [
     ('', 'is not readable as JSON'), ('{"single": ', 'is not readable as JSON'),
     ('[' * 100_000, 'is not readable as JSON'), ('[1, 2]', 'in place of its tasks'),
@@ -112,6 +123,8 @@ def test_tasks_of_one_row_may_come_from_several_files_but_each_once(tmp_path):
     ({'single': {'is4': [7]}}, 'stands in place of its metrics of is4'),
     ({'single': {'is4': {'cIoU': 'high'}}}, 'cIoU of is4 is no number'),
     ({'single': {'is4': {'cIoU': []}}}, 'cIoU of is4 is no number'),
+    ({'single': {'is4': {'cIoU': 10 ** 400}}}, 'cIoU of is4 is no number'),
+    ('{"single": {"is4": {"n": Infinity}}}', 'n of is4 is no number'),
     ({'single': {'is4': None}, 'clipseg_gt_text': 5}, '5 stands in place of its tasks')])
 def test_what_is_no_result_is_named(tmp_path, content, reason):
     path = written(tmp_path, 'av.json', content)
@@ -180,6 +193,12 @@ def test_another_methods_maps_are_scored_and_shown_beside_ours(two_runs):
     ours, saved = curves['precision_recall_ext_flickr.png'].values()
     assert list(curves['precision_recall_ext_flickr.png']) == ['ours', 'by saved']
     assert ours[0].tolist() == saved[0].tolist() and ours[2] == saved[2]
+
+
+def test_a_method_without_maps_of_a_benchmark_is_named(two_runs, tmp_path, capsys):
+    two_runs()
+    assert f'none is not shown: there is no folder {tmp_path / "nothing/is4"}' in (
+        capsys.readouterr().out)
 
 
 def test_maps_that_are_missing_or_wrong_cost_another_method_only(two_runs, tmp_path, capsys):
