@@ -37,7 +37,7 @@ from tqdm import tqdm
 from transformers import (AutoTokenizer, GPT2Config, GPT2LMHeadModel,
                           get_linear_schedule_with_warmup)
 
-from benchmarks.lists import csv_lines, files_of_root, utf8_text
+from benchmarks.lists import csv_lines, files_of_root, unique, utf8_text
 from captions import captions_path, json_lines
 from checkpoint import overwritten, pick_device, run_script, some_path, write_file
 from data import VGGSound, draw_miniature, epoch_batches
@@ -249,7 +249,10 @@ def read_captions(path, pairs, preset, seed):
         raise FileNotFoundError(f'no captions at {path}: make them by captions.py all, or name '
                                 'others by --captions')
     lines = json_lines(path, 'write it again')
-    heard = {str(line.get('id')): str(line.get('audio_caption') or '') for line in lines}
+    heard = unique([(str(line.get('id')), line.get('audio_caption') or '') for line in lines], path)
+    for i, text in heard.items():
+        if not isinstance(text, str) or re.search('[\ud800-\udfff]', text):       # half a character
+            raise ValueError(f'{path}: the audio_caption of {i} is no text: write it again')
     return {i: ' '.join(text.split()) for i, text in heard.items() if text.strip()}
 
 
@@ -430,6 +433,8 @@ def parse_args(argv=None):
     numbers = [getattr(args, name, None) for name in ('epochs', 'batch_size', 'beam')]
     if any(number is not None and number < 1 for number in numbers):
         parser.error('--epochs, --batch-size and --beam must be at least 1')
+    if not 0 <= args.seed < 2**63:
+        parser.error('--seed must be 0 or more, and below 2**63')
     return args
 
 

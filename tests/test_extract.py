@@ -176,7 +176,7 @@ def test_a_folder_becomes_frames_and_sounds_and_the_others_are_counted(clips, tm
     assert main(command) == 1
     printed = capsys.readouterr()
     assert printed.out == f'{out}: 3 of 4 are there\n'
-    assert printed.err.splitlines()[-1] == f'{clips}/mute_000004.mp4 has no audio track'
+    assert f'{clips}/mute_000004.mp4 has no audio track: ' in printed.err.splitlines()[-1]
     samples, rate = soundfile.read(out / 'audio/b_000002.wav')
     info = soundfile.info(out / 'audio/b_000002.wav')
     assert (rate, samples.shape, info.subtype) == (16_000, (160_000,), 'PCM_16')
@@ -189,6 +189,14 @@ def test_a_folder_becomes_frames_and_sounds_and_the_others_are_counted(clips, tm
     assert after.keys() == before.keys()
     changed = {path.stem for path in after if after[path] != before[path]}
     assert changed == {'c_000003'}
+
+
+def test_a_frame_of_another_source_is_not_overwritten(clips, tmp_path):
+    frame = tmp_path / 'o/frames/a_000001.jpg'
+    frame.parent.mkdir(parents=True)
+    frame.write_bytes(b'mine')
+    main(['--videos', str(clips), '--out', str(tmp_path / 'o'), '--processes', '1'])
+    assert frame.read_bytes() == b'mine' and (tmp_path / 'o/audio/a_000001.wav').is_file()
 
 
 def test_the_list_says_which_are_wanted(clips, tmp_path, capsys):

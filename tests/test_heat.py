@@ -103,13 +103,23 @@ def test_the_command_draws_its_own_clip(tmp_path, monkeypatch, capsys):
     assert 'heatmaps of a drawn clip' in capsys.readouterr().out
 
 
-def test_what_cannot_be_done_is_one_sentence_and_leaves_no_file(model, tmp_path, capsys):
+def test_what_cannot_be_done_is_one_sentence_and_leaves_no_file(model, tmp_path, monkeypatch):
     mute = write_video(tmp_path / 'mute.mp4', [0, 1], sound=None, codec='mpeg4')
     with pytest.raises(SampleError, match='mute.mp4 has no audio track'):
         heat_video(model, CONFIG, mute, tmp_path / 'heat.mp4', 0.5, 2.0)
     with pytest.raises(ValueError, match='--window 5: the model hears 2 s at a time'):
         main([str(mute), '--out', str(tmp_path / 'heat.mp4'), '--window', '5', '--device', 'cpu'])
-    for wrong in (['--out', 'heat.avi'], ['--every', '0'], [str(mute), '--out', str(mute)]):
+    for wrong in (['--out', 'heat.avi'], ['--every', '0'], ['--every', 'inf'],
+                  ['--window', 'nan'], [str(mute), '--out', str(mute)]):
         with pytest.raises(SystemExit):
             main(wrong)
     assert [path.name for path in tmp_path.iterdir()] == ['mute.mp4']
+    (tmp_path / 'folder.mp4').mkdir()
+    monkeypatch.setattr(heat, 'load', None)             # not reached
+    with pytest.raises(OSError, match='folder.mp4: it is no file'):
+        main([str(mute), '--out', str(tmp_path / 'folder.mp4')])
+
+
+def test_a_gif_of_a_very_narrow_video_is_a_pixel_wide(tmp_path):
+    heat.write_gif(tmp_path / 'heat.gif', [(0, np.zeros((1200, 2, 3), np.uint8))])
+    assert Image.open(tmp_path / 'heat.gif').size == (1, 240)

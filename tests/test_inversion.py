@@ -221,6 +221,13 @@ def test_bad_files_are_named(small, small_world, tmp_path):
     bad.write_text('{"id": "x", "audio_caption": "a dog"}', encoding='utf-8')
     with pytest.raises(ValueError, match='^0 of 96 pairs .* have a caption'):
         small('train', '--out', tmp_path / 'a.pt', '--captions', bad)
+    for text in ('["x"]', '"\\ud800"'):
+        bad.write_text('{"id": "x", "audio_caption": %s}' % text, encoding='utf-8')
+        with pytest.raises(ValueError, match='bad: the audio_caption of x is no text'):
+            small('train', '--out', tmp_path / 'a.pt', '--captions', bad)
+    bad.write_text('{"id": "x", "audio_caption": "a dog"}\n' * 2, encoding='utf-8')
+    with pytest.raises(ValueError, match='bad names x twice'):
+        small('train', '--out', tmp_path / 'a.pt', '--captions', bad)
     with pytest.raises(OSError, match='cannot write into .*bad'):
         small('train', '--out', bad / 'a.pt')
     with pytest.raises(FileNotFoundError, match='no captioner at .*none: make one'):
@@ -254,6 +261,7 @@ def test_bad_sounds_pictures_and_checkpoints_are_named(small, small_world, tmp_p
 
 @pytest.mark.parametrize('line, words', [
     ('say --figure a.png --audio b.wav', '--figure shows VGG-SS'),
+    ('train --seed -1', '--seed must be 0 or more'),
     ('train --epochs 0', 'must be at least 1'), ('say --beam 0', 'must be at least 1'),
     ('say --captioner a.pt --figure a.png --captioner a.png', '--figure would overwrite'),
     ('train --captions a.jsonl --out a.jsonl', '--out would overwrite'),

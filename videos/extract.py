@@ -65,7 +65,7 @@ def read_frame(path, at):
                 raise SampleError(f'{path} ends before {at:.1f} s, where its frame is: fetch it '
                                   'again')
         if shown is None:
-            raise SampleError(f'{path} begins after {at:.1f} s, where its frame is')
+            raise SampleError(f'{path} begins after {at:.1f} s, where its frame is: fetch it again')
         return upright(shown)
 
 
@@ -114,7 +114,8 @@ def read_sound(path, start, seconds):
                 raise SampleError(f'{path} is cut short: it states {stated:.1f} s and ends at '
                                   f'{latest:.1f}; fetch it again')
     if not heard:
-        raise SampleError(f'{path} has no sound in the {seconds:g} s from {start:g} s on')
+        raise SampleError(f'{path} has no sound in the {seconds:g} s from {start:g} s on: fetch it '
+                          'again, or choose another')
     return np.concatenate(parts, 1), rate
 
 
@@ -134,7 +135,7 @@ def first_stream(container, kind, path):
     """The first stream of a kind. SampleError where there is none."""
     streams = getattr(container.streams, kind)
     if not streams:
-        raise SampleError(f'{path} has no {kind} track')
+        raise SampleError(f'{path} has no {kind} track: choose a video with picture and sound')
     return streams[0]
 
 
@@ -167,8 +168,9 @@ def write_piece(job):
         soundfile.write(wave, samples.numpy(), SAMPLE_RATE, 'PCM_16', format='WAV')
     except SampleError as error:
         return str(error)
-    write_file(frame, picture.getvalue())
-    write_file(sound, wave.getvalue())
+    for path, content in ((frame, picture), (sound, wave)):
+        if not path.exists():           # it may be of another source
+            write_file(path, content.getvalue())
     return None
 
 

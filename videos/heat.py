@@ -14,6 +14,7 @@ Shapes: K moments, B frames, D embedding, H W pixels of a frame.
 
 import argparse
 import itertools
+import math
 import os
 import tempfile
 from fractions import Fraction
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from checkpoint import overwritten, pick_device, run_script, some_path
 from evaluate import load
 from figures.pictures import heat_colours, overlay
+from figures.scores import check_outputs
 from media import SAMPLE_RATE, at_16_khz, evaluation_image, mono
 from model import PRESETS, encode_image
 from videos.drawn import add_streams, draw_clip
@@ -52,10 +54,13 @@ def moments(model, wav, every, window, seconds):
     length = round(window * SAMPLE_RATE)
     padded = torch.nn.functional.pad(wav, (length // 2, length))
     starts = range(0, len(wav) + 1, round(every * SAMPLE_RATE))
-    windows = torch.stack([padded[start:start + length] for start in starts])   # (K, length)
-    wavs = torch.nn.functional.pad(windows, (0, round(seconds * SAMPLE_RATE) - length))
-    device = model.prompt_before.device
-    return torch.cat([model.embed_audio(part.to(device)) for part in wavs.split(BATCH)])
+    found = []
+    for first in range(0, len(starts), BATCH):      # an hour of windows would need 12 GB
+        some = [padded[start:start + length] for start in starts[first:first + BATCH]]
+        wavs = torch.nn.functional.pad(torch.stack(some),
+                                       (0, round(seconds * SAMPLE_RATE) - length))
+        found.append(model.embed_audio(wavs.to(model.prompt_before.device)))    # (BATCH, D)
+    return torch.cat(found)
 
 
 @torch.no_grad()
@@ -83,10 +88,11 @@ def read_frames(path, longest=LONGEST_SIDE):
         stream = first_stream(container, 'video', path)
         stream.thread_type = 'AUTO'
         first = first_time(container)
+        size = None                     # of all frames, though a stream may change its size
         for frame in container.decode(stream):
             image = upright(frame)
             scale = min(1, longest / max(image.size))
-            size = tuple(max(2, round(side * scale / 2) * 2) for side in image.size)
+            size = size or tuple(max(2, round(side * scale / 2) * 2) for side in image.size)
             yield time_of(frame, stream) - first, image.resize(size)
 
 
@@ -144,7 +150,8 @@ def write_gif(path, pictures):
         if seconds >= len(images) * GIF_EVERY:
             image = Image.fromarray(pixels)
             scale = min(1, GIF_SIDE / image.height)
-            image = image.resize((round(image.width * scale), round(image.height * scale)))
+            size = max(1, round(image.width * scale)), round(image.height * scale)
+            image = image.resize(size)
             images.append(image.quantize(GIF_COLOURS, dither=Image.Dither.NONE))
     images[0].save(path, save_all=True, append_images=images[1:], loop=0,
                    duration=round(1000 * GIF_EVERY))
@@ -196,7 +203,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if Path(args.out).suffix.lower() not in ('.mp4', '.gif'):
         parser.error(f'--out {args.out} must end in .mp4 or .gif')
-    if args.every < 0.01 or (args.window is not None and args.window < 0.1):
+    window = 0.1 if args.window is None else args.window
+    if not (0.01 <= args.every < math.inf and 0.1 <= window < math.inf):        # nor NaN
         parser.error('--every must be at least 0.01 and --window at least 0.1 seconds')
     if sentence := overwritten([('--out', args.out)], [('the clip', args.clip),
                                                        ('--checkpoint', args.checkpoint)]):
@@ -206,6 +214,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    check_outputs([args.out], [])
     model, _, preset, _, _ = load(pick_device(args.device), args.checkpoint, args.variant,
                                   args.preset, untrained=False)
     config = PRESETS[preset]
