@@ -223,8 +223,11 @@ def test_names_of_files_become_ids():
         [('-x_y_000030', Path('-x_y'), 30)], ['z_000001'])
     with pytest.raises(ValueError, match='a_1 is not named <youtubeid>_<from>_<to> in milli'):
         found(['a_1'], 'ms')
-    with pytest.raises(ValueError, match='the id plain is not <youtubeid>_<second>'):
-        found(['plain'], 'whole', ['plain'])
+    with pytest.raises(ValueError, match='a_30500_2 and a_30000_1 are both a_000030: move one'):
+        found(['a_30000_1', 'a_30500_2'], 'ms')
+    for wrong in ('plain', 'a_\u00b2', f'a_{"9" * 30}'):
+        with pytest.raises(ValueError, match='is not <youtubeid>_<second>, .*: correct --list'):
+            found(['a'], 'whole', [wrong])
 
 
 def test_a_folder_without_videos_and_complete_videos_without_seconds_are_refused(tmp_path, capsys):

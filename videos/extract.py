@@ -156,7 +156,7 @@ def write_piece(job):
     name, video, start, out = job
     frame = Path(out, 'frames', f'{name}.jpg')
     sound = Path(out, 'audio', f'{name}.wav')
-    if frame.exists() and sound.exists():
+    if frame.is_file() and sound.is_file():
         return None
     try:
         picture, wave = io.BytesIO(), io.BytesIO()
@@ -169,7 +169,7 @@ def write_piece(job):
     except SampleError as error:
         return str(error)
     for path, content in ((frame, picture), (sound, wave)):
-        if not path.exists():           # it may be of another source
+        if not path.is_file():          # it may be of another source
             write_file(path, content.getvalue())
     return None
 
@@ -202,17 +202,20 @@ def pieces(videos, ids, names):
     by_id = {}
     for stem, path in videos.items():
         if names == 'ms':
-            parts = re.fullmatch(r'(.+)_(\d+)_(\d+)', stem)
+            parts = re.fullmatch(r'(.+)_([0-9]{1,12})_([0-9]{1,12})', stem)
             if not parts:
                 raise ValueError(f'{path} is not named <youtubeid>_<from>_<to> in milliseconds: '
                                  'choose other --names')
             stem = f'{parts[1]}_{int(parts[2]) // 1000:06d}'
+            if stem in by_id:
+                raise ValueError(f'{path} and {by_id[stem]} are both {stem}: move one elsewhere')
         by_id[stem] = path
     found, absent = [], []
     for name in by_id if ids is None else ids:
         video, _, second = name.rpartition('_')
-        if names == 'whole' and not (video and second.isdigit()):
-            raise ValueError(f'the id {name} is not <youtubeid>_<second>, as --names whole needs')
+        if names == 'whole' and not (video and re.fullmatch('[0-9]{1,9}', second)):
+            raise ValueError(f'the id {name:.60} is not <youtubeid>_<second>, as --names whole '
+                             'needs: correct --list')
         path, start = (by_id.get(video), int(second)) if names == 'whole' else (by_id.get(name), 0)
         if path is None:
             absent.append(name)
