@@ -92,7 +92,7 @@ def test_complete_pairs_are_good_and_shared_files_are_opened_once(tmp_path, caps
 def test_a_list_whose_files_are_all_missing_is_reported(tmp_path, capsys):
     (tmp_path / 'vggsound').mkdir()
     (tmp_path / 'vggsound/train.csv').write_text('a_000001\n')
-    assert main(['--preset', 'miniature', '--data-root', str(tmp_path), '--processes', '1',
+    assert main(['--preset', 'miniature', '--data-root', str(tmp_path), '--workers', '1',
                  '--benchmarks', 'vggsound']) == 1
     assert 'vggsound lacks files of a_000001' in capsys.readouterr().err
 
