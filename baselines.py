@@ -35,7 +35,7 @@ from encoders.regions import PROPOSALS, Detector, crop, read_boxes
 from encoders.spaces import WEIGHTS, load_spaces
 from evaluate import (SHIPPED, TASKS, load, open_benchmarks, score_benchmarks, tasks_of,
                       tasks_wanted)
-from figures.scores import check_outputs, write_scores
+from figures.scores import check_outputs
 from figures.tables import BENCHMARK_NAMES, ORACLE_TASKS, table
 from localise import distinct, frames_at
 from media import box_map, read_image
@@ -249,11 +249,10 @@ def score_methods(wanted, datasets, finders, by_text, by_region, reading, batch_
             continue
         found, *_ = score_benchmarks(
             tasks, here, finders, rows, reading=reading, batch_size=batch_size, binary=REGIONS,
-            paper='av' if preset == 'paper' else None)
+            paper='av' if preset == 'paper' else None, json_file=json_file, csv_file=csv_file,
+            before=scores)
         for method in rows:
             scores[method] |= found[method]
-        if rank_and_processes()[0] == 0:
-            write_scores(scores, json_file, csv_file)
     return scores
 
 
@@ -362,5 +361,5 @@ def main():
 
 
 if __name__ == '__main__':
-    run_script('baselines.py', main, 'interrupted; --json and --csv, where given, hold the tables '
-               'that were finished')
+    run_script('baselines.py', main, 'interrupted; --json and --csv, where given, hold the '
+               'benchmarks that were finished')

@@ -187,19 +187,21 @@ def evaluate(args):
 
 def score_benchmarks(wanted, datasets, finders, rows, threshold='fixed:0.5', reading='release',
                      batch_size=16, paper=None, json_file=None, csv_file=None, maps=None,
-                     figures=None, frames=3, beside=(), binary=()):
+                     figures=None, frames=3, beside=(), binary=(), before=None):
     """Score every benchmark; after each, write all scores and print the tables that are complete.
 
     wanted: {task: {benchmark: metric}}. datasets, finders: {benchmark: Benchmark}, {benchmark:
     find}, see score. rows: any names, as `find` has them; maps of the first are saved below `maps`.
     paper: see task_tables. figures: the folder of contact sheets, with that many frames of each
     benchmark. beside: [(another method, folder of its maps)], there too. binary: rows of 0/1 maps,
-    which have no K highest pixels and so no adaptive scores.
+    which have no K highest pixels and so no adaptive scores. before: {row: {task: ...}}, scores of
+    an earlier call and of any rows, which are written too.
     -> {row: {task: {benchmark: scores}}}, {benchmark: {task: {row: meter}}}, examples
     """
     scores = {}
     for row in rows:
         scores[row] = {task: {} for task in wanted}
+    before = before or dict.fromkeys(rows, {})
     meters = {}
     examples = []
     for name, dataset in datasets.items():
@@ -216,7 +218,8 @@ def score_benchmarks(wanted, datasets, finders, rows, threshold='fixed:0.5', rea
         if rank_and_processes()[0] > 0:
             continue
         print_counts(dataset, meters[name])
-        write_scores(scores, json_file, csv_file)
+        joined = {row: tasks | scores.get(row, {}) for row, tasks in before.items()}
+        write_scores(joined, json_file, csv_file)
         if figures:
             score_methods(beside, dataset, meters[name], pictures, batch_size, score)
             draw_sheets(figures, name, meters[name], pictures)

@@ -1,5 +1,6 @@
 """Which label and which region a sound gets in baselines.py, and what is refused."""
 
+import contextlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -326,3 +327,27 @@ def test_boxes_of_a_file_replace_the_detector(small_world, tmp_path, monkeypatch
         '--method', 'wav2clip', '--task', 'single', '--benchmarks', 'vggss', '--limit', '4',
         '--data-root', str(small_world), '--boxes', str(boxes_file(tmp_path, *lines))])
     assert baselines.run(args)['wav2clip']['single']['vggss']['cIoU'] == 100
+
+
+def test_an_interrupted_run_leaves_the_benchmarks_that_were_finished(small_world, tmp_path,
+                                                                     monkeypatch):
+    find_maps = baselines.find_maps
+
+    def stopped_at(last):
+        def find(parts, folder, benchmark, *more):
+            if benchmark == last:
+                raise KeyboardInterrupt
+            return find_maps(parts, folder, benchmark, *more)
+        return find
+
+    line = (f'--method wav2clip --benchmarks vggss is4 ext_vggss --data-root {small_world} '
+            f'--json {tmp_path / "b.json"}').split()
+    found = {}
+    for last in ('is4', 'ext_vggss', None):
+        monkeypatch.setattr(baselines, 'find_maps', stopped_at(last))
+        with contextlib.suppress(KeyboardInterrupt):
+            baselines.run(baselines.parse_args(line))
+        found[last] = json.loads((tmp_path / 'b.json').read_text(encoding='utf-8'))['wav2clip']
+    assert list(found['is4']['single']) == ['vggss'] and 'robustness' not in found['is4']
+    assert {name for sets in found['ext_vggss'].values() for name in sets} == {'vggss', 'is4'}
+    assert found[None] == found['ext_vggss'] | {'robustness': found[None]['robustness']}
