@@ -28,7 +28,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from checkpoint import run_script, some_path
+from checkpoint import run_script, sentence_for, some_path
 from figures.scores import check_outputs
 from figures.tables import BENCHMARK_NAMES, paper_scores, table
 
@@ -173,7 +173,7 @@ def run_all(runs, jobs, **where):
         try:
             run(folder, options=options, seed=seed, gpu=gpu, **where)
         except (OSError, RuntimeError) as error:
-            failed[folder] = str(error)
+            failed[folder] = sentence_for(error) or str(error)
         gpus.put(gpu)
         bar.update()
 

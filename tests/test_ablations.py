@@ -170,6 +170,15 @@ def test_an_out_that_is_a_file_is_one_sentence(stubs, tmp_path):
         main(['--table', '14', '--out', str(tmp_path / 'train.py')])
 
 
+def test_a_file_in_place_of_a_run_costs_that_run_only(stubs, capsys):
+    file = folder_of(stubs, 'miniature', TABLES[14]['0.4 0.2'], 0)
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert main(['--table', '14', '--out', str(stubs)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f'ablations.py: {file}: cannot use {file} (File exists): name another place')
+
+
 def test_one_seed_has_no_deviation_and_a_missing_score_no_part():
     assert mean_text([40.04]) == '40.0'
     assert mean_text([40, None, 42]) == '41.0 ± 1.4'
