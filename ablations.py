@@ -95,7 +95,11 @@ def commands_left(folder, preset, options, seed, data_root=None):
     if (folder / 'last.pt').exists() or (folder / 'previous.pt').exists():
         train.append('--resume')
     scores = folder / 'scores.json'
-    score = ['evaluate.py', '--checkpoint', str(folder / 'last.pt'), *where,
+    both = []                           # a checkpoint names neither its CLIPSeg nor its BEATs
+    for option, value in zip(options, options[1:]):
+        if option in ('--clipseg', '--beats', '--device'):
+            both += [option, value]
+    score = ['evaluate.py', '--checkpoint', str(folder / 'last.pt'), *where, *both,
              '--benchmarks', *SCORED, '--json', str(scores)]
     if not (folder / 'summary.json').exists():
         return [train, score]

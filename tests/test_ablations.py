@@ -159,6 +159,12 @@ with FileLock(sys.argv[1]):
 '''
 
 
+def test_a_run_is_scored_with_the_weights_it_was_trained_with(tmp_path):
+    options = ['--variant', 'av', '--beats', 'b.pt', '--lr', '1', '--clipseg', 'c']
+    _, score = commands_left(tmp_path, 'paper', options, 0)
+    assert '--beats b.pt --clipseg c --benchmarks' in ' '.join(score) and '--lr' not in score
+
+
 def test_another_data_root_is_another_run(stubs, capsys):
     for root in ([], ['--data-root', 'a'], ['--data-root', 'b']):
         assert main(['--table', '14', '--out', str(stubs), *root]) == 0
