@@ -377,6 +377,8 @@ def read_captioner(path, preset, dim, tokenizer):
     try:
         saved = torch.load(content, map_location='cpu', weights_only=True)
         captioner.load_state_dict(saved['captioner'])
+        if not all(value.isfinite().all() for value in captioner.parameters()):
+            raise ValueError
     except Exception:           # a damaged file, or one of another program or preset
         raise ValueError(f'{path} is no captioner of --preset {preset} and this CLIP: train it '
                          'again, or correct --captioner') from None

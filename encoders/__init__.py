@@ -99,6 +99,9 @@ class Weights:
                 raise self.error(f'{name} should be {own.get(name, "absent")} and is '
                                  f'{found.get(name, "absent")}')
         model.load_state_dict(self.tensors, strict=False)       # into float32, whatever it was
+        for name, value in model.named_parameters():
+            if not value.isfinite().all():      # argmax of NaN would choose the first region
+                raise self.error(f'{name} holds values that are not numbers')
         return model.eval().requires_grad_(False)
 
 

@@ -175,6 +175,9 @@ def from_pretrained(kind, name, option):
         raise ValueError(f'{name!r} is not the {kind.__name__} that {option} needs: '
                          f'{len(missing)} weights are missing, e.g. {missing[0]}; name another '
                          'folder')
+    if not all(value.isfinite().all() for value in model.parameters()):
+        raise ValueError(f'{name!r} holds weights that are not numbers: fetch it again, or name '
+                         f'another folder by {option}')
     return model.requires_grad_(False).eval()
 
 

@@ -329,6 +329,14 @@ def test_boxes_of_a_file_replace_the_detector(small_world, tmp_path, monkeypatch
     assert baselines.run(args)['wav2clip']['single']['vggss']['cIoU'] == 100
 
 
+def test_weights_that_are_not_numbers_are_named(tmp_path):
+    model = spaces.CLIPModel.from_pretrained(f'{spaces.TINY}/clipseg')
+    model.logit_scale.data.fill_(torch.nan)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match='weights that are not numbers: .* by --clip'):
+        spaces.from_pretrained(spaces.CLIPModel, str(tmp_path), '--clip')
+
+
 def test_an_interrupted_run_leaves_the_benchmarks_that_were_finished(small_world, tmp_path,
                                                                      monkeypatch):
     find_maps = baselines.find_maps

@@ -446,6 +446,7 @@ def test_entries_that_do_not_fit_are_named(tmp_path):
             ({name: torch.zeros(3)}, f'{name} should be (32,) and is (3,)'),
             ({f'{block}extra': torch.zeros(3)}, f'{block}extra should be absent and is (3,)'),
             ({name: 'text'}, f'{name} is a str, not a tensor'),
+            ({name: torch.full((32,), torch.nan)}, f'{name} holds values that are not numbers'),
             ({'modality_heads.vision.2.weight': torch.zeros(6)}, 'has the shape (6,)')):
         assert reason in sentence('imagebind', save(tmp_path / 'a.pt', {**weights, **wrong}),
                                   **heads)

@@ -238,6 +238,16 @@ def test_bad_files_are_named(small, small_world, tmp_path):
         small('say', '--captioner', ROOT / 'miniature/weights/av.pt')
 
 
+def test_a_captioner_of_a_failed_training_is_refused(small, tmp_path):
+    path = tmp_path / 'a.pt'
+    small('train', '--out', path, '--epochs', 1)
+    saved = torch.load(path, weights_only=True)
+    saved['captioner']['mapper.queries'][:] = torch.nan
+    torch.save(saved, path)
+    with pytest.raises(ValueError, match='a.pt is no captioner'):
+        small('say', '--captioner', path)
+
+
 def test_gpt2_that_is_not_there_is_named(small, tmp_path, monkeypatch):
     scale = dataclasses.replace(SCALE, tokenizer=str(tmp_path / 'gpt2'))
     monkeypatch.setitem(inversion.SCALES, 'miniature', scale)
