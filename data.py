@@ -25,8 +25,9 @@ import shutil
 import signal
 import sys
 import threading
+import zlib
 from collections import Counter
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,8 @@ from tqdm import tqdm
 from beats import FRAME, HOP, N_MELS
 from benchmarks import BENCHMARKS
 from benchmarks.lists import WHERE
-from benchmarks.pairs import FORMS, FRAMES, read_ids
-from checkpoint import write_file
+from benchmarks.pairs import FORMS, FRAMES, print_other_splits, read_ids
+from checkpoint import agree, rank_and_processes, write_file
 from media import (GROUND_TRUTH_SIZE, SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map,
                    box_pixels, evaluation_image, file_of, noise, read_audio, read_channels,
                    read_image, read_mask, read_pickled_mask, side_by_side, training_image)
@@ -122,6 +123,44 @@ class VGGSound(Dataset):
         else:
             image = evaluation_image(image, self.image_size)
         return {'id': sample, 'image': image, 'wav': wav, 'features': features}
+
+
+def open_pairs(root, image_size, seconds, seed, skip_bad):
+    """-> the training pairs, and the validation pairs in the first process (None elsewhere)"""
+    rank, _ = rank_and_processes()
+    read = partial(VGGSound, root, image_size=image_size, seconds=seconds, seed=seed,
+                   skip_bad=skip_bad)
+    pairs = read(split='train', augmented=True)
+    agree(
+        checksum(pairs.ids),
+        f'{pairs.list}: process {rank} finds {len(pairs)} samples with files, and not all '
+        'processes find the same: give every machine the same data')
+    if rank > 0:
+        return pairs, None
+    print_other_splits(pairs.list)
+    if pairs.absent:
+        print(f'left out {len(pairs.absent)} samples of {pairs.list} without files, e.g. '
+              f'{pairs.absent[0]}')
+    if not Path(root, 'vggsound/val.csv').exists():
+        print(f'no {root}/vggsound/val.csv: training without validation')
+        return pairs, None
+    return pairs, read(split='val')
+
+
+def steps_per_epoch(pairs, batch_size, processes, accumulate):
+    """ValueError where a process has too few pairs for a batch, or a step too few batches."""
+    if batch_size % processes or batch_size < 2 * processes:
+        raise ValueError(f'--batch-size {batch_size} does not divide among {processes} processes '
+                         'with at least 2 pairs on each, as one pair alone has no negatives')
+    if len(pairs) < batch_size * accumulate:
+        raise ValueError(f'{pairs.list} has {len(pairs)} samples, fewer than {accumulate} '
+                         f'batch(es) of {batch_size}: add samples or lower --batch-size')
+    return len(pairs) // batch_size // accumulate
+
+
+def checksum(ids):
+    """A number that differs, very likely, for another list of pairs."""
+    return zlib.crc32(' '.join(ids).encode('utf-8'))
 
 
 def _stems_in(folder, suffixes):
@@ -214,6 +253,13 @@ class AudioFeatures:
         if need > free:
             raise OSError(f'{self.folder} needs another {need / 1e9:,.1f} GB: name a folder on a '
                           'larger disk by --cache-audio DIR, or a part by --cache-share')
+
+
+def cache_features(pairs, beats, folder, share):
+    """--cache-audio: let `pairs` read E_A's features from this folder, which is filled later."""
+    pairs.features = AudioFeatures(folder, beats, pairs.seconds, pairs.ids, share)
+    if rank_and_processes()[0] == 0:
+        pairs.features.print_size()
 
 
 # ============ Test sets ============

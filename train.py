@@ -28,7 +28,6 @@ if __name__ == '__main__' and hasattr(signal, 'pthread_sigmask'):
 import argparse
 import json
 import math
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -40,10 +39,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import losses
-from benchmarks.pairs import print_other_splits
 from captions import captions_path, load_answers, make_captions
 from checkpoint import rank_and_processes, some_path
-from data import AudioFeatures, VGGSound, draw_miniature, loader, training_steps
+from data import (cache_features, checksum, draw_miniature, loader, open_pairs, steps_per_epoch,
+                  training_steps)
 from figures import attempt, curves, tables
 from heldout import before_after_sheet, held_out
 from model import PRESETS, PROMPT, load_model, trained_state
@@ -237,7 +236,9 @@ def train(args):
     run = checkpoint.Run(args.out, args.resume, args.overwrite, args.save_seconds)
     make_data(args.preset, args.data_root, args.data_root_given, args.captions_from,
               with_captions=args.lambda_c and not args.captions, device=args.device)
-    pairs, validation = open_pairs(args.data_root, args.preset, args.seed, args.skip_bad_samples)
+    config = PRESETS[args.preset]
+    pairs, validation = open_pairs(args.data_root, config.image_size, config.seconds, args.seed,
+                                   args.skip_bad_samples)
     per_epoch = steps_per_epoch(pairs, args.batch_size, processes, args.accumulate)
     last_step = args.steps or args.epochs * per_epoch
 
@@ -301,44 +302,6 @@ def make_data(preset, data_root, given, captions_from, with_captions, device):
     checkpoint.wait_for_all()
 
 
-def open_pairs(root, preset, seed, skip_bad):
-    """-> the training pairs, and the validation pairs in the first process (None elsewhere)"""
-    rank, _ = rank_and_processes()
-    read = partial(VGGSound, root, image_size=PRESETS[preset].image_size,
-                   seconds=PRESETS[preset].seconds, seed=seed, skip_bad=skip_bad)
-    pairs = read(split='train', augmented=True)
-    checkpoint.agree(
-        checksum(pairs.ids),
-        f'{pairs.list}: process {rank} finds {len(pairs)} samples with files, and not all '
-        'processes find the same: give every machine the same data')
-    if rank > 0:
-        return pairs, None
-    print_other_splits(pairs.list)
-    if pairs.absent:
-        print(f'left out {len(pairs.absent)} samples of {pairs.list} without files, e.g. '
-              f'{pairs.absent[0]}')
-    if not Path(root, 'vggsound/val.csv').exists():
-        print(f'no {root}/vggsound/val.csv: training without validation')
-        return pairs, None
-    return pairs, read(split='val')
-
-
-def steps_per_epoch(pairs, batch_size, processes, accumulate):
-    """ValueError where a process has too few pairs for a batch, or a step too few batches."""
-    if batch_size % processes or batch_size < 2 * processes:
-        raise ValueError(f'--batch-size {batch_size} does not divide among {processes} processes '
-                         'with at least 2 pairs on each, as one pair alone has no negatives')
-    if len(pairs) < batch_size * accumulate:
-        raise ValueError(f'{pairs.list} has {len(pairs)} samples, fewer than {accumulate} '
-                         f'batch(es) of {batch_size}: add samples or lower --batch-size')
-    return len(pairs) // batch_size // accumulate
-
-
-def checksum(ids):
-    """A number that differs, very likely, for another list of pairs."""
-    return zlib.crc32(' '.join(ids).encode('utf-8'))
-
-
 def adam(model, lr, weight_decay, with_mask):
     """The optimiser of the audio projection and, with_mask, of MaskGen_I's w and b.
 
@@ -369,13 +332,6 @@ def begin(run, state, last_step, settings, score):
         run.say(f'the rate was to reach 0 after step {state["last_step"]}: now it does after step '
                 f'{last_step}')
     return {**state, 'last_step': last_step, 'settings': settings}
-
-
-def cache_features(pairs, beats, folder, share):
-    """--cache-audio: let `pairs` read E_A's features from this folder, which is filled later."""
-    pairs.features = AudioFeatures(folder, beats, pairs.seconds, pairs.ids, share)
-    if rank_and_processes()[0] == 0:
-        pairs.features.print_size()
 
 
 def finish(run, load, model, tokenizer, data_root, state, absent):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import model as model_file
+import data
 import train
 from conftest import assert_equal
 from masks import mask_gen_f
@@ -87,8 +88,8 @@ def test_values_out_of_range_are_refused_by_name(capsys):
 def test_a_batch_is_two_pairs_or_more_for_each_process():
     for processes in (3, 4):
         with pytest.raises(ValueError, match=f'among {processes} processes with at least 2 pairs'):
-            train.steps_per_epoch(range(11), 4, processes, 1)
-    assert train.steps_per_epoch(range(11), 4, 2, 1) == 2
+            data.steps_per_epoch(range(11), 4, processes, 1)
+    assert data.steps_per_epoch(range(11), 4, 2, 1) == 2
 
 
 # ---- the equations, by another way than losses.py's
