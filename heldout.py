@@ -11,6 +11,7 @@ from data import Benchmark
 from evaluate import readable, rows_of, score
 from figures.examples import draw_before_after
 from figures.scores import without_nan
+from figures.tables import table
 from localise import embed_names, localise
 from metrics import Segmentation, SingleSource, Streaming, mean
 from model import PRESETS
@@ -118,6 +119,16 @@ def summarised(vggss, is4):
     return scores, {'boxes': len(vggss['box']['ours']), 'masks': len(vggss['mask']['ours']) + multi,
                     'multi': multi, 'pairs': len(is4['pair']['ours']),
                     'silence': len(vggss['area']['ours'])}
+
+
+def table_of(columns):
+    """{column: scores} -> the table that train.py prints, in per cent."""
+    rows = []
+    for name in ('cIoU', 'AUC', 'mIoU', 'mIoU_multi', 'both_right', 'area_silence', 'area_noise'):
+        factor = 100 if name.startswith('area') else 1      # areas are fractions
+        values = [(scores or {}).get(name) for scores in columns.values()]
+        rows.append([f'{name}, %', *(value and value * factor for value in values)])
+    return table(rows, ['', *columns])
 
 
 def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, frames=6):

@@ -218,7 +218,7 @@ class Seen:
 
         patch.setattr(model_file.SoundLocalizer, 'forward', forward)
 
-    def note_terms(self, terms, out, gather=None, **settings):
+    def note_terms(self, terms, out, *settings, gather=None):
         if torch.is_grad_enabled():
             self.terms.append(terms)            # the dict to which the loop adds L_ACL_C
             self.gathers.append(gather)
