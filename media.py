@@ -373,7 +373,8 @@ def _wav_with_size(path):
             return path
         wav = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)      # writes stay in memory
     end = len(wav)
-    start, stop = next((place for name, *place in _chunks(wav, 12) if name == b'data'), (end, end))
+    places = (place for name, *place in wav_chunks(wav, 12) if name == b'data')
+    start, stop = next(places, (end, end))
     if stop > end and stop - start < PLACEHOLDER:
         raise SampleError(f'{path} is cut short by {stop - end} bytes: fetch it again')
     if stop > start or start == end:
@@ -383,7 +384,7 @@ def _wav_with_size(path):
     return wav
 
 
-def _chunks(wav, place):
+def wav_chunks(wav, place):
     """Yields (name, where the content begins, where it ends) while names are text."""
     while re.match(rb'[ -~]{4}.{4}', wav[place:place + 8], re.DOTALL):
         size = int.from_bytes(wav[place + 4:place + 8], 'little')

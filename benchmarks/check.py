@@ -6,7 +6,7 @@
 Opens every frame, sound, mask and list, without a model, and counts what is missing, unreadable or
 suspicious. Most scores far below the paper's come from wrong frames or a wrong sampling rate. Many
 equal or black frames mean that wrong frames were extracted; many silent or short sounds, that wrong
-seconds were.
+seconds were; long sounds, or headers unlike their data, that a rate was changed in the header only.
 
 The exit code is 0 only if every file exists and is readable; suspicious files do not change it.
 """
@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from checkpoint import overwritten, run_script, sentence_for, some_path, write_f
 from figures.scores import check_outputs
 from figures.tables import table
 from media import (SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image, read_mask,
-                   read_pickled_mask)
+                   read_pickled_mask, wav_chunks)
 from model import PRESETS
 
 # Samples in the paper and the releases. Videos vanish from the web, so everyone has fewer
@@ -43,8 +44,9 @@ EXPECTED = {'vggsound': 144_000, 'vggss': 5158, 'flickr': 250, 'is4': 6480, 'vpo
 SET_NAMES = ('vggsound', *BENCHMARKS)
 BLACK = 8               # no pixel of a black frame is brighter, of 255
 SILENT = 1e-3           # no sample of a silent sound is louder, full scale being 1
-SHORT = 0.5             # seconds by which a sound may end early
-FEATURES_MB = 2.3       # of BEATs for 10 s in float16 (data.AudioFeatures)
+MARGIN = 0.5            # seconds by which a sound may be shorter or longer than the model's
+UNCOMPRESSED = (1, 3, 0xFFFE)       # formats of a WAV: integers, floats, either with more channels
+FEATURES_MB = 2.3       # of the published BEATs for 10 s in float16 (data.AudioFeatures)
 
 
 # ============ One file ============
@@ -70,22 +72,42 @@ def look_at_frame(path):
 
 
 def look_at_sound(path, seconds):
-    """-> {'rate', 'bytes', 'short', 'silent'}. seconds: of sound, from the start, for the model
+    """-> {'rate', 'seconds' of sound, 'bytes', 'silent', 'short', 'long', 'unlike': bool}
 
-    A sound that is shorter than its header states raises SampleError (read_audio).
+    seconds: of sound, from the start, for the model. A sound that is shorter than its header states
+    raises SampleError (read_audio).
     """
     wav = read_audio(path, seconds)
     info = soundfile.info(path)
-    return {'rate': info.samplerate, 'bytes': os.path.getsize(path),
-            'short': info.duration < seconds - SHORT, 'silent': wav.abs().max().item() <= SILENT}
+    return {'rate': info.samplerate, 'seconds': info.duration, 'bytes': os.path.getsize(path),
+            'silent': wav.abs().max().item() <= SILENT, 'short': info.duration < seconds - MARGIN,
+            'long': info.duration > seconds + MARGIN, 'unlike': header_unlike_data(path)}
+
+
+def header_unlike_data(path):
+    """Whether a WAV's rate contradicts its bytes a second, or its data go on after their end.
+
+    Both come from programs that change the header and leave the sound as it is.
+    """
+    wav = path.read_bytes()
+    if not wav.startswith(b'RIFF'):
+        return False
+    contradiction = False
+    end = 12
+    for name, begin, end in wav_chunks(wav, 12):
+        if name == b'fmt ':
+            layout, _, rate, bytes_a_second, width = struct.unpack_from('<HHIIH', wav, begin)
+            contradiction = layout in UNCOMPRESSED and bytes_a_second != rate * width
+    return contradiction or len(wav) - end >= 8     # fewer bytes than a chunk's head: padding
 
 
 def look_at_mask(path, frame, ade_class):
     """-> {}; SampleError where it is unreadable or differs from its frame in size"""
-    if Path(path).suffix == '.pkl':
+    if path.suffix == '.pkl':
         read_pickled_mask(path)
     else:
-        read_mask(path, read_image(frame).size, ade_class=ade_class)
+        size = read_image(frame).size if frame.is_file() else None
+        read_mask(path, size, ade_class=ade_class)
     return {}
 
 
@@ -108,29 +130,38 @@ def jobs_of(samples, seconds):
         jobs += [(look_at_frame, path) for path in s.images]
         heard = seconds / 2 if s.stereo else seconds        # both channels, one after the other
         jobs += [(look_at_sound, path, heard) for path in s.sounds]
-        jobs += [(look_at_mask, mask, frame, s.ade_class) for mask, frame in zip(s.masks, s.images)
-                 if frame.is_file()]
+        jobs += [(look_at_mask, mask, frame, s.ade_class) for mask, frame in zip(s.masks, s.images)]
     return [job for job in dict.fromkeys(jobs) if job[1].is_file()]
 
 
 def count(name, samples, found):
-    """found: what look_at says of each job of the set. -> {finding: count}, sentences"""
-    absent = [s.id for s in samples if not all(f.is_file() for f in s.images + s.sounds + s.masks)]
-    errors = [result['error'] for result in found if 'error' in result]
-    frames = [result for result in found if 'hash' in result]
-    sounds = [result for result in found if 'rate' in result]
+    """found: {file: what look_at says of it}. -> {finding: count}, sentences about files"""
+    missing = {'frame': [], 'sound': [], 'mask': []}            # a file for each sample that lacks
+    for s in samples:
+        for files, absent in zip((s.images, s.sounds, s.masks), missing.values()):
+            absent += [path for path in files if path not in found][:1]
+    errors = [result['error'] for result in found.values() if 'error' in result]
+    frames = [result for result in found.values() if 'hash' in result]
+    sounds = [result for result in found.values() if 'rate' in result]
     counts = {
-        'samples': len(samples), 'in the paper': EXPECTED[name], 'without files': len(absent),
-        'unreadable files': len(errors),
+        'samples': len(samples), 'samples in the paper': EXPECTED[name],
+        'samples without frame': len(missing['frame']),
+        'samples without sound': len(missing['sound']),
+        'samples without mask': len(missing['mask']),
+        'unreadable files, and masks unlike their frame': len(errors),
         'black frames': sum(frame['black'] for frame in frames),
-        'equal frames': len(frames) - len({frame['hash'] for frame in frames}),
-        'frame sizes': len({frame['size'] for frame in frames}),
+        'frames equal to another': len(frames) - len({frame['hash'] for frame in frames}),
+        'sizes of frames': len({frame['size'] for frame in frames}),
         'silent sounds': sum(sound['silent'] for sound in sounds),
         'short sounds': sum(sound['short'] for sound in sounds),
-        'not 16 kHz': sum(sound['rate'] != SAMPLE_RATE for sound in sounds),
+        'long sounds': sum(sound['long'] for sound in sounds),
+        'headers unlike the sound': sum(sound['unlike'] for sound in sounds),
+        'sounds not at 16 kHz': sum(sound['rate'] != SAMPLE_RATE for sound in sounds),
         'boxes out of frame': sum(boxes_out(s) for s in samples),
-        'MB': round(sum(result['bytes'] for result in frames + sounds) / 1e6)}
-    return counts, [f'{name} lacks files of {i}' for i in absent] + errors
+        'hours of sound': sum(sound['seconds'] for sound in sounds) / 3600,
+        'GB on disk': sum(result['bytes'] for result in frames + sounds) / 1e9}
+    absent = dict.fromkeys(sum(missing.values(), []))           # a sound may serve several samples
+    return counts, [f'{path} is missing' for path in absent] + errors
 
 
 def boxes_out(sample):
@@ -152,22 +183,23 @@ def check(names, root, seconds, workers=1):
         try:
             samples[name] = listed(name, root)
         except (OSError, ValueError) as error:
-            counts[name], sentences[name] = {'in the paper': EXPECTED[name]}, [sentence_for(error)]
+            counts[name] = {'samples in the paper': EXPECTED[name]}
+            sentences[name] = [sentence_for(error)]
     jobs = {name: jobs_of(several, seconds) for name, several in samples.items()}
     every = list(dict.fromkeys(job for several in jobs.values() for job in several))
     began = time.time()
     with ThreadPoolExecutor(workers) as pool:
         found = dict(zip(every, tqdm(pool.map(look_at, every), 'files', len(every))))
-    for name, several in samples.items():
-        counts[name], sentences[name] = count(name, several, [found[job] for job in jobs[name]])
     spent = time.time() - began
+    for name, several in samples.items():
+        of_files = {job[1]: found[job] for job in jobs[name]}
+        counts[name], sentences[name] = count(name, several, of_files)
     print(f'{len(every):,} files in {spent:,.0f} s by {workers} threads')
-    pairs = len(samples.get('vggsound', ()))
-    if pairs and every:
-        hours = 2 * pairs * spent / len(every) / 3600
-        print(f'one epoch of {pairs:,} pairs: {hours:.2g} hours of reading at this rate; '
-              f'{pairs * FEATURES_MB / 1000:,.1f} GB of features with --cache-audio '
-              '(docs/speed.md)')
+    if 'vggsound' in samples and every:
+        pairs = len(samples['vggsound'])
+        counts['vggsound'] |= {
+            'hours to read an epoch at this speed': 2 * pairs * spent / len(every) / 3600,
+            'GB of features (--cache-audio)': pairs * FEATURES_MB / 1000}
     return {name: counts[name] for name in names}, {name: sentences[name] for name in names}
 
 
@@ -196,9 +228,9 @@ def main(argv=None):
             print(f'{name}: {sentence}', file=sys.stderr)
     if args.json:
         write_file(args.json, json.dumps({'counts': counts, 'sentences': sentences}, indent=1))
-    headings = list(max(counts.values(), key=len))
-    rows = [[name, *(found.get(key) for key in headings)] for name, found in counts.items()]
-    print(table(rows, ['set', *headings]))
+    findings = list(max(counts.values(), key=len))
+    rows = [[key, *(found.get(key) for found in counts.values())] for key in findings]
+    print(table(rows, ['', *counts], decimals=2))
     free = shutil.disk_usage(root if root.exists() else '.').free
     print(f'{free / 1e9:,.0f} GB are free below {root}')
     return 1 if any(sentences.values()) else 0

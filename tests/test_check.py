@@ -1,6 +1,7 @@
 """benchmarks.check counts what is missing, unreadable or odd in a data root."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -25,20 +26,32 @@ def write_pair(folder, name, pixels=None, wav=None, rate=16_000):
     soundfile.write(folder / f'audio/{name}.wav', wav, rate)
 
 
+def write_number(path, place, number):
+    """Change four bytes in the header of a WAV."""
+    content = bytearray(path.read_bytes())
+    content[place:place + 4] = number.to_bytes(4, 'little')
+    path.write_bytes(content)
+
+
 @pytest.fixture
 def root(tmp_path):
     """VGG-SS with a sample of each kind."""
     folder = tmp_path / 'vggss'
-    names = 'good black twin silent short fast cut gone'.split()
+    names = 'good black twin silent short long fast cut renamed more mute blind gone'.split()
     for name in names[:-1]:
         write_pair(folder, name)
     write_pair(folder, 'black', np.full((12, 20, 3), 3, np.uint8))
     shutil.copy(folder / 'frames/good.png', folder / 'frames/twin.png')
     write_pair(folder, 'silent', wav=np.full(32_000, 1e-4))
     write_pair(folder, 'short', wav=RNG.uniform(-0.5, 0.5, 16_000))
+    write_pair(folder, 'long', wav=RNG.uniform(-0.5, 0.5, 48_000))
     write_pair(folder, 'fast', np.zeros((12, 30, 3), np.uint8) + 99, rate=44_100)
     content = (folder / 'audio/cut.wav').read_bytes()
     (folder / 'audio/cut.wav').write_bytes(content[:40_000])
+    write_number(folder / 'audio/renamed.wav', 24, 15_000)  # the rate, not the bytes a second
+    write_number(folder / 'audio/more.wav', 40, 56_000)     # of 64,000 bytes of data
+    (folder / 'audio/mute.wav').unlink()
+    (folder / 'frames/blind.png').unlink()
     (folder / 'gt_masks').mkdir()
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / 'gt_masks/good.png')
     boxes = {name: [[0.1, 0.1, 0.5, 0.5]] for name in names}
@@ -51,27 +64,53 @@ def root(tmp_path):
 def test_each_finding_is_counted_once(root):
     counts, sentences = check(['vggss'], root, 2.0)
     found = counts['vggss']
-    assert found.pop('MB') == 0
+    assert found.pop('GB on disk') == pytest.approx(0.0008, rel=0.2)
+    # of 10 readable sounds: 6 of 2 s, then short, long, renamed, more
+    seconds = 6 * 2 + 1 + 3 + 32_000 / 15_000 + 28_000 / 16_000
+    assert found.pop('hours of sound') == pytest.approx(seconds / 3600)
     assert found == {
-        'samples': 8, 'in the paper': 5158, 'without files': 1, 'unreadable files': 2,
-        'black frames': 1, 'equal frames': 1, 'frame sizes': 2, 'silent sounds': 1,
-        'short sounds': 1, 'not 16 kHz': 1, 'boxes out of frame': 1}
-    assert sentences['vggss'][0] == 'vggss lacks files of gone'
+        'samples': 13, 'samples in the paper': 5158, 'samples without frame': 2,
+        'samples without sound': 2, 'samples without mask': 0,
+        'unreadable files, and masks unlike their frame': 2, 'black frames': 1,
+        'frames equal to another': 1, 'sizes of frames': 2, 'silent sounds': 1, 'short sounds': 1,
+        'long sounds': 1, 'headers unlike the sound': 2, 'sounds not at 16 kHz': 2,
+        'boxes out of frame': 1}
+    folder = root / 'vggss'
+    assert f'{folder}/audio/mute.wav is missing' in sentences['vggss']
+    assert f'{folder}/frames/blind.jpg is missing' in sentences['vggss']
+    assert len([sentence for sentence in sentences['vggss'] if 'gone' in sentence]) == 2
     assert any('cut.wav is cut short by' in sentence for sentence in sentences['vggss'])
     assert any('good.png is 9 x 9 pixels' in sentence for sentence in sentences['vggss'])
+
+
+def test_a_mask_is_looked_for_beside_a_frame_and_without_one(tmp_path):
+    (tmp_path / 'mask.png').write_bytes(b'no picture')
+    sample = BenchmarkSample('a', [tmp_path / 'a.jpg'], [], None, None, [tmp_path / 'mask.png'])
+    [job] = check_file.jobs_of([sample], 2.0)
+    counts, sentences = check_file.count('vggss', [sample], {job[1]: check_file.look_at(job)})
+    assert counts['samples without frame'] == 1 and counts['samples without mask'] == 0
+    assert 'mask.png is not a readable picture' in sentences[1]
+
+
+@pytest.mark.parametrize('kind, subtype', [('WAV', 'PCM_16'), ('WAV', 'FLOAT'), ('FLAC', 'PCM_16'),
+                                           ('WAV', 'IMA_ADPCM'), ('WAVEX', 'PCM_24')])
+def test_a_good_header_is_like_its_data(tmp_path, kind, subtype):
+    sound = np.zeros((16_001, 2))               # an odd number: some formats pad it
+    soundfile.write(tmp_path / 'a.wav', sound, 16_000, subtype, format=kind)
+    assert not check_file.header_unlike_data(tmp_path / 'a.wav')
 
 
 def test_the_command_prints_a_table_and_writes_json_and_fails(root, capsys):
     command = ['--preset', 'miniature', '--data-root', str(root), '--workers', '1']
     assert main([*command, '--benchmarks', 'vggss', 'flickr', '--json', str(root / 'c.json')]) == 1
     printed = capsys.readouterr()
-    [row] = [line.split() for line in printed.out.splitlines() if line.startswith('vggss')]
-    assert row[:4] == ['vggss', '8', '5158', '1']
-    [absent] = [line.split() for line in printed.out.splitlines() if line.startswith('flickr')]
-    assert absent[:4] == ['flickr', '-', '250', '-']
+    heading, _, samples, paper, *_ = printed.out.splitlines()[1:]
+    assert heading.split() == ['vggss', 'flickr']
+    assert samples.split() == ['samples', '13', '-']
+    assert paper.split()[-2:] == ['5158', '250']
     assert 'flickr: no annotation file' in printed.err
     saved = json.loads((root / 'c.json').read_text())
-    assert saved['counts']['vggss']['black frames'] == 1 and len(saved['sentences']['vggss']) == 3
+    assert saved['counts']['vggss']['black frames'] == 1 and len(saved['sentences']['vggss']) == 6
 
 
 def test_complete_pairs_are_good_and_shared_files_are_opened_once(tmp_path, capsys, monkeypatch):
@@ -86,7 +125,10 @@ def test_complete_pairs_are_good_and_shared_files_are_opened_once(tmp_path, caps
     assert main(['--preset', 'miniature', '--data-root', str(tmp_path), '--workers', '1',
                  '--benchmarks', 'vggsound']) == 0
     assert len(looked) == len(set(looked)) == 4
-    assert 'one epoch of 2 pairs: ' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert '4 files in ' in printed
+    assert re.search('hours to read an epoch at this speed +0.00', printed)
+    assert re.search(r'GB of features \(--cache-audio\) +0.00', printed)
 
 
 def test_a_list_whose_files_are_all_missing_is_reported(tmp_path, capsys):
@@ -94,7 +136,7 @@ def test_a_list_whose_files_are_all_missing_is_reported(tmp_path, capsys):
     (tmp_path / 'vggsound/train.csv').write_text('a_000001\n')
     assert main(['--preset', 'miniature', '--data-root', str(tmp_path), '--workers', '1',
                  '--benchmarks', 'vggsound']) == 1
-    assert 'vggsound lacks files of a_000001' in capsys.readouterr().err
+    assert 'vggsound/frames/a_000001.jpg is missing' in capsys.readouterr().err
 
 
 def test_a_set_that_cannot_be_listed_costs_no_other_set(root, monkeypatch):
@@ -103,7 +145,7 @@ def test_a_set_that_cannot_be_listed_costs_no_other_set(root, monkeypatch):
 
     monkeypatch.setitem(check_file.BENCHMARKS, 'flickr', fail)
     counts, sentences = check(['flickr', 'vggss'], root, 2.0)
-    assert counts['vggss']['samples'] == 8
+    assert counts['vggss']['samples'] == 13
     assert 'flickr_test.csv (Permission denied)' in sentences['flickr'][0]
 
 
