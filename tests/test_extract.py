@@ -151,7 +151,7 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path):
     headless.write_bytes(silent.read_bytes()[:2000])
     late = write_video(tmp_path / 'late.mkv', TIMES['25'], sound=(0, 1), late=11)
     for read, sentence in ((lambda: read_sound(silent, 0, 10), 'silent.mp4 has no audio track'),
-                           (lambda: read_frame(short, 5), 'short.mkv ends before 5.0 s'),
+                           (lambda: read_frame(short, 5), 'short.mkv shows nothing at 5.0 s'),
                            (lambda: read_sound(truncated, 0, 10), 'truncated.mkv is cut short'),
                            (lambda: read_frame(headless, 5), 'headless.mp4 cannot be decoded'),
                            (lambda: read_sound(late, 0, 10), 'late.mkv has no sound in the 10 s')):
@@ -213,21 +213,66 @@ def test_the_list_says_which_are_wanted(clips, tmp_path, capsys):
     assert main([*command, '--list', str(boxes)]) == 0
 
 
-def test_names_of_files_become_ids():
-    def found(names, kind, ids=None):
-        return extract.pieces({name: Path(name) for name in names}, ids, kind)
+@pytest.mark.parametrize('names, file', [('clip', '-x_y_000007'), ('ms', '-x_y_7000_17000')])
+def test_the_name_of_a_clip_becomes_an_id(tmp_path, names, file):
+    write_video(tmp_path / f'{file}.mkv', TIMES['25'], codec='mpeg4')
+    command = ['--videos', str(tmp_path), '--out', str(tmp_path / 'o'), '--processes', '1']
+    assert main([*command, '--names', names]) == 0
+    frame = Image.open(tmp_path / 'o/frames/-x_y_000007.jpg')
+    assert abs(grey_of(frame) - grey_of_index(125)) < 10
+    samples, rate = soundfile.read(tmp_path / 'o/audio/-x_y_000007.wav')
+    assert loudness(samples, rate, 8.0) == pytest.approx(8 / 20, rel=0.05)
 
-    assert found(['-x_y_000030'], 'clip')[0] == [('-x_y_000030', Path('-x_y_000030'), 0)]
-    assert found(['-x_y_30000_40000'], 'ms')[0] == [('-x_y_000030', Path('-x_y_30000_40000'), 0)]
-    assert found(['-x_y'], 'whole', ['-x_y_000030', 'z_000001']) == (
-        [('-x_y_000030', Path('-x_y'), 30)], ['z_000001'])
-    with pytest.raises(ValueError, match='a_1 is not named <youtubeid>_<from>_<to> in milli'):
-        found(['a_1'], 'ms')
-    with pytest.raises(ValueError, match='a_30500_2 and a_30000_1 are both a_000030: move one'):
-        found(['a_30000_1', 'a_30500_2'], 'ms')
+
+@pytest.mark.parametrize('list_name, content', [
+    ('train.csv', '-x_y,7,dog barking,train\ngone,30,cat,test\n'),
+    ('vggss.json', '[{"file": "-x_y_000007", "class": "dog", "bbox": [[0, 0, 1, 1]]},'
+                   ' {"file": "gone_000030", "class": "cat", "bbox": [[0, 0, 1, 1]]}]')])
+def test_ten_seconds_of_a_complete_video_are_cut_where_the_list_says(tmp_path, capsys, list_name,
+                                                                    content):
+    folder = tmp_path / 'videos'
+    folder.mkdir()
+    write_video(folder / '-x_y.mkv', [k / 25 for k in range(25 * 19)], sound=(0, 19), codec='mpeg4')
+    (tmp_path / list_name).write_text(content)
+    command = ['--videos', str(folder), '--out', str(tmp_path / 'o'), '--processes', '1']
+    assert main([*command, '--names', 'whole', '--list', str(tmp_path / list_name)]) == 1
+    printed = capsys.readouterr()
+    assert '1 of 2 are there' in printed.out
+    assert f'gone_000030 has no video in {folder}' in printed.err
+    frame = Image.open(tmp_path / 'o/frames/-x_y_000007.jpg')
+    assert abs(grey_of(frame) - grey_of_index(25 * (7 + 5))) < 10
+    samples, rate = soundfile.read(tmp_path / 'o/audio/-x_y_000007.wav')
+    assert samples.shape == (160_000,)
+    assert loudness(samples, rate, 8.0) == pytest.approx((7 + 8) / 20, rel=0.05)
+
+
+def test_names_that_are_none_and_two_videos_of_one_id_are_refused(tmp_path):
+    def refused(names, kind):
+        folder = tmp_path / '-'.join(names)
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+        with pytest.raises(ValueError) as caught:
+            extract.videos_in(folder, kind)
+        return str(caught.value).replace(f'{folder}/', '')
+
+    assert refused(['a_1.mp4'], 'ms').startswith('a_1.mp4 is not named <youtubeid>_<from>_<to> in')
+    assert (refused(['a_30000_1.mp4', 'a_30500_2.mp4'], 'ms')
+            == 'a_30000_1.mp4 and a_30500_2.mp4 are both a_000030: move one elsewhere')
+    assert refused(['a.mp4', 'a.webm'], 'clip') == ('a.mp4 and a.webm are both a: move one '
+                                                    'elsewhere')
     for wrong in ('plain', 'a_\u00b2', f'a_{"9" * 30}'):
         with pytest.raises(ValueError, match='is not <youtubeid>_<second>, .*: correct --list'):
-            found(['a'], 'whole', [wrong])
+            extract.cut(wrong, {'a': Path('a.mp4')})
+
+
+def test_what_a_killed_run_has_left_half_written_goes(clips, tmp_path):
+    left = tmp_path / 'o/frames/a_000001.jpg.partial123'
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b'half')
+    main(['--videos', str(clips), '--out', str(tmp_path / 'o'), '--processes', '1'])
+    names = ['a_000001.jpg', 'b_000002.jpg', 'c_000003.jpg']
+    assert sorted(path.name for path in left.parent.iterdir()) == names
 
 
 def test_a_folder_without_videos_and_complete_videos_without_seconds_are_refused(tmp_path, capsys):

@@ -20,7 +20,6 @@ start, which VGG-SS annotates: the video that the clip was cut from is longer.
 import argparse
 import contextlib
 import io
-import os
 import re
 import sys
 from pathlib import Path
@@ -57,15 +56,12 @@ def read_frame(path, at):
             if time_of(frame, stream) > at + 1e-3:
                 break
             shown = frame
-        else:
-            end = -np.inf
-            if shown is not None:
-                end = time_of(shown, stream) + float((shown.duration or 0) * stream.time_base)
-            if end < at:
-                raise SampleError(f'{path} ends before {at:.1f} s, where its frame is: fetch it '
-                                  'again')
+        else:                               # the last frame is shown for its duration
+            if shown and time_of(shown, stream) + (shown.duration or 0) * stream.time_base < at:
+                shown = None
         if shown is None:
-            raise SampleError(f'{path} begins after {at:.1f} s, where its frame is: fetch it again')
+            raise SampleError(f'{path} shows nothing at {at:.1f} s, where its frame is: fetch it '
+                              'again')
         return upright(shown)
 
 
@@ -181,60 +177,59 @@ def ids_of(path):
     return read_ids(path)
 
 
-def videos_in(folder):
-    """{name without suffix: its file}. OSError where there is no folder."""
-    found = {}
-    for name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in SUFFIXES:
-            found.setdefault(stem, Path(folder, name))
-    if not found:
-        raise ValueError(f'{folder} holds no video ({", ".join(SUFFIXES)}): name the folder that '
-                         'does by --videos')
-    return found
-
-
-def pieces(videos, ids, names):
-    """Which video each id is cut from. ids: None for all of the folder's.
-
-    -> [(id, its video, start in seconds)], the ids without one
-    """
-    by_id = {}
-    for stem, path in videos.items():
+def videos_in(folder, names):
+    """{id, or with names 'whole' a YouTube id: its video}. ValueError: two videos of one id."""
+    videos = {}
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        name = path.stem
         if names == 'ms':
-            parts = re.fullmatch(r'(.+)_([0-9]{1,12})_([0-9]{1,12})', stem)
+            parts = re.fullmatch(r'(.+)_([0-9]{1,12})_[0-9]{1,12}', name)
             if not parts:
                 raise ValueError(f'{path} is not named <youtubeid>_<from>_<to> in milliseconds: '
                                  'choose other --names')
-            stem = f'{parts[1]}_{int(parts[2]) // 1000:06d}'
-            if stem in by_id:
-                raise ValueError(f'{path} and {by_id[stem]} are both {stem}: move one elsewhere')
-        by_id[stem] = path
-    found, absent = [], []
-    for name in by_id if ids is None else ids:
-        video, _, second = name.rpartition('_')
-        if names == 'whole' and not (video and re.fullmatch('[0-9]{1,9}', second)):
-            raise ValueError(f'the id {name:.60} is not <youtubeid>_<second>, as --names whole '
-                             'needs: correct --list')
-        path, start = (by_id.get(video), int(second)) if names == 'whole' else (by_id.get(name), 0)
-        if path is None:
-            absent.append(name)
+            name = f'{parts[1]}_{int(parts[2]) // 1000:06d}'
+        if name in videos:
+            raise ValueError(f'{videos[name]} and {path} are both {name}: move one elsewhere')
+        videos[name] = path
+    if not videos:
+        raise ValueError(f'{folder} holds no video ({", ".join(SUFFIXES)}): name the folder that '
+                         'does by --videos')
+    return videos
+
+
+def cut(name, videos):
+    """The id of a cut from complete videos. -> its video, None if absent, and its second"""
+    parts = re.fullmatch('(.+)_([0-9]{1,9})', name)
+    if not parts:
+        raise ValueError(f'the id {name:.60} is not <youtubeid>_<second>, as --names whole needs: '
+                         'correct --list')
+    return videos.get(parts[1]), int(parts[2])
+
+
+def extract(folder, out, ids=None, names='clip', processes=1):
+    """ids: None for all videos of the folder. names: see above.
+
+    -> how many ids are complete, of how many, and why the others are not, {id: sentence}
+    """
+    videos = videos_in(folder, names)
+    ids = list(videos) if ids is None else ids
+    jobs = []
+    failed = {}
+    for name in ids:
+        video, start = cut(name, videos) if names == 'whole' else (videos.get(name), 0)
+        if video:
+            jobs.append((name, video, start, out))
         else:
-            found.append((name, path, start))
-    return found, absent
-
-
-def extract(videos, out, ids=None, names='clip', processes=1):
-    """-> how many ids are complete, of how many, and why the others are not, {id: sentence}"""
-    found, absent = pieces(videos_in(videos), ids, names)
-    failed = {name: f'{name} has no video in {videos}' for name in absent}
-    jobs = [(*piece, out) for piece in found]
-    for folder in ('frames', 'audio'):
-        Path(out, folder).mkdir(parents=True, exist_ok=True)
+            failed[name] = f'{name} has no video in {folder}'
+    for part in (Path(out, 'frames'), Path(out, 'audio')):
+        part.mkdir(parents=True, exist_ok=True)
+        for left in part.glob('*.partial[0-9]*'):       # by write_file in a run that was killed
+            left.unlink()
     reasons = in_parallel(write_piece, jobs, 'extracting', processes) if jobs else []
     failed |= {name: reason for (name, *_), reason in zip(jobs, reasons) if reason}
-    total = len(found) + len(absent)
-    return total - len(failed), total, failed
+    return len(ids) - len(failed), len(ids), failed
 
 
 def main(argv=None):
