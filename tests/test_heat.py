@@ -91,7 +91,26 @@ def test_a_large_video_is_reduced_and_a_gif_has_five_frames_a_second(model, tmp_
     small = write_video(tmp_path / 'b.mkv', [k / 25 for k in range(25)], sound=(0, 1))
     heat_video(model, CONFIG, small, tmp_path / 'heat.gif', 0.5, 2.0)
     assert Image.open(tmp_path / 'heat.gif').n_frames == 5
-    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+    assert {path.name for path in tmp_path.iterdir()} == {'a.mkv', 'b.mkv', 'heat.gif'}
+
+
+def test_what_a_killed_run_has_left_is_overwritten_and_goes(model, tmp_path):
+    path = write_video(tmp_path / 'a.mkv', [0, 0.5], sound=(0, 1), codec='mpeg4')
+    (tmp_path / '.partial-heat.mp4').write_bytes(b'half')
+    heat_video(model, CONFIG, path, tmp_path / 'heat.mp4', 0.5, 2.0)
+    assert {path.name for path in tmp_path.iterdir()} == {'a.mkv', 'heat.mp4'}
+
+
+def test_an_error_within_the_video_leaves_no_file(model, tmp_path, monkeypatch):
+    path = write_video(tmp_path / 'a.mkv', [0, 0.5], sound=(0, 1), codec='mpeg4')
+
+    def fail(*values):
+        raise OSError('no space')
+
+    monkeypatch.setattr(heat, 'shown', fail)
+    with pytest.raises(OSError, match='no space'):
+        heat_video(model, CONFIG, path, tmp_path / 'heat.mp4', 0.5, 2.0)
+    assert {path.name for path in tmp_path.iterdir()} == {'a.mkv'}
 
 
 def test_the_command_draws_its_own_clip(tmp_path, monkeypatch, capsys):

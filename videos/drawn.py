@@ -25,7 +25,7 @@ SOUND_RATES = (48_000, 44_100, 32_000, 24_000, 22_050, 16_000)    # of AAC and M
 
 
 def draw_clip(path):
-    """Write the clip. -> (2, H, W) bool: the pixels that each object covers in every frame"""
+    """Write the clip, 8 s. -> (2, H, W) bool: the pixels that each object covers in every frame"""
     rng = np.random.default_rng(SEED)
     place = Image.fromarray(background('open field', SIDE, rng))
     sprites = [sprite(name, colour, OBJECT, rng, pose=False)
@@ -33,8 +33,9 @@ def draw_clip(path):
     wav = np.concatenate([sound(name, rng, TURN) for name in NAMES])
     always = np.ones((2, SIDE, SIDE), bool)
     samples = av.AudioFrame.from_ndarray(wav[None], 'fltp', 'mono')
-    samples.sample_rate, samples.pts = SAMPLE_RATE, 0
+    samples.sample_rate = SAMPLE_RATE
     samples.time_base = Fraction(1, SAMPLE_RATE)
+    samples.pts = 0
     with av.open(str(path), 'w') as container:
         picture, heard = add_streams(container, SIDE, SIDE, RATE, samples)
         for k in range(round(2 * TURN * RATE)):
@@ -48,7 +49,8 @@ def draw_clip(path):
                 shape[y:y + drawn.height, x:x + drawn.width] = np.asarray(drawn)[..., 3] > 127
                 always[i] &= shape
             frame = av.VideoFrame.from_image(image)
-            frame.pts, frame.time_base = k, Fraction(1, RATE)
+            frame.pts = k
+            frame.time_base = Fraction(1, RATE)
             container.mux(picture.encode(frame))
         container.mux(heard.encode(samples))
         container.mux(picture.encode())
@@ -59,16 +61,16 @@ def draw_clip(path):
 def add_streams(container, width, height, rate, sound):
     """H.264 and AAC where this PyAV has them, else MPEG-4 and MP2. -> video and audio stream
 
-    sound: a frame with the rate and the channels of the sound; None: no audio stream.
+    sound: a frame with the rate and the channels of the sound.
     """
-    picture = container.add_stream('libx264' if 'libx264' in av.codecs_available else 'mpeg4',
-                                   rate=rate)
-    picture.width, picture.height, picture.pix_fmt = width, height, 'yuv420p'
-    if sound is None:
-        return picture, None
+    codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
+    picture = container.add_stream(codec, rate=rate)
+    picture.width = width
+    picture.height = height
+    picture.pix_fmt = 'yuv420p'
+    codec = 'aac' if 'aac' in av.codecs_available else 'mp2'
     rate = sound.sample_rate if sound.sample_rate in SOUND_RATES else SOUND_RATES[0]
     layout = {1: 'mono', 2: 'stereo'}.get(len(sound.layout.channels), sound.layout.name)
-    codec = 'aac' if 'aac' in av.codecs_available else 'mp2'
     return picture, container.add_stream(codec, rate=rate, layout=layout)
 
 

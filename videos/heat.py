@@ -54,13 +54,13 @@ def moments(model, wav, every, window, seconds):
     length = round(window * SAMPLE_RATE)
     padded = torch.nn.functional.pad(wav, (length // 2, length))
     starts = range(0, len(wav) + 1, round(every * SAMPLE_RATE))
-    found = []
+    A = []
     for first in range(0, len(starts), BATCH):      # an hour of windows would need 12 GB
-        some = [padded[start:start + length] for start in starts[first:first + BATCH]]
-        wavs = torch.nn.functional.pad(torch.stack(some),
-                                       (0, round(seconds * SAMPLE_RATE) - length))
-        found.append(model.embed_audio(wavs.to(model.prompt_before.device)))    # (BATCH, D)
-    return torch.cat(found)
+        windows = [padded[start:start + length] for start in starts[first:first + BATCH]]
+        rest = round(seconds * SAMPLE_RATE) - length
+        wavs = torch.nn.functional.pad(torch.stack(windows), (0, rest))
+        A.append(model.embed_audio(wavs.to(model.prompt_before.device)))        # (BATCH, D)
+    return torch.cat(A)
 
 
 @torch.no_grad()
@@ -82,8 +82,8 @@ def heatmaps(model, frames, times, A, every, image_size):
 
 # ============ Frames in, frames out ============
 
-def read_frames(path, longest=LONGEST_SIDE):
-    """Yield (seconds, PIL image) of each frame, upright, its sides even and at most `longest`."""
+def read_frames(path):
+    """Yield (seconds, PIL image) of each frame, upright, sides even and at most LONGEST_SIDE."""
     with open_video(path) as container:
         stream = first_stream(container, 'video', path)
         stream.thread_type = 'AUTO'
@@ -91,7 +91,7 @@ def read_frames(path, longest=LONGEST_SIDE):
         size = None                     # of all frames, though a stream may change its size
         for frame in container.decode(stream):
             image = upright(frame)
-            scale = min(1, longest / max(image.size))
+            scale = min(1, LONGEST_SIDE / max(image.size))
             size = size or tuple(max(2, round(side * scale / 2) * 2) for side in image.size)
             yield time_of(frame, stream) - first, image.resize(size)
 
@@ -113,34 +113,34 @@ def shown(frame, heat, side_by_side):
 
 
 def read_sound_frames(path):
-    """Yield the frames of a video's sound with time stamps from 0 on; none if it has no sound."""
+    """Yield the frames of a video's sound, with time stamps from 0 on."""
     with open_video(path) as container:
+        stream = first_stream(container, 'audio', path)
         first = first_time(container)
-        for sound in container.streams.audio[:1]:
-            for frame in container.decode(sound):
-                frame.pts = round((time_of(frame, sound) - first) * frame.sample_rate)
-                frame.time_base = Fraction(1, frame.sample_rate)
-                yield frame
+        for frame in container.decode(stream):
+            frame.pts = round((time_of(frame, stream) - first) * frame.sample_rate)
+            frame.time_base = Fraction(1, frame.sample_rate)
+            yield frame
 
 
 def write_video(path, pictures, sound):
     """pictures: (seconds, (H, W, 3) uint8), at least one. sound: read_sound_frames of the source"""
     ticks = Fraction(1, 90_000)
     first = next(pictures)
+    heard = next(sound)
     height, width, _ = first[1].shape
-    heard = next(sound, None)
     with av.open(str(path), 'w') as container:
         picture, track = add_streams(container, width, height, 30, heard)
         picture.codec_context.time_base = ticks
         for seconds, pixels in itertools.chain([first], pictures):
             frame = av.VideoFrame.from_ndarray(pixels, 'rgb24')
-            frame.pts, frame.time_base = round(seconds / ticks), ticks
+            frame.pts = round(seconds / ticks)
+            frame.time_base = ticks
             container.mux(picture.encode(frame))
         container.mux(picture.encode())
-        for frame in itertools.chain([heard], sound) if heard else ():
+        for frame in itertools.chain([heard], sound):
             container.mux(track.encode(frame))
-        if heard:
-            container.mux(track.encode())
+        container.mux(track.encode())
 
 
 def write_gif(path, pictures):
@@ -149,9 +149,7 @@ def write_gif(path, pictures):
     for seconds, pixels in pictures:
         if seconds >= len(images) * GIF_EVERY:
             image = Image.fromarray(pixels)
-            scale = min(1, GIF_SIDE / image.height)
-            size = max(1, round(image.width * scale)), round(image.height * scale)
-            image = image.resize(size)
+            image.thumbnail((image.width, GIF_SIDE))
             images.append(image.quantize(GIF_COLOURS, dither=Image.Dither.NONE))
     images[0].save(path, save_all=True, append_images=images[1:], loop=0,
                    duration=round(1000 * GIF_EVERY))
@@ -172,13 +170,15 @@ def heat_video(model, config, source, path, every, window, side_by_side=False):
             for seconds, image, heat in zip(times, images, maps):
                 yield seconds, shown(image, heat, side_by_side)
 
-    with tempfile.TemporaryDirectory(dir=Path(path).absolute().parent) as folder:
-        partial = Path(folder, Path(path).name)             # renamed when it is complete
+    partial = Path(path).with_name(f'.partial-{Path(path).name}')       # renamed when complete
+    try:
         if partial.suffix.lower() == '.gif':
             write_gif(partial, pictures())
         else:
             write_video(partial, pictures(), read_sound_frames(source))
         os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 # ============ The command line ============
