@@ -253,7 +253,8 @@ def measure_memory(preset, device, variants, batch_sizes, free_memory):
 
 # ---- the script -------------------------------------------------------------------------------
 
-SECTIONS = ('memory', 'step', 'load', 'evaluate', 'metrics')    # memory while the process is small
+# memory first, while this process is small
+SECTIONS = ('memory', 'step', 'load', 'videos', 'evaluate', 'metrics')
 SECTIONS_OF = {     # the options that only some sections read
     'batch_sizes': ('step', 'memory'), 'only_count': ('step',), 'precision': ('step', 'memory'),
     'cached_audio': ('step', 'memory'), 'repeats': ('step', 'evaluate'), 'heatmaps': ('metrics',)}
@@ -334,6 +335,10 @@ def run_section(section, args, device):
     elif section == 'load':
         title = 'Training pairs, 640 x 360 JPEG and 16-bit sound, read by one process'
         rows = [measure_loading(*size)]
+    elif section == 'videos':
+        from speed.clips import measure_clips       # here, not above: only this one needs PyAV
+        title = 'Videos of 8 s, 384 x 384, extracted (videos.extract)'
+        rows = [measure_clips()]
     elif section == 'evaluate':
         title = 'Evaluation: heatmaps of 224 x 224 for images under audios'
         batch = random_batch(8, *size, device)

@@ -12,7 +12,7 @@ from transformers import CLIPSegConfig
 
 import data
 from beats import BEATsConfig
-from speed import bench, costs, parts
+from speed import bench, clips, costs, parts
 
 SIZE, SECONDS = 32, 0.5
 WIDTH, LAYERS, MLP, PATCH, D = 32, 4, 64, 16, 16
@@ -210,6 +210,25 @@ def test_memory_asks_a_process_of_its_own_for_each_variant(monkeypatch):
             ('plain float32', 2.0), ('ours float32', 2.0), ('ours float32, cached audio', None),
             ('ours bf16, cached audio', None))]
     assert asked == 8 * [(bench.peak_of_one_step, 'miniature', 'cpu', True)]
+
+
+# ---- videos
+
+def test_videos_a_second_are_without_the_start_of_the_processes(tmp_path, monkeypatch):
+    runs = []
+
+    def extract(folder, out, processes):
+        assert len(list(folder.iterdir())) == 6
+        runs.append((out.name, processes))
+    monkeypatch.setattr(clips, 'draw_clip', lambda path: path.write_bytes(b'clip'))
+    monkeypatch.setattr(clips, 'extract', extract)
+    times = {('first', 1): 3, ('second', 1): 0, ('first', 2): 6, ('second', 2): 4.5}
+    monkeypatch.setattr(clips, 'clock', lambda device: (lambda name: contextlib.nullcontext(),
+                                                        times))
+    assert clips.measure_clips(6) == {'videos': 6, 'videos/s, 1 process': 2,
+                                      'videos/s, 2 processes': 4, 'ratio': 2,
+                                      'seconds to start 2': 4.5}
+    assert runs == [('by1', 1)] * 2 + [('by2', 2)] * 2
 
 
 # ---- the command line
