@@ -136,7 +136,7 @@ def jobs_of(samples, seconds):
 
 def count(name, samples, found):
     """found: {file: what look_at says of it}. -> {finding: count}, sentences about files"""
-    missing = {'frame': [], 'sound': [], 'mask': []}            # a file for each sample that lacks
+    missing = {'frame': [], 'sound': [], 'mask': []}        # the first missing file of each sample
     for s in samples:
         for files, absent in zip((s.images, s.sounds, s.masks), missing.values()):
             absent += [path for path in files if path not in found][:1]
@@ -153,13 +153,13 @@ def count(name, samples, found):
         'frames equal to another': len(frames) - len({frame['hash'] for frame in frames}),
         'sizes of frames': len({frame['size'] for frame in frames}),
         'silent sounds': sum(sound['silent'] for sound in sounds),
-        'short sounds': sum(sound['short'] for sound in sounds),
-        'long sounds': sum(sound['long'] for sound in sounds),
+        'sounds shorter than the model hears': sum(sound['short'] for sound in sounds),
+        'sounds longer than the model hears': sum(sound['long'] for sound in sounds),
         'headers unlike the sound': sum(sound['unlike'] for sound in sounds),
         'sounds not at 16 kHz': sum(sound['rate'] != SAMPLE_RATE for sound in sounds),
         'boxes out of frame': sum(boxes_out(s) for s in samples),
         'hours of sound': sum(sound['seconds'] for sound in sounds) / 3600,
-        'GB on disk': sum(result['bytes'] for result in frames + sounds) / 1e9}
+        'GB of frames and sounds on disk': sum(result['bytes'] for result in frames + sounds) / 1e9}
     absent = dict.fromkeys(sum(missing.values(), []))           # a sound may serve several samples
     return counts, [f'{path} is missing' for path in absent] + errors
 

@@ -64,7 +64,7 @@ def root(tmp_path):
 def test_each_finding_is_counted_once(root):
     counts, sentences = check(['vggss'], root, 2.0)
     found = counts['vggss']
-    assert found.pop('GB on disk') == pytest.approx(0.0008, rel=0.2)
+    assert found.pop('GB of frames and sounds on disk') == pytest.approx(0.0008, rel=0.2)
     # of 10 readable sounds: 6 of 2 s, then short, long, renamed, more
     seconds = 6 * 2 + 1 + 3 + 32_000 / 15_000 + 28_000 / 16_000
     assert found.pop('hours of sound') == pytest.approx(seconds / 3600)
@@ -72,9 +72,9 @@ def test_each_finding_is_counted_once(root):
         'samples': 13, 'samples in the paper': 5158, 'samples without frame': 2,
         'samples without sound': 2, 'samples without mask': 0,
         'unreadable files, and masks unlike their frame': 2, 'black frames': 1,
-        'frames equal to another': 1, 'sizes of frames': 2, 'silent sounds': 1, 'short sounds': 1,
-        'long sounds': 1, 'headers unlike the sound': 2, 'sounds not at 16 kHz': 2,
-        'boxes out of frame': 1}
+        'frames equal to another': 1, 'sizes of frames': 2, 'silent sounds': 1,
+        'sounds shorter than the model hears': 1, 'sounds longer than the model hears': 1,
+        'headers unlike the sound': 2, 'sounds not at 16 kHz': 2, 'boxes out of frame': 1}
     folder = root / 'vggss'
     assert f'{folder}/audio/mute.wav is missing' in sentences['vggss']
     assert f'{folder}/frames/blind.jpg is missing' in sentences['vggss']

@@ -40,7 +40,7 @@ def write(*paths):
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         if text is not None:
-            file.write_text(text)
+            file.write_text(text, encoding='utf-8')
         elif file.suffix == '.wav':
             soundfile.write(file, np.sin(np.arange(32_000)), 16_000)
         elif file.suffix == '.pkl':

@@ -85,13 +85,16 @@ def read_sound(path, start, seconds):
         wanted = round(seconds * rate)
         to_float = av.AudioResampler('fltp')            # of the same rate and channels
         parts = []
-        filled = heard = 0              # samples since `start`, with and without gaps
+        filled = 0                                      # samples since `start`
+        heard = 0                                       # the same without gaps
         latest = 0.0                                    # seconds, of any stream
         for packet in container.demux():
             if packet.pts is not None:
                 end = packet.pts + (packet.duration or 0)
                 latest = max(latest, float(end * packet.time_base))
-            for frame in packet.decode() if packet.stream is stream else ():
+            if packet.stream is not stream:
+                continue
+            for frame in packet.decode():
                 begin = round((time_of(frame, stream) - start) * rate)
                 samples = np.concatenate([f.to_ndarray() for f in to_float.resample(frame)], 1)
                 if abs(begin - filled) > GAP * rate or not filled:
@@ -154,8 +157,9 @@ def write_piece(job):
     sound = Path(out, 'audio', f'{name}.wav')
     if frame.is_file() and sound.is_file():
         return None
+    picture = io.BytesIO()
+    wave = io.BytesIO()
     try:
-        picture, wave = io.BytesIO(), io.BytesIO()
         read_frame(video, start + FRAME_AT).save(picture, 'JPEG', quality=95)
         samples, rate = read_sound(video, start, SECONDS)
         samples = mono(torch.from_numpy(samples), video)[None]                      # (1, samples)
