@@ -52,14 +52,14 @@ def moments(model, wav, every, window, seconds):
     to which a window is zero-padded at its end, as media.read_audio does.
     """
     length = round(window * SAMPLE_RATE)
+    step = round(every * SAMPLE_RATE)
+    rest = round(seconds * SAMPLE_RATE) - length
     padded = torch.nn.functional.pad(wav, (length // 2, length))
-    starts = range(0, len(wav) + 1, round(every * SAMPLE_RATE))
+    windows = padded.unfold(0, length, step)[:len(wav) // step + 1]             # (K, length)
     A = []
-    for first in range(0, len(starts), BATCH):      # an hour of windows would need 12 GB
-        windows = [padded[start:start + length] for start in starts[first:first + BATCH]]
-        rest = round(seconds * SAMPLE_RATE) - length
-        wavs = torch.nn.functional.pad(torch.stack(windows), (0, rest))
-        A.append(model.embed_audio(wavs.to(model.prompt_before.device)))        # (BATCH, D)
+    for some in windows.split(BATCH):               # an hour of windows would need 12 GB
+        some = torch.nn.functional.pad(some, (0, rest)).to(model.prompt_before.device)
+        A.append(model.embed_audio(some))                                       # (BATCH, D)
     return torch.cat(A)
 
 
@@ -203,9 +203,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if Path(args.out).suffix.lower() not in ('.mp4', '.gif'):
         parser.error(f'--out {args.out} must end in .mp4 or .gif')
-    window = 0.1 if args.window is None else args.window
-    if not (0.01 <= args.every < math.inf and 0.1 <= window < math.inf):        # nor NaN
-        parser.error('--every must be at least 0.01 and --window at least 0.1 seconds')
+    if not 0.01 <= args.every < math.inf:       # nor NaN
+        parser.error(f'--every {args.every:g} must be at least 0.01 seconds')
     if sentence := overwritten([('--out', args.out)], [('the clip', args.clip),
                                                        ('--checkpoint', args.checkpoint)]):
         parser.error(sentence)
@@ -219,8 +218,9 @@ def main(argv=None):
                                   args.preset, untrained=False)
     config = PRESETS[preset]
     window = config.seconds if args.window is None else args.window
-    if window > config.seconds:
-        raise ValueError(f'--window {window:g}: the model hears {config.seconds:g} s at a time')
+    if not 0.1 <= window <= config.seconds:
+        raise ValueError(f'--window {window:g} must be 0.1 to {config.seconds:g} seconds, which '
+                         'the model hears at a time')
     with tempfile.TemporaryDirectory() as folder:
         clip = args.clip or Path(folder, 'clip.mp4')
         if not args.clip:
