@@ -1,6 +1,6 @@
 """What a step, an evaluation and a score cost, beside a plain reading of the paper (plain.py).
 
-    python -m speed.bench --json bench.json                         # the miniature, a minute
+    python -m speed.bench --json bench.json                         # the miniature, a minute or two
     python -m speed.bench --preset paper                            # its sizes, random weights
     python -m speed.bench step --preset paper --batch-sizes 2 8     # one section
     python -m speed.bench step --preset paper --precision bf16 --cached-audio --batch-sizes 16 64
