@@ -27,7 +27,8 @@ import sys
 import threading
 import zlib
 from collections import Counter
-from functools import lru_cache, partial
+from functools import lru_cache
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +38,12 @@ from tqdm import tqdm
 
 from beats import FRAME, HOP, N_MELS
 from benchmarks import BENCHMARKS
-from benchmarks.lists import WHERE
+from benchmarks.lists import WHERE, boxes_of_frames, boxes_out
 from benchmarks.pairs import FORMS, FRAMES, print_other_splits, read_ids
 from checkpoint import agree, rank_and_processes, write_file
-from media import (GROUND_TRUTH_SIZE, SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map,
-                   box_pixels, evaluation_image, file_of, noise, read_audio, read_channels,
-                   read_image, read_mask, read_pickled_mask, side_by_side, training_image)
+from media import (SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map, evaluation_image,
+                   file_of, noise, read_audio, read_channels, read_image, read_mask,
+                   read_pickled_mask, side_by_side, training_image)
 
 MIX_GAIN = 0.5          # of either waveform of a mixture
 MOST_IN_A_ROW = 10      # unreadable pairs in a row; so many mean that the disk cannot be read
@@ -75,14 +76,14 @@ class VGGSound(Dataset):
         ids = read_ids(self.list, split == 'train')
         self.ids = [i for i in ids if i in there]
         self.absent = [i for i in ids if i not in there]
-        if not self.ids:
-            raise ValueError(f'none of the {len(ids)} samples of {self.list} has frames/<id>.jpg '
-                             f'and audio/<id>.wav, the first being {ids[0][:60]!r}: a line is '
-                             f'{FORMS}')
-        if self.absent and not skip_bad:
+        self.checksum = zlib.crc32(' '.join(self.ids).encode('utf-8'))
+        if not self.ids or self.absent and not skip_bad:
+            remedy = 'fetch them, or train without them by --skip-bad-samples'
+            if not self.ids:            # perhaps lines of another form
+                remedy = f'a line is {FORMS}'
             raise ValueError(f'{self.list} names {len(self.absent)} of {len(ids)} samples without '
-                             f'frames/<id>.jpg or audio/<id>.wav, the first {self.absent[0]}: '
-                             'fetch them, or train without them by --skip-bad-samples')
+                             'frames/<id>.jpg or audio/<id>.wav, the first '
+                             f'{self.absent[0][:60]}: {remedy}')
 
     def __len__(self):
         return len(self.ids)
@@ -125,26 +126,174 @@ class VGGSound(Dataset):
         return {'id': sample, 'image': image, 'wav': wav, 'features': features}
 
 
+def _stems_in(folder, suffixes):
+    """The names, without suffix, of a folder's files with one of these suffixes."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f'no folder {folder}: {WHERE}')
+    names = map(os.path.splitext, os.listdir(folder))
+    return {stem for stem, suffix in names if suffix in suffixes}
+
+
 def open_pairs(root, image_size, seconds, seed, skip_bad):
     """-> the training pairs, and the validation pairs in the first process (None elsewhere)"""
     rank, _ = rank_and_processes()
-    read = partial(VGGSound, root, image_size=image_size, seconds=seconds, seed=seed,
-                   skip_bad=skip_bad)
-    pairs = read(split='train', augmented=True)
-    agree(
-        checksum(pairs.ids),
-        f'{pairs.list}: process {rank} finds {len(pairs)} samples with files, and not all '
-        'processes find the same: give every machine the same data')
+    pairs = VGGSound(root, 'train', image_size, seconds, True, seed, skip_bad)
+    agree(pairs.checksum, f'{pairs.list}: process {rank} finds {len(pairs)} samples with files, '
+                          'and not all find the same: give every machine the same data')
     if rank > 0:
         return pairs, None
     print_other_splits(pairs.list)
     if pairs.absent:
         print(f'left out {len(pairs.absent)} samples of {pairs.list} without files, e.g. '
               f'{pairs.absent[0]}')
-    if not Path(root, 'vggsound/val.csv').exists():
-        print(f'no {root}/vggsound/val.csv: training without validation')
-        return pairs, None
-    return pairs, read(split='val')
+    if pairs.list.with_name('val.csv').exists():
+        return pairs, VGGSound(root, 'val', image_size, seconds, skip_bad=skip_bad)
+    print(f'no {root}/vggsound/val.csv: training without validation')
+    return pairs, None
+
+
+# ============ Test sets ============
+
+class Benchmark(Dataset):
+    """A test set: the samples whose files exist, and the numbers of the others.
+
+    limit: the first N samples of each condition only. classes: all class names, sorted.
+    expected: how many samples the annotations name. missing: the ids of those without files.
+    unreadable: a sentence for each sample whose files could not be read, added by evaluate.py; in
+    the end scored + missing + unreadable = expected.
+    clipped: how many boxes reach beyond their frame. empty: how many samples have a frame in which
+    no box has any area after clipping.
+
+    A sample: 'id'; 'label', or None; 'image'; 'wav'; 'boxes' (224, 224), made from the mask where
+    the set has no boxes; 'mask' (224, 224) or None; 'condition' (robustness); 'group', which the
+    samples of one frame share, and 'group_size', how many there should be; 'sources', None.
+    A mixture of two frames side by side has two labels, no boxes and no mask, but 'sources' (2,
+    224, 448), the ground truth of each sound in its half.
+    """
+
+    def __init__(self, name, root, image_size, seconds, limit=None):
+        listed = BENCHMARKS[name](Path(root))
+        labels = [s.label if isinstance(s.label, list) else [s.label] for s in listed]
+        self.classes = sorted({label for several in labels for label in several if label})
+        self.group_sizes = Counter(s.group for s in listed)     # counted before the limit
+        conditions = groupby(listed, lambda s: s.condition)     # one after the other in all lists
+        listed = [s for _, samples in conditions for s in islice(samples, limit)]
+        self.listed_groups = Counter(s.group for s in listed)   # limit may drop sounds of a frame
+        times = Counter(s.id for s in listed)
+        if odd := [i for i in times if times[i] > 1 or set(i) & set('/\\')]:
+            raise ValueError(f'{name} below {root} lists {odd[0]} twice, or it is no file name: '
+                             'fetch its list again')
+        self.name = name
+        self.image_size = image_size
+        self.seconds = seconds
+        self.expected = len(listed)
+        absent = {}
+        for s in listed:
+            absent[s.id] = [f for f in s.images + s.sounds + s.masks if not f.is_file()]
+        self.samples = [s for s in listed if not absent[s.id]]
+        self.missing = [s.id for s in listed if absent[s.id]]
+        self.unreadable = []
+        if not self.samples:
+            first = absent[listed[0].id][0] if listed else 'a list'
+            raise FileNotFoundError(f'none of the {len(listed)} samples of {name} is there, the '
+                                    f'first lacks {first}: {WHERE}')
+        self._read_image = lru_cache(maxsize=2)(read_image)     # a frame's samples in a row
+        self.clipped = sum(boxes_out(s) for s in self.samples)
+        self.empty = 0
+        for s in self.samples:
+            have_area = [box_map(boxes, s.unit).any() for boxes in boxes_of_frames(s)]
+            self.empty += not all(have_area)
+
+    def batches(self, batch_size):
+        """Split the samples into lists of about batch_size indices.
+
+        All samples of a frame are in the same list, so that the vision encoder runs once per frame.
+        """
+        frames = []             # the indices of each frame's samples
+        frame_of = {}           # the same lists, by group and by file
+        for index, s in enumerate(self.samples):
+            # IS4 and VPO hold a copy of the frame for each of its sounds, all of one group;
+            # ADE20K has one file for several classes, each a group
+            frame = frame_of.get(s.group) or frame_of.get(tuple(s.images)) or []
+            if not frame:
+                frames.append(frame)
+            frame.append(index)
+            frame_of[s.group] = frame_of[tuple(s.images)] = frame
+        batches = [[]]
+        for frame in frames:
+            if batches[-1] and len(batches[-1]) + len(frame) > batch_size:
+                batches.append([])
+            batches[-1] += frame
+        return batches
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        s = self.samples[index]
+        try:
+            frames = [self._read_image(path) for path in s.images]
+            boxes = mask = sources = None
+            if len(frames) > 1:
+                image = side_by_side(frames)
+                sources = self._sources(s)
+            else:
+                image = frames[0]
+                if s.masks:
+                    mask = read_mask(s.masks[0], image.size, s.threshold, s.ade_class)
+                if s.boxes is None:
+                    boxes = box_from_mask(mask)
+                else:
+                    boxes = box_map(s.boxes, s.unit, s.agreement)
+            return {'id': s.id, 'label': s.label, 'condition': s.condition,
+                    'image': evaluation_image(image, self.image_size), 'wav': self._wav(s),
+                    'boxes': boxes, 'mask': mask, 'sources': sources,
+                    'group': s.group, 'group_size': self.group_sizes[s.group]}
+        except SampleError as error:
+            return {'id': s.id, 'error': error}
+
+    def _wav(self, s):
+        length = round(self.seconds * SAMPLE_RATE)
+        if s.condition == 'silence':
+            return torch.zeros(length)
+        if s.condition == 'noise':
+            return noise(s.number, length)
+        read = read_channels if s.stereo else read_audio
+        wavs = [read(path, self.seconds) for path in s.sounds]
+        return wavs[0] if len(wavs) == 1 else MIX_GAIN * sum(wavs)
+
+    def _sources(self, s):
+        """Of a mixture: one ground truth per source, in its half. -> (2, 224, 448)"""
+        if s.boxes:
+            left, right = (box_map(boxes, s.unit) for boxes in s.boxes)             # (224, 224)
+        else:
+            left, right = map(read_pickled_mask, s.masks)
+        nothing = torch.zeros_like(left)
+        return torch.stack([torch.cat([left, nothing], 1), torch.cat([nothing, right], 1)])
+
+
+# ============ Batches ============
+
+def collate(samples):
+    """Dicts of samples -> one dict: tensors stacked, all else lists; errors under 'errors'."""
+    good = [s for s in samples if 'error' not in s]
+    batch = {'id': [], 'errors': [s['error'] for s in samples if 'error' in s]}
+    for key in good[0] if good else ():
+        values = [s[key] for s in good]
+        tensors = all(isinstance(value, torch.Tensor) for value in values)
+        batch[key] = torch.stack(values) if tensors else values
+    return batch
+
+
+def epoch_batches(count, batch_size, seed, epoch, rank=0, processes=1):
+    """The batches of one pass over `count` samples, for one of the processes: lists of indices.
+
+    Shuffled by (seed, epoch). Each process gets its part of every batch; the last samples, too few
+    for a batch, are dropped.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    order = order[:count // batch_size * batch_size]
+    return order.reshape(-1, processes, batch_size // processes)[:, rank].tolist()
 
 
 def steps_per_epoch(pairs, batch_size, processes, accumulate):
@@ -158,17 +307,52 @@ def steps_per_epoch(pairs, batch_size, processes, accumulate):
     return len(pairs) // batch_size // accumulate
 
 
-def checksum(ids):
-    """A number that differs, very likely, for another list of pairs."""
-    return zlib.crc32(' '.join(ids).encode('utf-8'))
+def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, processes=1, workers=0):
+    """Steps first, ..., last - 1 of a training; after --resume, `first` may lie within an epoch.
+
+    Yields (step, epoch, whether it is the last of its epoch or of all, its `accumulate` batches).
+    Batches at the end of an epoch that do not fill a step are dropped.
+    """
+    per_epoch = len(pairs) // batch_size // accumulate
+    for epoch in range(first // per_epoch, math.ceil(last / per_epoch)):
+        steps = range(max(first, epoch * per_epoch), min(last, (epoch + 1) * per_epoch))
+        pairs.epoch = epoch
+        batches = epoch_batches(len(pairs), batch_size, pairs.seed, epoch, rank, processes)
+        batches = batches[accumulate * (steps.start - epoch * per_epoch):][:accumulate * len(steps)]
+        loaded = iter(loader(pairs, workers, batch_sampler=batches))
+        for step in steps:
+            yield step, epoch, step == steps[-1], [next(loaded) for _ in range(accumulate)]
 
 
-def _stems_in(folder, suffixes):
-    """The names, without suffix, of a folder's files with one of these suffixes."""
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f'no folder {folder}: {WHERE}')
-    return {name[:-len(suffix)] for name in os.listdir(folder) for suffix in suffixes
-            if name.endswith(suffix)}
+def loader(dataset, workers=0, **batching):
+    """Loads batches: of batch_size=B in the dataset's order, or batch_sampler=lists of indices."""
+    # By fork, the default on Linux before Python 3.14. Its new default, the fork server, would
+    # inherit train.py's blocked SIGCHLD and never notice that a worker process has ended.
+    start = 'fork' if workers and sys.platform == 'linux' else None
+    return DataLoader(dataset, num_workers=workers, collate_fn=collate,
+                      pin_memory=torch.cuda.is_available(), worker_init_fn=end_only_with_parent,
+                      multiprocessing_context=start, **batching)
+
+
+def end_only_with_parent(worker):
+    """worker_init_fn: only the parent, the process that trains, may end this worker process.
+
+    Clusters send SIGTERM to all processes of a training at once, as a terminal sends Ctrl-C. But
+    the parent needs its workers until the end of the step, after which it saves a checkpoint. So
+    both signals stay blocked here, as in train.py; a thread waits for a SIGTERM from the parent.
+    """
+    if hasattr(signal, 'sigwaitinfo'):
+        threading.Thread(target=_wait_for_parent, daemon=True).start()
+    elif hasattr(os, 'setsid'):         # macOS does not report the sender of a signal
+        os.setsid()                     # out of the group that Ctrl-C and clusters send signals to
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _wait_for_parent():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 # ============ Cached audio features ============
@@ -187,8 +371,7 @@ class AudioFeatures:
         key = hashlib.sha256(repr((FEATURES_FORMAT, seconds, beats.feature_layers)).encode())
         for name, weight in beats.state_dict().items():
             weight = weight.detach().cpu().contiguous().flatten()
-            key.update(name.encode())
-            key.update(weight.view(torch.uint8).numpy().tobytes())
+            key.update(name.encode() + weight.view(torch.uint8).numpy().tobytes())
         self.folder = Path(folder) / key.hexdigest()[:16]
         self.ids = set(ids[:round(share * len(ids))])
         self.writable = True
@@ -256,214 +439,13 @@ class AudioFeatures:
 
 
 def cache_features(pairs, beats, folder, share):
-    """--cache-audio: let `pairs` read E_A's features from this folder, which is filled later."""
+    """--cache-audio: `pairs` reads E_A's features from this folder, which is filled later."""
     pairs.features = AudioFeatures(folder, beats, pairs.seconds, pairs.ids, share)
     if rank_and_processes()[0] == 0:
         pairs.features.print_size()
 
 
-# ============ Test sets ============
-
-class Benchmark(Dataset):
-    """A test set: the samples whose files exist, and the numbers of the others.
-
-    limit: the first N samples of each condition only. classes: all class names, sorted.
-    expected: how many samples the annotations name. missing: the ids of those without files.
-    unreadable: one sentence for each sample whose files could not be read, added by evaluate.py.
-    In the end scored + missing + unreadable = expected, so that a result can state N of M.
-    clipped: how many boxes reach beyond their frame. empty: how many samples have a frame in which
-    no box has any area after clipping.
-
-    A sample is 'id'; 'label', None where the set has none; 'image'; 'wav'; 'boxes' (224, 224), made
-    from the mask where the set has no boxes; 'mask' (224, 224) or None; 'condition' (robustness);
-    'group', which the samples of one frame share, and 'group_size', how many there should be.
-    A mixture of two frames side by side has two labels, no 'boxes', no 'mask', but 'sources' (2,
-    224, 448): the ground truth of each sound, in its half. Other samples have 'sources' None.
-    """
-
-    def __init__(self, name, root, image_size, seconds, limit=None):
-        listed = BENCHMARKS[name](Path(root))
-        labels = [s.label if isinstance(s.label, list) else [s.label] for s in listed]
-        self.classes = sorted({label for several in labels for label in several if label})
-        self.group_sizes = Counter(s.group for s in listed)     # counted before the limit
-        conditions = {}                 # each condition's samples follow each other in all lists
-        for s in listed:
-            conditions.setdefault(s.condition, []).append(s)
-        listed = [s for samples in conditions.values() for s in samples[:limit]]
-        self.listed_groups = Counter(s.group for s in listed)   # limit may drop sounds of a frame
-        times = Counter(s.id for s in listed)
-        if odd := [i for i in times if times[i] > 1 or set(i) & set('/\\')]:
-            raise ValueError(f'{name} below {root} lists {odd[0]} twice, or it is no file name: '
-                             'fetch its list again')
-        self.name = name
-        self.image_size = image_size
-        self.seconds = seconds
-        self.expected = len(listed)
-        absent = {}
-        for s in listed:
-            absent[s.id] = [f for f in s.images + s.sounds + s.masks if not f.is_file()]
-        self.samples = [s for s in listed if not absent[s.id]]
-        self.missing = [s.id for s in listed if absent[s.id]]
-        self.unreadable = []
-        if not self.samples:
-            first = absent[listed[0].id][0] if listed else 'a list'
-            raise FileNotFoundError(f'none of the {len(listed)} samples of {name} is there, the '
-                                    f'first lacks {first}: {WHERE}')
-        # samples of one frame follow each other: decode it once
-        self._read_image = lru_cache(maxsize=2)(read_image)
-        self._count_clipped_and_empty()
-
-    def _count_clipped_and_empty(self):
-        self.clipped = self.empty = 0
-        for s in self.samples:
-            frames = s.boxes if len(s.images) > 1 else [s.boxes]
-            have_area = []
-            for boxes in map(np.array, frames if s.boxes else []):              # (boxes, 4)
-                self.clipped += int(((boxes < 0) | (boxes > s.unit)).any(1).sum())
-                x0, y0, x1, y1 = box_pixels(boxes, s.unit).T                    # (boxes,) each
-                have_area.append(((x0 < x1) & (y0 < y1)).any())
-            self.empty += not all(have_area)
-
-    def batches(self, batch_size):
-        """Split the samples into lists of about batch_size indices.
-
-        All samples of a frame are in the same list, so that the vision encoder runs once per frame.
-        """
-        frames = []             # the indices of each frame's samples
-        known = {}
-        for index, s in enumerate(self.samples):
-            # Same frame: same group or same file. IS4 and VPO hold a copy of the frame for each of
-            # its sounds, all of one group; ADE20K has one file for several classes, each a group.
-            frame = known.get(s.group) or known.get(tuple(s.images)) or []
-            if not frame:
-                frames.append(frame)
-            frame.append(index)
-            known[s.group] = known[tuple(s.images)] = frame
-        batches = [[]]
-        for frame in frames:
-            if batches[-1] and len(batches[-1]) + len(frame) > batch_size:
-                batches.append([])
-            batches[-1] += frame
-        return batches
-
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, index):
-        s = self.samples[index]
-        try:
-            frames = [self._read_image(path) for path in s.images]
-            boxes = mask = sources = None
-            if len(frames) > 1:
-                image = side_by_side(frames)
-                sources = self._sources(s)
-            else:
-                image = frames[0]
-                if s.masks:
-                    mask = read_mask(s.masks[0], image.size, s.threshold, s.ade_class)
-                if s.boxes is None:
-                    boxes = box_from_mask(mask)
-                else:
-                    boxes = box_map(s.boxes, s.unit, s.agreement)
-            return {'id': s.id, 'label': s.label, 'condition': s.condition,
-                    'image': evaluation_image(image, self.image_size), 'wav': self._wav(s),
-                    'boxes': boxes, 'mask': mask, 'sources': sources,
-                    'group': s.group, 'group_size': self.group_sizes[s.group]}
-        except SampleError as error:
-            return {'id': s.id, 'error': error}
-
-    def _wav(self, s):
-        length = round(self.seconds * SAMPLE_RATE)
-        if s.condition == 'silence':
-            return torch.zeros(length)
-        if s.condition == 'noise':
-            return noise(s.number, length)
-        read = read_channels if s.stereo else read_audio
-        wavs = [read(path, self.seconds) for path in s.sounds]
-        return wavs[0] if len(wavs) == 1 else MIX_GAIN * sum(wavs)
-
-    def _sources(self, s):
-        """Of a mixture: one ground truth per source, in its half. -> (2, 224, 448)"""
-        size = GROUND_TRUTH_SIZE
-        sources = torch.zeros(2, size, 2 * size)
-        for k in (0, 1):
-            truth = box_map(s.boxes[k], s.unit) if s.boxes else read_pickled_mask(s.masks[k])
-            sources[k, :, k * size:(k + 1) * size] = truth
-        return sources
-
-
-# ============ Batches ============
-
-def collate(samples):
-    """Dicts of samples -> one dict: tensors stacked, all else lists; errors under 'errors'."""
-    errors = [s['error'] for s in samples if 'error' in s]
-    good = [s for s in samples if 'error' not in s]
-    batch = {'id': [], 'errors': errors}
-    for key in good[0] if good else ():
-        values = [s[key] for s in good]
-        tensors = all(isinstance(value, torch.Tensor) for value in values)
-        batch[key] = torch.stack(values) if tensors else values
-    return batch
-
-
-def epoch_batches(count, batch_size, seed, epoch, rank=0, processes=1):
-    """The batches of one pass over `count` samples, for one of the processes: lists of indices.
-
-    Shuffled by (seed, epoch). Each process gets its part of every batch; the last samples, too few
-    for a batch, are dropped.
-    """
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    order = order[:count // batch_size * batch_size]
-    return order.reshape(-1, processes, batch_size // processes)[:, rank].tolist()
-
-
-def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, processes=1, workers=0):
-    """Steps first, ..., last - 1 of a training; after --resume, `first` may lie within an epoch.
-
-    Yields (step, epoch, whether it is the last of its epoch or of all, its `accumulate` batches).
-    Batches at the end of an epoch that do not fill a step are dropped.
-    """
-    per_epoch = len(pairs) // batch_size // accumulate
-    for epoch in range(first // per_epoch, math.ceil(last / per_epoch)):
-        steps = range(max(first, epoch * per_epoch), min(last, (epoch + 1) * per_epoch))
-        pairs.epoch = epoch
-        batches = epoch_batches(len(pairs), batch_size, pairs.seed, epoch, rank, processes)
-        batches = batches[accumulate * (steps.start - epoch * per_epoch):][:accumulate * len(steps)]
-        loaded = iter(loader(pairs, workers, batch_sampler=batches))
-        for step in steps:
-            yield step, epoch, step == steps[-1], [next(loaded) for _ in range(accumulate)]
-
-
-def loader(dataset, workers=0, **batching):
-    """Loads batches: of batch_size=B in the dataset's order, or batch_sampler=lists of indices."""
-    # By fork, the default on Linux before Python 3.14. Its new default, the fork server, would
-    # inherit train.py's blocked SIGCHLD and never notice that a worker process has ended.
-    start = 'fork' if workers and sys.platform == 'linux' else None
-    return DataLoader(dataset, num_workers=workers, collate_fn=collate,
-                      pin_memory=torch.cuda.is_available(), worker_init_fn=end_only_with_parent,
-                      multiprocessing_context=start, **batching)
-
-
-def end_only_with_parent(worker):
-    """worker_init_fn: only the parent, the process that trains, may end this worker process.
-
-    Clusters send SIGTERM to all processes of a training at once, as a terminal sends Ctrl-C. But
-    the parent needs its workers until the end of the step, after which it saves a checkpoint. So
-    both signals stay blocked here, as in train.py; a thread waits for a SIGTERM from the parent.
-    """
-    if hasattr(signal, 'sigwaitinfo'):
-        threading.Thread(target=_wait_for_parent, daemon=True).start()
-    elif hasattr(os, 'setsid'):         # macOS does not report the sender of a signal
-        os.setsid()                     # out of the group that Ctrl-C and clusters send signals to
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
-def _wait_for_parent():
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
-
+# ============ The command line ============
 
 def draw_miniature(root):
     """Draw the miniature's world below root, unless it is there; for one process alone."""

@@ -43,7 +43,7 @@ from tqdm import tqdm
 import losses
 from captions import captions_path, load_answers, make_captions
 from checkpoint import rank_and_processes, some_path
-from data import (cache_features, checksum, draw_miniature, loader, open_pairs,
+from data import (cache_features, draw_miniature, loader, open_pairs,
                   steps_per_epoch, training_steps)
 from figures import attempt, curves
 from heldout import before_after_sheet, held_out, table_of
@@ -297,7 +297,7 @@ def train(args):
         answers = C.to(device), row_of
 
     settings = {k: value for k, value in vars(args).items() if k not in FREE}
-    settings |= {'answers': digest, 'pairs': checksum(pairs.ids)}
+    settings |= {'answers': digest, 'pairs': pairs.checksum}
     state = None
     if args.resume:
         state = run.resume(model, optimiser, scaler, settings)

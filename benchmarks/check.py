@@ -27,7 +27,7 @@ import soundfile
 from tqdm import tqdm
 
 from benchmarks import BENCHMARKS
-from benchmarks.lists import BenchmarkSample, files_of_root
+from benchmarks.lists import BenchmarkSample, boxes_out, files_of_root
 from benchmarks.pairs import FRAMES, read_ids
 from checkpoint import overwritten, run_script, sentence_for, some_path, write_file
 from figures.scores import check_outputs
@@ -162,13 +162,6 @@ def count(name, samples, found):
         'GB of frames and sounds on disk': sum(result['bytes'] for result in frames + sounds) / 1e9}
     absent = dict.fromkeys(sum(missing.values(), []))           # a sound may serve several samples
     return counts, [f'{path} is missing' for path in absent] + errors
-
-
-def boxes_out(sample):
-    """How many boxes of a sample reach beyond their frame."""
-    frames = sample.boxes if len(sample.images) > 1 else [sample.boxes]
-    corners = [np.reshape(boxes, (-1, 4)) for boxes in frames or () if boxes]
-    return sum(int(((c < 0) | (c > sample.unit)).any(1).sum()) for c in corners)
 
 
 def check(names, root, seconds, workers=1):

@@ -34,6 +34,18 @@ class BenchmarkSample:
         self.group = self.group or self.id
 
 
+def boxes_of_frames(sample):
+    """An array (boxes, 4) for each frame of a sample that has boxes."""
+    frames = sample.boxes if len(sample.images) > 1 else [sample.boxes]
+    return [np.reshape(boxes, (-1, 4)) for boxes in frames or () if boxes]
+
+
+def boxes_out(sample):
+    """How many boxes of a sample reach beyond their frame."""
+    corners = boxes_of_frames(sample)
+    return sum(int(((c < 0) | (c > sample.unit)).any(1).sum()) for c in corners)
+
+
 def files_of_root(root):
     """What no result may overwrite: inputs for checkpoint.overwritten."""
     return [('a file of the data', Path(root, name)) for name in DATA]

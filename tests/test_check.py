@@ -10,8 +10,8 @@ import soundfile
 from PIL import Image
 
 from benchmarks import check as check_file
-from benchmarks.check import boxes_out, check, main
-from benchmarks.lists import BenchmarkSample
+from benchmarks.check import check, main
+from benchmarks.lists import BenchmarkSample, boxes_out
 
 RNG = np.random.default_rng(0)
 
