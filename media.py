@@ -231,20 +231,16 @@ def training_image(image, size, generator):
 
 # ---- Ground truth --------------------------------------------------------------------------------
 
-def box_pixels(boxes, unit=1):
-    """[[x0, y0, x1, y1]] in a frame of side `unit` -> (N, 4) int: clipped, scaled, truncated."""
-    clipped = np.asarray(boxes, np.float64).reshape(-1, 4).clip(0, unit)
-    return (clipped * GROUND_TRUTH_SIZE / unit).astype(int)     # * first: 61 / 224 * 224 < 61
-
-
 def box_map(boxes, unit=1, agreement=1):
     """Boxes -> (224, 224) float32: how many boxes cover a pixel, over `agreement`, at most 1.
 
-    agreement 2: Flickr-SoundNet's consensus map, in which the box of one annotator counts half.
-    Boxes without area, which VGG-SS has, fill nothing.
+    boxes: [[x0, y0, x1, y1]] in a frame of side `unit`. Those without area, which VGG-SS has, fill
+    nothing. agreement 2: Flickr-SoundNet's consensus map, where an annotator's box counts half.
     """
+    clipped = np.asarray(boxes, np.float64).reshape(-1, 4).clip(0, unit)
+    corners = (clipped * GROUND_TRUTH_SIZE / unit).astype(int)      # * first: 61 / 224 * 224 < 61
     filled = torch.zeros(SCORED)
-    for x0, y0, x1, y1 in box_pixels(boxes, unit):
+    for x0, y0, x1, y1 in corners:
         filled[y0:y1, x0:x1] += 1
     return (filled / agreement).clamp(max=1)
 
@@ -413,10 +409,9 @@ def read_pickled_mask(path):
 
 def _dtype(text, *_):
     """numpy.dtype, for plain numbers only; a new one, whose byte order the pickle then sets."""
-    kind = np.dtype(text)
-    if kind.kind not in 'biuf':
-        raise pickle.UnpicklingError(f'it holds values of type {kind}')
-    return np.dtype(kind, False, True)
+    if np.dtype(text).kind not in 'biuf':
+        raise pickle.UnpicklingError(f'it holds values of type {text}')
+    return np.dtype(text, False, True)
 
 
 ARRAY_PARTS = {         # all functions that the pickle of an array names, and what it gets instead

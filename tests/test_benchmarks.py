@@ -116,7 +116,7 @@ def test_boxes_beyond_the_frame_are_clipped_and_counted_and_samples_without_area
 
 def test_boxes_in_pixels_of_224_lose_none_to_rounding():
     for v in range(225):
-        assert media.box_pixels([[0, 0, v, v]], 224)[0, 2] == v         # 61 / 224 * 224 < 61
+        assert media.box_map([[0, 0, v, v]], 224).sum() == v * v        # 61 / 224 * 224 < 61
 
 
 def test_the_area_statistic_is_that_of_the_maps_per_sample(tmp_path):
@@ -132,7 +132,8 @@ def test_flickr_s_map_is_half_where_one_annotator_boxed_and_whole_where_two_did(
     row = sample['boxes'][100]
     assert (row[:56] == 0.5).all() and (row[56:112] == 1).all() and (row[112:] == 0.5).all()
     for v in range(257):                                    # the release: int(224 v / 256)
-        assert media.box_pixels([[v, v, 256, 256]], 256)[0, 0] == int(224 * v / 256)
+        side = 224 - int(224 * v / 256)
+        assert media.box_map([[v, v, 256, 256]], 256).sum() == side * side
 
 
 @pytest.mark.parametrize('xml', [
