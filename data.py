@@ -240,7 +240,7 @@ class Benchmark(Dataset):
             else:
                 image = frames[0]
                 if s.masks:
-                    mask = read_mask(s.masks[0], image.size, s.threshold, s.ade_class)
+                    mask = read_mask(s.masks[0], image.size, s.ade_class)
                 if s.boxes is None:
                     boxes = box_from_mask(mask)
                 else:

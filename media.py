@@ -255,19 +255,17 @@ def box_from_mask(mask):
     return filled
 
 
-def read_mask(path, frame_size=None, threshold=1, ade_class=None):
+def read_mask(path, frame_size=None, ade_class=None):
     """A mask picture -> (224, 224) float32 of 0 and 1; a transparent pixel is 0.
 
-    frame_size: (width, height) of the frame; the mask has the same size, or 224 x 224.
-    threshold: the least grey that is object. ade_class: the object's class in an ADE20K
-    annotation, where the class of a pixel is red // 10 * 256 + green.
+    frame_size: (width, height) of the frame; the mask has the same size, or 224 x 224. ade_class:
+    the object's class in an ADE20K annotation, where a pixel is of class red // 10 * 256 + green.
     """
     with _open_picture(path) as opened:
         picture = _opaque(opened, 'black')
         # Paper [22]: any non-zero pixel is object; of a JPEG, which has ringing at edges, any from
         # 128 on. The AVSBench release dithers (convert('1')), which speckles grey edges.
-        if opened.format in ('JPEG', 'MPO'):
-            threshold = max(threshold, JPEG_THRESHOLD)
+        threshold = JPEG_THRESHOLD if opened.format in ('JPEG', 'MPO') else 1
     if frame_size and picture.size not in (frame_size, SCORED):
         raise SampleError(f'{path} is {picture.width} x {picture.height} pixels, its frame '
                           f'{frame_size[0]} x {frame_size[1]}: one of the two belongs to another '

@@ -107,7 +107,7 @@ def look_at_mask(path, frame, ade_class):
         read_pickled_mask(path)
     else:
         size = read_image(frame).size if frame.is_file() else None
-        read_mask(path, size, ade_class=ade_class)
+        read_mask(path, size, ade_class)
     return {}
 
 

@@ -16,20 +16,20 @@ def list_vpo(folder):
     """COCO's images and masks, VGGSound's sounds. An id is <coco image>_<annotation>.
 
     VPO-SS has one sounding object per frame, VPO-MS one to five, and a sample for each. Masks are
-    JPEG, hence the threshold. The release has no classes for the oracle: make labels.csv (id,label)
+    JPEG (media.read_mask). The release has no classes for the oracle: make labels.csv (id,label)
     from COCO's instance annotations.
     """
     path = folder / 'labels.csv'
     labels = unique(read_rows(path, ('id', 'label')), path) if path.exists() else {}
     samples = _list_boxed(folder, f'{folder.name}_bbox.json', 'gray_masks', ('.jpg', '.png'),
-                          labels.get, threshold=128)
+                          labels.get)
     if labels and not any(s.label for s in samples):
         raise ValueError(f'{path} names no sample of its set, the first being {samples[0].id}: '
                          'write a line id,label for each, or remove the file')
     return samples
 
 
-def _list_boxed(folder, annotation, masks, suffixes, label_of, threshold=1):
+def _list_boxed(folder, annotation, masks, suffixes, label_of):
     """A json list [{image, audio, gt_box: a box in 224 pixels}]; an id is the stem of `image`.
 
     Ids of the same frame differ after their last _. The folder `masks` may be missing.
@@ -41,6 +41,5 @@ def _list_boxed(folder, annotation, masks, suffixes, label_of, threshold=1):
         sound = file_of(folder / 'audio_wav', name, SOUNDS)
         mask = [file_of(folder / masks, name, suffixes)] if (folder / masks).is_dir() else []
         samples.append(BenchmarkSample(name, [frame], [sound], label_of(name), [entry['gt_box']],
-                                       mask, name.rpartition('_')[0], unit=GROUND_TRUTH_SIZE,
-                                       threshold=threshold))
+                                       mask, name.rpartition('_')[0], unit=GROUND_TRUTH_SIZE))
     return samples

@@ -25,7 +25,6 @@ class BenchmarkSample:
     condition: str = 'positive'     # or silence, noise, offscreen; extended: sounding, silent
     unit: float = 1             # side of the frame in units of `boxes`; 1: they are shares of it
     agreement: int = 1          # number of boxes that count fully (Flickr: 2; media.box_map)
-    threshold: int = 1          # least grey of a mask that is object; in a JPEG at least 128
     ade_class: int | None = None        # the object's class, if the mask is an ADE20K annotation
     stereo: bool = False        # play the left channel, then the right one (AVSBench)
     number: int = 0             # position in its list: the seed of its noise
@@ -154,11 +153,8 @@ def read_labels(path, option):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no file of class names at {path}: correct {option}')
-    names = [line.strip() for line in utf8_text(path, 'write a name per line').split('\n')]
-    names = [name for name in names if name]
+    lines = utf8_text(path, 'write a name per line').split('\n')
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise ValueError(f'{path} holds no class name: write one per line')
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f'{path} names {twice!r} twice: keep one line of each name')
-    return names
+    return list(unique(zip(names, names), path))

@@ -59,13 +59,10 @@ def read_heatmap(folder, name, size):
     except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise SampleError(f'{path} is not a readable heatmap ({str(error).splitlines()[0]}): write '
                           'it again') from None
-    if heat.dtype.kind not in 'biuf':
-        raise SampleError(f'{path} holds no array of numbers: write the map as one')
-    if heat.shape != size:
-        raise SampleError(f'{path} has the shape {heat.shape}: heatmaps are {size}, height first')
-    if not (heat.min() >= 0 and heat.max() <= 1):           # NaN fails too
-        raise SampleError(f'{path} holds values outside 0..1 (or NaN): scale the map, then write '
-                          'it again')
+    valid = heat.dtype.kind in 'biuf' and heat.shape == size
+    if not (valid and heat.min() >= 0 and heat.max() <= 1):             # NaN fails too
+        raise SampleError(f'{path} holds {heat.dtype} {heat.shape}, but a heatmap has numbers in '
+                          f'0..1 (no NaN) and the shape {size}, height first: write it again')
     return torch.from_numpy(heat.astype(np.float32))
 
 

@@ -1,10 +1,9 @@
 """VGGSound's list of pairs, train.csv or val.csv, in the forms in which people have it (4.1)."""
 
 import re
-from collections import Counter
 from pathlib import Path
 
-from benchmarks.lists import WHERE, csv_lines, utf8_text
+from benchmarks.lists import WHERE, csv_lines, unique, utf8_text
 
 FRAMES = ('.jpg', '.bmp')       # of training frames; .bmp is what `data.py prepare` writes
 # a line of train.csv or val.csv
@@ -14,7 +13,7 @@ HEADINGS = ('id', 'file', 'video', 'videoid', 'youtubeid', 'ytid')     # of the 
 
 
 def read_list(path):
-    """Read a list of pairs, each line in one of FORMS. -> [(id, split, or None without one)]
+    """Read a list of pairs, each line in one of FORMS. -> {id: split, or None without one}
 
     VGGSound's authors have published the last two forms. Labels are not used.
     """
@@ -36,16 +35,13 @@ def read_list(path):
             listed.append((re.sub(r'\.(mp4|mkv|webm|wav|flac|jpe?g|png)$', '', fields[0]), None))
     if not listed:
         raise ValueError(f'{path} lists no sample: write one id per line')
-    times = Counter(i for i, _ in listed)
-    if twice := [i for i in times if times[i] > 1]:
-        raise ValueError(f'{path} names {len(twice)} pairs more than once, the first {twice[0]}: '
-                         'keep one line of each')
-    return listed
+    return unique(listed, path)
 
 
 def read_ids(path, training=False):
     """The ids of a list; training: without those of another split. ValueError if none is left."""
-    ids = [i for i, split in read_list(path) if not training or split in (None, 'train')]
+    listed = read_list(path)
+    ids = [i for i in listed if not training or listed[i] in (None, 'train')]
     if not ids:
         raise ValueError(f'{path} has no line of the split "train": take VGGSound\'s own list, or '
                          'one without a split')
@@ -54,5 +50,5 @@ def read_ids(path, training=False):
 
 def print_other_splits(path):
     """Print how many lines of a list are not for training."""
-    if others := sum(split not in (None, 'train') for _, split in read_list(path)):
+    if others := sum(split not in (None, 'train') for split in read_list(path).values()):
         print(f'{path}: left out {others} lines of other splits than "train"')

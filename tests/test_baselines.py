@@ -238,7 +238,7 @@ def test_candidates_are_the_benchmarks_own_names_or_those_of_a_file(tmp_path, ca
 
 def test_bad_files_of_labels_are_refused(tmp_path):
     path = tmp_path / 'labels.txt'
-    for content, word in ((b'\n \n', 'holds no class name'), (b'dog\ndog\n', "names 'dog' twice"),
+    for content, word in ((b'\n \n', 'holds no class name'), (b'dog\ndog\n', "names dog twice"),
                           (b'\xff\xfe', 'not a UTF-8 text')):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=word):

@@ -15,7 +15,6 @@ from PIL import Image
 import data
 import media
 from benchmarks.avsbench import CATEGORIES, categories, with_negatives
-from benchmarks.vggss import area_statistic
 
 SECONDS = 1.0
 
@@ -119,12 +118,6 @@ def test_boxes_in_pixels_of_224_lose_none_to_rounding():
         assert media.box_map([[0, 0, v, v]], 224).sum() == v * v        # 61 / 224 * 224 < 61
 
 
-def test_the_area_statistic_is_that_of_the_maps_per_sample(tmp_path):
-    text(tmp_path / 'vggss.json', [{'file': 'a', 'bbox': [[0, 0, 0.5, 1], [0.25, 0, 0.75, 1]]},
-                                   {'file': 'b', 'bbox': [[0, 0, 7, 0.25]]}])
-    assert area_statistic(tmp_path / 'vggss.json') == pytest.approx((0.5, 0.25))     # 0.75 and 0.25
-
-
 def test_flickr_s_map_is_half_where_one_annotator_boxed_and_whole_where_two_did(tmp_path):
     flickr(tmp_path, {'100': [(0, 0, 128, 256), (64, 0, 256, 256), (64, 0, 128, 256)]})
     sample = opened('flickr', tmp_path)[0]
@@ -184,9 +177,9 @@ def test_boxes_in_pixels_are_not_clipped_and_a_partner_need_not_be_there(tmp_pat
 
 def test_vpo_s_jpeg_masks_are_cut_at_128_and_its_oracle_needs_labels_csv(tmp_path):
     boxes = {'000000000139_7': [1, 2, 3, 4], '000000000139_8': [1, 2, 3, 4]}
-    boxed(tmp_path / 'vpo_ms', 'vpo_ms_bbox.json', boxes, 'gray_masks/{}.png')
-    for name, grey in (('000000000139_7', 127), ('000000000139_8', 128)):
-        mask(tmp_path / f'vpo_ms/gray_masks/{name}.png', grey=grey)
+    boxed(tmp_path / 'vpo_ms', 'vpo_ms_bbox.json', boxes, 'gray_masks/{}.jpg')
+    for name, grey in (('000000000139_7', 110), ('000000000139_8', 150)):
+        mask(tmp_path / f'vpo_ms/gray_masks/{name}.jpg', grey=grey)
     test = opened('vpo_ms', tmp_path)
     assert [test[i]['mask'].any().item() for i in (0, 1)] == [False, True]
     assert test[0]['label'] is None and {s.group for s in test.samples} == {'000000000139'}
