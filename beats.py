@@ -68,6 +68,10 @@ def fbank(wav):
 
 # ---- configuration --------------------------------------------------------------------------
 
+FIXED = {'relative_position_embedding': True, 'gru_rel_pos': True, 'deep_norm': True,
+         'layer_norm_first': False, 'activation_fn': 'gelu'}    # the only cfg that is supported
+
+
 @dataclasses.dataclass
 class BEATsConfig:
     """An official checkpoint's 'cfg', without dropout, as E_A is frozen. Defaults: the real one."""
@@ -82,22 +86,10 @@ class BEATsConfig:
     conv_pos_groups: int = 16
     num_buckets: int = 320                  # of relative positions, both directions together
     max_distance: int = 800                 # tokens; farther apart shares the last bucket
-    # of the next five only the default is supported
-    relative_position_embedding: bool = True
-    gru_rel_pos: bool = True                # the gate on the relative position bias
-    deep_norm: bool = True                  # residuals scaled up (class Layer)
-    layer_norm_first: bool = False
-    activation_fn: str = 'gelu'
     finetuned_model: bool = False           # there is a predictor of AudioSet classes on top
     predictor_class: int = 527
 
     def __post_init__(self):
-        for name in ('relative_position_embedding', 'gru_rel_pos', 'deep_norm', 'layer_norm_first',
-                     'activation_fn'):
-            value = getattr(self, name)
-            only = getattr(BEATsConfig, name)
-            if value != only:
-                raise ValueError(f'{name}={value!r} is not supported here, only {only!r}.')
         D = self.encoder_embed_dim
         if D % self.encoder_attention_heads or D % self.conv_pos_groups:
             raise ValueError(f'encoder_embed_dim={D} must be a multiple of encoder_attention_heads '
@@ -107,6 +99,9 @@ class BEATsConfig:
     @classmethod
     def from_cfg(cls, cfg):
         """cfg: a checkpoint's dict; entries without a field are ignored."""
+        for name, only in FIXED.items():
+            if cfg.get(name, only) != only:
+                raise ValueError(f'{name}={cfg[name]!r} is not supported here, only {only!r}.')
         return cls(**{f.name: cfg[f.name] for f in dataclasses.fields(cls) if f.name in cfg})
 
 
@@ -321,5 +316,5 @@ def save_beats(path, model):
     """Write {'cfg', 'model'} as the official files do, in float16: complete or not at all."""
     weights = {name: weight.detach().cpu().half() for name, weight in model.state_dict().items()}
     partial = f'{path}.partial{os.getpid()}'
-    torch.save({'cfg': dataclasses.asdict(model.cfg), 'model': weights}, partial)
+    torch.save({'cfg': {**FIXED, **dataclasses.asdict(model.cfg)}, 'model': weights}, partial)
     os.replace(partial, path)

@@ -56,11 +56,6 @@ class MaskGenI(nn.Module):
         return torch.sigmoid(M_G + self.b / self.w)
 
 
-def soft_image_mask(M_G):
-    """sigma(M_G), the image mask of Table 13's third row: no w, no b, no noise."""
-    return torch.sigmoid(M_G)
-
-
 # ---- MaskGen_F: soft masks on feature cells -------------------------------------------------
 
 def mask_gen_f(M_G, grid):

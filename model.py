@@ -19,7 +19,6 @@ to 8), r width of CLIPSeg's decoder.
 
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,14 +33,201 @@ from transformers.utils import logging as transformers_logging
 from beats import load_beats
 from checkpoint import read_or_none
 from losses import all_gather, first_own_row
-from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, soft_image_mask, to_grid, to_image
+from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, to_grid, to_image
 
 PROMPT = 'A photo of a <*>'         # Section 3.1; the audio token takes the place of <*>
 RELEASE_PROMPT = 'A photo of <*>'   # Paper [1]: "A photo of a"; the released weights need this
 DROPOUT = 0.5                       # Paper [2]: names no dropout; in the release's unary potential
 
 
+# ---- Figure 2: the model ----------------------------------------------------------------------
+
+@dataclass
+class Alignment:
+    """The result of SoundLocalizer.forward: B images, each grounded with N audios, for the losses.
+
+    The audios are those of the batch, N = B, or of all processes (--negatives global).
+    """
+    A: torch.Tensor             # (N, D) audio-driven embeddings
+    M_G: torch.Tensor           # (B, N, H, W) logits, image i grounded with audio j
+    areas: torch.Tensor         # (B, N) mean of each image mask, M-bar of Eq. 4
+    M_I: torch.Tensor           # (B, 1, H, W) image mask of the positive pairs
+    v_I: torch.Tensor           # (B, D) embedding of the masked images, for Eq. 1
+    M_F: torch.Tensor           # (B, N, h, w) feature masks, for Eq. 2
+    v_D: torch.Tensor           # (B, D, h, w) spatial features, for Eq. 2
+    first: int = 0              # image i's own audio is A[first + i]
+
+
+class SoundLocalizer(nn.Module):
+    """clipseg: transformers' CLIPSegForImageSegmentation; beats: beats.BEATs.
+
+    prompt_ids: two lists, see the function prompt_ids; audio_tokens: k of Table 11.
+    """
+    def __init__(self, clipseg, beats, prompt_ids, audio_tokens=1, w=W_INIT, b=B_INIT):
+        super().__init__()
+        before, after = prompt_ids
+        text = clipseg.config.text_config
+        longest = text.max_position_embeddings
+        length = len(before) + audio_tokens + len(after)
+        if length > longest:
+            raise ValueError(f'the prompt takes {length} tokens with its {audio_tokens} of audio, '
+                             f'and the text encoder reads {longest}: shorten --prompt')
+        self.clipseg = clipseg.requires_grad_(False)
+        self.beats = beats.requires_grad_(False)
+        self.audio_proj = AudioProjection(beats.feature_dim, text.hidden_size, audio_tokens)
+        self.masker_i = MaskGenI(w, b)
+        self.register_buffer('prompt_before', torch.as_tensor(before), persistent=False)
+        self.register_buffer('prompt_after', torch.as_tensor(after), persistent=False)
+        self.eval()
+
+    def train(self, mode=True):
+        """Paper [5]: E_A is frozen, hence in eval mode; in the release its dropout is active."""
+        super().train(mode)
+        self.clipseg.eval()
+        self.beats.eval()
+        return self
+
+    def forward(self, image, wav, image_mask='hard', feature_mask='feature', noise=(None, None),
+                features=None, pair_chunk=None, negatives='local'):
+        """Training: ground every image (B, 3, H, W) with every audio (B, samples). -> Alignment
+
+        The vision encoder runs twice whatever B is: on the images and on the masked images.
+        image_mask 'hard', 'soft' or 'feature', feature_mask 'feature' or 'image': Table 13.
+        noise: MaskGen_I's uniform numbers, (B, N, H, W) for the areas and (B, 1, H, W) for the
+        masked images, or None. negatives='global': N audios, of all processes, else N = B.
+        """
+        B, _, H, W = image.shape
+        A = self.embed_audio(wav, features)                         # (B, D)
+        first = 0
+        if negatives == 'global':
+            A = all_gather(A)                                       # (N, D)
+            first = first_own_row(B)
+        vision = encode_image(self.clipseg, image)
+        M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)    # (B, N, H, W)
+        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # masks stay in float32
+        grid = vision.v_D.shape[-2:]
+
+        # Paper [17]: Eq. 4 measures "the image masks", so the areas are those of the mask in use.
+        every_M_I = self.image_masks(M_G, image_mask, grid, noise[0])   # (B, N, H, W)
+        areas = every_M_I.mean((-2, -1))
+        # 'image': Table 13's first row, M_I in the place of M_F
+        M_F = to_grid(every_M_I, grid) if feature_mask == 'image' else mask_gen_f(M_G, grid)
+        # Paper [7]: one M_I for areas and v_I; the release, followed here, draws new noise for v_I.
+        own = M_G.diagonal(first).permute(2, 0, 1).unsqueeze(1)     # (B, 1, H, W), own audios
+        M_I = self.image_masks(own, image_mask, grid, noise[1])
+        # Paper [8]: M_I * X. The release masks the normalised image: 0 is CLIP's mean colour.
+        v_I = embed_image(self.clipseg, image * M_I)                    # (B, D)
+        return Alignment(A, M_G, areas, M_I, v_I, M_F, vision.v_D, first)
+
+    # --- 3.1
+
+    def embed_audio(self, wav, features=None):
+        """wav (N, samples), 16 kHz, -1..1 -> audio-driven embedding A (N, D).
+
+        features: E_A's output for these sounds, where it is cached.
+        """
+        features = self.beats(wav) if features is None else features    # (N, T, 3 * width of E_A)
+        tokens = self.audio_proj(features)                          # (N, k, width)
+        return embed_prompt(self.clipseg, self.prompt_before, tokens, self.prompt_after)
+
+    # --- 3.2
+
+    def ground(self, vision, A, size, pair_chunk=None):
+        """vision of B images, A (B, N, D) -> M_G (B, N, H, W), logits at size (H, W).
+
+        pair_chunk: decode that many of the B * N pairs at a time, with activation checkpointing:
+        keep the inputs, recompute in the backward pass. Saves 15 MB a pair at 352 x 352.
+        """
+        if pair_chunk and torch.is_grad_enabled():
+            parts = [activation_checkpoint(decode, self.clipseg, vision.activations, part,
+                                           use_reentrant=False, preserve_rng_state=False)
+                     for part in A.split(max(1, pair_chunk // len(A)), 1)]
+            M_G = torch.cat(parts, 1)
+        else:
+            M_G = decode(self.clipseg, vision.activations, A)
+        if M_G.shape[-2:] != tuple(size):       # bicubic, before the sigmoid (released code)
+            M_G = F.interpolate(M_G, size=size, mode='bicubic', align_corners=False)
+        return M_G
+
+    def image_masks(self, M_G, kind, grid, uniform=None):
+        """M_G (B, N, H, W) -> image masks of that shape. grid: (h, w); uniform: see MaskGenI."""
+        if kind == 'soft':                      # Table 13: no w, no b, no noise
+            return torch.sigmoid(M_G)
+        if kind == 'feature':                   # Table 13: M_F in the place of M_I
+            return to_image(mask_gen_f(M_G, grid), M_G.shape[-2:])
+        return self.masker_i(M_G, uniform)
+
+    # --- 3.7
+
+    @torch.no_grad()
+    def heatmap(self, image, wav, size):
+        """B images, each under its own sound (B, samples) -> (B, *size) in 0..1."""
+        A = self.embed_audio(wav).unsqueeze(1)                          # (B, 1, D)
+        return self.heatmaps(encode_image(self.clipseg, image), A, size)[:, 0]
+
+    @torch.no_grad()
+    def heatmaps(self, vision, A, size):
+        """Vision of B images, A (B, N, D) of audio or of text -> (B, N, *size) in 0..1."""
+        return self.masker_i.inference(self.ground(vision, A, size))
+
+    @torch.no_grad()
+    def embed_text(self, tokenizer, words, template=PROMPT):
+        """Class names in the prompt -> (len(words), D): the oracle of Table 1, CLIPSeg w/ GT text.
+
+        template='<*>' takes the words as they are: the caption embeddings C of Section 3.6.
+        """
+        texts = [template.replace('<*>', word) for word in words]
+        ids = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')
+        ids = ids.to(self.prompt_before.device)                         # (len(words), tokens)
+        return self.clipseg.clip.get_text_features(**ids).pooler_output
+
+    def hold_frozen(self, dtype):
+        """Convert the frozen linear and convolution weights to dtype, for use under its autocast.
+
+        Autocast would round them at every use, so the results are the same. Embeddings, layer
+        norms and BEATs' PositionConv, which autocast computes in float32, stay in float32.
+        """
+        for module in (*self.clipseg.modules(), *self.beats.modules()):
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                module.to(dtype)
+
+
 # ---- 3.1 AudioTokenizer: projection and attentive pooling of E_A's features -------------------
+
+class AudioProjection(nn.Module):
+    """The trained half of the AudioTokenizer. (B, T, 3 * width of E_A) -> (B, k, text width)."""
+    def __init__(self, in_dim, out_dim, tokens=1):
+        super().__init__()
+        self.fc1 = nn.Linear(in_dim, in_dim)
+        self.fc2 = nn.Linear(in_dim, out_dim)
+        self.fga = AttentivePooling(out_dim, tokens)
+
+    def forward(self, features):
+        return self.fga(self.fc2(F.gelu(self.fc1(features))))
+
+
+class AttentivePooling(nn.Module):
+    """Factor graph attention (Yariv et al., 2023): a softmax over T of the mixed potentials.
+
+    x: (B, T, D) -> (B, k, D). Paper [3]: does not say how Table 11's k tokens differ. Here each has
+    its own row of the unary potential and its own mixture; k = 1 is the released module.
+    """
+    def __init__(self, dim, tokens=1):
+        super().__init__()
+        self.un_models = nn.ModuleList([UnaryPotential(dim, tokens)])
+        self.pp_models = nn.ModuleList([SelfPotential(dim)])
+        self.reduce_potentials = nn.ModuleList(nn.Conv1d(2, 1, 1, bias=False)
+                                               for _ in range(tokens))
+
+    def forward(self, x):
+        channels_first = rearrange(x, 'b t d -> b d t')
+        unary = self.un_models[0](channels_first)                   # (B, k, T)
+        agreement = self.pp_models[0](channels_first)               # (B, T)
+        mixed = [mix(torch.stack([unary[:, k], agreement], 1))      # (B, 2, T) -> (B, 1, T)
+                 for k, mix in enumerate(self.reduce_potentials)]
+        attention = torch.cat(mixed, 1).softmax(-1)                 # (B, k, T)
+        return attention @ x                                        # (B, k, D)
+
 
 class UnaryPotential(nn.Module):
     """How much each of T patches matters by itself. x: (B, D, T) -> (B, k, T), for k tokens."""
@@ -69,48 +255,12 @@ class SelfPotential(nn.Module):
         return torch.einsum('bdt,bd->bt', X, Y.mean(-1))
 
 
-class AttentivePooling(nn.Module):
-    """Factor graph attention (Yariv et al., 2023): a softmax over T of the mixed potentials.
-
-    x: (B, T, D) -> (B, k, D). Paper [3]: does not say how Table 11's k tokens differ. Here each has
-    its own row of the unary potential and its own mixture; k = 1 is the released module.
-    """
-    def __init__(self, dim, tokens=1):
-        super().__init__()
-        self.un_models = nn.ModuleList([UnaryPotential(dim, tokens)])
-        self.pp_models = nn.ModuleList([SelfPotential(dim)])
-        self.reduce_potentials = nn.ModuleList(nn.Conv1d(2, 1, 1, bias=False)
-                                               for _ in range(tokens))
-
-    def forward(self, x):
-        channels_first = rearrange(x, 'b t d -> b d t')
-        unary = self.un_models[0](channels_first)                   # (B, k, T)
-        agreement = self.pp_models[0](channels_first)               # (B, T)
-        mixed = [mix(torch.stack([unary[:, k], agreement], 1))      # (B, 2, T) -> (B, 1, T)
-                 for k, mix in enumerate(self.reduce_potentials)]
-        attention = torch.cat(mixed, 1).softmax(-1)                 # (B, k, T)
-        return attention @ x                                        # (B, k, D)
-
-
-class AudioProjection(nn.Module):
-    """The trained half of the AudioTokenizer. (B, T, 3 * width of E_A) -> (B, k, text width)."""
-    def __init__(self, in_dim, out_dim, tokens=1):
-        super().__init__()
-        self.fc1 = nn.Linear(in_dim, in_dim)
-        self.fc2 = nn.Linear(in_dim, out_dim)
-        self.fga = AttentivePooling(out_dim, tokens)
-
-    def forward(self, features):
-        return self.fga(self.fc2(F.gelu(self.fc1(features))))
-
-
 # ---- 3.1 E_CLIP_t: CLIP's text encoder on a prompt with audio tokens --------------------------
 
 def prompt_ids(tokenizer, prompt):
     """Token ids before and after <*> in e.g. "A photo of a <*>" (Table 12)."""
     if prompt.count('<*>') != 1:
-        raise ValueError(f'the prompt {prompt!r} must hold <*> exactly once, where the audio token '
-                         'goes')
+        raise ValueError(f'the prompt {prompt!r} must hold <*>, the audio token, exactly once')
     before, after = (tokenizer(part.strip()).input_ids for part in prompt.split('<*>'))
     return before[:-1], after[1:]       # each part has both: keep one start, one end-of-text token
 
@@ -214,157 +364,6 @@ def decode(clipseg, activations, A):
     return rearrange(decoder.transposed_convolution(x), '(b n) 1 h w -> b n h w', b=B)
 
 
-# ---- Figure 2: the model ----------------------------------------------------------------------
-
-@dataclass
-class Alignment:
-    """The result of SoundLocalizer.forward: B images, each grounded with N audios, for the losses.
-
-    The audios are those of the batch, N = B, or of all processes (--negatives global).
-    """
-    A: torch.Tensor             # (N, D) audio-driven embeddings
-    M_G: torch.Tensor           # (B, N, H, W) logits, image i grounded with audio j
-    areas: torch.Tensor         # (B, N) mean of each image mask, M-bar of Eq. 4
-    M_I: torch.Tensor           # (B, 1, H, W) image mask of the positive pairs
-    v_I: torch.Tensor           # (B, D) embedding of the masked images, for Eq. 1
-    M_F: torch.Tensor           # (B, N, h, w) feature masks, for Eq. 2
-    v_D: torch.Tensor           # (B, D, h, w) spatial features, for Eq. 2
-    first: int = 0              # image i's own audio is A[first + i]
-
-
-class SoundLocalizer(nn.Module):
-    """clipseg: transformers' CLIPSegForImageSegmentation; beats: beats.BEATs.
-
-    prompt_ids: two lists, see the function prompt_ids; audio_tokens: k of Table 11.
-    """
-    def __init__(self, clipseg, beats, prompt_ids, audio_tokens=1, w=W_INIT, b=B_INIT):
-        super().__init__()
-        before, after = prompt_ids
-        text = clipseg.config.text_config
-        length = len(before) + audio_tokens + len(after)
-        longest = text.max_position_embeddings
-        if length > longest:
-            raise ValueError(f'the prompt takes {length} tokens with its {audio_tokens} of audio, '
-                             f'and the text encoder reads {longest}: shorten --prompt')
-        self.clipseg = clipseg.requires_grad_(False)
-        self.beats = beats.requires_grad_(False)
-        self.audio_proj = AudioProjection(beats.feature_dim, text.hidden_size, audio_tokens)
-        self.masker_i = MaskGenI(w, b)
-        self.register_buffer('prompt_before', torch.as_tensor(before), persistent=False)
-        self.register_buffer('prompt_after', torch.as_tensor(after), persistent=False)
-        self.eval()
-
-    def train(self, mode=True):
-        """Paper [5]: E_A is frozen, hence in eval mode; in the release its dropout is active."""
-        super().train(mode)
-        self.clipseg.eval()
-        self.beats.eval()
-        return self
-
-    # --- 3.1
-
-    def embed_audio(self, wav, features=None):
-        """wav (N, samples), 16 kHz, -1..1 -> audio-driven embedding A (N, D).
-
-        features: E_A's output for these sounds, where it is cached.
-        """
-        features = self.beats(wav) if features is None else features    # (N, T, 3 * width of E_A)
-        tokens = self.audio_proj(features)                          # (N, k, width)
-        return embed_prompt(self.clipseg, self.prompt_before, tokens, self.prompt_after)
-
-    # --- 3.2
-
-    def ground(self, vision, A, size, pair_chunk=None):
-        """vision of B images, A (B, N, D) -> M_G (B, N, H, W), logits at size (H, W).
-
-        pair_chunk: decode that many of the B * N pairs at a time, with activation checkpointing:
-        keep the inputs, recompute in the backward pass. Saves 15 MB a pair at 352 x 352.
-        """
-        if pair_chunk and torch.is_grad_enabled():
-            run = partial(activation_checkpoint, decode, self.clipseg, vision.activations,
-                          use_reentrant=False, preserve_rng_state=False)
-            M_G = torch.cat([run(part) for part in A.split(max(1, pair_chunk // len(A)), 1)], 1)
-        else:
-            M_G = decode(self.clipseg, vision.activations, A)
-        if M_G.shape[-2:] != tuple(size):       # bicubic, before the sigmoid (released code)
-            M_G = F.interpolate(M_G, size=size, mode='bicubic', align_corners=False)
-        return M_G
-
-    def image_masks(self, M_G, kind, grid, uniform=None):
-        """M_G (B, N, H, W) -> image masks of that shape. grid: (h, w); uniform: see MaskGenI."""
-        if kind == 'soft':                      # Table 13
-            return soft_image_mask(M_G)
-        if kind == 'feature':                   # Table 13: M_F in the place of M_I
-            return to_image(mask_gen_f(M_G, grid), M_G.shape[-2:])
-        return self.masker_i(M_G, uniform)
-
-    def forward(self, image, wav, image_mask='hard', feature_mask='feature', noise=(None, None),
-                features=None, pair_chunk=None, negatives='local'):
-        """Training: ground every image (B, 3, H, W) with every audio (B, samples). -> Alignment
-
-        The vision encoder runs twice whatever B is: on the images and on the masked images.
-        image_mask 'hard', 'soft' or 'feature', feature_mask 'feature' or 'image': Table 13.
-        noise: MaskGen_I's uniform numbers, (B, N, H, W) for the areas and (B, 1, H, W) for the
-        masked images, or None. negatives='global': N audios, of all processes, else N = B.
-        """
-        B, _, H, W = image.shape
-        A = self.embed_audio(wav, features)                         # (B, D)
-        first = 0
-        if negatives == 'global':
-            A = all_gather(A)                                       # (N, D)
-            first = first_own_row(B)
-        vision = encode_image(self.clipseg, image)
-        M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)    # (B, N, H, W)
-        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # masks stay in float32
-        grid = vision.v_D.shape[-2:]
-
-        # Paper [17]: Eq. 4 measures "the image masks", so the areas are those of the mask in use.
-        every_M_I = self.image_masks(M_G, image_mask, grid, noise[0])   # (B, N, H, W)
-        areas = every_M_I.mean((-2, -1))
-        # 'image': Table 13's first row, M_I in the place of M_F
-        M_F = to_grid(every_M_I, grid) if feature_mask == 'image' else mask_gen_f(M_G, grid)
-        # Paper [7]: one M_I for areas and v_I; the release, followed here, draws new noise for v_I.
-        own = M_G.diagonal(first).permute(2, 0, 1).unsqueeze(1)     # (B, 1, H, W), own audios
-        M_I = self.image_masks(own, image_mask, grid, noise[1])
-        # Paper [8]: M_I * X. The release masks the normalised image: 0 is CLIP's mean colour.
-        v_I = embed_image(self.clipseg, image * M_I)                    # (B, D)
-        return Alignment(A, M_G, areas, M_I, v_I, M_F, vision.v_D, first)
-
-    # --- 3.7
-
-    @torch.no_grad()
-    def heatmap(self, image, wav, size):
-        """B images, each under its own sound (B, samples) -> (B, *size) in 0..1."""
-        A = self.embed_audio(wav).unsqueeze(1)                          # (B, 1, D)
-        return self.heatmaps(encode_image(self.clipseg, image), A, size)[:, 0]
-
-    @torch.no_grad()
-    def heatmaps(self, vision, A, size):
-        """Vision of B images, A (B, N, D) of audio or of text -> (B, N, *size) in 0..1."""
-        return self.masker_i.inference(self.ground(vision, A, size))
-
-    @torch.no_grad()
-    def embed_text(self, tokenizer, words, template=PROMPT):
-        """Class names in the prompt -> (len(words), D): the oracle of Table 1, CLIPSeg w/ GT text.
-
-        template='<*>' takes the words as they are: the caption embeddings C of Section 3.6.
-        """
-        texts = [template.replace('<*>', word) for word in words]
-        ids = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')
-        ids = ids.to(self.prompt_before.device)
-        return self.clipseg.clip.get_text_features(**ids).pooler_output
-
-    def hold_frozen(self, dtype):
-        """Convert the frozen linear and convolution weights to dtype, for use under its autocast.
-
-        Autocast would round them at every use, so the results are the same. Embeddings, layer
-        norms and BEATs' PositionConv, which autocast computes in float32, stay in float32.
-        """
-        for module in (*self.clipseg.modules(), *self.beats.modules()):
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                module.to(dtype)
-
-
 # ---- Sizes and weights ------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parent
@@ -456,13 +455,13 @@ def load_trained(model, saved, path):
     """Copy a checkpoint's audio_proj and masker_i into the model. ValueError if they do not fit."""
     # squeezed, as w and b have the shape (1,) in the released file
     scalars = {key: torch.as_tensor(value).squeeze() for key, value in saved['masker_i'].items()}
-    for name, state in (('audio_proj', saved['audio_proj']), ('masker_i', scalars)):
-        try:
-            getattr(model, name).load_state_dict(state)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip('\t .')
-            raise ValueError(f'{path} does not fit this model: {name}: {reason}; give the '
-                             '--preset, --clipseg and --beats it was trained with') from None
+    try:
+        model.audio_proj.load_state_dict(saved['audio_proj'])
+        model.masker_i.load_state_dict(scalars)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip('\t .')
+        raise ValueError(f'{path} does not fit this model: {reason}; give the --preset, --clipseg '
+                         'and --beats it was trained with') from None
 
 
 def trained_state(model):

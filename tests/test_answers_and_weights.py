@@ -125,7 +125,7 @@ def test_a_checkpoint_with_one_number_or_weight_too_odd_is_refused(asked, tmp_pa
     path = tmp_path / 'last.pt'
     saved = model.trained_state(model.load_model('miniature')[0])
     torch.save({**saved, 'masker_i': {**saved['masker_i'], 'v': torch.ones(1)}}, path)
-    with pytest.raises(ValueError, match='last.pt does not fit .* masker_i: Unexpected key.*"v"'):
+    with pytest.raises(ValueError, match='last.pt does not fit .*Unexpected key.*"v"'):
         model.load_model('miniature', path)
     weight = saved['audio_proj']['fc1.weight'].clone()
     weight[0, 1] = float('nan')

@@ -198,7 +198,7 @@ def test_bfloat16_weights_and_autocast():
                                      dict(encoder_attention_heads=5), dict(conv_pos_groups=3)])
 def test_unsupported_settings_are_named(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
-        BEATsConfig(**{**SMALL, **setting})
+        BEATsConfig.from_cfg({**SMALL, **setting})
 
 
 def test_official_file_with_predictor(tmp_path):

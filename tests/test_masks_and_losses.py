@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import losses
-from masks import MaskGenI, binary_gumbel, mask_gen_f, soft_image_mask, to_grid, to_image
+from masks import MaskGenI, binary_gumbel, mask_gen_f, to_grid, to_image
 
 
 # ---- masks
@@ -58,10 +58,6 @@ def test_grid_takes_the_top_left_pixel_of_each_patch():
     pixels = torch.arange(16.0).view(1, 1, 4, 4)
     assert to_grid(pixels, (2, 2)).flatten().tolist() == [0, 2, 8, 10]
     assert to_image(pixels, (8, 8)).shape == (1, 1, 8, 8)
-
-
-def test_soft_mask_is_the_plain_sigmoid():
-    assert soft_image_mask(torch.zeros(1)).item() == 0.5
 
 
 # ---- equations

@@ -220,7 +220,7 @@ def test_training_frames_are_resized_to_1_1_cropped_anywhere_and_half_are_flippe
 
 def test_sizes_rates_and_gains(tmp_path):
     assert (media.SAMPLE_RATE, data.SAMPLE_RATE, beats.SAMPLE_RATE) == (16_000,) * 3
-    assert media.box_map([[0, 0, 1, 1]]).shape == (224, 224) and data.GROUND_TRUTH_SIZE == 224
+    assert media.box_map([[0, 0, 1, 1]]).shape == (224, 224) and media.GROUND_TRUTH_SIZE == 224
     assert localise.SIZE == (224, 224) and localise.PAIR_SIZE == (224, 448)
     assert media.side_by_side([Image.new('RGB', (9, 7))] * 2).size == (448, 224)
     assert data.MIX_GAIN == 0.5
