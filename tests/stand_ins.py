@@ -16,18 +16,22 @@ ANSWERS = ['dog', '"Siren".', 'I cannot tell', '...', 'the drum', 'cat', 'Unknow
 OBJECTS = ['dog', 'siren', '', '', 'drum', 'cat', '']
 
 
-@pytest.fixture
-def root(tmp_path):
-    """A data root. Of pair k the frame has the grey 20 k, the sound the level k / 16."""
-    folder = tmp_path / 'data/vggsound'
+def write_pairs(root, names, size, samples, first=0):
+    """A data root. Of pair k = first, ... the frame has the grey 20 k, the sound the level k / 16."""
+    folder = root / 'vggsound'
     for kind in ('frames', 'audio'):
         (folder / kind).mkdir(parents=True)
-    for k, name in enumerate(NAMES):
-        Image.new('RGB', (16, 16), (20 * k,) * 3).save(folder / f'frames/{name}.jpg')
-        level = np.full(170_000, k / 16, np.float32)
+    for k, name in enumerate(names, first):
+        Image.new('RGB', size, (20 * k,) * 3).save(folder / f'frames/{name}.jpg')
+        level = np.full(samples, k / 16, np.float32)
         soundfile.write(folder / f'audio/{name}.wav', level, 16_000, subtype='FLOAT')
-    (folder / 'train.csv').write_text(''.join(f'{name},label\n' for name in NAMES))
-    return tmp_path / 'data'
+    (folder / 'train.csv').write_text(''.join(f'{name},label\n' for name in names))
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_pairs(tmp_path / 'data', NAMES, (16, 16), 170_000)
 
 
 @pytest.fixture

@@ -5,27 +5,20 @@ Pair k's frame is of grey 20 k + 20, its sound of level (k + 1) / 16, wherever i
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from PIL import Image
 
 import data
 import media
+from stand_ins import write_pairs
 
 NAMES = [f'{letter}_00000{k}' for k, letter in enumerate('hbfacg')]     # not in alphabetical order
 
 
 @pytest.fixture
 def root(tmp_path):
-    folder = tmp_path / 'data/vggsound'
-    for kind in ('frames', 'audio'):
-        (folder / kind).mkdir(parents=True)
-    for k, name in enumerate(NAMES):
-        Image.new('RGB', (64, 36), (20 * k + 20,) * 3).save(folder / f'frames/{name}.jpg')
-        soundfile.write(folder / f'audio/{name}.wav', np.full(32_000, (k + 1) / 16), 16_000)
-    (folder / 'train.csv').write_text(''.join(f'{name},label\n' for name in NAMES))
-    (folder / 'val.csv').write_text('\n'.join(NAMES[k] for k in (4, 1)))
-    return tmp_path / 'data'
+    root = write_pairs(tmp_path / 'data', NAMES, (64, 36), 32_000, first=1)
+    (root / 'vggsound/val.csv').write_text('\n'.join(NAMES[k] for k in (4, 1)))
+    return root
 
 
 def pair_of(sample):
