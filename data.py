@@ -241,10 +241,8 @@ class Benchmark(Dataset):
                 image = frames[0]
                 if s.masks:
                     mask = read_mask(s.masks[0], image.size, s.ade_class)
-                if s.boxes is None:
-                    boxes = box_from_mask(mask)
-                else:
-                    boxes = box_map(s.boxes, s.unit, s.agreement)
+                boxes = (box_from_mask(mask) if s.boxes is None
+                         else box_map(s.boxes, s.unit, s.agreement))
             return {'id': s.id, 'label': s.label, 'condition': s.condition,
                     'image': evaluation_image(image, self.image_size), 'wav': self._wav(s),
                     'boxes': boxes, 'mask': mask, 'sources': sources,

@@ -46,7 +46,7 @@ JPEG_THRESHOLD = 128            # least grey of a JPEG mask that is object
 RESIZE_BEFORE_CROP = 1.1        # times the model's size, for training frames (released code)
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-_told_of_opposed = []           # the first file whose channels cancel; later ones are not printed
+_files_that_cancel = []         # the first file whose channels cancel; later ones are not printed
 
 
 class SampleError(ValueError):
@@ -81,9 +81,8 @@ def read_channels(path, seconds):
     # Paper [40]: it does not say how AVSBench's clips of 5 s fill 10 s. The release plays one
     # channel after the other, and fails on mono.
     sound, rate = _decode(path, seconds / 2)                            # (channels, samples)
-    channels = at_16_khz(sound, rate, round(seconds * SAMPLE_RATE) // 2)
-    right = channels[1] if len(channels) > 1 else channels[0]
-    return torch.cat([channels[0], right])                              # (seconds * 16,000,)
+    channels = at_16_khz(sound, rate, round(seconds * SAMPLE_RATE) // 2)[:2]
+    return torch.cat([channels[0], channels[-1]])                       # (seconds * 16,000,)
 
 
 def noise(index, length):
@@ -135,8 +134,8 @@ def mono(sound, path):
     independent = energy.mean() / len(sound)        # energy of the mean of independent channels
     if mean.var(correction=0) >= OPPOSED * independent:     # in stereo: a correlation over -0.8
         return mean
-    if not _told_of_opposed:
-        _told_of_opposed.append(path)
+    if not _files_that_cancel:
+        _files_that_cancel.append(path)
         tqdm.write(f'{path}: its channels cancel each other, so the loudest of them is taken; '
                    'further files of this kind are not named', file=sys.stderr)
     return sound[energy.argmax()]
@@ -144,9 +143,8 @@ def mono(sound, path):
 
 def at_16_khz(sound, rate, length):
     """(channels, samples) -> (channels, length), resampled, cut or zero-padded."""
-    if rate != SAMPLE_RATE:
-        sound = torchaudio.functional.resample(sound, rate, SAMPLE_RATE)
-    return torch.nn.functional.pad(sound[:, :length], (0, max(0, length - sound.shape[1])))
+    sound = torchaudio.functional.resample(sound, rate, SAMPLE_RATE)    # as it is at equal rates
+    return torch.nn.functional.pad(sound, (0, length - sound.shape[1]))     # below 0: cut
 
 
 # ---- Frames --------------------------------------------------------------------------------------
@@ -315,8 +313,7 @@ def _read_samples(path, seconds):
             if samples is not None:
                 return samples, sound.samplerate, None
             stated = None if sound.frames == UNKNOWN_FRAMES else sound.frames
-            count = wanted if stated is None else min(wanted, stated)
-            return sound.read(count, 'float32', always_2d=True), sound.samplerate, stated
+            return sound.read(wanted, 'float32', always_2d=True), sound.samplerate, stated
     except (RuntimeError, OSError, TypeError) as error:     # TypeError: .raw, without a header
         reason = getattr(error, 'error_string', None) or str(error) or 'the decoder fails'
         raise SampleError(f'{path} is not a readable sound ({reason.splitlines()[0]}): replace '

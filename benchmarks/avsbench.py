@@ -90,6 +90,6 @@ def categories(label):
     found = set()
     for name in label.split(', '):
         words = set(re.findall('[a-z]+', name.lower()))
-        known = {kind for kind, members in CATEGORIES.items() if words & set(members.split())}
-        found |= known or {name}
+        kinds = {kind for kind, members in CATEGORIES.items() if words & set(members.split())}
+        found |= kinds or {name}
     return found

@@ -69,17 +69,15 @@ def utf8_text(path, remedy):
 
 
 def csv_lines(path, text, remedy='fetch it again'):
-    """The lines of a csv text that are not blank -> [(line number, stripped fields)]."""
-    found = []              # parsed one by one: a stray quote would join all lines up to the next
+    """Yields (line number, stripped fields) of the lines of a csv text that are not blank."""
     for number, line in enumerate(text.split('\n'), 1):
-        try:
+        try:                # one by one: a stray quote would join all lines up to the next quote
             fields = [field.strip() for field in next(csv.reader([line], strict=True), [])]
         except csv.Error as error:
             raise ValueError(f'{path}, line {number}: not comma-separated ({error}), perhaps by a '
                              f'stray quote: {remedy}') from None
         if any(fields):
-            found.append((number, fields))
-    return found
+            yield number, fields
 
 
 def unique(pairs, path):
@@ -97,13 +95,15 @@ def read_rows(path, columns, header=False, blank=None):
 
     header: the first line names the columns, in any order and perhaps with others.
     """
-    lines = csv_lines(path, annotation(path))
+    lines = list(csv_lines(path, annotation(path)))
     names = lines.pop(0)[1] if header and lines else columns
-    rows = []
     for name in columns:
         if name not in names:
             raise ValueError(f'{path} has no column {name!r}: its first line must name '
                              f'{", ".join(columns)}')
+    if not lines:
+        raise ValueError(f'{path} lists no sample: fetch it again')
+    rows = []
     for number, fields in lines:
         if len(fields) != len(names):
             raise ValueError(f'{path}, line {number}: {len(fields)} fields where '
@@ -113,8 +113,6 @@ def read_rows(path, columns, header=False, blank=None):
             if not text and name != blank:
                 raise ValueError(f'{path}, line {number}: {name!r} is empty: fetch it again')
         rows.append(row)
-    if not rows:
-        raise ValueError(f'{path} lists no sample: fetch it again')
     return rows
 
 

@@ -29,10 +29,9 @@ def extended(plain, folder, plain_folder):
     Files are looked for in extend_frames and extend_audio, then in the folders of the plain set.
     """
     path = folder / f'{folder.name}_test_plus_silent.csv'
-    rows = read_rows(path, ('video', 'audio', 'label'), header=True)
-    nothing = BenchmarkSample('', [], [], None, [])
     pairs = [(s, s.id, s.id, 'sounding') for s in sorted(plain, key=lambda s: s.id)]
-    for frame, sound, label in sorted(rows):
+    nothing = BenchmarkSample('', [], [], None, [])
+    for frame, sound, label in sorted(read_rows(path, ('video', 'audio', 'label'), header=True)):
         if label != 'non-sounding':
             raise ValueError(f'{path} has the label {label!r}: it lists only non-sounding pairs, '
                              'the sounding ones are those of the plain set')

@@ -176,7 +176,7 @@ def stereo(path, left, right, **more):
 
 def test_channels_that_cancel_each_other_are_heard_by_the_loudest_and_told_once(
         tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(media, '_told_of_opposed', [])
+    monkeypatch.setattr(media, '_files_that_cancel', [])
     for name, right in (('a', -TONE), ('b', -TONE), ('c', -0.8 * TONE), ('d', 0.2 - TONE)):
         wav = media.read_audio(stereo(tmp_path / f'{name}.wav', TONE, right), 2.0)
         assert np.allclose(wav, TONE, atol=1e-6), name
@@ -196,7 +196,7 @@ def test_left_and_right_are_the_first_two_of_more_channels(tmp_path):
 
 
 def test_other_channels_are_averaged(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(media, '_told_of_opposed', [])
+    monkeypatch.setattr(media, '_files_that_cancel', [])
     one, two = np.random.default_rng(0).normal(0, 0.1, (2, 2 * RATE))
     silence = np.zeros_like(one)
     for left, right in ((one, two), (one, -0.5 * one + 0.5 * two), (one, silence),
