@@ -120,11 +120,12 @@ def read_maps(folder, needs, confidences, samples):
             maps.append(None)
             continue
         maps.append(heat)
-        if 'confidence' in needs and confidences:
-            if name not in confidences:
-                raise ValueError(f'{folder}/confidence.csv has no line for {name}: write one per '
-                                 'sample')
-            sample['confidence'] = confidences[name]
-        elif 'confidence' in needs:
+        if 'confidence' not in needs:
+            continue
+        if not confidences:
             sample['confidence'] = top_quarter_mean(heat[None]).item()
+        elif name in confidences:
+            sample['confidence'] = confidences[name]
+        else:
+            raise ValueError(f'{folder}/confidence.csv has no line for {name}: write one per sample')
     return {'ours': maps}

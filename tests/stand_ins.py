@@ -17,7 +17,7 @@ OBJECTS = ['dog', 'siren', '', '', 'drum', 'cat', '']
 
 
 def write_pairs(root, names, size, samples, first=0):
-    """A data root. Of pair k = first, ... the frame has the grey 20 k, the sound the level k / 16."""
+    """A data root. Pair k, counted from `first`: a frame of grey 20 k, a sound of level k / 16."""
     folder = root / 'vggsound'
     for kind in ('frames', 'audio'):
         (folder / kind).mkdir(parents=True)
