@@ -68,8 +68,9 @@ def fbank(wav):
 
 # ---- configuration --------------------------------------------------------------------------
 
+# Of these entries of a cfg only one value is supported. gru_rel_pos: the gate on the bias
 FIXED = {'relative_position_embedding': True, 'gru_rel_pos': True, 'deep_norm': True,
-         'layer_norm_first': False, 'activation_fn': 'gelu'}    # the only cfg that is supported
+         'layer_norm_first': False, 'activation_fn': 'gelu'}
 
 
 @dataclasses.dataclass

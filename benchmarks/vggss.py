@@ -8,8 +8,8 @@ from media import PICTURES, SOUNDS, file_of
 
 def list_vggss(root):
     """vggss.json: [{file, class, bbox: boxes in shares of the frame}]. Masks: miniature only."""
-    # Paper [36]: Table 14 motivates p+ = 0.4 by an area of 0.3124 +- 0.2342: that is the mean and
-    # deviation over samples of box_map(boxes).mean()
+    # Paper [36]: Table 14 motivates p+ = 0.4 by an area of 0.3124 +- 0.2342, the mean and deviation
+    # over these samples of box_map(boxes).mean()
     folder = root / 'vggss'
     samples = []
     for entry in read_boxes(folder / 'vggss.json', 'file', 'bbox'):
