@@ -30,13 +30,11 @@ NEGATIVES = ('silence', 'noise', 'offscreen')       # conditions of Table 5
 
 # ---- Thresholding policy: from a heatmap to the predicted region ---------------------------------
 # A policy, --threshold, cuts a heatmap into the predicted region and the rest:
-#   fixed:0.5   the pixels >= 0.5 (or another number), for our heatmaps: they are probabilities,
-#               sigmoid(M_G + b/w), and 0.5 means "as likely as not".
-#   top50       the upper half of the pixels: the usual rule of the field, for maps without a
-#               scale. It fails on a source smaller than half the frame.
+#   fixed:0.5   the pixels >= 0.5 (or another number): our heatmaps are probabilities
+#   top50       the upper half of the pixels: the usual rule of the field, for maps without a scale
 #   adaptive    as many of the highest pixels as the ground truth has: every "w/ Adap." column.
-#               This gives the size away, so it scores place and shape only.
-#   sweep       the 19 thresholds 0.05 .. 0.95 at once: every score is a list of 19.
+#               It gives the size away, so it scores place and shape only.
+#   sweep       the 19 thresholds 0.05 .. 0.95 at once: every score is a list of 19
 # Paper [46]: it describes top50 and names no threshold for its own rows; the release prints all 19.
 # We infer 0.5: Table 5's FPR is exactly 0.50 for earlier methods (top50), but lower for this one.
 # Paper [48]: the tables contradict the paper's words in four places. --reading chooses:
@@ -52,11 +50,10 @@ def thresholds_for(heatmap, policy, ground_truth=None):
         return SWEEP.to(heatmap.device)
     if policy not in ('top50', 'adaptive'):
         return heatmap.new_tensor([float(policy.removeprefix('fixed:'))])
-    # Paper [49]: without a threshold, the release's VGG-SS, Flickr and extended evaluators reuse
-    # the median of a batch's first map for the whole batch. Here each map has its own.
+    # Paper [49]: each map has its own median. The release's VGG-SS, Flickr and extended evaluators
+    # take that of a batch's first map for the whole batch.
     K = int((ground_truth > 0).sum()) if policy == 'adaptive' else 0
-    # Without any ground truth: the upper half, as in Senocak et al.'s code
-    place = heatmap.numel() - K if K else heatmap.numel() // 2
+    place = heatmap.numel() - K if K else heatmap.numel() // 2      # K = 0: Senocak et al.'s code
     values = heatmap.flatten().cpu().numpy()            # partition: 40 times as fast as sorting
     return heatmap.new_tensor([np.partition(values, place)[place]])
 
@@ -65,8 +62,8 @@ def overlap(heatmap, ground_truth, thresholds, strict=False):
     """How much of a heatmap, cut at T thresholds, lies inside and outside the ground truth.
 
     thresholds (T,): ascending, evenly spaced; strict: > instead of >=. -> inside (T,), the sum of
-    the ground truth under the prediction; outside (T,), the number of predicted pixels without
-    ground truth; the sum of the ground truth
+    the ground truth in the predicted region; outside (T,), its number of pixels without ground
+    truth; the sum of the ground truth
     """
     x, g = heatmap.flatten(), ground_truth.flatten()                        # (P,) each
     compare = torch.gt if strict else torch.ge
@@ -77,9 +74,8 @@ def overlap(heatmap, ground_truth, thresholds, strict=False):
         above = compare(x, thresholds, out=torch.empty_like(x))             # (P,)
         counts = torch.stack([above @ g, above @ empty])[:, None]           # (2, 1)
     else:
-        # How many thresholds does a pixel pass? All below the nearest one, none above it, and the
-        # nearest by comparison. As they are evenly spaced, arithmetic finds it, in a tenth of the
-        # time of torch.bucketize. Small whole numbers are exact in float32.
+        # How many thresholds does a pixel pass? All below the nearest one, none above it. The
+        # nearest is found by arithmetic, in a tenth of the time of torch.bucketize, then compared.
         steps = (T - 1) / (thresholds[-1] - thresholds[0])
         passed = ((x - thresholds[0]) * steps).round_().clamp_(0, T - 1)    # (P,) 0 .. T - 1
         nearest = thresholds.index_select(0, passed.int())                  # (P,)
@@ -107,8 +103,8 @@ class Streaming:
     """What all metrics share: update() adds a batch and keeps a few numbers of each sample.
 
     needs: the keys of a batch whose values update() takes after the heatmaps. kept: the attributes
-    that hold the numbers, lists or copies of the class's own. A subclass has add(), which scores
-    one sample, and compute(). len(): the samples seen.
+    that hold the numbers, by default lists. A subclass has add(), which scores one sample, and
+    compute(). len(): the samples seen.
     """
     needs = ()
     kept = ('iou',)
@@ -133,19 +129,17 @@ class Streaming:
         if heatmaps.dim() < 3 or heatmaps.shape != ground_truth.shape:
             raise ValueError('heatmaps and ground truth must both be (B, H, W), not '
                              f'{tuple(heatmaps.shape)} and {tuple(ground_truth.shape)}')
-        maps = heatmaps.detach().float(), ground_truth.to(heatmaps.device).float()
-        for name, values in zip(('heatmap', 'ground truth'), maps):
-            finite = values.flatten(1).sum(1).isfinite().tolist()           # B bools
-            if not all(finite):
-                raise ValueError(f'{name} number {len(self) + finite.index(False)} (in order of '
-                                 'update, from 0) holds NaN or infinity')
-        for sample in zip(*maps, *more):
+        heatmaps = heatmaps.detach().float()
+        ground_truth = ground_truth.to(heatmaps.device).float()
+        if not (heatmaps.sum() + ground_truth.sum()).isfinite():
+            raise ValueError('a heatmap or a ground truth holds NaN or infinity')
+        for sample in zip(heatmaps, ground_truth, *more):
             self.add(*sample)
 
     def counts(self, policy, heatmap, ground_truth):
         """The overlap of a heatmap (H, W) that is cut by a policy."""
         if policy == 'adaptive' and self.reading == 'paper':
-            # Exactly the K highest pixels; among equal ones the first in reading order
+            # Exactly the K highest pixels; of equal ones the first
             order = heatmap.flatten().argsort(descending=True, stable=True)         # (P,)
             highest = order[:int((ground_truth > 0).sum())]                         # (K,)
             heatmap = heatmap.new_zeros(len(order)).index_fill_(0, highest, 1)      # (P,)
@@ -215,11 +209,9 @@ def f_score(inside, outside, total):
 class Segmentation(Streaming):
     """mIoU, F, mIoU_adap, F_adap; `.area`: the share of pixels predicted. Non-zero is object.
 
-    F needs no policy: at each of 255 thresholds its mean over the samples with an object, and of
-    these 255 means the maximum.
+    F needs no policy: its mean over the samples with an object, at the best of 255 thresholds.
     Paper [51]: an empty mask (MS3 has some) scores the share of pixels not predicted, as released.
-    Paper [52]: the release averages means of batches, so that samples of a smaller last batch weigh
-    more; AVSBench's own code takes F's maximum inside each batch. Here samples are averaged.
+    Paper [52]: an average over samples. The release averages means of batches, AVSBench maxima.
     Paper [53]: "w/ Adap." has no public code for segmentation; here it is the same top-K mask.
     """
     needs = ('mask',)
@@ -269,11 +261,10 @@ class Extended(Streaming):
     in the frame (condition 'sounding'; its boxes may be clipped to nothing) and IoU >= 0.5, else
     wrong; a sounding sample below c is a miss. LocAcc is over sounding samples.
     Paper [54]: the evaluator behind Tables 3 and 4 computes AP without the highest confidence, from
-    every (N // 200)-th other and without the curve's first rectangle (ten perfect samples score
-    80); max-F1 from every (N // 10)-th, rounded to 0.1. reading='paper' takes all of them.
-    Paper [55]: a sounding object detected in the wrong place is a false positive, but not a miss as
-    well, or Table 4's recall (86.04) could not exceed its LocAcc (80.80). AP_textbook, the AP of
-    object detection, counts it as both; reading='paper' adds it.
+    every (N // 200)-th other and without the curve's first rectangle; max-F1 from every (N // 10)-
+    th, rounded to 0.1. reading='paper' takes all confidences.
+    Paper [55]: a detection in the wrong place is a false positive, but not a miss as well, or Table
+    4's recall could not exceed its LocAcc. AP_textbook (reading='paper') counts it as both.
     """
     needs = ('boxes', 'confidence', 'condition')
     kept = ('iou', 'confidence', 'sounding')
@@ -303,8 +294,7 @@ class Extended(Streaming):
             levels = levels[1:][::max(1, len(levels) // 200)]
         precision, recall = self.precision_recall(levels, textbook)         # recall grows
         highest = precision.flip(0).cummax(0).values.flip(0)                # from here on
-        # The release begins at the first recall, not at 0, and so loses a rectangle.
-        start = recall.new_zeros(0 if self.reading == 'release' else 1)
+        start = recall.new_zeros(0 if self.reading == 'release' else 1)     # no first rectangle
         width = recall.diff(prepend=start)
         return 100 * float((highest[:len(width)] * width).sum())
 
@@ -318,16 +308,16 @@ class Extended(Streaming):
         return f1, precision, recall
 
     def compute(self):
-        scores = {'AP': self.average_precision()}
-        if self.reading == 'paper':
-            scores['AP_textbook'] = self.average_precision(textbook=True)
         curves = torch.stack(self.f1_curve())                               # (3, T)
         max_f1, precision, recall = (100 * curves[:, curves[0].argmax()]).tolist()
-        visible = list(itertools.compress(self.iou, self.sounding))
-        # Paper [56]: LocAcc is said to be cIoU, but its evaluator takes IoU > 0.5, cIoU's >= 0.5.
-        return {**scores, 'max_F1': round(max_f1, 1) if self.reading == 'release' else max_f1,
-                'precision': precision, 'recall': recall,
-                'LocAcc': success_share(visible, strict=True)}
+        sounding = list(itertools.compress(self.iou, self.sounding))
+        scores = {'AP': self.average_precision(), 'max_F1': round(max_f1, 1),
+                  'precision': precision, 'recall': recall,
+                  # Paper [56]: "identical to cIoU", but its evaluator takes IoU > 0.5, not >= 0.5.
+                  'LocAcc': success_share(sounding, strict=True)}
+        if self.reading == 'paper':
+            scores |= {'AP_textbook': self.average_precision(textbook=True), 'max_F1': max_f1}
+        return scores
 
 
 class Robustness(Streaming):
@@ -336,8 +326,8 @@ class Robustness(Streaming):
     A negative sample keeps the mask of the object in sight, which now makes no sound: the lower the
     score, the better. FPR is the share of all pixels predicted. The global scores are over the
     conditions that have samples: global_score of mIoU and F, and the mean FPR.
-    Paper [57]: F is a maximum over thresholds that begin at 0, so it is never below the score of
-    predicting the whole frame: hence the 22.6 and 16.9 under every negative condition of Table 5.
+    Paper [57]: F's thresholds begin at 0, so it is never below the score of predicting the whole
+    frame: hence the 22.6 and 16.9 under every negative condition of Table 5.
     Paper [58]: two of its G-FPR do not follow from the other columns; all its G-mIoU and G-F do.
     """
     needs = ('mask', 'condition')
@@ -359,9 +349,8 @@ class Robustness(Streaming):
     def compute(self):
         scores = {}
         for name, part in self.conditions.items():
-            of_condition = part.compute()
-            scores[f'mIoU_{name}'] = of_condition['mIoU']
-            scores[f'F_{name}'] = of_condition['F']
+            found = part.compute()
+            scores |= {f'mIoU_{name}': found['mIoU'], f'F_{name}': found['F']}
             if name != 'positive':
                 scores[f'FPR_{name}'] = mean(part.area)
         present = [name for name in NEGATIVES if self.conditions[name].iou]
@@ -385,8 +374,7 @@ class Interactive(SingleSource):
 
     Samples of a frame are a group. Its IoU is that of its worst sample, so that it reaches a level
     if each of them does. A group of which fewer than group_size samples were seen is left out.
-    Paper [59]: Senocak et al.'s code takes > the threshold, as here. It also stretches each map to
-    0..1 first, which makes no sense before a fixed threshold on probabilities.
+    Paper [59]: > the threshold, as in Senocak et al.'s code, which also stretches each map to 0..1.
     Paper [60]: VPO-MS has groups of a single sample; they count, as in that code.
     Paper [61]: one NaN (0/0) makes all four scores NaN in that code; here such a sample fails.
     """
@@ -401,12 +389,10 @@ class Interactive(SingleSource):
 
     def worst(self, iou):
         """IoU of each sample (N floats or rows of 19) -> IoU of each group's worst sample."""
-        seen = {}                               # {group: IoU of its samples}
-        for group, value in zip(self.groups, iou):
-            seen.setdefault(group, []).append(value)
-        sizes = dict(zip(self.groups, self.sizes))
-        return [np.min(rows, 0).tolist() for group, rows in seen.items()
-                if len(rows) == sizes[group]]
+        seen = {}                               # {(group, its size): IoU of its samples}
+        for group, size, value in zip(self.groups, self.sizes, iou):
+            seen.setdefault((group, size), []).append(value)
+        return [np.min(rows, 0).tolist() for (_, size), rows in seen.items() if len(rows) == size]
 
     def compute(self):
         frames = SingleSource(reading=self.reading)
@@ -433,7 +419,7 @@ class MultiSource(Streaming):
     CAP: mean pixel AP over the sources, under the pairing of maps and sources that maximises it, as
     for CIoU and AUC. PIAP: pixel AP of the maximum of all maps against the union of all sources. A
     source without any pixel is left out.
-    Paper [62]: it averages CIoU over "all objects in the scene". Here that is the share of objects
+    Paper [62]: CIoU averages over "all objects in the scene". Here that is the share of objects
     found; Hu et al. (2020) average a scene's IoUs first and compare that with the level.
     Paper [63]: no public code computes CAP. AVGN's code for PIAP swaps its arguments and ranks
     nothing: it takes the cut prediction for the truth and the ground truth for the score.
