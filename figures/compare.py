@@ -10,12 +10,14 @@ The further rows of a file, as of --mixture-rows, have the name of the file befo
 """
 
 import json
-import numbers
 from pathlib import Path
+
+import numpy as np
 
 from figures.scores import ORACLE
 from figures.tables import (BENCHMARK_NAMES, TABLES, TASK_NAMES, cell_text, count_of, paper_scores,
                             score_of, table)
+from media import check_file
 
 METHODS = {     # row: its name, in the order of every table; above them stand the prior works
     ORACLE: '(Oracle) CLIPSeg (w/ GT Text)',
@@ -47,55 +49,32 @@ def comparison(paths):
 def read_result(path):
     """-> {(task, benchmark, row): {metric: value}}. ValueError where the file holds no result"""
     path = Path(path)
+    check_file(path)
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:           # ValueError: of UTF-8 too
         raise ValueError(f'{path} is not readable as JSON ({error}): write it again') from None
-    top = dict(items(path, content, 'tasks'))
-    rows = {row: top.pop(row) for row in METHODS if row in top}
-    more = [row for row, tasks in top.items() if row not in TABLES
-            and isinstance(tasks, dict) and tasks and set(tasks) <= set(TABLES)]
-    rows |= {f'{path.stem}, {row}': top.pop(row) for row in more}
-    if top:
-        rows[path.stem] = top
     found = {}
-    for row, tasks in rows.items():
-        for task, benchmarks in items(path, tasks, 'tasks', TABLES):
-            known = [name for _, names, _ in TABLES[task] for name in names]
-            for benchmark, scores in items(path, benchmarks, f'benchmarks of {task}', known):
-                if scores is not None:          # the oracle's are, without class names
-                    check_scores(path, benchmark, scores)
-                    found[task, benchmark, row] = scores
+    try:
+        rows = {path.stem: {task: content[task] for task in TABLES if task in content}}
+        for name in [name for name in content if name not in TABLES]:
+            rows[name if name in METHODS else f'{path.stem}, {name}'] = content[name]
+        for row, tasks in rows.items():
+            for task, benchmarks in tasks.items():
+                names = {name for _, names, _ in TABLES[task] for name in names}
+                if benchmarks.keys() - names:
+                    raise ValueError('no benchmark of this task')
+                for benchmark, scores in benchmarks.items():
+                    if scores is not None:          # the oracle's are, without class names
+                        for value in scores.values():
+                            np.asarray(value, float).max()      # numbers, null (NaN) or lists
+                        found[task, benchmark, row] = scores
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError):     # another form
+        found = {}
     if not found:
-        raise no_result(path, 'it has no scores')
+        raise ValueError(f'{path} is no result of evaluate.py or baselines.py: name a file that '
+                         '--json wrote')
     return found
-
-
-def items(path, content, what, known=None):
-    """The items of a dict, of known keys only. ValueError says what is wrong with the file."""
-    if not isinstance(content, dict):
-        raise no_result(path, f'{content!r:.40} stands in place of its {what}')
-    for name in content:
-        if known is not None and name not in known:
-            raise no_result(path, f'{name!r:.40} is none of the {what}')
-    return content.items()
-
-
-def no_result(path, reason):
-    return ValueError(f'{path} is no result of evaluate.py or baselines.py ({reason}): name a file '
-                      'that --json wrote')
-
-
-def check_scores(path, benchmark, scores):
-    """ValueError unless each value is a number, null (NaN) or a list of these, by threshold."""
-    for metric, value in items(path, scores, f'metrics of {benchmark}'):
-        values = value if isinstance(value, list) else [value]
-        if not values or not all(one is None or is_number(one) for one in values):
-            raise no_result(path, f'{metric} of {benchmark} is no number')
-
-
-def is_number(value):
-    return isinstance(value, numbers.Real) and abs(value) < 1e9
 
 
 def one_table(number, measured):
