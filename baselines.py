@@ -247,12 +247,10 @@ def score_methods(wanted, datasets, finders, by_text, by_region, reading, batch_
         here = {name: dataset for name, dataset in datasets.items() if tasks_of(name, tasks)}
         if not here:
             continue
-        found, *_ = score_benchmarks(
-            tasks, here, finders, rows, reading=reading, batch_size=batch_size, binary=REGIONS,
+        score_benchmarks(
+            scores, tasks, here, finders, rows, reading=reading, batch_size=batch_size,
             paper='av' if preset == 'paper' else None, json_file=json_file, csv_file=csv_file,
-            before=scores)
-        for method in rows:
-            scores[method] |= found[method]
+            binary=REGIONS)
     return scores
 
 

@@ -14,7 +14,8 @@ paper has one, the oracle of section 4.1 (Baselines), CLIPSeg with the ground-tr
 its text.
 
 A batch is a list of samples (data.Benchmark) that holds all sounds of its frames, so that each
-frame is encoded once. A meter is a metric (metrics.py) of one task and one row.
+frame is encoded once. A localiser is a function of a batch: samples -> {row: a heatmap, or None, of
+each sample}. Each task has a metric for each row.
 """
 
 import argparse
@@ -32,8 +33,8 @@ from checkpoint import (gather_lists, given_options, overwritten, rank_and_proce
                         some_path, start_processes, wait_for_all)
 from data import Benchmark, draw_miniature
 from figures.compare import comparison
-from figures.examples import (draw_report, draw_sheets, examples_of, ids_to_show,
-                              score_methods)
+from figures.examples import (draw_report, draw_sheets, examples_of, ids_to_show, open_others,
+                              with_others)
 from figures.own import one_pair
 from figures.scores import check_outputs, in_json, print_counts, scores_of, write_scores
 from figures.tables import ORACLE_TASKS, task_tables
@@ -42,50 +43,43 @@ from metrics import Extended, Interactive, MultiSource, Robustness, Segmentation
 from model import PRESETS, ROOT, load_model, read_checkpoint
 
 TASKS = {   # {task: {benchmark: the metric of section 4.1}}, in the order of the paper's tables
-    'single': dict.fromkeys(
+    'single': dict.fromkeys(                                                    # Tables 1 and 2
         ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'), SingleSource),
-    'segmentation': dict.fromkeys(
+    'segmentation': dict.fromkeys(                                              # Table 6
         ('is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'avs_ms3', 'ade20k'), Segmentation),
-    'robustness': {'ext_vggss': Extended, 'ext_flickr': Extended,
-                   'robust_s4': Robustness, 'robust_ms3': Robustness},
-    'interactive': {'is4': Interactive, 'vpo_ms': Interactive},
-    'multisource': {'vgg_instruments': MultiSource, 'vgg_duet': MultiSource}}
+    'robustness': {'ext_vggss': Extended, 'ext_flickr': Extended,               # Tables 3 and 4
+                   'robust_s4': Robustness, 'robust_ms3': Robustness},          # Table 5
+    'interactive': {'is4': Interactive, 'vpo_ms': Interactive},                 # Table 7
+    'multisource': {'vgg_instruments': MultiSource, 'vgg_duet': MultiSource}}   # Table 8
 SHIPPED = {'av': 'miniature/weights/av.pt', 'av_llm': 'miniature/weights/av_llm.pt'}
 
 
-# ---- Scores of one benchmark ---------------------------------------------------------------------
-def score(dataset, batches, meters, find, shown=(), folder=None):
-    """Update every meter with these batches. -> examples, [(id, confidence)]
+# ---- One benchmark: from heatmaps to metrics -----------------------------------------------------
+def score(dataset, batches, metrics, localiser, shown=(), folder=None):
+    """Update every metric with these batches. -> examples, [(id, confidence)]
 
-    meters: {task: {row: metric}}. find(samples) -> {row: a map or None for each sample}; for the
-    extended sets it adds 'confidence' to the samples. shown: ids of the samples to keep as examples
-    (figures/report.py says what an example is). folder: where maps are saved. Both show the maps of
-    the first row.
+    metrics: {task: {row: metric}}. For the extended sets the localiser adds 'confidence' to the
+    samples. shown: ids of the samples to keep as examples (figures/report.py says what an example
+    is). folder: where maps and confidences are saved. Both are those of the first row.
     """
     examples = []
     confidences = []
-    first, meter = next(iter(next(iter(meters.values())).items()))      # row, of the first task
+    first = next(iter(next(iter(metrics.values()))))        # row, of the first task
     hidden = rank_and_processes()[0] > 0
-    bar = tqdm(batches, dataset.name, leave=False, unit=' batches', disable=hidden)
-    for number, batch in enumerate(bar):
+    for batch in tqdm(batches, dataset.name, leave=False, unit=' batches', disable=hidden):
         samples = readable(dataset, [dataset[i] for i in batch])
         if not samples:
             continue
-        found = find(samples)
+        maps = localiser(samples)
         readable(dataset, samples)                          # a map on disk may not be
-        confidences += [(s['id'], s['confidence']) for s in samples if 'confidence' in s]
-        for task, rows in meters.items():
-            for row in [row for row in rows if row in found]:   # files hold no oracle's maps
-                taken = feed(rows[row], samples, found[row], row)
-                if row == first:
-                    examples += examples_of(task, dataset.name, samples, taken, found[row],
-                                            found.get('oracle'), rows[row], shown)
+        for task, rows in metrics.items():
+            taken = {row: feed(rows[row], samples, maps[row], row)
+                     for row in rows if row in maps}        # files hold no oracle's maps
+            examples += examples_of(task, dataset.name, samples, maps, rows, taken, shown)
         if folder:
-            save_heatmaps(folder, [s['id'] for s in samples], found[first])
-        if meter and number % max(1, len(batches) // 20) == 0:      # compute reads all samples
-            name, value = next(iter(meter.compute().items()))
-            value = value[len(value) // 2] if isinstance(value, list) else value
-            bar.set_postfix({name: f'{value:.1f}'})
+            save_heatmaps(folder, [s['id'] for s in samples], maps[first])
+            confidences += [(s['id'], of_row(s['confidence'], first))
+                            for s in samples if 'confidence' in s]
     return examples, confidences
 
 
@@ -98,31 +92,33 @@ def readable(dataset, samples):
     return [s for s in samples if 'error' not in s]
 
 
-def feed(meter, samples, maps, row='ours'):
-    """Update a meter with the samples it can score. -> their indices
+def feed(metric, samples, maps, row='ours'):
+    """Update a metric with the samples it can score. -> their indices
 
     It skips samples without a map or without its ground truth. Negatives, whose sound comes from
-    nothing in the frame, are only for meters that need the condition. A 'confidence' may be
-    {row: number}: that of this row is taken.
+    nothing in the frame, are only for metrics that need the condition.
     """
     taken = []
     for i, sample in enumerate(samples):
-        wanted = sample['condition'] == 'positive' or 'condition' in meter.needs
-        if wanted and maps[i] is not None and all(sample[k] is not None for k in meter.needs):
+        wanted = sample['condition'] == 'positive' or 'condition' in metric.needs
+        if wanted and maps[i] is not None and all(sample[k] is not None for k in metric.needs):
             taken.append(i)
     if taken:
         truth = []
-        for key in meter.needs:
-            values = [samples[i][key] for i in taken]
-            if isinstance(values[0], dict):
-                values = [of_rows[row] for of_rows in values]
+        for key in metric.needs:
+            values = [of_row(samples[i][key], row) for i in taken]
             truth.append(torch.stack(values) if torch.is_tensor(values[0]) else values)
-        meter.update(torch.stack([maps[i] for i in taken]), *truth)
+        metric.update(torch.stack([maps[i] for i in taken]), *truth)
     return taken
 
 
+def of_row(value, row):
+    """A sample's 'confidence' is a number, or {row: number} where the rows differ."""
+    return value[row] if isinstance(value, dict) else value
+
+
 def rows_of(metric, rows, **settings):
-    """One meter for each row of a table. -> {row: metric}"""
+    """One metric for each row of a table. -> {row: metric}"""
     return {row: metric(**settings) for row in rows}
 
 
@@ -133,14 +129,14 @@ def share(batches):
     return batches[rank * each:(rank + 1) * each]
 
 
-def join_processes(dataset, meters, examples, confidences, folder=None):
+def join_processes(dataset, metrics, examples, confidences, folder=None):
     """Join what the processes have scored. -> all examples. ValueError if no sample was readable"""
-    for rows in meters.values():
-        for meter in rows.values():
-            meter.merge_across_ranks()
+    for rows in metrics.values():
+        for metric in rows.values():
+            metric.merge_across_ranks()
     dataset.unreadable = gather_lists(dataset.unreadable)
     confidences = gather_lists(confidences)
-    if folder and confidences and rank_and_processes()[0] == 0:
+    if confidences and rank_and_processes()[0] == 0:
         save_confidences(folder, confidences)
     if len(dataset.unreadable) == len(dataset):
         raise ValueError(f'no sample of {dataset.name} could be scored, the first because '
@@ -148,99 +144,63 @@ def join_processes(dataset, meters, examples, confidences, folder=None):
     return gather_lists(examples)
 
 
-# ---- The script ----------------------------------------------------------------------------------
-def evaluate(args):
-    """Score every benchmark asked for. -> {task: {benchmark: scores}, ORACLE: {task: ...}}"""
-    check_outputs([args.json, args.csv, args.out if args.image else None],
-                  [args.figures, args.save_heatmaps])
-    device = start_processes(args.device)
-    if args.heatmaps:
-        model = tokenizer = None
-        preset = args.preset or 'miniature'
-        variant = args.variant or 'av'
-        facts = {'heatmaps': args.heatmaps}
-    else:
-        model, tokenizer, preset, variant, source = load(
-            device, args.checkpoint, args.variant, args.preset, args.untrained,
-            prompt=args.prompt, clipseg=args.clipseg, beats=args.beats)
-        facts = {'checkpoint': source}
-    if args.image:
-        return one_pair(model, PRESETS[preset], args.image, args.audio, args.out)
-    datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
-    finders = {name: finder(dataset, tasks_of(name, args.wanted), model, tokenizer, args.heatmaps,
-                            args.mixture_labels, args.mixture_rows)
-               for name, dataset in datasets.items()}
-    rows = ('ours', 'oracle', *(MIXTURE_ROWS if args.mixture_rows else ()))
-    paper = variant if preset == 'paper' else None          # the miniature has no row in the paper
-    scores, meters, examples = score_benchmarks(
-        args.wanted, datasets, finders, rows, threshold=args.threshold,
-        reading=args.reading, batch_size=args.batch_size, paper=paper, json_file=args.json,
-        csv_file=args.csv, maps=args.save_heatmaps, figures=args.figures, frames=args.examples,
-        beside=args.beside)
-    if args.figures and rank_and_processes()[0] == 0:
-        facts |= {'preset': preset, 'threshold': args.threshold,
-                  'metrics': f'reading of the {args.reading}'}
-        tables = {task: (task_rows(scores, task), paper) for task in args.wanted}
-        draw_report(args.figures, tables, examples, meters, facts)
-    return in_json(scores)
-
-
-def score_benchmarks(wanted, datasets, finders, rows, threshold='fixed:0.5', reading='release',
-                     batch_size=16, paper=None, json_file=None, csv_file=None, maps=None,
-                     figures=None, frames=3, beside=(), binary=(), before=None):
+# ---- All benchmarks: from metrics to tables ------------------------------------------------------
+def score_benchmarks(scores, wanted, datasets, localisers, rows, threshold='fixed:0.5',
+                     reading='release', batch_size=16, paper=None, json_file=None, csv_file=None,
+                     maps=None, figures=None, frames=3, beside=(), binary=()):
     """Score every benchmark; after each, write all scores and print the tables that are complete.
 
-    wanted: {task: {benchmark: metric}}. datasets, finders: {benchmark: Benchmark}, {benchmark:
-    find}, see score. rows: any names, as `find` has them; maps of the first are saved below `maps`.
-    paper: see task_tables. figures: the folder of contact sheets, with that many frames of each
-    benchmark. beside: [(another method, folder of its maps)], there too. binary: rows of 0/1 maps,
-    which have no K highest pixels and so no adaptive scores. before: {row: {task: ...}}, scores of
-    an earlier call and of any rows, which are written too.
-    -> {row: {task: {benchmark: scores}}}, {benchmark: {task: {row: meter}}}, examples
+    scores: {row: {}}, or those of an earlier call, becomes {row: {task: {benchmark: scores}}}.
+    wanted: {task: {benchmark: metric}}. datasets, localisers: {benchmark: Benchmark, localiser}.
+    rows: any names, as the localisers have them; maps of the first are saved below `maps`. paper:
+    see task_tables. figures: the folder of contact sheets, with that many frames of each benchmark.
+    beside: [(another method, folder of its maps)], there too. binary: rows of 0/1 maps, which have
+    no K highest pixels and so no adaptive scores.
+    -> {benchmark: {task: {row: metric}}}, examples
     """
-    scores = {}
     for row in rows:
-        scores[row] = {task: {} for task in wanted}
-    before = before or dict.fromkeys(rows, {})
-    meters = {}
+        scores[row] |= {task: {} for task in wanted}
+    scored = {}
     examples = []
     for name, dataset in datasets.items():
-        meters[name] = {task: rows_of(metric, rows, threshold=threshold, reading=reading)
-                        for task, metric in tasks_of(name, wanted).items()}
+        tasks = tasks_of(name, wanted)
         shown = ids_to_show(dataset.samples, frames) if figures else ()
+        others = open_others(beside, dataset, tasks)
+        localiser = functools.partial(with_others, localisers[name], others, name, shown)
+        metrics = {task: rows_of(metric, [*rows, *others], threshold=threshold, reading=reading)
+                   for task, metric in tasks.items()}
+        batches = share(dataset.batches(batch_size))
         folder = Path(maps, name) if maps else None
-        mine = share(dataset.batches(batch_size))
-        scored = score(dataset, mine, meters[name], finders[name], shown, folder)
-        pictures = join_processes(dataset, meters[name], *scored, folder)
-        for task, of_rows in meters[name].items():
-            for row, meter in of_rows.items():
-                scores[row][task][name] = scores_of(meter, dataset, row in binary)
+        found = score(dataset, batches, metrics, localiser, shown, folder)
+        pictures = join_processes(dataset, metrics, *found, folder)
+        for task, of_rows in metrics.items():
+            for row in rows:
+                scores[row][task][name] = scores_of(of_rows[row], dataset, row in binary)
+        scored[name] = metrics
         if rank_and_processes()[0] > 0:
             continue
-        print_counts(dataset, meters[name])
-        joined = {row: tasks | scores.get(row, {}) for row, tasks in before.items()}
-        write_scores(joined, json_file, csv_file)
+        print_counts(dataset, metrics)
+        write_scores(scores, json_file, csv_file)
         if figures:
-            score_methods(beside, dataset, meters[name], pictures, batch_size, score)
-            draw_sheets(figures, name, meters[name], pictures)
+            draw_sheets(figures, name, tasks, pictures)
             examples += pictures
-        for task in meters[name]:
-            found = task_rows(scores, task)
-            if len(found[rows[0]]) == len(wanted[task]):
-                print('\n' + task_tables(task, found, paper))
-    return scores, meters, examples
+        for task in tasks:
+            if len(scores[rows[0]][task]) == len(wanted[task]):
+                print('\n' + task_tables(task, task_rows(scores, task), paper))
+    return scored, examples
 
 
 def tasks_of(name, wanted):
     """The tasks of a benchmark. -> {task: metric}"""
-    return {task: metrics[name] for task, metrics in wanted.items() if name in metrics}
+    return {task: sets[name] for task, sets in wanted.items() if name in sets}
 
 
 def task_rows(scores, task):
-    """{row: {task: {benchmark: scores}}} -> {row: {benchmark: scores}}"""
-    return {row: tasks[task] for row, tasks in scores.items()}
+    """{row: {task: {benchmark: scores}}} -> {row: {benchmark: scores}}, of rows with this task"""
+    return {row: tasks[task] for row, tasks in scores.items() if task in tasks}
 
 
+# ---- The model, the benchmarks, and what localises -----------------------------------------------
 def load(device, checkpoint, variant, preset, untrained, **given):
     """The model that the command line names. -> model, tokenizer, preset, variant, source"""
     if preset == 'paper' and not checkpoint and not untrained:
@@ -289,8 +249,9 @@ def open_benchmarks(wanted, preset, data_root, limit):
     return datasets
 
 
-def finder(dataset, tasks, model, tokenizer, heatmaps, mixture_labels=None, mixture_rows=False):
-    """Maps of the model, or of files. tasks: {task: metric} -> find(samples), see score
+def localiser_of(dataset, tasks, model, tokenizer, heatmaps, mixture_labels=None,
+                 mixture_rows=False):
+    """What localises this benchmark: the model, or files. tasks: {task: metric} -> localiser
 
     Paper [78]: 4.2.5 takes "a predefined category list" and does not say which. Here it is the
     benchmark's own class names, or those of the file mixture_labels.
@@ -306,27 +267,60 @@ def finder(dataset, tasks, model, tokenizer, heatmaps, mixture_labels=None, mixt
                 raise ValueError(f'{mixture_labels} lacks {len(lacking)} of the class names of '
                                  f'{dataset.name}, e.g. {min(lacking)!r}: add them')
         classes = model.embed_text(tokenizer, names)                                # (N, D)
-        return functools.partial(localise_sources, model, classes=classes, known={},
+        return functools.partial(localise_sources, model, classes=classes, cache={},
                                  names=names if mixture_rows else None)
     with_oracle = any(task in ORACLE_TASKS for task in tasks)
     words = embed_names(model, tokenizer, dataset) if with_oracle else None
-    return functools.partial(localise, model, words=words, known={},
+    return functools.partial(localise, model, words=words, cache={},
                              with_confidence='confidence' in needs)
+
+
+def evaluate(args):
+    """Score every benchmark asked for. -> {task: {benchmark: scores}, ORACLE: {task: ...}}"""
+    check_outputs([args.json, args.csv, args.out if args.image else None],
+                  [args.figures, args.save_heatmaps])
+    device = start_processes(args.device)
+    model = tokenizer = None
+    preset = args.preset or 'miniature'
+    variant = args.variant or 'av'
+    facts = {'heatmaps': args.heatmaps}
+    if not args.heatmaps:
+        model, tokenizer, preset, variant, source = load(
+            device, args.checkpoint, args.variant, args.preset, args.untrained,
+            prompt=args.prompt, clipseg=args.clipseg, beats=args.beats)
+        facts = {'checkpoint': source}
+    if args.image:
+        return one_pair(model, PRESETS[preset], args.image, args.audio, args.out)
+    datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
+    localisers = {name: localiser_of(dataset, tasks_of(name, args.wanted), model, tokenizer,
+                                     args.heatmaps, args.mixture_labels, args.mixture_rows)
+                  for name, dataset in datasets.items()}
+    rows = ('ours', 'oracle', *(MIXTURE_ROWS if args.mixture_rows else ()))
+    paper = variant if preset == 'paper' else None          # the miniature has no row in the paper
+    scores = {row: {} for row in rows}
+    metrics, examples = score_benchmarks(
+        scores, args.wanted, datasets, localisers, rows, args.threshold, args.reading,
+        args.batch_size, paper, args.json, args.csv, args.save_heatmaps, args.figures,
+        args.examples, args.beside)
+    if args.figures and rank_and_processes()[0] == 0:
+        facts |= {'preset': preset, 'threshold': args.threshold,
+                  'metrics': f'reading of the {args.reading}'}
+        tables = {task: (task_rows(scores, task), paper) for task in args.wanted}
+        draw_report(args.figures, tables, examples, metrics, facts)
+    return in_json(scores)
 
 
 # ---- The command line ----------------------------------------------------------------------------
 THRESHOLDS = r'top50|adaptive|sweep|fixed:([01](\.0*)?|0?\.\d+)'
 NEEDS = {'image': 'audio', 'audio': 'image', 'out': 'image', 'examples': 'figures',
          'beside': 'figures'}
+OF_MODEL = ('checkpoint', 'untrained', 'prompt', 'clipseg', 'beats', 'device')
+OF_SCORES = ('task', 'benchmarks', 'threshold', 'reading', 'batch_size', 'limit', 'json', 'csv',
+             'figures', 'save_heatmaps', 'heatmaps')
 EXCLUDES = {    # option: others that have no effect beside it (--data-root may always be given)
-    'image': ('task', 'benchmarks', 'threshold', 'reading', 'batch_size', 'limit', 'json', 'csv',
-              'figures', 'examples', 'beside', 'save_heatmaps', 'heatmaps'),
-    'compare': ('task', 'benchmarks', 'preset', 'variant', 'checkpoint', 'untrained', 'prompt',
-                'clipseg', 'beats', 'device', 'threshold', 'reading', 'batch_size', 'limit', 'json',
-                'csv', 'figures', 'save_heatmaps', 'heatmaps', 'image'),
-    'heatmaps': ('checkpoint', 'untrained', 'prompt', 'clipseg', 'beats', 'device',
-                 'save_heatmaps', 'mixture_rows', 'mixture_labels'),
-    'untrained': ('checkpoint', 'variant')}
+    'image': OF_SCORES, 'untrained': ('checkpoint', 'variant'),
+    'compare': (*OF_SCORES, *OF_MODEL, 'preset', 'variant', 'image'),
+    'heatmaps': (*OF_MODEL, 'save_heatmaps', 'mixture_rows', 'mixture_labels')}
 
 
 def parse_args(argv=None):
@@ -334,12 +328,11 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('--task', choices=[*TASKS, 'all'], default='all', help='of section 4.1; single: Tables 1 '
+    add('--task', choices=[*TASKS, 'all'], default='all', help='of section 4.2; single: Tables 1 '
         'and 2, segmentation: 6, robustness: 3 to 5, interactive: 7, multisource: 8 (default: all)')
     add('--benchmarks', nargs='+', choices=list(BENCHMARKS), help='only these of the task')
     add('--preset', choices=list(PRESETS), help='default: the checkpoint\'s, paper if it has none')
-    add('--variant', choices=list(SHIPPED), help='of the shipped checkpoint, and of the paper\'s '
-        'row beside ours (default: the checkpoint\'s, or av)')
+    add('--variant', choices=list(SHIPPED), help='of the shipped checkpoint and the paper\'s row')
     add('--checkpoint', type=some_path, help='of train.py, or the authors\' (default: shipped)')
     add('--untrained', action='store_true', help='the weights that training begins with (seed 0)')
     add('--prompt', help='default: the one the checkpoint was trained with')
@@ -347,11 +340,9 @@ def parse_args(argv=None):
     add('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
     add('--beats', type=some_path, help='BEATs file instead of the preset\'s')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
-    add('--threshold', default='fixed:0.5', help='where heatmaps are cut: fixed:T, top50, adaptive '
-        'or sweep (metrics.py; default: fixed:0.5)')
+    add('--threshold', default='fixed:0.5', help='fixed:T, top50, adaptive or sweep (metrics.py)')
     add('--reading', choices=['release', 'paper'], default='release', help='metrics as the '
-        'evaluators behind the tables compute them (default), or by the paper\'s own words, with '
-        'textbook AP beside AP (metrics.py)')
+        'released evaluators compute them (default), or by the paper\'s words (metrics.py)')
     add('--batch-size', type=int, default=16, help='samples, in complete frames (default: 16)')
     add('--limit', type=int, help='the first N samples of each benchmark or of its conditions')
     add('--json', type=some_path, help='write the scores here')
@@ -372,23 +363,11 @@ def parse_args(argv=None):
     add('--audio', type=some_path, help='and its sound')
     add('--out', type=some_path, default='heat.png', help='heatmap of both (default: heat.png)')
     args = parser.parse_args(argv)
-    sentence = ignored(given_options(parser, argv)) or overwrites(args)
-    if sentence:
-        parser.error(sentence)
-    if not re.fullmatch(THRESHOLDS, args.threshold):
-        parser.error('--threshold is fixed:T with T in 0..1, top50, adaptive or sweep, not '
-                     f'{args.threshold}')
-    for name in ('batch_size', 'limit', 'examples'):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f'--{name.replace("_", "-")} must be at least 1')
-    if len(dict(args.beside)) < len(args.beside):
-        parser.error('--beside has one name twice: give each folder its own')
     try:
+        check_options(args, given_options(parser, argv))
         args.wanted = tasks_wanted(args.task, args.benchmarks)
     except ValueError as error:
         parser.error(str(error))
-    if (args.mixture_rows or args.mixture_labels) and args.task != 'multisource':
-        parser.error('--mixture-rows and --mixture-labels go with --task multisource: name it')
     if args.threshold == 'sweep' and Extended in args.wanted.get('robustness', {}).values():
         parser.error('--threshold sweep does not go with the extended sets, which sweep the '
                      'confidence: name the other tasks or --benchmarks')
@@ -403,6 +382,43 @@ def named_folder(text):
     return name, folder
 
 
+def check_options(args, given):
+    """ValueError where an option is wrong, has no effect beside another, or would overwrite a file.
+
+    given: {name: option} of the command line.
+    """
+    for one, others in EXCLUDES.items():
+        for other in others:
+            if one in given and other in given:
+                raise ValueError(f'{given[one]} and {given[other]} do not go together: leave one '
+                                 'out')
+    for one, other in NEEDS.items():
+        if one in given and other not in given:
+            raise ValueError(f'{given[one]} goes with --{other}: name both, or neither')
+    if not re.fullmatch(THRESHOLDS, args.threshold):
+        raise ValueError('--threshold is fixed:T with T in 0..1, top50, adaptive or sweep, not '
+                         f'{args.threshold}')
+    for name in ('batch_size', 'limit', 'examples'):
+        if name in given and getattr(args, name) < 1:
+            raise ValueError(f'{given[name]} must be at least 1')
+    if len(dict(args.beside)) < len(args.beside):
+        raise ValueError('--beside has one name twice: give each folder its own')
+    if (args.mixture_rows or args.mixture_labels) and args.task != 'multisource':
+        raise ValueError('--mixture-rows and --mixture-labels go with --task multisource: name it')
+
+    outputs = [('--json', args.json), ('--csv', args.csv), ('--out', args.image and args.out)]
+    names = ('image', 'audio', 'checkpoint', 'beats', 'clipseg', 'mixture_labels')
+    inputs = [(given.get(name), getattr(args, name)) for name in names]
+    inputs.append(('the weights that ship', ROOT / 'miniature/weights'))
+    roots = [args.data_root] if args.data_root else [p.data_root for p in PRESETS.values()]
+    inputs += [pair for root in roots for pair in files_of_root(root)]
+    if args.heatmaps:
+        inputs += [('--heatmaps', file) for file in Path(args.heatmaps).glob('*/confidence.csv')]
+    sentence = overwritten(outputs, inputs)
+    if sentence:
+        raise ValueError(sentence)
+
+
 def tasks_wanted(asked, benchmarks):
     """--task and --benchmarks -> {task: {benchmark: metric}}. ValueError: not of that task"""
     chosen = set(benchmarks or BENCHMARKS)
@@ -415,32 +431,6 @@ def tasks_wanted(asked, benchmarks):
         if scored:
             wanted[task] = scored
     return wanted
-
-
-def ignored(given):
-    """An error sentence where one option has no effect beside another, or needs another. Or None"""
-    for one, others in EXCLUDES.items():
-        for other in others:
-            if one in given and other in given:
-                return f'{given[one]} and {given[other]} do not go together: leave one out'
-    for one, other in NEEDS.items():
-        if one in given and other not in given:
-            return f'{given[one]} goes with --{other}: name both, or neither'
-    return None
-
-
-def overwrites(args):
-    """An error sentence where a result would overwrite an input, data or another result. Or None"""
-    outputs = [('--json', args.json), ('--csv', args.csv), ('--out', args.image and args.out)]
-    inputs = [('the weights that ship', ROOT / 'miniature/weights')]
-    for name in ('image', 'audio', 'checkpoint', 'beats', 'clipseg', 'mixture_labels'):
-        inputs.append((f'--{name.replace("_", "-")}', getattr(args, name)))
-    roots = [args.data_root] if args.data_root else [p.data_root for p in PRESETS.values()]
-    inputs += [pair for root in roots for pair in files_of_root(root)]
-    if args.heatmaps:
-        tables = Path(args.heatmaps).glob('*/confidence.csv')
-        inputs += [('--heatmaps', table) for table in tables]
-    return overwritten(outputs, inputs)
 
 
 def main():

@@ -11,6 +11,7 @@ h w feature cells, D embedding.
 import hashlib
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -24,43 +25,45 @@ CLASSES_AT_ONCE = 16        # of a mixture: masked images per pass of the vision
 
 
 @torch.no_grad()
-def localise(model, samples, words=None, known=None, with_confidence=False):
+def localise(model, samples, words=None, cache=None, with_confidence=False):
     """Section 3.7 for a batch. -> {'ours': B maps (224, 224), 'oracle': B maps or None}
 
     words: {class name: its text embedding (D,)}. The oracle has no map of a sample without a name
-    or with a negative condition. known: see encode. with_confidence: adds 'confidence' to samples.
+    or with a negative condition. cache: see encode. with_confidence: adds 'confidence' to samples.
     """
     words = words or {}
-    A, vision = encode(model, samples, known)                                   # A: (B, D)
+    B = len(samples)
+    A, vision = encode(model, samples, cache)                                   # A: (B, D)
     named = [i for i, s in enumerate(samples)
              if s['label'] in words and s['condition'] == 'positive']
-    asked = torch.cat([A, *(words[samples[i]['label']][None] for i in named)])  # (P, D)
-    pairs = frames_at(vision, [*range(len(samples)), *named])                   # P frames
-    maps = list(model.heatmaps(pairs, asked.unsqueeze(1), SIZE)[:, 0].cpu())    # P x (224, 224)
-    of_names = dict(zip(named, maps[len(samples):]))
+    texts = [words[samples[i]['label']] for i in named]
+    embeddings = torch.stack([*A, *texts])                                      # (P, D)
+    frames = frames_at(vision, [*range(B), *named])                             # P frames
+    maps = list(model.heatmaps(frames, embeddings.unsqueeze(1), SIZE)[:, 0].cpu())  # (224, 224)
+    oracle = dict(zip(named, maps[B:]))
     if with_confidence:
         size = samples[0]['image'].shape[-2:]
         values = confidence(model, vision, A, size)                             # (B,)
         for sample, value in zip(samples, values.tolist()):
             sample['confidence'] = value
-    return {'ours': maps[:len(samples)], 'oracle': [of_names.get(i) for i in range(len(samples))]}
+    return {'ours': maps[:B], 'oracle': [oracle.get(i) for i in range(B)]}
 
 
-def encode(model, samples, known=None):
+def encode(model, samples, cache=None):
     """Encode each distinct sound and frame of a batch once.
 
     -> A (B, D), audio-driven embeddings; Vision of B. Frames are compared by their pixels: IS4 and
     VPO hold a copy of a frame for each sound.
-    known: {key: embedding} of the sounds of earlier batches; the new ones are added to it.
+    cache: {key: embedding} of the sounds of earlier batches; the new ones are added to it.
     """
-    known = {} if known is None else known
+    cache = {} if cache is None else cache
     device = next(model.parameters()).device
     keys, sounds = distinct([s['wav'] for s in samples])
-    new = [key for key in sounds if key not in known]
+    new = [key for key in sounds if key not in cache]
     if new:
         wav = torch.stack([sounds[key] for key in new])
-        known.update(zip(new, model.embed_audio(wav.to(device))))
-    A = torch.stack([known[key] for key in keys])                               # (B, D)
+        cache.update(zip(new, model.embed_audio(wav.to(device))))
+    A = torch.stack([cache[key] for key in keys])                               # (B, D)
     keys, frames = distinct([s['image'] for s in samples])
     image = torch.stack(list(frames.values()))                                  # (F, 3, H, W)
     place = {key: number for number, key in enumerate(frames)}
@@ -93,7 +96,7 @@ def confidence(model, vision, A, size):
 
 
 @torch.no_grad()
-def localise_sources(model, samples, classes, known=None, k=2, names=None):
+def localise_sources(model, samples, classes, cache=None, k=2, names=None):
     """The k sources of a mixture (4.2.5). classes (N, D) text. -> {'ours': B maps (k, 224, 448)}
 
     Each class name n grounds a mask M_n. v_n^I is the embedding of the image under M_n. The answer
@@ -102,15 +105,14 @@ def localise_sources(model, samples, classes, known=None, k=2, names=None):
     names: those of the classes; adds MIXTURE_ROWS, which show where the loss is: M_n cut at 0.5;
     the classes whose text is most similar to A, without masks; the true ones.
     """
-    A, vision = encode(model, samples, known)                               # A: (B, D)
+    A, vision = encode(model, samples, cache)                               # A: (B, D)
     image = torch.stack([s['image'] for s in samples]).to(A.device)         # (B, 3, H, W)
     scores = {'ours': similarity_of_classes(model, A, vision, image, classes)}      # (B, N) each
     if names:
-        true = [[float(name in s['label']) for name in names] for s in samples]
-        found = (similarity_of_classes(model, A, vision, image, classes, hard=True),
-                 F.cosine_similarity(classes, A.unsqueeze(1), dim=-1),
-                 torch.tensor(true, device=A.device))
-        scores |= zip(MIXTURE_ROWS, found)
+        true = np.stack([np.isin(names, s['label']) for s in samples])      # (B, N)
+        scores['hard_mask'] = similarity_of_classes(model, A, vision, image, classes, hard=True)
+        scores['nearest_text'] = F.cosine_similarity(classes, A.unsqueeze(1), dim=-1)
+        scores['true_classes'] = torch.from_numpy(true).float().to(A.device)
     maps = {}
     for row, of_classes in scores.items():
         top = of_classes.topk(k, dim=1).indices                                     # (B, k)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from benchmarks.maps import maps_below
+from benchmarks.maps import maps_below, read_confidences
 from figures import attempt, curves, pictures, report
-from figures.tables import EXTENDED
+from figures.tables import BENCHMARK_NAMES, EXTENDED, score_of
 from media import SAMPLE_RATE, displayable
+
+BY = 'by '      # begins the name of the row of another method (--beside)
 
 
 def ids_to_show(samples, frames):
@@ -21,79 +24,92 @@ def ids_to_show(samples, frames):
     return {sample.id for sample in samples if sample.group in chosen}
 
 
-def examples_of(task, benchmark, samples, taken, maps, oracle, meter, shown):
-    """The samples with an id in `shown` among those that a meter has just taken. -> dicts
+def examples_of(task, benchmark, samples, maps, metrics, taken, shown):
+    """The samples with an id in `shown` that the metric of the first row has just taken. -> dicts
 
-    taken: their indices. maps: one for each sample of the batch; oracle: the same, or None.
+    maps: {row: a map, or None, of each sample}. metrics: {row: metric}. taken: {row: the indices
+    of the samples that its metric has taken}.
     """
+    first = next(iter(metrics))
     examples = []
-    for place, i in enumerate(taken, -len(taken)):      # place: in the lists of the meter
+    for i in taken[first]:
         sample = samples[i]
         if sample['id'] not in shown:
             continue
         frame = displayable(sample['image'])
-        heat = maps[i]
-        of_name = oracle[i] if oracle else None
-        truth = sample[meter.needs[0]].numpy()
+        truth = sample[metrics[first].needs[0]].numpy()
         if sample['sources'] is not None:       # of a mixture, whose two frames were squashed
             size = truth.shape[:0:-1]                                       # W, H
             frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-            heat = heat[meter.pairings[place]]  # each source beside the map it is scored with
             truth = list(truth)
-            score = None                        # a mixture has an IoU for each source
-        else:
-            score = meter.iou[place]
-        if isinstance(score, list):
-            score = score[len(score) // 2]      # of a sweep
+        oracle = maps['oracle'][i] if 'oracle' in maps else None
+        heats = {row: heat_and_score(maps[row], metrics[row], taken[row], i) for row in taken}
         examples.append({
             'task': task, 'benchmark': benchmark, 'id': sample['id'], 'group': sample['group'],
             'condition': sample['condition'], 'label': sample['label'], 'frame': frame,
-            'truth': truth, 'heat': list(heat.numpy()) if heat.dim() > 2 else heat.numpy(),
-            'oracle': None if of_name is None else of_name.numpy(),
-            'wav': sample['wav'].numpy(), 'rate': SAMPLE_RATE,
-            'score': score,
-            'confidence': sample.get('confidence')})
+            'truth': truth, 'oracle': None if oracle is None else oracle.numpy(),
+            'wav': sample['wav'].numpy(), 'rate': SAMPLE_RATE, **heats[first],
+            'beside': {row: heats[row] for row in heats if row.startswith(BY)}})
     return examples
 
 
-def score_methods(methods, dataset, meters, examples, batch_size, score):
-    """Put other methods' maps of a benchmark beside ours, where they have some.
+def heat_and_score(maps, metric, taken, i):
+    """A row's map of sample i of a batch, its IoU, its confidence; None if its metric lacks it."""
+    if i not in taken:
+        return None
+    place = taken.index(i) - len(taken)         # in the lists of the metric, which end with taken
+    if 'sources' in metric.needs:               # each source beside the map it is scored with
+        heats = list(maps[i][metric.pairings[place]].numpy())
+        return {'heat': heats, 'score': None, 'confidence': None}
+    confidence = metric.confidence[place] if 'confidence' in metric.needs else None
+    score = score_of({'IoU': metric.iou[place]}, 'IoU')
+    return {'heat': maps[i].numpy(), 'score': score, 'confidence': confidence}
 
-    methods: [(name, folder)], folders as of --save-heatmaps. meters: {task: {row: meter}}; each
-    method becomes a row. score: evaluate.score.
+
+def open_others(methods, dataset, tasks):
+    """--beside: the maps of other methods. -> {row: localiser}, of those that have this benchmark
+
+    methods: [(name, folder)], folders as of --save-heatmaps. tasks: {task: metric}.
     """
+    needs = {key for metric in tasks.values() for key in metric.needs}
+    others = {}
     for method, folder in methods:
         maps = Path(folder, dataset.name)
-        if maps.is_dir():
-            attempt(maps, score_method, method, maps, dataset, meters, examples, batch_size, score)
-        else:
-            print(f'{dataset.name}: {method} is not shown: there is no folder {maps}')
+        try:
+            if not maps.is_dir():
+                raise FileNotFoundError(f'there is no folder {maps}')
+            confidences = read_confidences(maps)
+            lacking = [s.id for s in dataset.samples if s.id not in confidences]
+            if confidences and lacking:
+                raise ValueError(f'{maps}/confidence.csv has no line for {lacking[0]}')
+            others[BY + method] = maps_below(maps, needs)
+        except (OSError, ValueError) as error:      # it must not cost the run its scores
+            print(f'{dataset.name}: {method} is not shown: {error}')
+    return others
 
 
-def score_method(method, maps, dataset, meters, examples, batch_size, score):
-    """Of the extended sets all samples, as Figure 7 needs them; else those that are shown."""
-    shown = {example['id'] for example in examples}
-    places = {i for i, sample in enumerate(dataset.samples) if sample.id in shown}
-    batches = dataset.batches(batch_size)
-    if dataset.name not in EXTENDED:
-        batches = [batch for batch in batches if places.intersection(batch)]
-    theirs = {}
-    for task, rows in meters.items():
-        metric = next(iter(rows.values()))
-        theirs[task] = {'ours': type(metric)(metric.threshold, metric.reading)}
-    needs = {key for rows in theirs.values() for key in rows['ours'].needs}
-    others, _ = score(dataset, batches, theirs, maps_below(maps, needs), shown)
-    put_beside(examples, method, others)
-    for task, rows in theirs.items():
-        meters[task][f'by {method}'] = rows['ours']
+def with_others(localiser, others, benchmark, shown, samples):
+    """The maps of a localiser, and of others beside them. -> {row: maps}
 
-
-def put_beside(examples, method, others):
-    """Give each example another method's of the same sample; both tile and IoU are shown."""
-    of_sample = {(other['task'], other['id']): other for other in others}
-    for example in examples:
-        other = of_sample.get((example['task'], example['id']))
-        example.setdefault('beside', {})[method] = other
+    others: see open_others. Their maps are read of the samples with an id in `shown` alone, but of
+    all in the extended sets, for Figure 7, where 'confidence' becomes {row: number}.
+    """
+    maps = localiser(samples)
+    for sample in samples:
+        if others and 'confidence' in sample:
+            sample['confidence'] = {'ours': sample['confidence']}
+    for row, read in others.items():
+        maps[row] = [None] * len(samples)
+        for i, sample in enumerate(samples):
+            if 'error' in sample or not (benchmark in EXTENDED or sample['id'] in shown):
+                continue
+            copy = dict(sample)
+            [maps[row][i]] = read([copy])['ours']
+            if 'error' in copy:
+                tqdm.write(f'{benchmark}: {row}: {copy["error"]}')
+            elif 'confidence' in copy:
+                sample['confidence'][row] = copy['confidence']
+    return maps
 
 
 def draw_before_after(path, shown):
@@ -116,16 +132,15 @@ def draw_sheets(folder, benchmark, tasks, examples):
         attempt(sheet, report.example_sheet, task, benchmark, shown, sheet)
 
 
-def draw_report(folder, tables, examples, meters, facts):
-    """The report, and the curves of the extended sets. meters: {benchmark: {task: {row: ...}}}
+def draw_report(folder, tables, examples, metrics, facts):
+    """The report, and the curves of the extended sets. metrics: {benchmark: {task: {row: ...}}}
 
     With other methods' rows, precision_recall_<benchmark>.png has the curves of all (Figure 7).
     """
-    extended = {name: meters[name]['robustness'] for name in EXTENDED if name in meters}
     drawn = {'precision_recall.png': {}}
-    for name, rows in extended.items():
-        scored = {row: meter for row, meter in rows.items() if len(meter)}
-        drawn['precision_recall.png'][name] = next(iter(rows.values()))
+    for name in [name for name in EXTENDED if name in metrics]:
+        scored = {row: metric for row, metric in metrics[name]['robustness'].items() if metric}
+        drawn['precision_recall.png'][BENCHMARK_NAMES[name]] = next(iter(scored.values()))
         if len(scored) > 1:
             drawn[f'precision_recall_{name}.png'] = scored
     for file, rows in drawn.items():
@@ -136,12 +151,12 @@ def draw_report(folder, tables, examples, meters, facts):
         print(f'{page}: open it in a browser')
 
 
-def draw_curves(meters, picture):
+def draw_curves(metrics, picture):
     """Figure 7: precision and recall over all confidences, and the point of max-F1."""
     found = {}
-    for name, meter in meters.items():
-        precision, recall = meter.precision_recall(sorted(meter.confidence))
-        f1, *at_levels = meter.f1_curve()
+    for name, metric in metrics.items():
+        precision, recall = metric.precision_recall(sorted(metric.confidence))
+        f1, *at_levels = metric.f1_curve()
         best = tuple(float(values[f1.argmax()]) for values in at_levels)
         found[name] = precision.numpy(), recall.numpy(), best
     curves.precision_recall_picture(found, picture)

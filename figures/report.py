@@ -8,7 +8,7 @@ An example is one sample as evaluate.py collects it, a dict of
     condition: of CONDITIONS in AVSBench-Robust, 'sounding' or 'silent' in the extended sets
     score: the IoU; confidence; oracle: the text oracle's heatmap (h, w); each may be None
     frame (H, W, 3) uint8; truth (h, w) or None; heat (h, w); truth, heat of a mixture: lists of two
-    beside, where there are any: {another method: its example of the same sample, or None}
+    beside: {'by <another method>': its heat and score, or None without a map of the sample}
     wav (samples,) in -1..1; rate
 """
 
@@ -31,7 +31,9 @@ SOUND_SECONDS = 240         # in one report, each 43 KB (16 kHz, 16 bit, base64)
 
 def example_sheet(task, benchmark, examples, path):
     """The contact sheet of a task and benchmark: a row is a frame and the tiles of its sounds."""
-    rows, columns, labels = [], [], []
+    rows = []
+    columns = []
+    labels = []
     for frame, sounds in cards(examples, task, benchmark):
         row = {'frame': frame}
         named = [example for _, example in sounds if example]
@@ -88,18 +90,18 @@ def cards(examples, task, benchmark):
 
 def tiles(example):
     """The pictures of an example beside its frame: {caption: (H, W, 3) uint8, or None}."""
-    frame, truth = example['frame'], example['truth']
+    frame = example['frame']
+    truth = example['truth']
     heats = {'overlay': example['heat']}
-    for method, other in example.get('beside', {}).items():
-        heats[f'by {method}'] = other and other['heat']
+    for row, other in example['beside'].items():
+        heats[row] = other and other['heat']
+    pictures = {}
     if example['task'] == 'multisource':                    # Figure 10
-        pictures = {}
         for k in (0, 1):
             pictures[f'ground truth {k + 1}'] = ground_truth_tile(frame, truth[k])
             for caption, heat in heats.items():
                 pictures[f'{caption} {k + 1}'] = None if heat is None else overlay(frame, heat[k])
         return pictures
-    pictures = {}
     if not example['benchmark'].startswith('robust'):       # Figure 8 has the overlay alone
         pictures['ground truth'] = None if truth is None else ground_truth_tile(frame, truth)
         if example['task'] != 'interactive':                # Figure 9
@@ -117,10 +119,10 @@ def name_of(example):
 def facts_of(example):
     """-> ['sounding', 'IoU 0.81', 'confidence 0.68', 'by FNAC 0.47'], some may be missing"""
     facts = [example['condition']] if example['condition'] in ('sounding', 'silent') else []
-    scores = [('IoU', example['score']), ('confidence', example['confidence'])]
-    for method, other in example.get('beside', {}).items():     # Figure 5 has the IoU of each
-        scores.append((f'by {method}', other and other['score']))
-    return facts + [f'{word} {value:.2f}' for word, value in scores if value is not None]
+    scores = {'IoU': example['score'], 'confidence': example['confidence']}
+    for row, other in example['beside'].items():            # Figure 5 has the IoU of each
+        scores[row] = other and other['score']
+    return facts + [f'{word} {value:.2f}' for word, value in scores.items() if value is not None]
 
 
 def jpeg(picture):

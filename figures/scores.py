@@ -18,27 +18,27 @@ ORACLE = 'clipseg_gt_text'      # the row 'oracle' in files
 
 def check_outputs(files, folders):
     """OSError for a place that cannot be written, before the scoring rather than after it."""
-    files = [Path(path) for path in files if path]
-    for path in files:
+    places = [Path(folder) for folder in folders if folder]
+    for path in [Path(file) for file in files if file]:
         if path.exists() and not path.is_file():
             raise OSError(f'cannot write {path}: it is no file; name another place')
-    for folder in [path.parent for path in files] + [Path(folder) for folder in folders if folder]:
+        places.append(path.parent)
+    for folder in places:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
+            tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise OSError(f'cannot write into {folder} ({error.strerror}): name another '
                           'place') from None
 
 
-def scores_of(meter, dataset, binary=False):
+def scores_of(metric, dataset, binary=False):
     """A row's scores and counts; None if it has no sample (the oracle, without class names)."""
-    if not meter:
+    if not metric:
         return None
-    scores = {name: value for name, value in meter.compute().items()
+    scores = {name: value for name, value in metric.compute().items()
               if not (binary and name.endswith('_adap'))}
-    return {**scores, 'n': len(meter), 'n_expected': dataset.expected}
+    return {**scores, 'n': len(metric), 'n_expected': dataset.expected}
 
 
 def write_scores(scores, json_file=None, csv_file=None):
@@ -46,13 +46,13 @@ def write_scores(scores, json_file=None, csv_file=None):
     if json_file:
         write_file(json_file, json.dumps(without_nan(in_json(scores)), indent=1))
     if csv_file:
-        lines = [('row', 'task', 'benchmark', 'metric', 'value')]
+        text = io.StringIO()
+        lines = csv.writer(text, lineterminator='\n')
+        lines.writerow(['row', 'task', 'benchmark', 'metric', 'value'])
         for row, tasks in named(scores).items():
             for task, benchmarks in tasks.items():
                 for benchmark, values in benchmarks.items():
-                    lines += [(row, task, benchmark, *one) for one in (values or {}).items()]
-        text = io.StringIO()
-        csv.writer(text, lineterminator='\n').writerows(lines)
+                    lines.writerows([row, task, benchmark, *one] for one in (values or {}).items())
         write_file(csv_file, text.getvalue())
 
 
@@ -75,21 +75,22 @@ def without_nan(value):
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def print_counts(dataset, meters):
-    """Print what was not scored, and which boxes had to be clipped. meters: {task: {row: meter}}"""
+def print_counts(dataset, metrics):
+    """Print what was not scored, and which boxes were clipped. metrics: {task: {row: metric}}"""
     name = dataset.name
-    first, meter = next(iter(next(iter(meters.values())).items()))      # row, of the first task
-    n = len(meter)
+    rows = next(iter(metrics.values()))
+    first = next(iter(rows))
+    n = len(rows[first])
     lost = dataset.missing + dataset.unreadable
     if n < dataset.expected:
         example = f', not e.g. {lost[0]}' if lost else ''
         print(f'{name}: scored {n} of {dataset.expected} samples{example}')
     nameless = [sample.id for sample in dataset.samples if not sample.label]
-    if nameless and any(rows.get('oracle') for rows in meters.values()):
+    if nameless and any(rows.get('oracle') for rows in metrics.values()):
         print(f'{name}: {len(nameless)} of {len(dataset)} samples have no class name, the first '
               f'{nameless[0]}; the oracle is scored on the others')
-    if 'interactive' in meters:
-        seen = Counter(meters['interactive'][first].groups)
+    if 'interactive' in metrics:
+        seen = Counter(metrics['interactive'][first].groups)
         short = sum(seen[group] < size for group, size in dataset.listed_groups.items())
         if short:
             print(f'{name}: {short} of {len(dataset.listed_groups)} frames lack a sound; the '

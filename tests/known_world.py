@@ -237,8 +237,8 @@ class Run:
         columns = {name: [s[name] for s in samples] for name in ('image', 'wav')}
         self.batches.append({'ids': [s['id'] for s in samples], **columns, **asked})
 
-    def localise(self, model, samples, words=None, known=None, with_confidence=False):
-        self.note(model, samples, words=words, known=known, with_confidence=with_confidence)
+    def localise(self, model, samples, words=None, cache=None, with_confidence=False):
+        self.note(model, samples, words=words, cache=cache, with_confidence=with_confidence)
         oracle = []
         for s in samples:
             own = (words or {}).get(s['label'])
@@ -248,7 +248,7 @@ class Run:
                 s['confidence'] = EXTENDED[s['id'].split('.')[1]][1]
         return {'ours': [known_map(s['id']) for s in samples], 'oracle': oracle}
 
-    def localise_sources(self, model, samples, classes, known=None, names=None):
+    def localise_sources(self, model, samples, classes, cache=None, names=None):
         self.note(model, samples, classes=classes, names=names)
         rows = ('ours', *evaluate.MIXTURE_ROWS) if names else ('ours',)
         return {row: [known_map(s['id']) for s in samples] for row in rows}

@@ -2,12 +2,15 @@
 
 import json
 import os
+from collections import Counter
 
 import numpy as np
 import pytest
 
+import data
 import evaluate
 import figures.curves
+from benchmarks import maps
 from conftest import ROOT
 from figures.compare import comparison
 from known_world import Run, one_thread  # noqa: F401
@@ -180,9 +183,9 @@ def two_runs(monkeypatch, tmp_path):
     monkeypatch.setattr(figures.curves, 'precision_recall_picture',
                         lambda drawn, path: curves.update({path.name: drawn}))
 
-    def again():
+    def again(frames=5):
         run.sheets.clear()
-        results = run(*sets, '--figures', tmp_path / 'p', '--examples', 5, '--beside',
+        results = run(*sets, '--figures', tmp_path / 'p', '--examples', frames, '--beside',
                       f'saved={tmp_path / "maps"}', f'none={tmp_path / "nothing"}')
         return results, [e for examples, _ in run.sheets.values() for e in examples], curves
     (tmp_path / 'nothing').mkdir()
@@ -193,15 +196,28 @@ def test_another_methods_maps_are_scored_and_shown_beside_ours(two_runs):
     _, examples, curves = two_runs()
     assert {e['benchmark'] for e in examples} == {'is4', 'ext_flickr', 'robust_s4', 'vgg_duet'}
     for mine in examples:
-        assert list(mine['beside']) == ['saved']                    # the other has no folder
-        other = mine['beside']['saved']
-        assert (other['task'], other['id']) == (mine['task'], mine['id'])
+        assert list(mine['beside']) == ['by saved']                 # the other has no folder
+        other = mine['beside']['by saved']
         assert np.allclose(other['heat'], mine['heat'], atol=1e-3)  # sources in the same order
-        assert other['score'] == mine['score']
+        assert (other['score'], other['confidence']) == (mine['score'], mine['confidence'])
     assert list(curves) == ['precision_recall.png', 'precision_recall_ext_flickr.png']
     ours, saved = curves['precision_recall_ext_flickr.png'].values()
     assert list(curves['precision_recall_ext_flickr.png']) == ['ours', 'by saved']
     assert ours[0].tolist() == saved[0].tolist() and ours[2] == saved[2]
+
+
+def test_samples_are_read_once_and_only_maps_that_are_shown(two_runs, monkeypatch, tmp_path):
+    samples = []
+    read_sample = data.Benchmark.__getitem__
+    monkeypatch.setattr(data.Benchmark, '__getitem__', lambda benchmark, i: (
+        samples.append((benchmark.name, i)) or read_sample(benchmark, i)))
+    read = []
+    read_heatmap = maps.read_heatmap
+    monkeypatch.setattr(maps, 'read_heatmap', lambda folder, name, size: (
+        read.append(name.partition('.')[0]) or read_heatmap(folder, name, size)))
+    two_runs(1)
+    assert len(samples) == len(set(samples)) == 4 + 5 + 8 + 2
+    assert Counter(read) == {'is4': 2, 'ext_flickr': 5, 'robust_s4': 4, 'vgg_duet': 2}
 
 
 def test_a_method_without_maps_of_a_benchmark_is_named(two_runs, tmp_path, capsys):
@@ -216,9 +232,9 @@ def test_maps_that_are_missing_or_wrong_cost_another_method_only(two_runs, tmp_p
     confidences.write_text('id,confidence\nstranger,0.5\n')
     results, examples, curves = two_runs()
     assert results['single']['is4']['n'] == 4 and results['robustness']['ext_flickr']['n'] == 5
-    lacking = {e['id'] for e in examples if 'beside' in e and e['beside']['saved'] is None}
+    lacking = {e['id'] for e in examples if None in e['beside'].values()}
     assert lacking == {'is4.a_2'}
-    assert all('beside' not in e for e in examples if e['benchmark'] == 'ext_flickr')
+    assert all(e['beside'] == {} for e in examples if e['benchmark'] == 'ext_flickr')
     said = capsys.readouterr().out
-    assert f'{confidences.parent} was not drawn: {confidences} has no line for' in said
+    assert f'ext_flickr: saved is not shown: {confidences} has no line for' in said
     assert 'no heatmap' in said and list(curves) == ['precision_recall.png']

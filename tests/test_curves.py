@@ -138,7 +138,7 @@ def test_other_methods_curves_stand_in_a_picture_of_each_extended_set(drawn, tmp
     names = [path.name for path in tmp_path.glob('*.png')]
     assert sorted(names) == ['precision_recall.png', 'precision_recall_ext_flickr.png']
     (_, [plain]), (_, [several]) = drawn
-    assert plain.lines[0].get_label() == 'ext_flickr'
+    assert plain.lines[0].get_label() == 'Extended Flickr'
     ours, _, theirs, _ = several.lines                              # each with its dot
     assert (ours.get_label(), theirs.get_label()) == ('ours', 'by FNAC')
     assert np.allclose(ours.get_ydata(), (0.5, 1))

@@ -110,10 +110,12 @@ def test_rows_of_other_methods_are_scored_printed_and_written_like_ours(monkeypa
     build(tmp_path, monkeypatch)
     wanted = evaluate.tasks_wanted('all', ['is4'])
     dataset = evaluate.Benchmark('is4', tmp_path, 96, 2.0)
-    find = lambda samples: {'of text': [known_map(s['id']) for s in samples],
-                            'of boxes': [known_map(s['id'], 'oracle').round() for s in samples]}
-    scores, _, _ = evaluate.score_benchmarks(
-        wanted, {'is4': dataset}, {'is4': find}, ('of text', 'of boxes'), binary=['of boxes'],
+    localiser = lambda samples: {
+        'of text': [known_map(s['id']) for s in samples],
+        'of boxes': [known_map(s['id'], 'oracle').round() for s in samples]}
+    scores = {'of text': {}, 'of boxes': {}}
+    evaluate.score_benchmarks(
+        scores, wanted, {'is4': dataset}, {'is4': localiser}, list(scores), binary=['of boxes'],
         json_file=tmp_path / 'a.json', csv_file=tmp_path / 'a.csv', maps=tmp_path / 'maps')
     for task, values in FIRST.items():
         assert_scores(scores['of text'][task]['is4'], values, 4)
@@ -359,8 +361,8 @@ def test_the_curve_of_figure_7_has_its_axes_and_the_point_of_max_f1(everything, 
                                                                    tmp_path):
     run, _, _ = everything
     [(curves, path)] = run.curves
-    assert list(curves) == ['ext_vggss', 'ext_flickr'] and path.name == 'precision_recall.png'
-    precision, recall, point = curves['ext_flickr']         # from the lowest confidence on
+    assert list(curves) == ['Extended VGG-SS', 'Extended Flickr'] and path.name == 'precision_recall.png'
+    precision, recall, point = curves['Extended Flickr']         # from the lowest confidence on
     assert precision.tolist() == pytest.approx([2 / 5, 1 / 2, 2 / 3, 1, 1])
     assert recall.tolist() == pytest.approx([1, 2 / 3, 2 / 3, 2 / 3, 1 / 3])
     assert point == pytest.approx((1, 2 / 3))               # precision, recall
@@ -368,7 +370,7 @@ def test_the_curve_of_figure_7_has_its_axes_and_the_point_of_max_f1(everything, 
     axes = figures.curves._axes
     monkeypatch.setattr(figures.curves, '_axes',
                         lambda *given: drawn.append(axes(*given)) or drawn[0])
-    figures.curves.precision_recall_picture({'one': curves['ext_flickr']}, tmp_path / 'p.png')
+    figures.curves.precision_recall_picture({'one': curves['Extended Flickr']}, tmp_path / 'p.png')
     [axis] = drawn[0][1]
     lines = {line.get_label(): line for line in axis.lines}
     assert (axis.get_xlabel(), axis.get_ylabel()) == ('recall', 'precision')

@@ -5,7 +5,6 @@ import pytest
 from PIL import Image, ImageDraw
 
 from figures import pictures, report
-from figures.examples import put_beside
 from figures.pictures import (BLANK, DIMMED, GAP, OUTLINE, TILE, contact_sheet, ground_truth_tile,
                               heat_colours, overlay)
 from figures.report import example_sheet
@@ -182,7 +181,7 @@ def example(task, benchmark, id='a', **more):
     return {'task': task, 'benchmark': benchmark, 'id': id, 'group': None, 'condition': None,
             'label': 'dog', 'frame': np.full((64, 64, 3), 255, np.uint8), 'truth': truth,
             'heat': np.ones((56, 56), np.float32), 'oracle': None, 'wav': wav, 'rate': 16000,
-            'score': 0.5, 'confidence': None, **more}
+            'score': 0.5, 'confidence': None, 'beside': {}, **more}
 
 
 def mixture(**more):
@@ -243,11 +242,11 @@ def test_sheet_of_each_task_has_the_papers_columns(tmp_path, kind, monkeypatch):
 
 
 def beside(mine, **levels):
-    """The example with other methods' examples of a level everywhere beside it; None: no map."""
+    """The example with other methods' maps of a level everywhere beside it; None: no map."""
     others = {}
     for method, level in levels.items():
         heat = np.zeros_like(mine['heat']) if level is None else np.full_like(mine['heat'], level)
-        others[method] = None if level is None else {**mine, 'heat': heat, 'score': level}
+        others[f'by {method}'] = None if level is None else {'heat': heat, 'score': level}
     return {**mine, 'beside': others}
 
 
@@ -279,7 +278,7 @@ def test_other_methods_stand_beside_ours_in_each_condition_and_source(monkeypatc
     blanks = [heading for heading, tile in second.items() if tile is None]
     assert blanks == ['noise\noverlay', 'noise\nby FNAC']
     one = mixture()
-    one['beside'] = {'FNAC': {**one, 'heat': one['heat'][::-1]}}
+    one['beside'] = {'by FNAC': {'heat': one['heat'][::-1], 'score': None}}
     [row], _ = drawn_sheet(monkeypatch, [one])
     assert list(row) == ['frame', *(f'{what} {k}' for k in (1, 2)
                                     for what in ('ground truth', 'overlay', 'by FNAC'))]
@@ -290,18 +289,6 @@ def test_other_methods_stand_beside_ours_in_each_condition_and_source(monkeypatc
 def test_labels_of_many_methods_stay_beside_their_tile():
     lines = pictures.label_lines('dog\n' + '\n'.join(f'by {k} 0.50' for k in range(20)))
     assert lines[0] == ('dog', pictures.INK) and len(lines) == TILE // pictures.LINE
-
-
-def test_another_methods_example_is_that_of_the_same_sample_and_task():
-    ours = [example('single', 'vpo_ms', 'a'), example('interactive', 'vpo_ms', 'a'),
-            example('single', 'vpo_ms', 'b')]
-    theirs = [example('interactive', 'vpo_ms', 'a', score=0.1),
-              example('single', 'vpo_ms', 'a', score=0.2)]
-    put_beside(ours, 'FNAC', theirs)
-    put_beside(ours, 'SLAVC', [])
-    assert [one['beside'] for one in ours] == [
-        {'FNAC': theirs[1], 'SLAVC': None}, {'FNAC': theirs[0], 'SLAVC': None},
-        {'FNAC': None, 'SLAVC': None}]
 
 
 def test_a_sheet_of_nothing_is_refused(tmp_path):

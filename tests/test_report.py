@@ -149,7 +149,7 @@ def test_text_oracle_is_shown_where_there_is_one(tmp_path):
 
 def test_the_page_shows_other_methods_overlays_and_ious(tmp_path):
     mine = example('single', 'vggss')
-    mine['beside'] = {'FNAC': {**mine, 'score': 0.25}, 'SLAVC': None}
+    mine['beside'] = {'by FNAC': {'heat': mine['heat'], 'score': 0.25}, 'by SLAVC': None}
     page = page_of(tmp_path, [mine])
     captions = [image['alt'] for image in page.all('img')]
     assert captions == ['frame', 'ground truth', 'heatmap', 'overlay', 'by FNAC']
