@@ -33,11 +33,10 @@ from checkpoint import (gather_lists, given_options, overwritten, rank_and_proce
                         some_path, start_processes, wait_for_all)
 from data import Benchmark, draw_miniature
 from figures.compare import comparison
-from figures.examples import (draw_report, draw_sheets, examples_of, ids_to_show, open_others,
-                              with_others)
+from figures.examples import draw_report, draw_sheets, ids_to_show, open_others, with_others
 from figures.own import one_pair
 from figures.scores import check_outputs, in_json, print_counts, scores_of, write_scores
-from figures.tables import ORACLE_TASKS, task_tables
+from figures.tables import EXTENDED, ORACLE_TASKS, task_tables
 from localise import MIXTURE_ROWS, embed_names, localise, localise_sources
 from metrics import Extended, Interactive, MultiSource, Robustness, Segmentation, SingleSource
 from model import PRESETS, ROOT, load_model, read_checkpoint
@@ -56,15 +55,12 @@ SHIPPED = {'av': 'miniature/weights/av.pt', 'av_llm': 'miniature/weights/av_llm.
 
 # ---- One benchmark: from heatmaps to metrics -----------------------------------------------------
 def score(dataset, batches, metrics, localiser, shown=(), folder=None):
-    """Update every metric with these batches. -> examples, [(id, confidence)]
+    """Update every metric with these batches. -> [(sample, {row: its heatmap})] of those in `shown`
 
     metrics: {task: {row: metric}}. For the extended sets the localiser adds 'confidence' to the
-    samples. shown: ids of the samples to keep as examples (figures/report.py says what an example
-    is). folder: where maps and confidences are saved. Both are those of the first row.
+    samples. shown: ids. folder: where the heatmaps of the first row are saved.
     """
-    examples = []
-    confidences = []
-    first = next(iter(next(iter(metrics.values()))))        # row, of the first task
+    pictured = []
     hidden = rank_and_processes()[0] > 0
     for batch in tqdm(batches, dataset.name, leave=False, unit=' batches', disable=hidden):
         samples = readable(dataset, [dataset[i] for i in batch])
@@ -72,15 +68,15 @@ def score(dataset, batches, metrics, localiser, shown=(), folder=None):
             continue
         maps = localiser(samples)
         readable(dataset, samples)                          # a map on disk may not be
-        for task, rows in metrics.items():
-            taken = {row: feed(rows[row], samples, maps[row], row)
-                     for row in rows if row in maps}        # files hold no oracle's maps
-            examples += examples_of(task, dataset.name, samples, maps, rows, taken, shown)
+        for rows in metrics.values():
+            for row in [row for row in rows if row in maps]:        # files hold no oracle's maps
+                feed(rows[row], samples, maps[row], row)
+        for i, sample in enumerate(samples):
+            if sample['id'] in shown:
+                pictured.append((sample, {row: maps[row][i] for row in maps}))
         if folder:
-            save_heatmaps(folder, [s['id'] for s in samples], maps[first])
-            confidences += [(s['id'], of_row(s['confidence'], first))
-                            for s in samples if 'confidence' in s]
-    return examples, confidences
+            save_heatmaps(folder, [s['id'] for s in samples], next(iter(maps.values())))
+    return pictured
 
 
 def readable(dataset, samples):
@@ -96,7 +92,8 @@ def feed(metric, samples, maps, row='ours'):
     """Update a metric with the samples it can score. -> their indices
 
     It skips samples without a map or without its ground truth. Negatives, whose sound comes from
-    nothing in the frame, are only for metrics that need the condition.
+    nothing in the frame, are only for metrics that need the condition. A 'confidence' may be
+    {row: number}: that of this row is taken.
     """
     taken = []
     for i, sample in enumerate(samples):
@@ -106,15 +103,13 @@ def feed(metric, samples, maps, row='ours'):
     if taken:
         truth = []
         for key in metric.needs:
-            values = [of_row(samples[i][key], row) for i in taken]
+            values = [samples[i][key] for i in taken]
+            if isinstance(values[0], dict):
+                values = [of_rows[row] for of_rows in values]
             truth.append(torch.stack(values) if torch.is_tensor(values[0]) else values)
         metric.update(torch.stack([maps[i] for i in taken]), *truth)
+        metric.ids += [samples[i]['id'] for i in taken]
     return taken
-
-
-def of_row(value, row):
-    """A sample's 'confidence' is a number, or {row: number} where the rows differ."""
-    return value[row] if isinstance(value, dict) else value
 
 
 def rows_of(metric, rows, **settings):
@@ -129,19 +124,16 @@ def share(batches):
     return batches[rank * each:(rank + 1) * each]
 
 
-def join_processes(dataset, metrics, examples, confidences, folder=None):
-    """Join what the processes have scored. -> all examples. ValueError if no sample was readable"""
+def join_processes(dataset, metrics, pictured):
+    """Join what the processes have scored. -> all of `pictured`. ValueError: nothing readable"""
     for rows in metrics.values():
         for metric in rows.values():
             metric.merge_across_ranks()
     dataset.unreadable = gather_lists(dataset.unreadable)
-    confidences = gather_lists(confidences)
-    if confidences and rank_and_processes()[0] == 0:
-        save_confidences(folder, confidences)
     if len(dataset.unreadable) == len(dataset):
         raise ValueError(f'no sample of {dataset.name} could be scored, the first because '
                          f'{dataset.unreadable[0]}')
-    return gather_lists(examples)
+    return gather_lists(pictured)
 
 
 # ---- All benchmarks: from metrics to tables ------------------------------------------------------
@@ -171,8 +163,8 @@ def score_benchmarks(scores, wanted, datasets, localisers, rows, threshold='fixe
                    for task, metric in tasks.items()}
         batches = share(dataset.batches(batch_size))
         folder = Path(maps, name) if maps else None
-        found = score(dataset, batches, metrics, localiser, shown, folder)
-        pictures = join_processes(dataset, metrics, *found, folder)
+        pictured = score(dataset, batches, metrics, localiser, shown, folder)
+        pictured = join_processes(dataset, metrics, pictured)
         for task, of_rows in metrics.items():
             for row in rows:
                 scores[row][task][name] = scores_of(of_rows[row], dataset, row in binary)
@@ -181,9 +173,11 @@ def score_benchmarks(scores, wanted, datasets, localisers, rows, threshold='fixe
             continue
         print_counts(dataset, metrics)
         write_scores(scores, json_file, csv_file)
+        if folder and name in EXTENDED:
+            ours = metrics['robustness'][rows[0]]
+            save_confidences(folder, zip(ours.ids, ours.confidence))
         if figures:
-            draw_sheets(figures, name, tasks, pictures)
-            examples += pictures
+            examples += draw_sheets(figures, name, metrics, pictured)
         for task in tasks:
             if len(scores[rows[0]][task]) == len(wanted[task]):
                 print('\n' + task_tables(task, task_rows(scores, task), paper))

@@ -120,6 +120,7 @@ class Streaming:
         self.reading = reading
         for name in self.kept:
             setattr(self, name, copy.copy(getattr(type(self), name, [])))
+        self.ids = []               # of the samples, where the caller adds them
 
     def __len__(self):
         return len(getattr(self, self.kept[0]))
@@ -156,6 +157,7 @@ class Streaming:
         """Add the samples of another metric of the same class."""
         for name in self.kept:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.ids = self.ids + other.ids
 
     def merge_across_ranks(self):
         """Under torchrun: afterwards every rank holds the samples of all. Call it once."""

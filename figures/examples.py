@@ -24,46 +24,45 @@ def ids_to_show(samples, frames):
     return {sample.id for sample in samples if sample.group in chosen}
 
 
-def examples_of(task, benchmark, samples, maps, metrics, taken, shown):
-    """The samples with an id in `shown` that the metric of the first row has just taken. -> dicts
+def examples_of(task, benchmark, metrics, pictured):
+    """Samples to show, of those that the first row's metric has scored. -> dicts, see report.py
 
-    maps: {row: a map, or None, of each sample}. metrics: {row: metric}. taken: {row: the indices
-    of the samples that its metric has taken}.
+    metrics: {row: metric}. pictured: [(sample, {row: its heatmap, or None})].
     """
-    first = next(iter(metrics))
+    first, metric = next(iter(metrics.items()))
     examples = []
-    for i in taken[first]:
-        sample = samples[i]
-        if sample['id'] not in shown:
+    for sample, maps in pictured:
+        if sample['id'] not in metric.ids:
             continue
         frame = displayable(sample['image'])
-        truth = sample[metrics[first].needs[0]].numpy()
+        truth = sample[metric.needs[0]].numpy()
         if sample['sources'] is not None:       # of a mixture, whose two frames were squashed
             size = truth.shape[:0:-1]                                       # W, H
             frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
             truth = list(truth)
-        oracle = maps['oracle'][i] if 'oracle' in maps else None
-        heats = {row: heat_and_score(maps[row], metrics[row], taken[row], i) for row in taken}
+        oracle = maps.get('oracle')
         examples.append({
             'task': task, 'benchmark': benchmark, 'id': sample['id'], 'group': sample['group'],
             'condition': sample['condition'], 'label': sample['label'], 'frame': frame,
             'truth': truth, 'oracle': None if oracle is None else oracle.numpy(),
-            'wav': sample['wav'].numpy(), 'rate': SAMPLE_RATE, **heats[first],
-            'beside': {row: heats[row] for row in heats if row.startswith(BY)}})
+            'wav': sample['wav'].numpy(), 'rate': SAMPLE_RATE,
+            **heat_and_score(sample['id'], metric, maps[first]),
+            'beside': {row: heat_and_score(sample['id'], metrics[row], maps[row])
+                       for row in maps if row.startswith(BY)}})
     return examples
 
 
-def heat_and_score(maps, metric, taken, i):
-    """A row's map of sample i of a batch, its IoU, its confidence; None if its metric lacks it."""
-    if i not in taken:
+def heat_and_score(name, metric, heat):
+    """A sample's heatmap, IoU and confidence, of one row; None where its metric lacks it."""
+    if name not in metric.ids:
         return None
-    place = taken.index(i) - len(taken)         # in the lists of the metric, which end with taken
+    place = metric.ids.index(name)
     if 'sources' in metric.needs:               # each source beside the map it is scored with
-        heats = list(maps[i][metric.pairings[place]].numpy())
+        heats = list(heat[metric.pairings[place]].numpy())
         return {'heat': heats, 'score': None, 'confidence': None}
     confidence = metric.confidence[place] if 'confidence' in metric.needs else None
     score = score_of({'IoU': metric.iou[place]}, 'IoU')
-    return {'heat': maps[i].numpy(), 'score': score, 'confidence': confidence}
+    return {'heat': heat.numpy(), 'score': score, 'confidence': confidence}
 
 
 def open_others(methods, dataset, tasks):
@@ -125,11 +124,15 @@ def draw_before_after(path, shown):
     pictures.contact_sheet(rows, path, columns, names)
 
 
-def draw_sheets(folder, benchmark, tasks, examples):
-    for task in tasks:
+def draw_sheets(folder, benchmark, metrics, pictured):
+    """A contact sheet for each task, see examples_of. metrics: {task: {row: metric}} -> examples"""
+    examples = []
+    for task, rows in metrics.items():
         sheet = Path(folder, f'{task}_{benchmark}.png')
-        shown = [e for e in examples if e['task'] == task]
+        shown = examples_of(task, benchmark, rows, pictured)
         attempt(sheet, report.example_sheet, task, benchmark, shown, sheet)
+        examples += shown
+    return examples
 
 
 def draw_report(folder, tables, examples, metrics, facts):

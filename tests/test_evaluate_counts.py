@@ -1,5 +1,6 @@
 """Which samples of a benchmark are counted, by which process, and what is said of the others."""
 
+import copy
 import math
 
 import numpy as np
@@ -72,23 +73,28 @@ def test_every_process_takes_complete_frames_and_none_is_lost(monkeypatch, tmp_p
 
 
 def test_what_other_processes_found_is_gathered(monkeypatch, tmp_path):
-    """Another process is stood in for by what gather_lists adds to ours."""
+    """Another process is stood in for by what merging and gather_lists add to ours."""
     run = Run(monkeypatch, tmp_path)
     merged = []
 
+    def merge(metric):
+        other = copy.deepcopy(metric)
+        other.ids = [name.replace('ext_flickr', 'theirs') for name in metric.ids]
+        metric.merge(other)
+        merged.append(metric)
+
     def gather(mine):
         if mine and isinstance(mine[0], tuple):
-            return [*mine, ('elsewhere', 0.25)]
-        if mine and isinstance(mine[0], dict):
-            return [*mine, {'task': 'robustness', 'id': 'theirs'}]
+            return [*mine, *(({**sample, 'id': 'theirs.b_1'}, maps) for sample, maps in mine[:1])]
         return mine
     monkeypatch.setattr(evaluate, 'gather_lists', gather)
-    monkeypatch.setattr(metrics.Streaming, 'merge_across_ranks', lambda meter: merged.append(meter))
-    run('--benchmarks', 'ext_flickr', '--figures', tmp_path / 'p',
+    monkeypatch.setattr(metrics.Streaming, 'merge_across_ranks', merge)
+    run('--benchmarks', 'ext_flickr', '--figures', tmp_path / 'p', '--examples', 5,
         '--save-heatmaps', tmp_path / 'm')
     confidences = (tmp_path / 'm/ext_flickr/confidence.csv').read_text().splitlines()
-    assert len(confidences) == 1 + 5 + 1 and confidences[-1] == 'elsewhere,0.25'
-    assert run.sheets['robustness', 'ext_flickr'][0][-1]['id'] == 'theirs' and len(merged) == 2
+    assert len(confidences) == 1 + 5 + 5 and confidences[-1] == 'theirs.d_1,0.5'
+    shown = run.sheets['robustness', 'ext_flickr'][0][-1]
+    assert (shown['id'], shown['confidence']) == ('theirs.b_1', 0.8) and len(merged) == 2
     run('--benchmarks', 'is4')
     assert len(merged) == 2 + 6                             # ours and the oracle of three tasks
 

@@ -361,7 +361,8 @@ def test_the_curve_of_figure_7_has_its_axes_and_the_point_of_max_f1(everything, 
                                                                    tmp_path):
     run, _, _ = everything
     [(curves, path)] = run.curves
-    assert list(curves) == ['Extended VGG-SS', 'Extended Flickr'] and path.name == 'precision_recall.png'
+    assert list(curves) == ['Extended VGG-SS', 'Extended Flickr']
+    assert path.name == 'precision_recall.png'
     precision, recall, point = curves['Extended Flickr']         # from the lowest confidence on
     assert precision.tolist() == pytest.approx([2 / 5, 1 / 2, 2 / 3, 1, 1])
     assert recall.tolist() == pytest.approx([1, 2 / 3, 2 / 3, 2 / 3, 1 / 3])

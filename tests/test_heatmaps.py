@@ -188,6 +188,7 @@ class Spy:
     def __init__(self, *needs):
         self.needs = needs
         self.given = []
+        self.ids = []
 
     def update(self, heatmaps, *truth):
         self.given.append((heatmaps[:, 0, 0].tolist(), *truth))
