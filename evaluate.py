@@ -33,7 +33,7 @@ from checkpoint import (gather_lists, given_options, overwritten, rank_and_proce
                         some_path, start_processes, wait_for_all)
 from data import Benchmark, draw_miniature
 from figures.compare import comparison
-from figures.examples import draw_report, draw_sheets, ids_to_show, open_others, with_others
+from figures.examples import draw_report, ids_to_show, open_others, with_others
 from figures.own import one_pair
 from figures.scores import check_outputs, in_json, print_counts, scores_of, write_scores
 from figures.tables import EXTENDED, ORACLE_TASKS, task_tables
@@ -139,32 +139,32 @@ def join_processes(dataset, metrics, pictured):
 # ---- All benchmarks: from metrics to tables ------------------------------------------------------
 def score_benchmarks(scores, wanted, datasets, localisers, rows, threshold='fixed:0.5',
                      reading='release', batch_size=16, paper=None, json_file=None, csv_file=None,
-                     maps=None, figures=None, frames=3, beside=(), binary=()):
+                     maps=None, frames=0, beside=(), binary=()):
     """Score every benchmark; after each, write all scores and print the tables that are complete.
 
     scores: {row: {}}, or those of an earlier call, becomes {row: {task: {benchmark: scores}}}.
     wanted: {task: {benchmark: metric}}. datasets, localisers: {benchmark: Benchmark, localiser}.
     rows: any names, as the localisers have them; maps of the first are saved below `maps`. paper:
-    see task_tables. figures: the folder of contact sheets, with that many frames of each benchmark.
-    beside: [(another method, folder of its maps)], there too. binary: rows of 0/1 maps, which have
-    no K highest pixels and so no adaptive scores.
-    -> {benchmark: {task: {row: metric}}}, examples
+    see task_tables. frames: how many of each benchmark will be shown. beside: [(another method,
+    folder of its maps)], shown too. binary: rows of 0/1 maps, which have no K highest pixels and so
+    no adaptive scores.
+    -> {benchmark: {task: {row: metric}}}, {benchmark: what score returns of these frames}
     """
     for row in rows:
         scores[row] |= {task: {} for task in wanted}
     scored = {}
-    examples = []
+    pictured = {}
     for name, dataset in datasets.items():
         tasks = tasks_of(name, wanted)
-        shown = ids_to_show(dataset.samples, frames) if figures else ()
+        shown = ids_to_show(dataset.samples, frames)
         others = open_others(beside, dataset, tasks)
         localiser = functools.partial(with_others, localisers[name], others, name, shown)
         metrics = {task: rows_of(metric, [*rows, *others], threshold=threshold, reading=reading)
                    for task, metric in tasks.items()}
         batches = share(dataset.batches(batch_size))
         folder = Path(maps, name) if maps else None
-        pictured = score(dataset, batches, metrics, localiser, shown, folder)
-        pictured = join_processes(dataset, metrics, pictured)
+        mine = score(dataset, batches, metrics, localiser, shown, folder)
+        pictured[name] = join_processes(dataset, metrics, mine)
         for task, of_rows in metrics.items():
             for row in rows:
                 scores[row][task][name] = scores_of(of_rows[row], dataset, row in binary)
@@ -176,12 +176,10 @@ def score_benchmarks(scores, wanted, datasets, localisers, rows, threshold='fixe
         if folder and name in EXTENDED:
             ours = metrics['robustness'][rows[0]]
             save_confidences(folder, zip(ours.ids, ours.confidence))
-        if figures:
-            examples += draw_sheets(figures, name, metrics, pictured)
         for task in tasks:
             if len(scores[rows[0]][task]) == len(wanted[task]):
                 print('\n' + task_tables(task, task_rows(scores, task), paper))
-    return scored, examples
+    return scored, pictured
 
 
 def tasks_of(name, wanted):
@@ -292,15 +290,15 @@ def evaluate(args):
     rows = ('ours', 'oracle', *(MIXTURE_ROWS if args.mixture_rows else ()))
     paper = variant if preset == 'paper' else None          # the miniature has no row in the paper
     scores = {row: {} for row in rows}
-    metrics, examples = score_benchmarks(
+    metrics, pictured = score_benchmarks(
         scores, args.wanted, datasets, localisers, rows, args.threshold, args.reading,
-        args.batch_size, paper, args.json, args.csv, args.save_heatmaps, args.figures,
-        args.examples, args.beside)
+        args.batch_size, paper, args.json, args.csv, args.save_heatmaps,
+        args.examples if args.figures else 0, args.beside)
     if args.figures and rank_and_processes()[0] == 0:
         facts |= {'preset': preset, 'threshold': args.threshold,
                   'metrics': f'reading of the {args.reading}'}
         tables = {task: (task_rows(scores, task), paper) for task in args.wanted}
-        draw_report(args.figures, tables, examples, metrics, facts)
+        draw_report(args.figures, tables, metrics, pictured, facts)
     return in_json(scores)
 
 

@@ -19,6 +19,8 @@ BY = 'by '      # begins the name of the row of another method (--beside)
 
 def ids_to_show(samples, frames):
     """Ids of up to that many frames, spread over a benchmark, each with all of its sounds."""
+    if not frames:
+        return set()
     groups = list(dict.fromkeys(sample.group for sample in samples))
     chosen = set(groups[::-(-len(groups) // frames)])
     return {sample.id for sample in samples if sample.group in chosen}
@@ -124,22 +126,19 @@ def draw_before_after(path, shown):
     pictures.contact_sheet(rows, path, columns, names)
 
 
-def draw_sheets(folder, benchmark, metrics, pictured):
-    """A contact sheet for each task, see examples_of. metrics: {task: {row: metric}} -> examples"""
-    examples = []
-    for task, rows in metrics.items():
-        sheet = Path(folder, f'{task}_{benchmark}.png')
-        shown = examples_of(task, benchmark, rows, pictured)
-        attempt(sheet, report.example_sheet, task, benchmark, shown, sheet)
-        examples += shown
-    return examples
+def draw_report(folder, tables, metrics, pictured, facts):
+    """Contact sheets of each task and benchmark, the curves of the extended sets, the report.
 
-
-def draw_report(folder, tables, examples, metrics, facts):
-    """The report, and the curves of the extended sets. metrics: {benchmark: {task: {row: ...}}}
-
-    With other methods' rows, precision_recall_<benchmark>.png has the curves of all (Figure 7).
+    metrics: {benchmark: {task: {row: metric}}}. pictured: {benchmark: see examples_of}. With other
+    methods' rows, precision_recall_<benchmark>.png has the curves of all (Figure 7).
     """
+    examples = []
+    for benchmark, tasks in metrics.items():
+        for task, rows in tasks.items():
+            sheet = Path(folder, f'{task}_{benchmark}.png')
+            shown = examples_of(task, benchmark, rows, pictured[benchmark])
+            attempt(sheet, report.example_sheet, task, benchmark, shown, sheet)
+            examples += shown
     drawn = {'precision_recall.png': {}}
     for name in [name for name in EXTENDED if name in metrics]:
         scored = {row: metric for row, metric in metrics[name]['robustness'].items() if metric}

@@ -88,7 +88,7 @@ def test_a_sound_gets_the_region_that_is_most_similar_to_it(tmp_path):
 def test_the_confidence_of_an_extended_set_is_that_of_the_row():
     meters = {row: Extended() for row in ('wav2clip', 'imagebind')}
     boxes = box_map([[0, 0, 1, 1]])
-    samples = [{'boxes': boxes, 'condition': 'sounding',
+    samples = [{'id': 'a', 'boxes': boxes, 'condition': 'sounding',
                 'confidence': {'wav2clip': 0.25, 'imagebind': 0.75}}]
     for row, meter in meters.items():
         feed(meter, samples, [boxes], row)
