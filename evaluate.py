@@ -156,9 +156,11 @@ def score_benchmarks(scores, wanted, datasets, localisers, rows, threshold='fixe
     pictured = {}
     for name, dataset in datasets.items():
         tasks = tasks_of(name, wanted)
-        shown = ids_to_show(dataset.samples, frames)
+        shown = ids_to_show(dataset.samples, frames) if frames else ()
+        localiser = localisers[name]
         others = open_others(beside, dataset, tasks)
-        localiser = functools.partial(with_others, localisers[name], others, name, shown)
+        if others:
+            localiser = functools.partial(with_others, localiser, others, name, shown)
         metrics = {task: rows_of(metric, [*rows, *others], threshold=threshold, reading=reading)
                    for task, metric in tasks.items()}
         batches = share(dataset.batches(batch_size))

@@ -56,9 +56,10 @@ def read_result(path):
         raise ValueError(f'{path} is not readable as JSON ({error}): write it again') from None
     found = {}
     try:
-        rows = {path.stem: {task: content[task] for task in TABLES if task in content}}
+        rows = {}
         for name in [name for name in content if name not in TABLES]:
             rows[name if name in METHODS else f'{path.stem}, {name}'] = content[name]
+        rows[path.stem] = {task: content[task] for task in TABLES if task in content}
         for row, tasks in rows.items():
             for task, benchmarks in tasks.items():
                 names = {name for _, names, _ in TABLES[task] for name in names}

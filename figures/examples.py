@@ -19,8 +19,6 @@ BY = 'by '      # begins the name of the row of another method (--beside)
 
 def ids_to_show(samples, frames):
     """Ids of up to that many frames, spread over a benchmark, each with all of its sounds."""
-    if not frames:
-        return set()
     groups = list(dict.fromkeys(sample.group for sample in samples))
     chosen = set(groups[::-(-len(groups) // frames)])
     return {sample.id for sample in samples if sample.group in chosen}
@@ -97,7 +95,7 @@ def with_others(localiser, others, benchmark, shown, samples):
     """
     maps = localiser(samples)
     for sample in samples:
-        if others and 'confidence' in sample:
+        if 'confidence' in sample:
             sample['confidence'] = {'ours': sample['confidence']}
     for row, read in others.items():
         maps[row] = [None] * len(samples)
