@@ -293,9 +293,10 @@ def evaluate(args):
     paper = variant if preset == 'paper' else None          # the miniature has no row in the paper
     scores = {row: {} for row in rows}
     metrics, pictured = score_benchmarks(
-        scores, args.wanted, datasets, localisers, rows, args.threshold, args.reading,
-        args.batch_size, paper, args.json, args.csv, args.save_heatmaps,
-        args.examples if args.figures else 0, args.beside)
+        scores, args.wanted, datasets, localisers, rows, threshold=args.threshold,
+        reading=args.reading, batch_size=args.batch_size, paper=paper, json_file=args.json,
+        csv_file=args.csv, maps=args.save_heatmaps, beside=args.beside,
+        frames=args.examples if args.figures else 0)
     if args.figures and rank_and_processes()[0] == 0:
         facts |= {'preset': preset, 'threshold': args.threshold,
                   'metrics': f'reading of the {args.reading}'}

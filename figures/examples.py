@@ -10,6 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.maps import maps_below, read_confidences
+from checkpoint import rank_and_processes
 from figures import attempt, curves, pictures, report
 from figures.tables import BENCHMARK_NAMES, EXTENDED, score_of
 from media import SAMPLE_RATE, displayable
@@ -83,7 +84,8 @@ def open_others(methods, dataset, tasks):
                 raise ValueError(f'{maps}/confidence.csv has no line for {lacking[0]}')
             others[BY + method] = maps_below(maps, needs)
         except (OSError, ValueError) as error:      # it must not cost the run its scores
-            print(f'{dataset.name}: {method} is not shown: {error}')
+            if rank_and_processes()[0] == 0:
+                print(f'{dataset.name}: {method} is not shown: {error}')
     return others
 
 
