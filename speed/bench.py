@@ -8,21 +8,22 @@
 
 The plain reading runs the vision encoder B + 2 times for B pairs; ours runs it twice, and computes
 no layer whose output nothing reads. Both take the same weights, batch, noise and dropout, and must
-give the same loss and gradient. Operations are counted from the shapes, on tensors without data
-(device 'meta'), and compared with the rate of one large matrix product.
+give the same loss and gradient. They take turns in one process, so what slows the machine slows
+both. Operations are counted from the shapes, on tensors without data (device 'meta'), and compared
+with the rate of one large matrix product.
 On a CPU the process keeps the memory of freed tensors: to return 50 MB to the system after each
 operation and ask for them again takes up to a third of a step (--free-memory).
 """
 
 import argparse
 import contextlib
-import copy
 import json
 import multiprocessing
 import os
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import NamedTuple
 from unittest import mock
 
 import torch
@@ -37,8 +38,8 @@ from checkpoint import given_options, overwritten, pick_device, run_script, some
 from figures.tables import table
 from losses import loss_terms
 from model import PRESETS, SoundLocalizer, load_model
-from speed.costs import (clock, count_vision, keep_freed_memory, matrix_product_rate, name_of,
-                         peak_bytes, staged, stages)
+from speed.costs import (by_terms, count_vision, keep_freed_memory, matrix_product_rate, name_of,
+                         now, peak_bytes, seconds_of)
 from speed.parts import measure_evaluation, measure_loading, measure_metrics
 from speed.plain import plain_reading
 
@@ -46,9 +47,22 @@ EPOCHS, PAIRS = 20, 144_000         # Section 4.1
 GPU_RATE = 0.4 * 989e12             # operations a second: 40% (assumed) of an H100's peak in bf16
 BATCH_SIZES = {'miniature': [2, 4, 8], 'paper': [2, 4, 8, 16]}
 TOLERANCE = 1e-4                    # relative, of float32 losses and gradients
-# A variant of a step: which reading, its precision, whether BEATs' features are cached
-PLAIN = ('plain', 'float32', False)
-OURS = [('ours', 'float32', False), ('ours', 'float32', True), ('ours', 'bf16', True)]
+
+
+# ---- which variants of a step are compared ----------------------------------------------------
+
+class Variant(NamedTuple):
+    reading: str                    # 'plain' or 'ours'
+    precision: str = 'float32'      # or 'bf16'
+    cached: bool = False            # whether BEATs' features are given
+
+    def name(self):
+        audio = ', cached audio' if self.cached else ''
+        return f'{self.reading} {self.precision}{audio}'
+
+
+PLAIN = Variant('plain')
+OURS = [Variant('ours'), Variant('ours', cached=True), Variant('ours', 'bf16', cached=True)]
 
 
 # ---- models and batches -----------------------------------------------------------------------
@@ -65,15 +79,19 @@ def random_model(clipseg_config, beats_config):
     return SoundLocalizer(clipseg, BEATs(beats_config), (before, [49407 % words]), b=0.0)
 
 
-def build(preset, device='cpu'):
+def build(preset, device='cpu', precision='float32'):
     """The miniature's backbones, or the paper's sizes with random weights; never trained."""
     torch.manual_seed(0)
     if preset == 'miniature':
-        return load_model(preset)[0].to(device)
-    # the published weights' configuration; transformers' own default is patch 32
-    config = CLIPSegConfig(vision_config={'patch_size': 16}, extract_layers=[3, 6, 9],
-                           reduce_dim=64, use_complex_transposed_convolution=True)
-    return random_model(config, BEATsConfig()).to(device)
+        model = load_model(preset)[0]
+    else:
+        # the published weights' configuration; transformers' own default is patch 32
+        config = CLIPSegConfig(vision_config={'patch_size': 16}, extract_layers=[3, 6, 9],
+                               reduce_dim=64, use_complex_transposed_convolution=True)
+        model = random_model(config, BEATsConfig())
+    if precision == 'bf16':
+        model.hold_frozen(torch.bfloat16)               # as train.py does
+    return model.to(device)
 
 
 def random_batch(B, size, seconds, device='cpu'):
@@ -91,45 +109,37 @@ def random_batch(B, size, seconds, device='cpu'):
 class Step:
     """step(): forward, Eq. 5, backward and Adam at a rate of 0, so that no weight changes."""
 
-    def __init__(self, model, batch, who='ours', precision='float32', cached=False):
+    def __init__(self, model, batch, variant):
         self.model = model
-        self.forward = partial(plain_reading, model) if who == 'plain' else model
-        self.batch = {**batch, 'features': model.beats(batch['wav'])} if cached else batch
-        self.precision = precision
+        self.forward = partial(plain_reading, model) if variant.reading == 'plain' else model
+        self.device = batch['image'].device
+        self.autocast = contextlib.nullcontext()
+        if variant.precision == 'bf16':
+            self.autocast = torch.autocast(self.device.type, torch.bfloat16)
+        self.batch = batch
+        if variant.cached:
+            with self.autocast:
+                self.batch = {**batch, 'features': model.beats(batch['wav'])}
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(self.trained, lr=0.0, weight_decay=1e-4)
 
-    def __call__(self, stage=contextlib.nullcontext):
-        """Always with the same dropout. -> loss, gradient norm"""
+    def __call__(self, term=contextlib.nullcontext):
+        """Always with the same dropout. term: see costs.by_terms. -> loss, gradient norm"""
         torch.manual_seed(0)
         self.optimiser.zero_grad()
-        autocast = contextlib.nullcontext()
-        if self.precision == 'bf16':
-            autocast = torch.autocast(self.batch['image'].device.type, torch.bfloat16)
-        with stage('masks'), autocast:      # less what `staged` gives other names
+        with term('masks'), self.autocast:          # less the parts that by_terms names
             out = self.forward(**self.batch)
-        with stage('losses'):
+        with term('losses'):
             loss = sum(loss_terms(out).values())                        # Eq. 5, each lambda 1
-        with stage('backward'):
+        with term('backward'):
             loss.backward()
-        with stage('optimiser'):
+        with term('optimiser'):
             self.optimiser.step()
         gradients = [p.grad.norm() for p in self.trained]
         return loss.detach(), torch.stack(gradients).norm()
 
 
-def by_stages(step, stage, spent):
-    """One step, whose terms are stages (costs.staged). -> {term: what it has spent}"""
-    with staged(step.model, stage):
-        step(stage)
-    return spent
-
-
-def step_name(who, precision, cached):
-    return f'{who} {precision}, cached audio' if cached else f'{who} {precision}'
-
-
-def operations(who, model, B, size, seconds, cached=False):
+def operations(variant, model, B, size, seconds):
     """Multiplications and additions of a step's matrix products and convolutions, by the shapes.
 
     Elementwise operations, the filterbank, norms and softmax do not count. -> {term: operations}
@@ -144,31 +154,28 @@ def operations(who, model, B, size, seconds, cached=False):
                  'noise': [torch.empty(B, n, size, size) for n in (B, 1)]}
     mode = FlopCounterMode(display=False)               # MATH: fused kernels are not counted
     with mode, sdpa_kernel(SDPBackend.MATH), mock.patch('beats.fbank', lambda wav: spectrogram):
-        step = Step(bare, batch, who, cached=cached)
-        return by_stages(step, *stages(mode.get_total_flops))
+        step = Step(bare, batch, Variant(variant.reading, cached=variant.cached))
+        return by_terms(step, mode.get_total_flops)
 
 
-# ---- section `step`: seconds, ratios, terms, and the distance to the machine's limit ----------
+# ---- section `step`: the variants side by side ------------------------------------------------
 
 def time_steps(steps, repeats):
-    """The steps {name: Step} in turns, after one of each that only warms up. -> {name: dict}"""
-    found = {name: {'passes': count_vision(step.model, step), 'all': []}
-             for name, step in steps.items()}
+    """Run these Steps in turns, after one of each that only warms up. -> a dict of each"""
+    found = [{'passes': count_vision(step.model, step), 'all': []} for step in steps]
     for _ in tqdm(range(repeats), 'step', unit=' turns', leave=False):
-        for name, step in steps.items():
-            stage, seconds = clock(step.batch['image'].device)
-            with stage('step'):                 # a single stage: a GPU waits at the end of each
-                loss, gradient = step()
-            found[name] |= {'loss': loss.item(), 'gradient': gradient.item()}
-            found[name]['all'].append(seconds['step'])
-    for entry in found.values():
+        for step, entry in zip(steps, found):
+            seconds, (loss, gradient) = seconds_of(step, step.device)
+            entry['all'].append(seconds)
+            entry.update(loss=loss.item(), gradient=gradient.item())
+    for entry in found:
         entry['seconds'] = statistics.median(entry['all'])
     return found
 
 
 def time_terms(step, repeats):
     """-> {term: median seconds}"""
-    runs = [by_stages(step, *clock(step.batch['image'].device)) for _ in range(repeats)]
+    runs = [by_terms(step, partial(now, step.device)) for _ in range(repeats)]
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
@@ -176,38 +183,33 @@ def measure_step(preset, device, variants, batch_sizes, only_count, repeats):
     """-> a dict for each batch size and variant, a dict for each batch size and term of ours,
     {precision: operations a second of a matrix product}"""
     size = PRESETS[preset].image_size, PRESETS[preset].seconds
-    variants = {step_name(*variant): variant for variant in (PLAIN, *variants)}
-    plain, ours, *_ = variants
-    models = {'float32': build(preset, device).train()}
-    if any('bf16' in variant for variant in variants.values()):
-        models['bf16'] = copy.deepcopy(models['float32'])
-        models['bf16'].hold_frozen(torch.bfloat16)              # as train.py does
-    limits = {precision: matrix_product_rate(device, precision) for precision in models}
+    variants = [PLAIN, *variants]
+    precisions = sorted({variant.precision for variant in variants}, reverse=True)
+    models = {precision: build(preset, device, precision).train() for precision in precisions}
+    limits = {precision: matrix_product_rate(device, precision) for precision in precisions}
     rows, terms = [], []
     for B in [*batch_sizes, *only_count]:
-        counts = {name: operations(who, models['float32'], B, *size, cached)
-                  for name, (who, _, cached) in variants.items()}
-        timed = seconds = {}
+        counts = [operations(variant, models['float32'], B, *size) for variant in variants]
+        timed = [{} for _ in variants]
+        seconds = {}
         if B in batch_sizes:
             batch = random_batch(B, *size, device)
-            steps = {name: Step(models[variant[1]], batch, *variant)
-                     for name, variant in variants.items()}
+            steps = [Step(models[variant.precision], batch, variant) for variant in variants]
             timed = time_steps(steps, repeats)
-            seconds = time_terms(steps[ours], repeats)
-        for name, (_, precision, _) in variants.items():
-            counted = sum(counts[name].values())
-            row = {'B': B, 'step': name, 'operations': counted,
-                   'times, counted': sum(counts[plain].values()) / counted,
-                   'GPU hours': EPOCHS * PAIRS / B * counted / GPU_RATE / 3600}
-            if timed:
-                row |= timed[name]
-                row['times'] = timed[plain]['seconds'] / row['seconds']
-                row['% of product'] = 100 * counted / row['seconds'] / limits[precision]
-                if precision == 'float32':
-                    refuse_difference(timed[plain], row, B)
+            seconds = time_terms(steps[1], repeats)
+        totals = [sum(count.values()) for count in counts]
+        for variant, total, found in zip(variants, totals, timed):
+            row = {'B': B, 'step': variant.name(), 'operations': total,
+                   'times, counted': totals[0] / total,
+                   'GPU hours': EPOCHS * PAIRS / B * total / GPU_RATE / 3600, **found}
+            if found:
+                row['times'] = timed[0]['seconds'] / row['seconds']
+                row['% of product'] = 100 * total / row['seconds'] / limits[variant.precision]
+            if found and variant.precision == 'float32':
+                refuse_difference(timed[0], found, B)
             rows.append(row)
         terms += [{'B': B, 'term': term, 'seconds': seconds.get(term), '10^9 operations': n / 1e9}
-                  for term, n in counts[ours].items()]
+                  for term, n in counts[1].items()]
     return rows, terms, limits
 
 
@@ -226,11 +228,9 @@ def peak_of_one_step(B, variant, preset, device, free_memory):
     """One step in a process that does nothing else. -> the most bytes that it held"""
     if not free_memory:
         keep_freed_memory()
-    model = build(preset, device).train()
-    if 'bf16' in variant:
-        model.hold_frozen(torch.bfloat16)
+    model = build(preset, device, variant.precision).train()
     batch = random_batch(B, PRESETS[preset].image_size, PRESETS[preset].seconds, device)
-    Step(model, batch, *variant)()
+    Step(model, batch, variant)()
     return peak_bytes(device)
 
 
@@ -240,7 +240,7 @@ def measure_memory(preset, device, variants, batch_sizes, free_memory):
     asked = [(B, variant) for B in batch_sizes for variant in (PLAIN, *variants)]
     rows = []
     for B, variant in tqdm(asked, 'memory', unit=' steps', leave=False):
-        row = {'B': B, 'step': step_name(*variant), 'peak GB': None}
+        row = {'B': B, 'step': variant.name(), 'peak GB': None}
         with ProcessPoolExecutor(1, spawn) as pool:
             peak = pool.submit(peak_of_one_step, B, variant, preset, device, free_memory)
         if peak.exception():            # the system kills a process that has taken all memory
@@ -279,9 +279,8 @@ def parse_args(argv=None):
     add('--device', choices=['cpu', 'cuda', 'mps'], help='(default: the best that is there)')
     add('--json', type=some_path, help='write everything here')
     args = parser.parse_args(argv)
-    for section in args.sections:
-        if section not in SECTIONS:
-            parser.error(f'no section {section!r}: choose from {", ".join(SECTIONS)}')
+    if unknown := set(args.sections) - set(SECTIONS):
+        parser.error(f'no section {min(unknown)!r}: choose from {", ".join(SECTIONS)}')
     args.sections = args.sections or list(SECTIONS)
     given = given_options(parser, argv)
     for name, readers in SECTIONS_OF.items():
@@ -289,7 +288,7 @@ def parse_args(argv=None):
             parser.error(f'{given[name]} is for the section {" or ".join(readers)}: name that too, '
                          'or leave it out')
     preset = PRESETS[args.preset]
-    weights = [('the weights', path) for path in (preset.beats, preset.clipseg)]
+    weights = [('the weights', preset.beats), ('the weights', preset.clipseg)]
     if sentence := overwritten([('--json', args.json)], weights):
         parser.error(sentence)
     if args.json and os.path.isdir(args.json):
@@ -300,7 +299,7 @@ def parse_args(argv=None):
                      '--heatmaps at least 1')
     args.variants = OURS
     if args.precision or args.cached_audio:
-        args.variants = [('ours', args.precision or 'float32', args.cached_audio)]
+        args.variants = [Variant('ours', args.precision or 'float32', args.cached_audio)]
     return args
 
 
@@ -325,7 +324,7 @@ def run_section(section, args, device):
              f'GPU hours: an estimate for {EPOCHS} epochs of {PAIRS:,} pairs at '
              f'{GPU_RATE / 1e12:.0f}e12/s, 40% of one H100 in bf16',
              rows, columns, list(columns.values()))
-        show(f'Term by term ({step_name(*args.variants[0])})', terms)
+        show(f'Term by term ({args.variants[0].name()})', terms)
         return {'step': rows, 'terms': terms, 'matrix_product': limits}
     if section == 'memory':
         title = ('Peak memory of a step, with weights and libraries, each in its own process (a '
@@ -355,11 +354,13 @@ def main(args):
     device = pick_device(args.device)
     if not args.free_memory:
         keep_freed_memory()             # for both readings
-    memory = 'returned' if args.free_memory else 'kept'
+    # cuDNN would round float32 to 10 bits (TF32), by which the two readings may differ
+    torch.backends.cudnn.allow_tf32 = False
     machine = {'device': name_of(device), 'threads': torch.get_num_threads(),
-               'torch': torch.__version__, 'freed_memory': memory}
-    print(f'{args.preset} on {name_of(device)}, {machine["threads"]} threads, torch '
-          f'{torch.__version__}, freed memory {memory}')
+               'torch': torch.__version__,
+               'freed_memory': 'returned' if args.free_memory else 'kept'}
+    print(args.preset, 'on {device}, {threads} threads, torch {torch}, freed memory {freed_memory}'
+          .format(**machine))
     report = {'machine': machine, 'preset': args.preset}
     for section in SECTIONS:
         if section in args.sections:

@@ -1,7 +1,4 @@
-"""What a piece of code costs: seconds, passes of the vision encoder, bytes, by stages.
-
-stage(name) is a context manager; what runs in it is counted under that name, but for inner stages.
-"""
+"""What a piece of code costs: seconds, passes of the vision encoder, bytes; a step term by term."""
 
 import contextlib
 import ctypes
@@ -21,46 +18,45 @@ except ImportError:         # Windows
     resource = None
 
 
-def stages(read):
-    """read() grows with what is spent. -> a stage(name), the dict {name: spent} that it fills"""
+def now(device='cpu'):
+    """A clock, in seconds. A GPU first finishes what it has been given."""
+    if torch.device(device).type != 'cpu':
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+def seconds_of(run, device='cpu'):
+    """-> how long run() takes, what it returns"""
+    began = now(device)
+    result = run()
+    return now(device) - began, result
+
+
+def by_terms(step, read):
+    """One step (bench.Step), term by term. -> {term: how much read() grows in it}
+
+    read: a clock, or a counter of operations. The parts of the model's forward pass are wrapped
+    meanwhile, each a term of its own; a term within another one counts for itself alone.
+    """
     spent = {}
 
     @contextlib.contextmanager
-    def stage(name):
+    def term(name):
         others, before = sum(spent.values()), read()
         yield
         inner = sum(spent.values()) - others
         spent[name] = spent.get(name, 0) + read() - before - inner
-    return stage, spent
 
-
-def clock(device):
-    """Stages in seconds. A GPU finishes its work at the beginning and the end of each stage."""
-    def now():
-        if torch.device(device).type != 'cpu':
-            torch.accelerator.synchronize()
-        return time.perf_counter()
-    return stages(now)
-
-
-@contextlib.contextmanager
-def staged(model, stage):
-    """Within it, the parts of a SoundLocalizer's forward pass are stages under these names."""
+    model = step.model
     parts = ((model.beats, 'forward', 'BEATs'), (model, 'embed_audio', 'projection, text'),
              (model_file, 'encode_image', 'vision'), (model, 'ground', 'decoder'),
              (model_file, 'embed_image', 'masked vision'))
-
-    def within(name, function):
-        def run(*given, **options):
-            with stage(name):
-                return function(*given, **options)
-        return run
-
     with contextlib.ExitStack() as patches:
         for owner, attribute, name in parts:
-            wrapped = within(name, getattr(owner, attribute))
+            wrapped = term(name)(getattr(owner, attribute))
             patches.enter_context(mock.patch.object(owner, attribute, wrapped))
-        yield
+        step(term)
+    return spent
 
 
 def count_vision(model, step):
@@ -77,11 +73,8 @@ def matrix_product_rate(device, precision):
     n = 8192 if torch.device(device).type == 'cuda' else 2048
     dtype = torch.bfloat16 if precision == 'bf16' else torch.float32
     x = torch.randn(n, n, device=device, dtype=dtype)
-    stage, seconds = clock(device)
-    for k in range(6):                                              # the first one warms up
-        with stage(k):
-            x @ x
-    return 2 * n**3 / min(seconds.values())
+    x @ x                                                           # warms up
+    return 2 * n**3 / min(seconds_of(lambda: x @ x, device)[0] for _ in range(5))
 
 
 def keep_freed_memory():
@@ -93,14 +86,17 @@ def keep_freed_memory():
 
 
 def peak_bytes(device):
-    """The most memory this process has held (GPU: its tensors); None on Windows."""
-    if torch.device(device).type == 'cuda':
+    """The most memory this process has held (CUDA: its tensors); None on Windows and for mps."""
+    kind = torch.device(device).type
+    if kind == 'cuda':
         return torch.cuda.max_memory_allocated()
+    if kind == 'mps' or not resource:
+        return None
     status = Path('/proc/self/status')      # ru_maxrss begins at the parent's peak on Linux
     if status.exists():
         found = re.search(r'VmHWM:\s+(\d+) kB', status.read_text(encoding='utf-8'))
         return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def name_of(device):

@@ -4,6 +4,7 @@ import contextlib
 import io
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 import data
 import metrics
 from model import encode_image
-from speed.costs import clock, count_vision
+from speed.costs import count_vision, seconds_of
 from speed.prepare import prepare
 
 
@@ -52,8 +53,7 @@ def measure_loading(image_size, seconds, count=96):
 
     The files have just been written, so this is the time of decoding, not of a disk. -> dict
     """
-    stage, spent = clock('cpu')
-    batches = [list(range(k, min(k + 16, count))) for k in range(0, count, 16)]
+    rates = {}
     with tempfile.TemporaryDirectory() as folder, one_thread():     # as a loading process
         files, prepared = Path(folder, 'files'), Path(folder, 'prepared')
         write_pairs(files, count, seconds)
@@ -61,9 +61,9 @@ def measure_loading(image_size, seconds, count=96):
             prepare(files, prepared, image_size, seconds)
         for root in (files, prepared):
             pairs = data.VGGSound(root, 'train', image_size, seconds, augmented=True)
-            with stage(root.name):
-                list(data.loader(pairs, batch_sampler=batches))
-    return {f'pairs/s, {name}': count / seconds for name, seconds in spent.items()}
+            spent, _ = seconds_of(lambda: list(data.loader(pairs, batch_size=16)))
+            rates[f'pairs/s, {root.name}'] = count / spent
+    return rates
 
 
 # ---- section `evaluate` -----------------------------------------------------------------------
@@ -80,11 +80,7 @@ def measure_evaluation(model, images, wavs, repeats):
             A = A.unsqueeze(1) if N == 1 else A.expand(B, N, -1)        # (B, N, D)
             model.heatmaps(encode_image(model.clipseg, image), A, (224, 224))
         passes = count_vision(model, localise)                          # and warms up
-        stage, seconds = clock(image.device)
-        for k in range(repeats):
-            with stage(k):
-                localise()
-        spent = statistics.median(seconds.values())
+        spent = statistics.median(seconds_of(localise, image.device)[0] for _ in range(repeats))
         rows.append({'images': B, 'audios': N, 'vision_passes': passes, 'seconds': spent,
                      'pairs_per_second': B * N / spent})
     return rows
@@ -137,15 +133,11 @@ def measure_metrics(N):
     boxes = torch.randint(20, 110, (N, 4), generator=generator).tolist()
     for truth, (x, y, w, h) in zip(truths, boxes):
         truth[y:y + h, x:x + w] = 1
-    stage, seconds = clock('cpu')
     with one_thread():
-        with stage('metrics.py'):
-            ours = streamed_scores(heatmaps, truths)
-        with stage('loop'):
-            loop = loop_scores(heatmaps, truths)
-    gap = (ours - loop).abs().max().item()
+        ours, scores = seconds_of(partial(streamed_scores, heatmaps, truths))
+        loop, expected = seconds_of(partial(loop_scores, heatmaps, truths))
+    gap = (scores - expected).abs().max().item()
     if not gap <= 100 / N + 1e-3:               # one IoU may round to the other side of 0.5
         raise ValueError(f'metrics.py and the loop of the definitions differ by {gap} points')
-    return {'heatmaps': N, 'metrics.py, seconds': seconds['metrics.py'],
-            'loop, seconds': seconds['loop'], 'ratio': seconds['loop'] / seconds['metrics.py'],
-            'largest_difference': gap}
+    return {'heatmaps': N, 'metrics.py, seconds': ours, 'loop, seconds': loop,
+            'ratio': loop / ours, 'largest_difference': gap}

@@ -110,19 +110,20 @@ def prepare_pair(pairs, folder, sample):
     targets = folder / f'frames/{sample}.bmp', folder / f'audio/{sample}.wav'
     if all(map(is_newer, targets, sources, file_bytes(pairs))):
         return None
-    side = int(RESIZE_BEFORE_CROP * pairs.image_size)
     for source in sources:      # linked by an earlier start with a smaller --share
         (folder / source.parent.name / source.name).unlink(missing_ok=True)
-    frame, sound = io.BytesIO(), io.BytesIO()
     try:
-        image = read_image(sources[0]).resize((side, side), Image.Resampling.BICUBIC)
+        image = read_image(sources[0])
         wav = read_audio(sources[1], pairs.seconds)
     except SampleError as error:
         return error
-    image.save(frame, 'BMP')
-    wav = (wav * 2**15).round().clamp(-2**15, 2**15 - 1)            # resampling may overshoot
-    soundfile.write(sound, wav.short().numpy(), SAMPLE_RATE, format='WAV', subtype='PCM_16')
+    side = int(RESIZE_BEFORE_CROP * pairs.image_size)
+    frame = io.BytesIO()
+    image.resize((side, side), Image.Resampling.BICUBIC).save(frame, 'BMP')
     write_file(targets[0], frame.getvalue())
+    wav = (wav * 2**15).round().clamp(-2**15, 2**15 - 1)            # resampling may overshoot
+    sound = io.BytesIO()
+    soundfile.write(sound, wav.short().numpy(), SAMPLE_RATE, format='WAV', subtype='PCM_16')
     write_file(targets[1], sound.getvalue())
     return None
 
