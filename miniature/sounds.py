@@ -10,10 +10,10 @@ Listen to three examples of each sound:
     python -m miniature.sounds sounds
 """
 import argparse
-import wave
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 SAMPLE_RATE = 16_000                # Hz, what the audio encoder expects
 SECONDS = 2.0                       # length of a clip; the paper's clips are 10 s
@@ -388,11 +388,6 @@ def sound(name, rng, seconds=SECONDS):
     return (y * (peak / np.abs(y).max())).astype(np.float32)                                  # (n,)
 
 
-def white_noise(rng, seconds=SECONDS):
-    """Loud uniform noise, AVSBench-Robust's condition (released code). -> (n,) float32 in -1..1"""
-    return rng.uniform(-1, 1, length(seconds)).astype(np.float32)
-
-
 def mixture(*waveforms):
     """Two or more clips heard at once, each at gain 0.5 (VGGSound-Duet's construction).
 
@@ -445,8 +440,6 @@ if __name__ == '__main__':
     folder.mkdir(parents=True, exist_ok=True)
     for name in [*SYNTH, 'silence']:
         for example in range(3):
-            with wave.open(str(folder / f'{name}_{example}.wav'), 'wb') as file:
-                file.setparams((1, 2, SAMPLE_RATE, 0, 'NONE', None))            # mono, 16 bits
-                clip = sound(name, np.random.default_rng(example))
-                file.writeframes((clip * 32767).astype('<i2').tobytes())
+            clip = sound(name, np.random.default_rng(example))
+            soundfile.write(folder / f'{name}_{example}.wav', clip, SAMPLE_RATE)    # 16 bits
     print(f'wrote {3 * (len(SYNTH) + 1)} clips to {folder}')
