@@ -184,7 +184,7 @@ def measure_step(preset, device, variants, batch_sizes, only_count, repeats):
     {precision: operations a second of a matrix product}"""
     size = PRESETS[preset].image_size, PRESETS[preset].seconds
     variants = [PLAIN, *variants]
-    precisions = sorted({variant.precision for variant in variants}, reverse=True)
+    precisions = dict.fromkeys(variant.precision for variant in variants)
     models = {precision: build(preset, device, precision).train() for precision in precisions}
     limits = {precision: matrix_product_rate(device, precision) for precision in precisions}
     rows, terms = [], []
