@@ -315,7 +315,7 @@ def parse_args(argv=None):
     add('--imagebind', type=some_path, metavar='FILE', help='imagebind_huge.pth')
     add('--clap', type=some_path, help='CLAP: folder, or name on the hub')
     add('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
-    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
+    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     add('--reading', choices=['release', 'paper'], default='release', help='see evaluate.py')
     add('--batch-size', type=int, default=16, help='samples, in complete frames (default: 16)')
     add('--limit', type=int, help='the first N samples of each benchmark or of its conditions')

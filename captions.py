@@ -534,7 +534,7 @@ def parse_args(argv=None):
                           for preset, c in CAPTIONERS.items())
         add(option, type=some_path, dest=f'{stage}_model', help=f'hub name or folder ({names})')
         add(f'--{stage}-tokens', type=int, default=tokens, help='longest text (%(default)s tokens)')
-    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
+    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     add('--dtype', choices=['float32', 'bfloat16', 'float16'],
         help='default: float32 on the CPU, else bfloat16')
     add('--batch-size', type=int, help='pairs at once (default: as many as the models above take)')

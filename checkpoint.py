@@ -120,21 +120,35 @@ def sentence_for(problem):
 # ============ Devices, and the processes of one torchrun ============
 
 def pick_device(name=None):
-    """--device, or the best that is there. ValueError where it is not there. -> torch.device"""
-    there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(),
-             'cpu': True}
+    """--device; by default CUDA where it is there, else the CPU. -> torch.device
+
+    mps has to be asked for: no run has been compared with the CPU's there, and attention has had
+    wrong results on mps in torch 2.11. ValueError where the device is not there.
+    """
+    there = {'cuda': torch.cuda.is_available(), 'cpu': True,
+             'mps': torch.backends.mps.is_available()}
     if name and not there[name]:
         raise ValueError(f'--device {name} is not there: leave it out; this machine has '
                          f'{" and ".join(kind for kind in there if there[kind])}')
-    return torch.device(name or next(kind for kind in there if there[kind]))
+    return torch.device(name or ('cuda' if there['cuda'] else 'cpu'))
 
 
 def start_processes(name=None):
-    """Join torchrun's process group where there is one. -> the device of this process"""
+    """Join torchrun's process group where there is one. -> the device of this process
+
+    ValueError where there are fewer GPUs than processes, or several processes on mps.
+    """
     device = pick_device(name)
     if device.type == 'cuda':
-        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+        local, count = int(os.environ.get('LOCAL_RANK', 0)), torch.cuda.device_count()
+        if local >= count:
+            raise ValueError(f'this machine has {count} GPU(s), and each process needs its own: '
+                             f'torchrun --nproc_per_node={count}, or --device cpu')
+        device = torch.device('cuda', local)
         torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False     # float32 convolutions have no 10-bit mantissas
+    if device.type == 'mps' and 'RANK' in os.environ:
+        raise ValueError('torch.distributed has no backend for mps: --device cpu')
     if 'RANK' in os.environ and not dist.is_initialized():
         backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
         # 12 hours: the others wait while the first process evaluates
@@ -326,7 +340,9 @@ class Run:
         try:
             model.audio_proj.load_state_dict(saved['audio_proj'])
             model.masker_i.load_state_dict(saved['masker_i'])
+            fused = optimiser.param_groups[0]['fused']      # of this device, not the file's
             optimiser.load_state_dict(trainer['optimiser'])
+            optimiser.param_groups[0]['fused'] = fused
             scaler.load_state_dict(trainer['scaler'])
             names = ('step', 'last_step', 'seconds', 'skipped', 'untrained')
             state = {name: trainer[name] for name in names}

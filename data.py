@@ -407,7 +407,7 @@ class AudioFeatures:
             for k, features in zip(absent, fresh):
                 found[k] = features
                 self.keep(batch['id'][k], features)
-        return torch.stack(found).to(device, non_blocking=True).float()
+        return torch.stack(found).to(device).float()
 
     def keep(self, sample, features):
         """Write one sound's features. If that fails, print it once and write no more."""

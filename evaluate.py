@@ -334,7 +334,7 @@ def parse_args(argv=None):
     add('--data-root', type=some_path, help='default: the preset\'s')
     add('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
     add('--beats', type=some_path, help='BEATs file instead of the preset\'s')
-    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
+    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     add('--threshold', default='fixed:0.5', help='fixed:T, top50, adaptive or sweep (metrics.py)')
     add('--reading', choices=['release', 'paper'], default='release', help='metrics as the '
         'released evaluators compute them (default), or by the paper\'s words (metrics.py)')

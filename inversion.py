@@ -399,7 +399,7 @@ def parse_args(argv=None):
     add('--seed', type=int, default=0)
     add('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
     add('--beats', type=some_path, help='BEATs file instead of the preset\'s')
-    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
+    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     default = 'runs/inversion-<preset>-<condition>-seed<seed>.pt'
     commands = parser.add_subparsers(dest='command', required=True)
     add = commands.add_parser('train', help='train a captioner', parents=[both]).add_argument

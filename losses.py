@@ -132,8 +132,8 @@ def acl_c_of_answered(C, answers, A, tau=TAU, same_answers='negatives'):
     has = (answers >= 0).nonzero()[:, 0]    # on the CPU: nonzero would synchronise with a GPU
     if len(has) < 2:
         return 0.0 * A.sum()                # has a gradient, as DDP waits for that of every weight
-    rows = answers[has].to(A.device, non_blocking=True)
-    has = has.to(A.device, non_blocking=True)
+    rows = answers[has].to(A.device)
+    has = has.to(A.device)
     return acl_c(C[rows], A[has], tau, rows if same_answers == 'masked' else None)
 
 

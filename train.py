@@ -421,8 +421,7 @@ def parse_args(argv=None):
     add('--clipseg', type=some_path,
         help='hub name or folder (default: the preset\'s)')
     add('--beats', type=some_path, help='checkpoint file (default: the preset\'s)')
-    add('--device', choices=['cpu', 'cuda', 'mps'],
-        help='default: the best that is there')
+    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     add('--precision', choices=['float32', 'bf16', 'fp16'], default='float32',
         help='of the networks; masks and losses stay in float32')
     add('--skip-bad-samples', action='store_true',

@@ -276,7 +276,7 @@ def parse_args(argv=None):
     add('--heatmaps', type=int, default=1000, help='for the section metrics (default: 1000)')
     add('--free-memory', action='store_true',
         help='on a CPU: return the memory of freed tensors to the system, as train.py does')
-    add('--device', choices=['cpu', 'cuda', 'mps'], help='(default: the best that is there)')
+    add('--device', choices=['cpu', 'cuda', 'mps'], help='(default: cuda, else cpu)')
     add('--json', type=some_path, help='write everything here')
     args = parser.parse_args(argv)
     if unknown := set(args.sections) - set(SECTIONS):

@@ -166,12 +166,14 @@ def test_acl_debug_shows_where_it_happened(monkeypatch, capsys):
 
 # ---- devices and processes
 
-def test_the_best_device_that_is_there_or_the_one_that_was_asked_for(monkeypatch):
-    for cuda, mps, best in ((True, True, 'cuda'), (False, True, 'mps'), (False, False, 'cpu')):
+def test_cuda_or_the_cpu_is_taken_unless_another_device_is_asked_for(monkeypatch):
+    for cuda, mps, best in ((True, True, 'cuda'), (False, True, 'cpu'), (False, False, 'cpu')):
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: mps)
         assert checkpoint.pick_device() == torch.device(best)
         assert checkpoint.pick_device('cpu') == torch.device('cpu')
+        if mps:
+            assert checkpoint.pick_device('mps') == torch.device('mps')
     with pytest.raises(ValueError, match='--device cuda is not there: .* has cpu$'):
         checkpoint.pick_device('cuda')
 
@@ -184,7 +186,9 @@ def test_each_process_of_torchrun_joins_with_its_own_device(monkeypatch, gpus, n
     chosen, joined = [], []
     monkeypatch.setenv('LOCAL_RANK', '3')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpus)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     monkeypatch.setattr(torch.cuda, 'set_device', lambda d: chosen.append(str(d)))
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', True)
     monkeypatch.setattr(checkpoint.dist, 'init_process_group',
                         lambda backend, timeout: joined.append((backend, timeout.total_seconds())))
     monkeypatch.delenv('RANK', raising=False)
@@ -193,6 +197,19 @@ def test_each_process_of_torchrun_joins_with_its_own_device(monkeypatch, gpus, n
     assert str(checkpoint.start_processes(name)) == device
     assert joined == [(backend, 12 * 3600)]
     assert chosen == (['cuda:3', 'cuda:3'] if device == 'cuda:3' else [])
+    assert torch.backends.cudnn.allow_tf32 == (device == 'cpu')
+
+
+def test_more_processes_than_gpus_or_several_on_mps_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setenv('LOCAL_RANK', '2')
+    monkeypatch.setenv('RANK', '2')
+    with pytest.raises(ValueError, match=r'has 2 GPU\(s\).*nproc_per_node=2'):
+        checkpoint.start_processes()
+    with pytest.raises(ValueError, match='no backend for mps: --device cpu'):
+        checkpoint.start_processes('mps')
 
 
 def test_one_process_alone_gathers_its_own_and_waits_for_none():

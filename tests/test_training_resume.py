@@ -78,6 +78,15 @@ def test_a_resumed_run_s_rate_reaches_0_at_its_new_end_and_its_seconds_add_up(tr
     assert 'reach 0 after step 2: now it does after step 4' in capsys.readouterr().out
 
 
+def test_a_run_that_began_on_a_gpu_goes_on_with_the_optimiser_of_this_device(training):
+    last = training('--steps', '2').args.out / 'last.pt'
+    saved = torch.load(last, weights_only=True)
+    saved['trainer']['optimiser']['param_groups'][0]['fused'] = True
+    torch.save(saved, last)
+    rest = training('--steps', '4', '--resume', '--overwrite')
+    assert [one.param_groups[0]['fused'] for one in rest.optimisers] == [None]
+
+
 def test_a_run_past_its_last_step_is_not_resumed(training):
     training('--steps', '3')
     flags = ['--resume', '--overwrite', '--steps']

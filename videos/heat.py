@@ -199,7 +199,7 @@ def parse_args(argv=None):
     style.add_argument('--overlay', action='store_true', help='the heatmap over the frame '
                        '(default)')
     style.add_argument('--side-by-side', action='store_true', help='frame | heatmap | overlay')
-    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: the best that is there')
+    add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     args = parser.parse_args(argv)
     if Path(args.out).suffix.lower() not in ('.mp4', '.gif'):
         parser.error(f'--out {args.out} must end in .mp4 or .gif')
