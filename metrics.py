@@ -109,10 +109,10 @@ class Streaming:
     needs = ()
     kept = ('iou',)
     # Paper [47]: the VGG-SS, extended-set, SLAVC and AVGN evaluators take the pixels >= the
-    # threshold, the interactive and AVSBench ones > it. It matters where many pixels are equal.
+    # threshold, the interactive and AVSBench ones > it.
     strict = False
-    # Paper [50]: where ground truth and prediction are both empty, the VGG-SS evaluator divides 0
-    # by 0 and gets NaN, a failure even at the AUC's level of 0; the extended-set one gets 0.
+    # Paper [50]: the IoU of an empty ground truth and an empty prediction. The VGG-SS evaluator
+    # gets 0/0 = NaN, a failure even at the AUC's level of 0; the extended-set one gets 0.
     empty = 0.0
 
     def __init__(self, threshold='fixed:0.5', reading='release'):

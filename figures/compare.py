@@ -89,7 +89,11 @@ def one_table(number, measured):
         for row in rows_in_order(task, benchmark, printed, measured):
             ours = measured.get((task, benchmark, row), {})
             paper = printed.get((task, benchmark, row), {})
-            cells = [both(ours, paper, metric) for metric in headings]
+            cells = []
+            for metric in headings:
+                places = 2 if 'FPR' in metric else 1
+                halves = [cell_text(score_of(scores, metric), places) for scores in (ours, paper)]
+                cells.append('{:>5} | {:>5}'.format(*halves))       # measured | paper
             lines.append([name, METHODS.get(row, row), *cells, count_of(ours)])
             name = ''
     columns = ['benchmark', 'method', *headings.values(), 'n']
@@ -100,12 +104,5 @@ def rows_in_order(task, benchmark, printed, measured):
     """Prior works, baselines and the oracle, ours; then what the paper does not have."""
     rows = [row for one in (printed, measured) for *where, row in one if where == [task, benchmark]]
     prior = [row for row in rows if (task, benchmark, row) in printed and row not in METHODS]
-    known = [row for row in METHODS if row in rows]
-    return dict.fromkeys([*prior, *known, *rows])
-
-
-def both(ours, paper, metric):
-    """A cell: measured | paper"""
-    places = 2 if 'FPR' in metric else 1
-    halves = [cell_text(score_of(scores, metric), places) for scores in (ours, paper)]
-    return '{:>5} | {:>5}'.format(*halves)
+    methods = [row for row in METHODS if row in rows]
+    return dict.fromkeys([*prior, *methods, *rows])

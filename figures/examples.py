@@ -43,10 +43,8 @@ def examples_of(task, benchmark, metrics, pictured):
             truth = list(truth)
         oracle = maps.get('oracle')
         examples.append({
-            'task': task, 'benchmark': benchmark, 'id': sample['id'], 'group': sample['group'],
-            'condition': sample['condition'], 'label': sample['label'], 'frame': frame,
-            'truth': truth, 'oracle': None if oracle is None else oracle.numpy(),
-            'wav': sample['wav'].numpy(), 'rate': SAMPLE_RATE,
+            **sample, 'task': task, 'benchmark': benchmark, 'frame': frame, 'truth': truth,
+            'oracle': None if oracle is None else oracle.numpy(), 'rate': SAMPLE_RATE,
             **heat_and_score(sample['id'], metric, maps[first]),
             'beside': {row: heat_and_score(sample['id'], metrics[row], maps[row])
                        for row in maps if row.startswith(BY)}})

@@ -3,7 +3,7 @@
     example_sheet('interactive', 'is4', examples, 'interactive_is4.png')
     report('report.html', 'My run', {'single': (rows, 'av')}, examples, {'preset': 'paper'})
 
-An example is one sample as evaluate.py collects it, a dict of
+An example is a sample of data.Benchmark as examples.py completes it, a dict of
     task, benchmark, id; group: of the frame; label: str, None, or one per source of a mixture
     condition: of CONDITIONS in AVSBench-Robust, 'sounding' or 'silent' in the extended sets
     score: the IoU; confidence; oracle: the text oracle's heatmap (h, w); each may be None
@@ -53,8 +53,8 @@ def example_sheet(task, benchmark, examples, path):
 def report(path, title, tables, examples, facts):
     """Write one HTML file that holds all it needs: tables, pictures, sounds.
 
-    tables: {task: (rows, paper)}, as task_tables takes them. facts: {name: str}, at the
-    top. Each sound gets an equal share of SOUND_SECONDS.
+    tables: {task: (rows, paper)}, as task_tables takes them. facts: {name: str}, at the top. Each
+    sound gets an equal share of SOUND_SECONDS.
     """
     [scale] = heat_colours(np.linspace(0, 1, 17)[None])         # (17, 3)
     template = Path(__file__).with_name('report_template.html').read_text(encoding='utf-8')

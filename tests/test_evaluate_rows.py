@@ -280,7 +280,7 @@ def test_examples_hold_frame_sound_and_confidence_of_one_sample(everything):
         colour = e['frame'][5, 5].tolist()
         assert colour == pytest.approx([40 * number, 10, 255 - 40 * number], abs=2)
         if e['condition'] == 'noise':
-            assert 0.5 < np.abs(e['wav']).max() <= 1
+            assert 0.5 < e['wav'].abs().max() <= 1
         else:
             level = 0 if e['condition'] == 'silence' else number / 10
             assert np.allclose(e['wav'], level, atol=1e-3)
