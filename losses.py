@@ -40,16 +40,14 @@ def acl_i(v_I, A, tau=TAU):
     return info_nce(cosine_similarities(v_I, A), tau)
 
 
-def masked_features(M_F, v_D, divisor='paper'):
+def masked_features(M_F, v_D):
     """Eq. 2: the spatial features under each pair's mask, averaged.
 
     M_F (B, N, h, w), v_D (B, D, h, w) -> v_F (B, N, D)
-    Paper [13]: divides by each pair's own mask sum; the release by the sum of all masks plus 1e-6
-    (divisor='release'). The two differ by a factor, which the cosine similarity takes out.
+    Paper [13]: divides by each pair's own mask sum; the release by the sum of all masks plus 1e-6.
+    The two differ by a factor, which the cosine similarity takes out.
     """
     pooled = torch.einsum('bnhw,bdhw->bnd', M_F, v_D)               # (B, N, D)
-    if divisor == 'release':
-        return pooled / (M_F.sum() + 1e-6)
     total = M_F.sum((2, 3)).unsqueeze(-1)                           # (B, N, 1)
     return pooled / torch.where(total < EMPTY, 1.0, total)          # an empty mask: v_F = 0
 

@@ -47,7 +47,8 @@ class Golden:
         vision, features = encode_image(clipseg, image), beats(wav)
         out = model(image, wav, noise=noise)
         out.A.retain_grad()
-        v_F = losses.masked_features(out.M_F, out.v_D, divisor='release')
+        own = out.M_F.sum((2, 3)).unsqueeze(-1)             # the release divides by the sum of all
+        v_F = losses.masked_features(out.M_F, out.v_D) * own / (own.sum() + 1e-6)
         S_F = losses.feature_similarities(v_F, out.A, reading='release')
         S_C = losses.cosine_similarities(out.A, C)
         terms = {'acl_i': losses.acl_i(out.v_I, out.A),
