@@ -32,7 +32,7 @@ import torch
 import transformers         # imports each class at its first use: train.py uses no captioner
 from tqdm import tqdm
 
-from benchmarks.lists import WHERE, csv_lines, unique, utf8_text
+from benchmarks.lists import WHERE, csv_lines, json_lines, unique, utf8_text
 from benchmarks.pairs import FORMS, FRAMES, print_other_splits, read_ids
 from checkpoint import (gather_lists, given_options, overwritten, pick_device, rank_and_processes,
                         run_script, some_path, start_processes, wait_for_all, write_file)
@@ -385,19 +385,6 @@ def read_captions(path, ids, key='object', remedy='rerun captions.py, which comp
         raise FileNotFoundError(f'no captions at {path}: make them by captions.py all with this '
                                 '--data-root and --captions-from, or name others by --captions')
     return by_id(path, json_lines(path, remedy), key, ids)
-
-
-def json_lines(path, remedy):
-    """The JSON objects of a text file, one a line. ValueError names the line."""
-    rows = []
-    for number, line in enumerate(utf8_text(path, remedy).split('\n'), 1):
-        try:
-            if line.strip():
-                rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError, RecursionError):
-            raise ValueError(f'{path}: line {number} is not a JSON object, or is truncated: '
-                             f'{remedy}') from None
-    return rows
 
 
 def read_audio_captions(path, ids):

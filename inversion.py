@@ -37,8 +37,8 @@ from tqdm import tqdm
 from transformers import (AutoTokenizer, GPT2Config, GPT2LMHeadModel,
                           get_linear_schedule_with_warmup)
 
-from benchmarks.lists import csv_lines, files_of_root, unique, utf8_text
-from captions import captions_path, json_lines
+from benchmarks.lists import csv_lines, files_of_root, json_lines, unique, utf8_text
+from captions import captions_path
 from checkpoint import overwritten, pick_device, run_script, some_path, write_file
 from data import VGGSound, draw_miniature, epoch_batches
 from evaluate import load, open_benchmarks, readable

@@ -1,4 +1,4 @@
-"""What the fourteen test sets share: BenchmarkSample; reading lists (csv, txt) and boxes (json)."""
+"""What the test sets share: BenchmarkSample; reading lists (csv, jsonl, txt) and boxes (json)."""
 
 import csv
 import json
@@ -78,6 +78,19 @@ def csv_lines(path, text, remedy='fetch it again'):
                              f'stray quote: {remedy}') from None
         if any(fields):
             yield number, fields
+
+
+def json_lines(path, remedy):
+    """The JSON objects of a text file, one a line. ValueError names the line."""
+    rows = []
+    for number, line in enumerate(utf8_text(path, remedy).split('\n'), 1):
+        try:
+            if line.strip():
+                rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError, RecursionError):
+            raise ValueError(f'{path}: line {number} is not a JSON object, or is truncated: '
+                             f'{remedy}') from None
+    return rows
 
 
 def unique(pairs, path):
