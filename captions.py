@@ -23,7 +23,6 @@ import hashlib
 import json
 import re
 import sys
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -128,54 +127,48 @@ def answer_prompts(model, tokenizer, prompts, max_new_tokens):
     return tokenizer.batch_decode(new, skip_special_tokens=True)
 
 
-MOST_WORDS = 3
 LETTERS = str.maketrans({'’': "'", '‘': "'", '_': ' ', **dict.fromkeys('“”"`*', '')})
 REFUSAL = re.compile(
-    r"\b(can ?not|can't|could not|couldn't|unable|unknown|unclear|uncertain|undetermined|"
-    r"indeterminate|unspecified|unidentif\w+|impossible|insufficient|sorry|as an ai|don't know|"
-    r"none|n/a|nothing|(not|isn't|doesn't) (possible|clear|sure|certain|specif\w+|mention\w*|given|"
-    r"provide\w*|enough)|no (specific|clear|identifiable|particular|primary|visible|obvious|such|"
-    r"sound|object|answer)\w*)\b")
-OPENING = re.compile(       # "Based on the captions, ", "Answer: ", "The sound is coming from "
-    r'^((based on|according to|given|from)\b[^,]*,\s*)?'
-    r'([a-z -]{0,30}\b(object|answer|source|sound|response|type)\s*:\s*)?'
-    r'(((the|a|an|most|likely|primary|main|correct|final|sounding|sound-producing|producing|'
-    r'making|sound|noise|object|source|answer|response|this|it|that|in|of|for|image|audio|'
-    r'caption)\s+)+'
-    r'(is|are|was|would be|could be|may be|might be|must be|seems to be|appears to be|comes from|'
-    r'belongs to)\s*:?\s+((most likely|likely|probably|possibly|coming|produced|made|caused|being|'
-    r'by|from|that of|of|the sound of)\s+)*)?')
-ARTICLE = re.compile(r'^((a|an|the|some|this|that)\s+|(sounds?|noises?) of\s+)+')
-CLAUSE = re.compile(r'\s+(in|on|at|with|that|which|who|is|are|producing|making|because|due|from|'
-                    r'as|near|while)\s.*$')
-LOOSE_END = re.compile(r'(\s+(a|an|the|of|and|or|in|on|at|with|to|by|is|are|that|which))+$')
+    r"\b(not|can ?not|\w+n't|unable|un(known|clear|certain|determined|specified|identif\w+)|"
+    r'indeterminate|impossible|insufficient|sorry|none|n/a|nothing|no (specific|clear|primary|'
+    r'particular|identifiable|visible|obvious|such|sound|object|answer)\w*)\b')
+# "The sound is most likely coming from a dog barking in the background.": dog barking
+BEFORE = set("""
+    a an the some this that it it's that's there's is are was be could would may might must seems
+    appears to most likely probably possibly primary main correct final sounding sound-producing
+    producing making sound sounds noise noises object source answer response type image audio
+    caption captions based on according given from in for of by coming comes belongs produced made
+    caused being""".split())
+AFTER = set('in on at with that which who is are producing making because due from as near while'
+            .split())
+MOST_WORDS = 3
 
 
 def parse_answer(text):
     """The object that a language model's answer names: lower case, at most 3 words.
 
-    -> (object, how). how: 'plain'; 'cleaned', if taken out of a sentence, quotes or too many words;
-    or, with the object '', 'refused' ("I cannot determine ...") or 'empty'
+    -> '' for a refusal ("I cannot determine ...") and for an answer without a word
     """
-    plain = text.strip().lower()
-    words = re.sub(r"\b(it|that|there)'s\b", r'\1 is', plain.translate(LETTERS))
-    if REFUSAL.search(words):
-        return '', 'refused'
-    words = next((line.strip() for line in words.splitlines() if re.search(r'\w', line)), '')
-    words = re.sub(r'^([-•]|\d+[.)])\s+', '', words).strip(" '")            # "1. ", "- "
-    words = OPENING.sub('', words).strip(" '.,;:!?")
-    words = re.split(r"[.,;:!?/()\[\]<]|\s[-–—]\s|\s'|'\s", words)[0].strip(" '")
-    words = CLAUSE.sub('', ARTICLE.sub('', words)).split()
+    lines = text.lower().translate(LETTERS).splitlines()
+    line = next((line for line in lines if re.search(r'\w', line)), '')
+    if REFUSAL.search(line):
+        return ''
+    line = re.sub(r'^\s*\d+[.)]\s|</?\w+>', '', line)                   # "1. ", "</s>"
+    words = [word.strip("'") for word in re.findall(r"[\w'-]+|\S", line)]
+    while words and (words[0] in BEFORE or not re.match(r'\w', words[0])):
+        words.pop(0)
+    end = next((k for k, word in enumerate(words) if word in AFTER or not re.match(r'\w', word)),
+               None)
+    words = words[:end]
     if len(words) > MOST_WORDS:
         verb = next((k for k, word in enumerate(words) if k and word.endswith('ing')), None)
         if verb or 'of' in words:               # "man playing an electric guitar", "flock of ..."
             words = words[:verb][:MOST_WORDS]
         else:                                   # "big red fire truck"
             words = words[-MOST_WORDS:]
-    words = LOOSE_END.sub('', ' '.join(words))
-    if not re.search(r'\w', words):
-        return '', 'empty'
-    return words, 'plain' if words == plain else 'cleaned'
+    while words and words[-1] in ('a', 'an', 'the', 'of', 'and', 'or', 'to', 'by'):
+        words.pop()
+    return ' '.join(words)
 
 
 # ============ C of Eq. 6, for train.py ============
@@ -292,18 +285,16 @@ def join_captions(folders, captions_from, ids):
 
 def write_captions(out, lines, models):
     """Write --out, with the objects that the answers name, and count them."""
-    counts = Counter()
+    named = 0
     written = []
     for line in lines:
-        answer, how = ('', 'failed') if line['error'] else parse_answer(line['answer'])
-        counts[how] += 1
+        answer = '' if line['error'] else parse_answer(line['answer'])
+        named += answer != ''
         captions = {name: line[name] for name in ('id', 'image_caption', 'audio_caption')}
         rest = {'object': answer, 'models': models, 'error': line['error']}
         written.append(json.dumps(captions | rest, ensure_ascii=False) + '\n')
     write_file(out, ''.join(written), GO_ON)
-    print(f'{out}: {len(lines)} pairs, {counts["plain"] + counts["cleaned"]} with an object '
-          f'({counts["cleaned"]} of them cleaned), {counts["refused"]} refused, '
-          f'{counts["empty"]} empty, {counts["failed"]} failed')
+    print(f'{out}: {named} of {len(lines)} pairs have an object')
 
 
 # ============ the models ============

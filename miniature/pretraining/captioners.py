@@ -104,8 +104,8 @@ def answer_quality(model, tokenizer, seen, heard, sources):
         for i in range(0, len(prompts), BATCH):
             texts = answer_prompts(model, tokenizer, prompts[i:i + BATCH], 12)
             answers += [parse_answer(text) for text in texts]
-        right = [answer == name for (answer, _), name in zip(answers, sources)]
-        refused = [how == 'refused' for _, how in answers]
+        right = [answer == name for answer, name in zip(answers, sources)]
+        refused = [answer == '' for answer in answers]
         quality[f'answers right, {kind}'] = float(np.mean(right))
         quality[f'answers refused, {kind}'] = float(np.mean(refused))
     return quality
