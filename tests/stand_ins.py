@@ -51,11 +51,11 @@ def calls(monkeypatch):
             return [say(k) for k in numbers]
         return describe
 
-    def check_model(stage, name):
-        seen['check'].append((stage, name))
-        return f'{name}@{stage}'
+    def model_revision(name):
+        seen['check'].append(name)
+        return f'{name}@revision'
     monkeypatch.setattr(captions, 'load_pretrained', load_pretrained)
-    monkeypatch.setattr(captions, 'check_model', check_model)
+    monkeypatch.setattr(captions, 'model_revision', model_revision)
     monkeypatch.setattr(captions, 'caption_images', speak(
         'image', lambda image: round(np.asarray(image).mean() / 20), 'frame {}'.format))
     monkeypatch.setattr(captions, 'caption_sounds', speak(
@@ -65,11 +65,10 @@ def calls(monkeypatch):
     return seen
 
 
-def run(root, stage, *options, out='out/captions.jsonl', **changed):
+def run(root, stage, *options, out='out/captions.jsonl'):
     args = captions.parse_args([stage, '--data-root', str(root), '--out', str(root.parent / out),
                                 '--device', 'cpu', *map(str, options)])
-    vars(args).update(changed)
-    return captions.caption(args, torch.device('cpu'))
+    return captions.caption_pairs(args, torch.device('cpu'))
 
 
 def lines_of(path):

@@ -66,11 +66,11 @@ def test_a_data_root_has_a_file_for_each_kind_of_captions(tmp_path):
 def test_training_has_the_miniature_captioned_in_its_own_process_alone(monkeypatch):
     asked, failed = [], {}
 
-    def caption(args, device, rank=0, processes=1):
-        asked.append((args.stages, args.captions_from, args.out, device.type, rank, processes))
+    def caption_pairs(args, device, rank=0, processes=1):
+        asked.append((list(args.settings), args.captions_from, args.out, device.type, rank, processes))
         return failed
     monkeypatch.setenv('RANK', '0')                         # of the training's torchrun
-    monkeypatch.setattr(captions, 'caption', caption)
+    monkeypatch.setattr(captions, 'caption_pairs', caption_pairs)
     captions.make_captions('image', 'cpu')
     out = model.ROOT / 'data/miniature/captions-image.jsonl'
     assert asked == [(['image', 'object'], 'image', out, 'cpu', 0, 1)]

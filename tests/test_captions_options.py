@@ -22,8 +22,8 @@ def test_every_caption_and_answer_stands_at_its_own_pair(root, calls):
     for stage in ('image', 'audio', 'object'):
         assert pairs_of(calls, stage) == [[0, 1, 2], [3, 4, 5], [6]]
     folder = captions.ROOT / 'miniature/weights'
-    models = {'image': f'{folder}/blip2@image', 'audio': f'{folder}/qwen2_audio@audio',
-              'llm': f'{folder}/mistral@object'}
+    models = {'image': f'{folder}/blip2@revision', 'audio': f'{folder}/qwen2_audio@revision',
+              'llm': f'{folder}/mistral@revision'}
     assert lines_of(root.parent / 'out/captions.jsonl') == [
         {'id': name, 'image_caption': f'frame {k}', 'audio_caption': f'sound {k}',
          'object': OBJECTS[k], 'models': models, 'error': None} for k, name in enumerate(NAMES)]
@@ -66,10 +66,8 @@ def test_captions_made_elsewhere_are_joined_by_id_and_heard_by_the_language_mode
     lines = lines_of(root.parent / 'out/captions.jsonl')
     assert [line['audio_caption'] for line in lines] == [f'elsewhere {k}' for k in range(7)]
     assert [line['object'] for line in lines] == OBJECTS
-    assert not calls['audio'] and 'audio' not in [stage for stage, _ in calls['check']]
-    name = f'gama.jsonl@{captions.file_hash([made])}'
-    assert {line['models']['audio'] for line in lines} == {name}
-    assert lines[0]['models']['image'].endswith('blip2@image')
+    assert not calls['audio'] and calls['check'][1] == str(made)
+    assert [load[2].rpartition('/')[2] for load in calls['load']] == ['blip2', 'mistral']
 
 
 # ---- options that decide what is asked
@@ -97,12 +95,13 @@ def test_captions_from_decides_what_is_asked_and_who_is_run(root, calls, kind):
                           '--captions-from', kind]) is None
     assert calls['object'][0]['inputs'][3] == PROMPTS[kind]
     ran = ['image', 'audio'] if kind == 'both' else [kind]
-    assert [stage for stage, _ in calls['check']] == [*ran, 'object']
+    loaded = [captions.STAGES[stage][2]['miniature'][0] for stage in (*ran, 'object')]
+    assert calls['check'] == [load[2] for load in calls['load']] == loaded
     for line in lines_of(out):
         for stage in ('image', 'audio'):
             assert bool(line[f'{stage}_caption']) == bool(line['models'][stage]) == (stage in ran)
     begun = settings_of(out.with_name(f'{out.stem}.answers'))
-    assert begun['model'].endswith('mistral@object')
+    assert begun['model'].endswith('mistral@revision')
     assert begun['prompt'].format(image='frame 3', audio='sound 3') == PROMPTS[kind]
 
 
@@ -116,16 +115,17 @@ def test_each_stage_alone_loads_its_own_model_with_its_own_classes(root, calls):
         run(root, stage, *option, '--dtype', 'float16')
         assert calls['load'].pop() == (model_class, processor_class, name, torch.float16,
                                        torch.device('cpu'))
-        assert calls['check'].pop() == (stage, name) and not calls['load']
+        assert calls['check'].pop() == name and not calls['load']
         given = calls[stage][0]
         assert (given['model'], given['processor']) == (f'model {name}', name)
     assert lines_of(root.parent / 'out/captions.jsonl')[0]['models'] == {
-        'image': 'see@image', 'audio': 'hear@audio', 'llm': 'think@object'}
+        'image': 'see@revision', 'audio': 'hear@revision', 'llm': 'think@revision'}
 
 
-def test_token_limits_and_batch_sizes_are_each_stage_s_own(root, calls):
-    run(root, 'all', '--image-tokens', 5, '--audio-tokens', 6, '--object-tokens', 7,
-        batch_sizes={'image': 2, 'audio': 3, 'object': 4})
+def test_token_limits_and_batch_sizes_are_each_stage_s_own(root, calls, monkeypatch):
+    for stage, size in (('image', 2), ('audio', 3), ('object', 4)):
+        monkeypatch.setitem(captions.STAGES[stage][2], 'miniature', (f'the {stage} model', size))
+    run(root, 'all', '--image-tokens', 5, '--audio-tokens', 6, '--object-tokens', 7)
     for stage, file, tokens, sizes in (('image', 'image_captions', 5, [2, 2, 2, 1]),
                                        ('audio', 'audio_captions', 6, [3, 3, 1]),
                                        ('object', 'captions.answers', 7, [4, 3])):
@@ -142,18 +142,15 @@ def test_the_preset_decides_how_many_seconds_are_heard_and_which_models_speak(ro
     assert {wav.shape for wav in calls['audio'][0]['inputs']} == {(32_000,)}
     run(root, 'audio', '--preset', 'paper', out='paper/captions.jsonl')
     assert {wav.shape for wav in calls['audio'][1]['inputs']} == {(160_000,)}
-    assert calls['check'][1] == ('audio', 'Qwen/Qwen2-Audio-7B-Instruct')
+    assert calls['check'][1] == 'Qwen/Qwen2-Audio-7B-Instruct'
 
 
-def test_sounds_of_any_format_and_all_workers_are_used(root, calls, monkeypatch):
+def test_sounds_of_any_format_are_read(root, calls):
     wav = root / f'vggsound/audio/{NAMES[2]}.wav'
     soundfile.write(wav.with_suffix('.flac'), np.full(32_000, 2 / 16), 16_000)
     wav.unlink()
-    asked, pool = [], captions.ThreadPoolExecutor
-    keep = lambda workers: asked.append(workers) or pool(workers)
-    monkeypatch.setattr(captions, 'ThreadPoolExecutor', keep)
-    assert run(root, 'audio', '--workers', 2) == {}
-    assert pairs_of(calls, 'audio') == [list(range(7))] and set(asked) == {2}
+    assert run(root, 'audio') == {}
+    assert pairs_of(calls, 'audio') == [list(range(7))]
 
 
 def test_the_miniature_draws_its_world_where_no_root_is_named_only(root, calls, monkeypatch):
@@ -165,7 +162,7 @@ def test_the_miniature_draws_its_world_where_no_root_is_named_only(root, calls, 
                                 '--device', 'cpu'])
     assert args.data_root == captions.ROOT / 'data/miniature'
     args.data_root, args.ids = root, root / 'vggsound/train.csv'
-    captions.caption(args, torch.device('cpu'))
+    captions.caption_pairs(args, torch.device('cpu'))
     assert built == [(root,)]
 
 
@@ -175,23 +172,22 @@ def test_numbers_are_of_16_bits_but_on_the_cpu(root, calls):
     for place, option, dtype in (('cpu', [], torch.float32), ('meta', [], torch.bfloat16),
                                  ('meta', ['--dtype', 'float16'], torch.float16)):
         args = captions.parse_args(['image', '--data-root', str(root), '--overwrite', *option])
-        captions.caption(args, torch.device(place))
+        captions.caption_pairs(args, torch.device(place))
         assert calls['load'].pop()[3:] == (dtype, torch.device(place))
 
 
-def test_failed_pairs_are_one_sentence_and_exit_code_1(root, calls, capsys):
+def test_failed_pairs_are_one_sentence(root, calls):
     (root / f'vggsound/frames/{NAMES[1]}.jpg').write_bytes(b'no picture')
     command = ['image', '--data-root', str(root), '--device', 'cpu']
-    assert captions.main(command) == 1
-    said = [line for line in capsys.readouterr().err.splitlines() if 'captions.py: ' in line]
-    assert len(said) == 1 and '1 pairs failed' in said[0] and f'{NAMES[1]}.jpg' in said[0]
-    assert '--retry-failed' in said[0]
+    with pytest.raises(ValueError, match='^1 pairs failed.* --retry-failed') as said:
+        captions.main(command)
+    assert f'{NAMES[1]}.jpg' in str(said.value) and '\n' not in str(said.value)
     Image.new('RGB', (16, 16)).save(root / f'vggsound/frames/{NAMES[1]}.jpg')
     assert captions.main([*command, '--retry-failed']) is None
 
 
-@pytest.mark.parametrize('option', ['--batch-size', '--workers', '--image-tokens',
-                                    '--audio-tokens', '--object-tokens'])
+@pytest.mark.parametrize('option', ['--batch-size', '--image-tokens', '--audio-tokens',
+                                    '--object-tokens'])
 def test_numbers_below_1_are_refused(option, capsys):
     with pytest.raises(SystemExit):
         captions.parse_args(['all', option, '0'])
@@ -200,12 +196,12 @@ def test_numbers_below_1_are_refused(option, capsys):
 
 def test_a_model_s_revision_changes_with_its_files(tmp_path):
     (tmp_path / 'config.json').write_text('{"model_type": "mistral"}')
-    names = [captions.check_model('object', str(tmp_path))]
+    names = [captions.model_revision(str(tmp_path))]
     for content in (b'one', b'two'):
         (tmp_path / 'model.safetensors').write_bytes(content)
-        names.append(captions.check_model('object', str(tmp_path)))
+        names.append(captions.model_revision(str(tmp_path)))
     assert len(set(names)) == 3 and all(name.startswith(f'{tmp_path}@') for name in names)
-    shipped = captions.check_model('image', captions.CAPTIONERS['miniature']['image'][0])
+    shipped = captions.model_revision(captions.STAGES['image'][2]['miniature'][0])
     assert shipped.startswith('miniature/weights/blip2@')
 
 

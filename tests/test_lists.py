@@ -6,10 +6,9 @@ import shutil
 import pytest
 
 import benchmarks
-import captions
 import data
 from benchmarks import maps, pairs
-from captions import read_audio_captions, read_captions
+from captions import read_texts
 
 IDS = ['a_000001', 'b_000020', 'c_000300']
 
@@ -18,41 +17,38 @@ def as_lines(key):
     return ''.join(json.dumps({'id': i, key: f'dog {k}'}) + '\n' for k, i in enumerate(IDS))
 
 
-@pytest.mark.parametrize('key, read', [('object', read_captions),
-                                       ('audio_caption', read_audio_captions)])
-def test_json_lines_of_other_programs_are_read(tmp_path, key, read):
+@pytest.mark.parametrize('key', ['object', 'audio_caption'])
+def test_json_lines_of_other_programs_are_read(tmp_path, key):
     path, text = tmp_path / 'made.jsonl', as_lines(key)
     for content in (text.rstrip('\n'), '\ufeff' + text, text.replace('\n', '\n\n \n'),
                     text.replace('\n', '\r\n'), '\ufeff\n' + text + '  '):
         path.write_bytes(content.encode())
-        found = read(path, IDS)
-        texts = [found[i][key] if key == 'object' else found[i] for i in IDS]
-        assert texts == ['dog 0', 'dog 1', 'dog 2']
+        assert list(read_texts(path, key, IDS).items()) == [
+            ('a_000001', 'dog 0'), ('b_000020', 'dog 1'), ('c_000300', 'dog 2')]
     for content in (text[:-3], text + '{"id"', text + '\n[1]', text.rstrip('\n')[:-1]):
         path.write_text(content)
         number = content.count('\n') + 1
         with pytest.raises(ValueError, match=f'made.jsonl: line {number} is not a JSON object'):
-            read(path, IDS)
+            read_texts(path, key, IDS)
     path.write_text(text.replace('"dog 1"', r'"\ud83d"'))     # half of an emoji
-    found = read(path, IDS)['b_000020']
-    assert (found[key] if key == 'object' else found) == '?'
+    assert read_texts(path, key, IDS)['b_000020'] == '?'
     path.write_text(text.replace('"dog 1"', 'NaN'))
     with pytest.raises(ValueError, match=r"'b_000020'.*both texts"):
-        read(path, IDS)
+        read_texts(path, key, IDS)
     path.write_text(text, encoding='utf-16')
     with pytest.raises(ValueError, match='made.jsonl is not a UTF-8 text'):
-        read(path, IDS)
+        read_texts(path, key, IDS)
 
 
 def test_captions_made_elsewhere_lose_line_breaks_and_must_be_of_all_pairs(tmp_path):
     path, table = tmp_path / 'a.jsonl', tmp_path / 'a.csv'
     path.write_text(json.dumps({'id': 'x', 'audio_caption': ' a dog\n barks  '}))
-    assert read_audio_captions(path, ['x']) == {'x': 'a dog barks'}
+    assert read_texts(path, 'audio_caption', ['x']) == {'x': 'a dog barks'}
     with pytest.raises(ValueError, match='lacks 1 of the 2 pairs, the first y'):
-        read_audio_captions(path, ['x', 'y'])
+        read_texts(path, 'audio_caption', ['x', 'y'])
     table.write_text('id,audio_caption\nx, a dog\ny,a cat, and a bell\n')
-    with pytest.raises(ValueError, match='line 3, with 3 fields, not 2.*quotes'):
-        read_audio_captions(table, ['x'])
+    with pytest.raises(ValueError, match='line 3: 3 fields where id,audio_caption has 2'):
+        read_texts(table, 'audio_caption', ['x'])
 
 
 @pytest.mark.parametrize('text', [
@@ -81,7 +77,6 @@ def test_of_vggsound_s_own_list_training_takes_the_split_train_and_says_so(small
     assert data.VGGSound(root, 'train', 96, 2.0).ids == taken and data.read_ids(path) == ids
     pairs.print_other_splits(path)
     assert capsys.readouterr().out == f'{path}: left out 32 lines of other splits than "train"\n'
-    assert captions.pairs_to_caption(root, path, ['image']) == taken
     shutil.copyfile(path, root / 'vggsound/val.csv')        # for validation, whatever the split
     kept = data.VGGSound(root, 'val', 96, 2.0, skip_bad=True)
     assert kept.ids == ids
@@ -101,8 +96,6 @@ def test_a_list_of_which_nothing_has_files_is_told_the_forms(small_world, tmp_pa
         for skip_bad in (False, True):
             with pytest.raises(ValueError, match=words):
                 data.VGGSound(root, 'train', 96, 2.0, skip_bad=skip_bad)
-    with pytest.raises(ValueError, match='none of the 1 pairs.*a line is "<youtubeid>_'):
-        captions.pairs_to_caption(root, path, ['image'])
 
 
 @pytest.mark.parametrize('text, words', [
@@ -127,7 +120,7 @@ def test_one_stray_quote_in_a_long_csv_is_a_short_sentence_and_swallows_no_line(
     path.write_text('\n'.join(lines))
     (tmp_path / 'confidence.csv').write_text('\n'.join(lines))
     for read in (data.read_ids, lambda path: benchmarks.lists.read_rows(path, ('id', 'label')),
-                 lambda path: read_audio_captions(path, ['x_000001']),
+                 lambda path: read_texts(path, 'audio_caption', ['x_000001']),
                  lambda path: maps.read_confidences(tmp_path)):
         with pytest.raises(ValueError, match=r'\.csv, line (70|1)\b') as error:
             read(path)
@@ -136,7 +129,7 @@ def test_one_stray_quote_in_a_long_csv_is_a_short_sentence_and_swallows_no_line(
     path.write_text('\n'.join(lines))
     assert len(data.read_ids(path)) == 20_000
     assert len(benchmarks.lists.read_rows(path, ('id', 'label'))) == 20_000
-    found = read_audio_captions(path, [f'x_{k:06d}' for k in range(20_000)])
+    found = read_texts(path, 'audio_caption', [f'x_{k:06d}' for k in range(20_000)])
     assert found['x_000089'] == 'dog"'
 
 

@@ -307,16 +307,17 @@ def test_held_out_noise_is_that_of_the_robust_sets_and_silence_is_silent(small_w
 # ---- captions, section 3.6
 
 def test_the_captioners_are_blip_2_qwen2_audio_and_mistral_7b_instruct_v0_2():
-    args = captions.parse_args(['all', '--preset', 'paper', '--device', 'cpu'])
-    assert args.models == {'image': 'Salesforce/blip2-opt-2.7b',
-                           'audio': 'Qwen/Qwen2-Audio-7B-Instruct',
-                           'object': 'mistralai/Mistral-7B-Instruct-v0.2'}
-    assert args.batch_sizes == {'image': 32, 'audio': 8, 'object': 16}
-    assert args.max_new_tokens == {'image': 30, 'audio': 60, 'object': 12}
+    def settings(*options):
+        stages = captions.parse_args(['all', '--device', 'cpu', *options]).settings
+        return {stage: (each['model'], each['batch_size'], each['max_new_tokens'])
+                for stage, each in stages.items()}
+    assert settings('--preset', 'paper') == {
+        'image': ('Salesforce/blip2-opt-2.7b', 32, 30),
+        'audio': ('Qwen/Qwen2-Audio-7B-Instruct', 8, 60),
+        'object': ('mistralai/Mistral-7B-Instruct-v0.2', 16, 12)}
     assert captions.MOST_WORDS == 3
     assert captions.AUDIO_PROMPT == 'Describe the sound in one sentence.'
     folder = Path(captions.__file__).parent / 'miniature/weights'
-    args = captions.parse_args(['all', '--device', 'cpu'])
-    assert args.models == {'image': str(folder / 'blip2'), 'audio': str(folder / 'qwen2_audio'),
-                           'object': str(folder / 'mistral')}
-    assert args.batch_sizes == {'image': 60, 'audio': 60, 'object': 60}
+    assert settings() == {'image': (str(folder / 'blip2'), 60, 30),
+                          'audio': (str(folder / 'qwen2_audio'), 60, 60),
+                          'object': (str(folder / 'mistral'), 60, 12)}
