@@ -413,10 +413,10 @@ def begin_stages(settings_of, folders, ids, dtype, overwrite):
             old += folder.glob('[0-9]*.json')
         for file in old:
             file.unlink()
+        file = folder / 'settings.json'
         if not any(folder.glob('[0-9]*.json')):
-            text = json.dumps(now, ensure_ascii=False, indent=1)
-            write_file(folder / 'settings.json', text + '\n', GO_ON)
-        before = read_json(folder / 'settings.json')
+            write_file(file, json.dumps(now, ensure_ascii=False, indent=1) + '\n', GO_ON)
+        before = read_json(file) if file.exists() else {}
         for name in now:
             if before.get(name) != now[name]:
                 raise ValueError(f'{folder} was begun with another {name}, '

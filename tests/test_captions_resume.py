@@ -149,6 +149,9 @@ def test_a_damaged_batch_is_named_and_made_again_when_deleted(root, calls):
     (folder / name).write_bytes(before[name][:40])
     with pytest.raises(ValueError, match=f'{name} is damaged: .* start over'):
         run(root, 'all')
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match='begun with another stage, .* start over'):
+        run(root, 'all')
     run(root, 'all', '--overwrite')
     assert contents(folder) == before
 
