@@ -13,7 +13,6 @@ tables share their default row; a finished run is not repeated, an interrupted o
 import argparse
 import json
 import os
-import queue
 import re
 import shlex
 import signal
@@ -49,8 +48,7 @@ TABLES = {
         'audio': [*AV_LLM, '--captions-from', 'audio'],
         'vision': [*AV_LLM, '--captions-from', 'image'],
         'audio_vision': AV_LLM},
-    11: {   # 4.3.3: how many audio tokens
-        '1': AV, **{k: [*AV, '--audio-tokens', k] for k in ('2', '4', '8')}},
+    11: {'1': AV, **{k: [*AV, '--audio-tokens', k] for k in ('2', '4', '8')}},      # 4.3.3
     12: {   # 4.3.4: the prompt before the audio token
         'A photo of a <*>': AV,
         **{prompt: [*AV, '--prompt', prompt]
@@ -74,6 +72,8 @@ USUAL = [*VGGSS, ('segmentation', 'avs_s4', 'mIoU'), ('segmentation', 'avs_s4', 
 OF_TABLE_14 = [*VGGSS, ('single', 'flickr', 'cIoU'), ('single', 'flickr', 'AUC'),
                ('robustness', 'ext_flickr', 'AP'), ('robustness', 'ext_flickr', 'max_F1')]
 SCORED = ['vggss', 'flickr', 'avs_s4', 'ext_vggss', 'ext_flickr']       # all that a table needs
+# a checkpoint names neither its CLIPSeg nor its BEATs
+OF_BOTH = ('--preset', '--data-root', '--clipseg', '--beats', '--device')
 
 
 # ============ One run: train.py, then evaluate.py ============
@@ -88,22 +88,20 @@ def folder_of(out, preset, options, seed):
     return Path(out, preset, f'{name}-seed{seed}')
 
 
-def commands_left(folder, preset, options, seed, data_root=None):
+def commands_left(folder, options):
     """The commands that a run still needs: train.py and evaluate.py, evaluate.py alone, or none."""
-    where = ['--preset', preset, *(['--data-root', data_root] if data_root else [])]
-    train = ['train.py', *options, '--seed', str(seed), *where, '--out', str(folder)]
-    if (folder / 'last.pt').exists() or (folder / 'previous.pt').exists():
-        train.append('--resume')
-    scores = folder / 'scores.json'
-    both = []                           # a checkpoint names neither its CLIPSeg nor its BEATs
-    for option, value in zip(options, options[1:]):
-        if option in ('--clipseg', '--beats', '--device'):
-            both += [option, value]
-    score = ['evaluate.py', '--checkpoint', str(folder / 'last.pt'), *where, *both,
-             '--benchmarks', *SCORED, '--json', str(scores)]
-    if not (folder / 'summary.json').exists():
-        return [train, score]
     last = folder / 'last.pt'
+    scores = folder / 'scores.json'
+    score = ['evaluate.py', '--checkpoint', str(last), '--benchmarks', *SCORED,
+             '--json', str(scores)]
+    for option, value in zip(options, options[1:]):
+        if option in OF_BOTH:
+            score += [option, value]
+    if not (folder / 'summary.json').exists():          # train.py writes it at its end
+        train = ['train.py', *options, '--out', str(folder)]
+        if last.exists() or (folder / 'previous.pt').exists():
+            train.append('--resume')
+        return [train, score]
     outdated = not read_scores(folder)
     if not outdated and last.exists():
         outdated = scores.stat().st_mtime < last.stat().st_mtime
@@ -120,70 +118,66 @@ def read_scores(folder):
     return found if written >= set(SCORED) else {}
 
 
-def run(folder, preset, options, seed, data_root=None, gpu=None):
+def run(folder, options, environment):
     """Run the commands that one run still needs; their output goes to <folder>.log.
 
-    gpu: the number of the only GPU that they see; None: all. RuntimeError where a command fails.
+    environment: added to ours. RuntimeError where a command fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wait_for_other(folder)
     log = folder.with_name(f'{folder.name}.log')
-    environment = dict(os.environ)
-    if gpu is not None:
-        environment['CUDA_VISIBLE_DEVICES'] = str(gpu)
-    for script, *rest in commands_left(folder, preset, options, seed, data_root):
-        if stopping.is_set():
-            raise RuntimeError('interrupted')
-        tqdm.write(f'{script}: {folder.name}')
-        with open(log, 'a', encoding='utf-8') as file:
-            process = subprocess.Popen([sys.executable, ROOT / script, *rest], env=environment,
-                                       stdout=file, stderr=subprocess.STDOUT)
-            running.add(process)
-            code = process.wait()
-            running.discard(process)
-        if code:
-            said = log.read_text(encoding='utf-8', errors='replace').split()
-            raise RuntimeError(f'{script} ended with {code} ({log}): {" ".join(said[-40:])}')
+    with acquire(folder.with_name(f'{folder.name}.lock')):      # of another ablations.py
+        with acquire(folder / 'lock'):          # of a train.py that outlived its ablations.py
+            pass
+        for script, *rest in commands_left(folder, options):
+            if stopping.is_set():
+                raise RuntimeError('interrupted')
+            tqdm.write(f'{script}: {folder.name}')
+            with open(log, 'a', encoding='utf-8') as file:
+                process = subprocess.Popen([sys.executable, ROOT / script, *rest], stdout=file,
+                                           stderr=subprocess.STDOUT,
+                                           env={**os.environ, **environment})
+                running.add(process)
+                code = process.wait()
+                running.discard(process)
+            if code:
+                said = log.read_text(encoding='utf-8', errors='replace').split()
+                raise RuntimeError(f'{script} ended with {code} ({log}): {" ".join(said[-40:])}')
 
 
-def wait_for_other(folder):
-    """Until no process trains in the folder: a train.py may outlive a killed ablations.py."""
-    lock = FileLock(folder / 'lock')
-    told = False
+def acquire(path):
+    """Take a lock file, for a with statement; wait, and say so, while another process holds it."""
+    lock = FileLock(path)
+    waits = False
     while not stopping.is_set():
         try:
-            with lock.acquire(timeout=1):
-                return
+            return lock.acquire(timeout=1)
         except Timeout:
-            if not told:
-                tqdm.write(f'{folder}: another process trains there; waiting until it ends')
-            told = True
+            if not waits:
+                tqdm.write(f'{path}: another process works on this run; waiting until it ends')
+            waits = True
+    raise RuntimeError('interrupted')
 
 
-def run_all(runs, jobs, **where):
-    """Run each (folder, options, seed), `jobs` at a time. -> {folder: why it failed}
-
-    Several GPUs share the jobs. where: the preset and the data root, see run.
-    """
-    gpus = queue.SimpleQueue()
-    count = torch.cuda.device_count()
-    for job in range(jobs):
-        gpus.put(job % count if count > 1 else None)
+def run_all(runs, jobs):
+    """Run {folder: options}, `jobs` at a time; GPUs share them. -> {folder: why it failed}"""
+    gpus = torch.cuda.device_count()
+    free = [{}] * jobs
+    if gpus > 1:
+        free = [{'CUDA_VISIBLE_DEVICES': str(job % gpus)} for job in range(jobs)]
     failed = {}
     stopping.clear()
 
-    def run_one(folder, options, seed):
-        gpu = gpus.get()
+    def run_one(folder):
+        environment = free.pop()
         try:
-            run(folder, options=options, seed=seed, gpu=gpu, **where)
+            run(folder, runs[folder], environment)
         except (OSError, RuntimeError) as error:
             failed[folder] = sentence_for(error) or str(error)
-        gpus.put(gpu)
-        bar.update()
+        free.append(environment)
 
-    with tqdm(total=len(runs), unit=' runs') as bar, ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         try:
-            list(pool.map(run_one, *zip(*runs)))
+            list(tqdm(pool.map(run_one, runs), total=len(runs), unit=' runs'))
         except BaseException:           # Ctrl-C: the runs have it too, save and end
             stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -194,13 +188,6 @@ def run_all(runs, jobs, **where):
 
 
 # ============ The table ============
-
-def scores_of(folder, columns):
-    """The scores of a run in the columns of its table, None where they are not there."""
-    found = read_scores(folder)
-    return [found.get(task, {}).get(benchmark, {}).get(metric)
-            for task, benchmark, metric in columns]
-
 
 def mean_text(values):
     """'59.8 ± 1.2': mean and standard deviation; of one value '59.8', of none None."""
@@ -217,10 +204,11 @@ def ablation_table(number, folders):
     printed = paper_scores([number])
     rows = []
     for name, of_seeds in folders.items():
-        ours = [mean_text(values) for values in zip(*(scores_of(f, columns) for f in of_seeds))]
+        scores = [read_scores(folder) for folder in of_seeds]
         row = [name, shlex.join(TABLES[number][name])]
-        for (task, benchmark, metric), cell in zip(columns, ours):
-            row += [cell, printed[task, benchmark, name][metric]]
+        for task, benchmark, metric in columns:
+            ours = [one.get(task, {}).get(benchmark, {}).get(metric) for one in scores]
+            row += [mean_text(ours), printed[task, benchmark, name][metric]]
         rows.append(row)
     headings = ['row', 'train.py']
     for _, benchmark, metric in columns:
@@ -245,31 +233,34 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.jobs < 1 or len(set(args.seeds)) < len(args.seeds):
         parser.error('--jobs must be at least 1, and --seeds different numbers')
-    for option in [text.split('=')[0] for text in args.more]:
+    given = args.more
+    args.more = []
+    for text in given:                          # --beats=FILE becomes --beats FILE
+        args.more += text.split('=', 1) if text.startswith('--') else [text]
+    for option in args.more:
         if option in ('--out', '--seed', '--preset', '--data-root'):
-            parser.error(f'{option} after -- would be for train.py alone: use the option of '
-                         'ablations.py, before --')
+            parser.error(f'{option} goes before --, as an option of ablations.py')
     return args
 
 
 def main(argv=None):
     args = parse_args(argv)
-    where = {'preset': args.preset, 'data_root': args.data_root}
-    runs = []
-    folders = {}
+    shared = [*args.more, *(['--data-root', args.data_root] if args.data_root else [])]
+    runs = {}                   # {folder: options of train.py}
+    folders = {}                # {row: the folders of its seeds}
     for name, options in TABLES[args.table].items():
-        options = [*options, *args.more]
-        told = [*options, '--data-root', args.data_root] if args.data_root else options
-        folders[name] = [folder_of(args.out, args.preset, told, seed) for seed in args.seeds]
-        runs += [(folder, options, seed) for folder, seed in zip(folders[name], args.seeds)]
+        options = [*options, *shared]
+        folders[name] = [folder_of(args.out, args.preset, options, seed) for seed in args.seeds]
+        for folder, seed in zip(folders[name], args.seeds):
+            runs[folder] = [*options, '--seed', str(seed), '--preset', args.preset]
     if args.dry_run:
-        for folder, options, seed in runs:
-            for command in commands_left(folder, options=options, seed=seed, **where):
+        for folder, options in runs.items():
+            for command in commands_left(folder, options):
                 print('python', shlex.join(command))
         return 0
     check_outputs([], [args.out])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    failed = run_all(runs, args.jobs, **where)
+    failed = run_all(runs, args.jobs)
     print(f'\nTable {args.table}, {args.preset}, seeds {" ".join(map(str, args.seeds))}')
     print(ablation_table(args.table, folders))
     for folder, reason in failed.items():

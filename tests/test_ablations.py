@@ -72,7 +72,7 @@ def test_runs_of_equal_options_share_a_folder_and_others_do_not(tmp_path):
 def test_a_run_needs_only_the_commands_that_are_left(tmp_path):
     def left():
         return [' '.join(c).split()[0:1] + (['--resume'] if '--resume' in c else [])
-                for c in commands_left(tmp_path, 'miniature', ['--variant', 'av'], 0)]
+                for c in commands_left(tmp_path, ['--variant', 'av'])]
 
     assert left() == [['train.py'], ['evaluate.py']]
     (tmp_path / 'last.pt').touch()                                  # it was interrupted
@@ -127,14 +127,17 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(stubs, capsys):
     assert main(['--table', '12', '--out', str(stubs), '--dry-run', '--', '--steps', '9']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8 and not stubs.exists()
+    main(['--table', '12', '--out', str(stubs), '--dry-run', '--', '--steps=9'])
+    assert capsys.readouterr().out.splitlines() == lines
     assert lines[2].startswith("python train.py --variant av --prompt 'A photograph of a <*>' "
                                '--steps 9 --seed 0 --preset miniature --out ')
 
 
-def test_a_run_waits_for_another_process_in_its_folder_and_says_so(stubs, capsys):
+@pytest.mark.parametrize('lock', ['{}/lock', '{}.lock'], ids=['of train.py', 'of ablations.py'])
+def test_a_run_waits_for_another_process_that_works_on_it_and_says_so(stubs, lock):
     folder = folder_of(stubs, 'miniature', TABLES[14]['0.4 0.2'], 0)
     folder.mkdir(parents=True)
-    holder = subprocess.Popen([sys.executable, '-c', HOLD, folder / 'lock'], text=True,
+    holder = subprocess.Popen([sys.executable, '-c', HOLD, lock.format(folder)], text=True,
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     holder.stdout.readline()
 
@@ -147,7 +150,7 @@ def test_a_run_waits_for_another_process_in_its_folder_and_says_so(stubs, capsys
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablations.tqdm, 'write', write)
         assert main(['--table', '14', '--out', str(stubs)]) == 0
-    assert len(said) == 1 and str(folder) in said[0]
+    assert len(said) == 1 and lock.format(folder) in said[0]
 
 
 HOLD = '''
@@ -161,8 +164,8 @@ with FileLock(sys.argv[1]):
 
 def test_a_run_is_scored_with_the_weights_it_was_trained_with(tmp_path):
     options = ['--variant', 'av', '--beats', 'b.pt', '--lr', '1', '--clipseg', 'c']
-    _, score = commands_left(tmp_path, 'paper', options, 0)
-    assert '--beats b.pt --clipseg c --benchmarks' in ' '.join(score) and '--lr' not in score
+    _, score = commands_left(tmp_path, options)
+    assert ' '.join(score).endswith('.json --beats b.pt --clipseg c') and '--lr' not in score
 
 
 def test_another_data_root_is_another_run(stubs, capsys):
