@@ -69,6 +69,9 @@ class Weights:
         for name, value in self.tensors.items():
             if not isinstance(value, torch.Tensor):
                 raise self.error(f'{name} is a {type(value).__name__}, not a tensor')
+            if not value.is_floating_point() or value.layout != torch.strided:
+                raise self.error(f'{name} is of the kind {value.dtype}, {value.layout}, where '
+                                 'dense floating-point numbers are expected')
 
     def error(self, reason):
         return ValueError(f'{self.problem} ({reason}): {self.remedy}')

@@ -9,6 +9,8 @@ float64. AudioCLIP's float64 intermediates are stored in float32. First float64 
 mistakes move an embedding by less than float32's rounding does.
 """
 
+import contextlib
+import functools
 import importlib.util
 import json
 import math
@@ -24,13 +26,12 @@ from PIL import Image
 
 from conftest import ROOT
 from encoders import audioclip, imagebind, wav2clip
-from encoders.audioclip import AudioCLIP
-from encoders.imagebind import ImageBind
-from encoders.wav2clip import WAV2CLIP
 
 FOLDER = Path(os.environ.get('ACL_GOLDEN_ENCODERS') or ROOT / 'tests/golden/encoders')
 EXACT, FLOAT32, MEL = 1e-6, 1e-4, 5e-4
-KINDS = {'wav2clip': WAV2CLIP, 'audioclip': AudioCLIP, 'imagebind': ImageBind}
+SOUNDS = {torch.float64: EXACT, torch.float32: 2 * FLOAT32}     # of AudioCLIP
+KINDS = {'wav2clip': wav2clip.WAV2CLIP, 'audioclip': audioclip.AudioCLIP,
+         'imagebind': imagebind.ImageBind}
 SMALL = {'wav2clip': dict(widths=(4, 6, 8, 10), blocks=(1, 2, 1, 1), hidden=12, dim=5),
          'audioclip': dict(dim=6, stem=4, inner=8, groups=2, blocks=(2, 1, 1, 1), image_stem=4,
                            image_blocks=(1, 2, 1, 1), image_heads=2, image_size=64),
@@ -105,19 +106,7 @@ def precision(request):
     return request.param
 
 
-@pytest.fixture(scope='module')
-def of_wav2clip():
-    return Golden('wav2clip')
-
-
-@pytest.fixture(scope='module')
-def of_audioclip():
-    return Golden('audioclip')
-
-
-@pytest.fixture(scope='module')
-def of_imagebind():
-    return Golden('imagebind')
+golden_of = functools.cache(Golden)     # a name, as of KINDS -> its Golden
 
 
 @pytest.fixture(autouse=True)
@@ -129,30 +118,26 @@ def without_gradients():
 def outputs_of(modules, run):
     """What each module of a dict gives while run() runs, by the dict's names; `of <name>`: gets."""
     seen = {}
-
-    def watch(name, module):
-        return module.register_forward_hook(lambda module, inputs, output: seen.update(
-            {name: output, f'of {name}': inputs[0]}))
-
-    hooks = [watch(name, module) for name, module in modules.items()]
-    run()
-    for hook in hooks:
-        hook.remove()
+    with contextlib.ExitStack() as hooks:
+        for name, module in modules.items():
+            def keep(module, inputs, output, name=name):
+                seen.update({name: output, f'of {name}': inputs[0]})
+            hooks.callback(module.register_forward_hook(keep).remove)
+        run()
     return seen
 
 
 # ---- WAV2CLIP ------------------------------------------------------------------------------------
 
-def test_wav2clip_embeds_sounds_of_any_length(of_wav2clip, precision):
-    golden = of_wav2clip.use(precision)
+def test_wav2clip_embeds_sounds_of_any_length(precision):
+    golden = golden_of('wav2clip').use(precision)
     for seconds in (2, 5, 10):
         sound = wav2clip.prepare_audio(golden.wav()[:16_000 * seconds])
         golden.check(f'embedding_{seconds}s', golden.model.embed_audio(sound))
 
 
-def test_wav2clip_standardises_over_the_batch_as_released_or_each_sound_by_itself(
-        of_wav2clip, precision):
-    golden = of_wav2clip.use(precision)
+def test_wav2clip_standardises_over_the_batch_as_released_or_each_sound_by_itself(precision):
+    golden = golden_of('wav2clip').use(precision)
     second = golden.wav('input_second_wav_int16')
     both = torch.stack([golden.wav()[:len(second)], second])
     golden.check('embedding_5s_batch_of_two', golden.model(both))
@@ -162,8 +147,8 @@ def test_wav2clip_standardises_over_the_batch_as_released_or_each_sound_by_itsel
     golden.check('embedding_5s_second_alone', alone[1:])
 
 
-def test_wav2clip_between_the_spectrogram_and_the_embedding(of_wav2clip, precision):
-    golden = of_wav2clip.use(precision)
+def test_wav2clip_between_the_spectrogram_and_the_embedding(precision):
+    golden = golden_of('wav2clip').use(precision)
     net = golden.model.audio_encoder
     wav = golden.wav()[None]
     power = net.spectrogram(wav[:, :32_000])
@@ -188,8 +173,8 @@ def sound_of(golden):
     return audioclip.prepare_audio(golden.wav(), rate=44_100)
 
 
-def test_audioclip_hears_sixteen_bit_amplitudes(of_audioclip, precision):
-    golden = of_audioclip.use(precision)
+def test_audioclip_hears_sixteen_bit_amplitudes(precision):
+    golden = golden_of('audioclip').use(precision)
     sound = sound_of(golden)
     assert torch.equal(sound[0, 0], golden.wav() * 32768)
     spectrogram = golden.model.audio.spectrogram(sound[0])[0]
@@ -199,27 +184,26 @@ def test_audioclip_hears_sixteen_bit_amplitudes(of_audioclip, precision):
     golden.check('fbsp_kernel_rows', torch.view_as_real(rows))
 
 
-def test_audioclip_embeds_sounds(of_audioclip, precision):
-    golden = of_audioclip.use(precision)
+def test_audioclip_embeds_sounds(precision):
+    golden = golden_of('audioclip').use(precision)
     net = golden.model.audio
     modules = {'stem': net.maxpool, 'layer1': net.layer1, 'att1': net.att1, 'layer4': net.layer4,
                'att4': net.att4, 'att5': net.att5, 'fc': net.fc}
     seen = outputs_of(modules, lambda: golden.model.embed_audio(sound_of(golden)))
-    tolerance = EXACT if precision == torch.float64 else 2 * FLOAT32
-    golden.check('audio_embedding', seen['fc'], tolerance)
+    golden.check('audio_embedding', seen['fc'], SOUNDS[precision])
     unit = torch.nn.functional.normalize(seen['fc'])
-    golden.check('audio_embedding_unit_norm', unit, tolerance)
+    golden.check('audio_embedding_unit_norm', unit, SOUNDS[precision])
     golden.check('stem_sub', seen['stem'][0, ::8, ::4, ::4])
     golden.check('layer1_att1_sub', (seen['layer1'] * seen['att1'])[0, ::16, ::6, ::6])
     golden.check('att1_sub', seen['att1'][0, ::16, ::6, ::6])
     if precision == torch.float64:      # in float32 single values of this map differ
         golden.check('layer4_att4_sub', (seen['layer4'] * seen['att4'])[0, ::32])
     golden.check('att5', seen['att5'].flatten())
-    golden.check('before_fc', seen['of fc'], tolerance)
+    golden.check('before_fc', seen['of fc'], SOUNDS[precision])
 
 
-def test_audioclip_embeds_short_stereo_padded_and_unscaled_sounds(of_audioclip):
-    golden = of_audioclip.use(torch.float64)
+def test_audioclip_embeds_short_stereo_padded_and_unscaled_sounds():
+    golden = golden_of('audioclip').use(torch.float64)
     embed, sound = golden.model.embed_audio, sound_of(golden)
     golden.check('audio_embedding_3s_not_padded', embed(sound[..., :132_300]))
     golden.check('audio_embedding_stereo', embed(torch.cat([sound, sound.flip(2)], 1)))
@@ -228,8 +212,8 @@ def test_audioclip_embeds_short_stereo_padded_and_unscaled_sounds(of_audioclip):
     golden.check('illcond_audio_embedding_unit_scale_input', embed(sound / 32768))
 
 
-def test_audioclip_uses_the_filters_of_its_checkpoint(of_audioclip, precision):
-    golden = of_audioclip.use(precision)
+def test_audioclip_uses_the_filters_of_its_checkpoint(precision):
+    golden = golden_of('audioclip').use(precision)
     m, fb, fc = golden.rule.fbsp_variant(golden.seed)
     other = {'audio.fbsp.m': m, 'audio.fbsp.fb': fb, 'audio.fbsp.fc': fc}
     before = {name: golden.entries[name] for name in other}
@@ -241,12 +225,11 @@ def test_audioclip_uses_the_filters_of_its_checkpoint(of_audioclip, precision):
     load(before, strict=False)
     golden.check('fbsp_variant_kernel_rows', torch.view_as_real(rows))
     golden.check('fbsp_variant_spec_db_sub', seen['of stem'][0, :, ::8, ::8])
-    tolerance = EXACT if precision == torch.float64 else 2 * FLOAT32
-    golden.check('fbsp_variant_audio_embedding', seen['net'], tolerance)
+    golden.check('fbsp_variant_audio_embedding', seen['net'], SOUNDS[precision])
 
 
-def test_audioclip_embeds_images(of_audioclip, precision):
-    golden = of_audioclip.use(precision)
+def test_audioclip_embeds_images(precision):
+    golden = golden_of('audioclip').use(precision)
     image = audioclip.prepare_images([Image.fromarray(golden.file['input_image_uint8'])])
     assert (image - golden.image()).abs().max() < EXACT
     net = golden.model.visual
@@ -279,8 +262,8 @@ def check_mel(golden, name, clips, step):
     assert (clips[0, :, 0, ::step, ::step] - theirs).abs().max() < MEL, name
 
 
-def test_imagebind_embeds_sounds(of_imagebind, precision):
-    golden = of_imagebind.use(precision)
+def test_imagebind_embeds_sounds(precision):
+    golden = golden_of('imagebind').use(precision)
     clips = imagebind.prepare_audio(golden.wav())
     check_mel(golden, 'mel', clips, 1)
     model = golden.model
@@ -297,8 +280,8 @@ def test_imagebind_embeds_sounds(of_imagebind, precision):
     golden.check('audio_head', seen['head'])
 
 
-def test_imagebind_hears_short_stereo_and_resampled_sounds(of_imagebind, precision):
-    golden = of_imagebind.use(precision)
+def test_imagebind_hears_short_stereo_and_resampled_sounds(precision):
+    golden = golden_of('imagebind').use(precision)
     wav = golden.wav()
     for seconds in (1, 3):      # clips of 3 s overlap
         clips = imagebind.prepare_audio(wav[:16_000 * seconds])
@@ -311,8 +294,8 @@ def test_imagebind_hears_short_stereo_and_resampled_sounds(of_imagebind, precisi
     assert torch.equal(wav, golden.wav())       # not changed in place
 
 
-def test_imagebind_embeds_images(of_imagebind, precision):
-    golden = of_imagebind.use(precision)
+def test_imagebind_embeds_images(precision):
+    golden = golden_of('imagebind').use(precision)
     image = imagebind.prepare_images([Image.fromarray(golden.file['input_image_uint8'])])
     assert (image - golden.image()).abs().max() < EXACT
     model = golden.model
@@ -328,8 +311,8 @@ def test_imagebind_embeds_images(of_imagebind, precision):
     golden.check('vision_head', seen['head'])
 
 
-def test_imagebind_cuts_the_middle_out_of_an_image(of_imagebind, precision):
-    golden = of_imagebind.use(precision)
+def test_imagebind_cuts_the_middle_out_of_an_image(precision):
+    golden = golden_of('imagebind').use(precision)
     image = imagebind.prepare_images([Image.fromarray(golden.file['input_rect_image_uint8'])])
     theirs = torch.from_numpy(golden.file['rect_image_tensor_sub'])
     assert (image[0, :, ::4, ::4] - theirs).abs().max() < EXACT
@@ -338,7 +321,7 @@ def test_imagebind_cuts_the_middle_out_of_an_image(of_imagebind, precision):
 
 def test_the_default_imagebind_has_the_names_and_shapes_of_imagebind_huge():
     with torch.device('meta'):
-        ours = ImageBind().state_dict()
+        ours = imagebind.ImageBind().state_dict()
     config = (ROOT / 'tests/golden/encoders/config.json').read_text(encoding='utf-8')
     huge = json.loads(config)['imagebind']['huge_state_dict']
     released = {name: huge[name] for name in huge if name.startswith(imagebind.USED)}
@@ -376,20 +359,19 @@ def test_sizes_are_read_from_the_shapes(encoder, tmp_path):
     wav = torch.randn(16_000, generator=torch.Generator().manual_seed(1)) * 0.1
     module = {'wav2clip': wav2clip, 'audioclip': audioclip, 'imagebind': imagebind}[encoder]
     sound = module.prepare_audio(wav)
-    embedding = again.embed_audio(torch.cat([sound, sound.flip(-1)]))
-    assert embedding.shape == (2, SMALL[encoder]['dim'])
-    assert torch.equal(embedding[:1], model.embed_audio(torch.cat([sound, sound.flip(-1)]))[:1])
+    both = torch.cat([sound, sound.flip(-1)])
+    assert again.embed_audio(both).shape == (2, SMALL[encoder]['dim'])
+    assert torch.equal(again.embed_audio(both), model.embed_audio(both))
     if encoder != 'wav2clip':
         images = [Image.new('RGB', (90, 40), 'red'), Image.new('RGB', (3, 50), 'blue')]
         crops = module.prepare_images(images, again.image_size)
-        embedding = again.embed_image(crops)
-        assert embedding.shape == (2, SMALL[encoder]['dim'])
-        assert torch.equal(embedding, model.embed_image(crops))
+        assert again.embed_image(crops).shape == (2, SMALL[encoder]['dim'])
+        assert torch.equal(again.embed_image(crops), model.embed_image(crops))
 
 
 def test_a_checkpoint_in_half_precision_becomes_float32(tmp_path):
     halves = {name: value.half() for name, value in small('wav2clip').state_dict().items()}
-    model = WAV2CLIP.from_checkpoint(save(tmp_path / 'half.pt', halves))
+    model = wav2clip.WAV2CLIP.from_checkpoint(save(tmp_path / 'half.pt', halves))
     assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 
@@ -447,6 +429,8 @@ def test_entries_that_do_not_fit_are_named(tmp_path):
             ({f'{block}extra': torch.zeros(3)}, f'{block}extra should be absent and is (3,)'),
             ({name: 'text'}, f'{name} is a str, not a tensor'),
             ({name: torch.full((32,), torch.nan)}, f'{name} holds values that are not numbers'),
+            ({name: torch.zeros(32).char()}, f'{name} is of the kind torch.int8'),
+            ({name: torch.zeros(32).to_sparse()}, f'{name} is of the kind torch.float32, torch.sp'),
             ({'modality_heads.vision.2.weight': torch.zeros(6)}, 'has the shape (6,)')):
         assert reason in sentence('imagebind', save(tmp_path / 'a.pt', {**weights, **wrong}),
                                   **heads)
