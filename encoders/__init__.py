@@ -32,6 +32,10 @@ from media import normalise
 
 # ---- Checkpoints ---------------------------------------------------------------------------------
 
+# A count of training batches, and AudioCLIP's bias without elements
+UNUSED = ('num_batches_tracked', 'fbsp.bias')
+
+
 def read_entries(path, remedy):
     """A checkpoint's dict. FileNotFoundError, OSError, ValueError: one sentence with the remedy."""
     path = Path(path)
@@ -56,16 +60,17 @@ def read_entries(path, remedy):
 
 
 class Weights:
-    """The entries of a checkpoint that one encoder uses. All errors: ValueError, one sentence.
+    """The entries of a checkpoint that one encoder uses. OSError, ValueError: one sentence.
 
-    entries: {name: tensor}. used: the prefixes of the names to keep; all others are skipped.
-    encoder, path, remedy: for the error's sentence.
+    file: the path of a checkpoint, or the dict that it holds. used: the prefixes of the names to
+    keep; all others are skipped. encoder, remedy: for the error's sentence.
     """
-    def __init__(self, entries, used, encoder, path, remedy):
-        self.problem = f'{path} is no checkpoint of {encoder}'
+    def __init__(self, file, used, encoder, remedy):
+        entries = file if isinstance(file, dict) else read_entries(file, remedy)
+        self.problem = f'{"the dict" if entries is file else file} is no checkpoint of {encoder}'
         self.remedy = remedy
         self.tensors = {name: value for name, value in entries.items()
-                        if str(name).startswith(used) and not name.endswith('num_batches_tracked')}
+                        if str(name).startswith(used) and not name.endswith(UNUSED)}
         for name, value in self.tensors.items():
             if not isinstance(value, torch.Tensor):
                 raise self.error(f'{name} is a {type(value).__name__}, not a tensor')
@@ -95,7 +100,7 @@ class Weights:
     def load_into(self, model):
         """Copy all entries, which must be exactly the model's. -> model, frozen, in eval mode."""
         own = {name: tuple(value.shape) for name, value in model.state_dict().items()
-               if not name.endswith('num_batches_tracked')}     # which counts training batches
+               if not name.endswith(UNUSED)}
         found = {name: tuple(value.shape) for name, value in self.tensors.items()}
         for name in [*own, *found]:
             if own.get(name) != found.get(name):
@@ -110,7 +115,7 @@ class Weights:
 
 # ---- Images --------------------------------------------------------------------------------------
 
-def square_images(images, size):
+def prepare_images(images, size=224):
     """PIL images of any shape -> (B, 3, size, size), as CLIP prepares them.
 
     Resize the shorter side to `size` (bicubic), crop the centre, normalise by CLIP's mean and

@@ -27,12 +27,13 @@ import torch.nn.functional as F
 import torchaudio
 from torch import nn
 
-from encoders import Weights, read_entries, square_images
+from encoders import Weights, prepare_images  # noqa: F401 (both for callers, too)
 
 SAMPLE_RATE = 44_100            # Hz
 SAMPLES = 5 * SAMPLE_RATE       # 5 s of each sound (the release's evaluation)
 FULL_SCALE = 32_768             # of 16-bit samples
 WINDOW, HOP = 1654, 561         # samples (released checkpoint)
+BLACKMAN_HARRIS = 0.35875, 0.48829, 0.14128, 0.01168        # the terms of the window
 TAPS = 2048                     # of the filters; the window stands in the middle
 FILTERS = TAPS // 2 + 1
 BANDS = 3                       # parts of the spectrogram, given to ResNet as red, green, blue
@@ -69,11 +70,6 @@ def middle(wav):
     return crops[-1]
 
 
-def prepare_images(images, size=224):
-    """PIL images of any shape -> (B, 3, size, size): the middle square, as CLIP prepares it."""
-    return square_images(images, size)
-
-
 # ---- The spectrogram -----------------------------------------------------------------------------
 
 class FilterBank(nn.Module):
@@ -107,13 +103,6 @@ class FilterBank(nn.Module):
         kernel = self.kernel()[:used, start:start + WINDOW]             # (1023, 1654)
         power = (frames @ kernel.real.t()) ** 2 + (frames @ kernel.imag.t()) ** 2
         return power.transpose(1, 2)
-
-
-def blackman_harris():
-    """The four-term window, periodic. -> (1654,)"""
-    x = torch.arange(WINDOW, dtype=torch.float64) * 2 * math.pi / WINDOW
-    terms = 0.35875, -0.48829, 0.14128, -0.01168
-    return sum(term * torch.cos(k * x) for k, term in enumerate(terms)).float()
 
 
 def frames_of(wav):
@@ -187,7 +176,9 @@ class ESResNeXt(nn.Module):
     """ResNeXt-50 (32 x 4d) with gates, on spectrograms. (N, C, samples) -> (N, D)."""
     def __init__(self, dim, stem, inner, groups, blocks):
         super().__init__()
-        self.register_buffer('window', blackman_harris())
+        window = torch.signal.windows.general_cosine(WINDOW, a=BLACKMAN_HARRIS, sym=False,
+                                                     dtype=torch.float64)
+        self.register_buffer('window', window.float())
         self.fbsp = FilterBank()
         self.conv1 = nn.Conv2d(BANDS, stem, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
@@ -286,16 +277,12 @@ class AudioCLIP(nn.Module):
         self.visual = CLIPResNet(dim, image_stem, image_blocks, image_heads, image_size)
 
     @classmethod
-    def from_checkpoint(cls, path, image_heads=32):
-        """image_heads cannot be read from the shapes. OSError, ValueError: path and remedy."""
-        return cls.from_entries(read_entries(path, REMEDY), path, image_heads)
+    def from_checkpoint(cls, file, image_heads=32):
+        """file: a path, or the dict that it holds. OSError, ValueError: sentence with a remedy.
 
-    @classmethod
-    def from_entries(cls, entries, path='the dict', image_heads=32):
-        """entries: {name: tensor} of a checkpoint. path: what errors call it."""
-        # audio.fbsp.bias has no elements
-        entries = {name: value for name, value in entries.items() if name != 'audio.fbsp.bias'}
-        weights = Weights(entries, USED, 'AudioCLIP', path, REMEDY)
+        image_heads cannot be read from the shapes.
+        """
+        weights = Weights(file, USED, 'AudioCLIP', REMEDY)
         inner, per_group = weights.shape('audio.layer1.0.conv2.weight', 4)[:2]
         positions, width = weights.shape('visual.attnpool.positional_embedding', 2)
         if width % image_heads:

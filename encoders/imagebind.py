@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from encoders import Weights, read_entries, square_images
+from encoders import Weights, prepare_images  # noqa: F401 (both for callers, too)
 
 SAMPLE_RATE = 16_000            # Hz
 CLIPS = 3                       # parts of a sound, whose embeddings are averaged (released code)
@@ -90,11 +90,6 @@ def mel_triangles():
     rising = (mel - left) / (centre - left)
     falling = (right - mel) / (right - centre)
     return torch.minimum(rising, falling).clamp(min=0)
-
-
-def prepare_images(images, size=224):
-    """PIL images of any shape -> (B, 3, size, size): the middle square, as CLIP prepares it."""
-    return square_images(images, size)
 
 
 # ---- From patches to tokens ----------------------------------------------------------------------
@@ -208,14 +203,12 @@ class ImageBind(nn.Module):
             'audio': nn.Sequential(nn.Identity(), Scale())})
 
     @classmethod
-    def from_checkpoint(cls, path, audio_heads=12, vision_heads=16):
-        """Heads cannot be read from the shapes. OSError, ValueError: path and remedy."""
-        return cls.from_entries(read_entries(path, REMEDY), path, audio_heads, vision_heads)
+    def from_checkpoint(cls, file, audio_heads=12, vision_heads=16):
+        """file: a path, or the dict that it holds. OSError, ValueError: sentence with a remedy.
 
-    @classmethod
-    def from_entries(cls, entries, path='the dict', audio_heads=12, vision_heads=16):
-        """entries: {name: tensor} of a checkpoint. path: what errors call it."""
-        weights = Weights(entries, USED, 'ImageBind', path, REMEDY)
+        Heads cannot be read from the shapes.
+        """
+        weights = Weights(file, USED, 'ImageBind', REMEDY)
         tokens = 'modality_preprocessors.vision.'
         dim, audio_width = weights.shape('modality_heads.audio.2.weight', 2)
         vision_width = weights.shape('modality_heads.vision.2.weight', 2)[1]

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel, CLIPModel
 from transformers.utils import logging as transformers_logging
 
-from encoders import audioclip, imagebind, square_images, wav2clip
+from encoders import audioclip, imagebind, prepare_images, wav2clip
 from media import SAMPLE_RATE
 from model import ROOT
 
@@ -80,7 +80,7 @@ class Clip:
     @torch.no_grad()
     def embed_image(self, images):
         """PIL images -> (B, D)"""
-        x = square_images(images, self.size).to(self.model.device)          # (B, 3, S, S)
+        x = prepare_images(images, self.size).to(self.model.device)          # (B, 3, S, S)
         return F.normalize(self.model.get_image_features(pixel_values=x).pooler_output)
 
 
@@ -116,7 +116,7 @@ class SoundsAndImages:
     def embed_image(self, images):
         """PIL images -> (B, D)"""
         device = next(self.model.parameters()).device
-        x = self.module.prepare_images(images, self.model.image_size).to(device)
+        x = prepare_images(images, self.model.image_size).to(device)
         return F.normalize(self.model.embed_image(x))
 
 

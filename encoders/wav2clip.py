@@ -17,7 +17,7 @@ million weights, about 47 MB; MIT licence. Entries of other modules are skipped.
 import torch
 from torch import nn
 
-from encoders import Weights, read_entries
+from encoders import Weights
 
 FFT = 512                       # samples, also the length of the window (released code)
 HOP = 353                       # samples: 454 frames in 10 s (released code)
@@ -100,14 +100,9 @@ class WAV2CLIP(nn.Module):
         self.audio_transform = nn.ModuleDict({'sequential': nn.Sequential(*layers)})
 
     @classmethod
-    def from_checkpoint(cls, path):
-        """OSError, ValueError: one sentence with the path and the remedy."""
-        return cls.from_entries(read_entries(path, REMEDY), path)
-
-    @classmethod
-    def from_entries(cls, entries, path='the dict'):
-        """entries: {name: tensor} of a checkpoint. path: what errors call it."""
-        weights = Weights(entries, USED, 'WAV2CLIP', path, REMEDY)
+    def from_checkpoint(cls, file):
+        """file: a path, or the dict that it holds. OSError, ValueError: sentence with a remedy."""
+        weights = Weights(file, USED, 'WAV2CLIP', REMEDY)
         stages = [f'audio_encoder.layer{number}' for number in (1, 2, 3, 4)]
         model = cls(widths=[weights.shape(f'{stage}.0.conv1.weight', 4)[0] for stage in stages],
                     blocks=[weights.count(stage) for stage in stages],

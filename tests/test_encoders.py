@@ -74,7 +74,7 @@ class Golden:
         if encoder == 'imagebind':
             sizes = self.config['sizes']
             heads = {f'{tower}_heads': sizes[f'{tower}_num_heads'] for tower in ('audio', 'vision')}
-        self.model = KINDS[encoder].from_entries(self.entries, **heads)
+        self.model = KINDS[encoder].from_checkpoint(self.entries, **heads)
 
     def use(self, dtype):
         """Compute in this precision from now on."""

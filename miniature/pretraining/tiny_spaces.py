@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from checkpoint import write_file
-from encoders import audioclip, imagebind, square_images, wav2clip
+from encoders import audioclip, imagebind, prepare_images, wav2clip
 from encoders.spaces import Clip, SoundsAndImages, Wav2clip
 from miniature.pretraining.lessons import sound_set, train
 from miniature.pretraining.tiny_clap import HELD_OUT_CLIPS, retrieved
@@ -126,7 +126,7 @@ def train_audioclip(images, wavs, seed):
         sounds = torch.cat([audioclip.prepare_audio(wav)[0] for wav in wavs])
         heard = torch.cat([model.audio.spectrogram(part).half()                 # (n, 3, 341, T)
                            for part in sounds.split(8)])
-    seen = square_images(images, model.image_size)                              # (m, 3, S, S)
+    seen = prepare_images(images, model.image_size)                             # (m, 3, S, S)
 
     def hear(picked):
         return model.audio.fc(model.audio.pooled(heard[picked].float()))
@@ -140,7 +140,7 @@ def train_imagebind(images, wavs, seed):
     model = imagebind.ImageBind(**IMAGEBIND)
     # in 2 s the three clips are one and the same
     heard = torch.cat([imagebind.prepare_audio(wav)[:, :1] for wav in wavs])    # (n, 1, 1, 128, T)
-    seen = square_images(images, model.image_size)                              # (m, 3, S, S)
+    seen = prepare_images(images, model.image_size)                             # (m, 3, S, S)
     return align(model, lambda i: model.embed_audio(heard[i]),
                  lambda i: model.embed_image(seen[i]), len(wavs), len(images) - len(wavs),
                  'imagebind', seed)
