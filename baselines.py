@@ -48,27 +48,25 @@ CROPS_AT_ONCE = 64                      # per pass of an image encoder
 
 
 # ---- The embeddings of sounds --------------------------------------------------------------------
-def embed_sounds(space, samples, known):
-    """The embeddings of the samples' sounds -> (B, D)
-
-    known: {key: embedding}, a cache that new sounds are added to.
-    """
+def embed_sounds(space, samples, cache):
+    """The embeddings of the samples' sounds -> (B, D). Those not in the cache are added to it."""
     keys, sounds = distinct([s['wav'] for s in samples])
-    new = [key for key in sounds if key not in known]
+    new = [key for key in sounds if (space, key) not in cache]
     if new:
-        known.update(zip(new, space.embed_audio(torch.stack([sounds[key] for key in new])).cpu()))
-    return torch.stack([known[key] for key in keys])
+        found = space.embed_audio(torch.stack([sounds[key] for key in new])).cpu()
+        cache.update(zip([(space, key) for key in new], found))
+    return torch.stack([cache[space, key] for key in keys])
 
 
 # ---- CLIPSeg (w/ WAV2CLIP Text), CLIPSeg (w/ CLAP Text) ------------------------------------------
 @torch.no_grad()
-def localise_by_text(model, spaces, labels, texts, words, known, correct, samples):
+def localise_by_text(model, spaces, labels, texts, words, cache, correct, samples):
     """-> {method: B maps (224, 224)}: sigmoid(M_G + b/w), with the checkpoint's b/w
 
     labels: the candidates, L names. texts: {method: their embeddings in the method's space (L, D)}.
-    words: their embeddings as CLIPSeg's text condition (L, D), with the oracle's prompt. known:
-    {method: cache}, see embed_sounds. correct: {method: [bool]}; for each sample with a label,
-    whether that label was retrieved is appended.
+    words: their embeddings as CLIPSeg's text condition (L, D), with the oracle's prompt. cache: see
+    embed_sounds. correct: {method: [bool]}; for each sample with a label, whether that label was
+    retrieved is appended.
     """
     keys, frames = distinct([s['image'] for s in samples])
     vision = encode_image(model.clipseg, torch.stack(list(frames.values())).to(words.device))
@@ -76,7 +74,7 @@ def localise_by_text(model, spaces, labels, texts, words, known, correct, sample
     vision = frames_at(vision, [place[key] for key in keys])                # of B
     maps = {}
     for method, of_labels in texts.items():
-        sounds = embed_sounds(spaces[method], samples, known[method])       # (B, D)
+        sounds = embed_sounds(spaces[method], samples, cache)               # (B, D)
         best = (sounds @ of_labels.T).argmax(1)                             # (B,)
         condition = words[best.to(words.device)].unsqueeze(1)               # (B, 1, D)
         maps[method] = list(model.heatmaps(vision, condition, SIZE)[:, 0].cpu())
@@ -107,7 +105,7 @@ def candidates(dataset, given, path, default):
 
 # ---- WAV2CLIP, AudioCLIP, ImageBind --------------------------------------------------------------
 @torch.no_grad()
-def localise_by_region(spaces, propose, files, known, samples):
+def localise_by_region(spaces, propose, files, cache, samples):
     """-> {method: B maps (224, 224) of 0 and 1}; adds 'confidence' {method: number} to samples
 
     propose(ids, pictures) -> the boxes (n, 4) of each picture. files: {id: the file of its frame}.
@@ -126,7 +124,7 @@ def localise_by_region(spaces, propose, files, known, samples):
     for method, space in spaces.items():
         of_frames = [embed_regions(space, picture, boxes)                   # F of (n, D)
                      for picture, boxes in zip(pictures, regions)]
-        sounds = embed_sounds(space, samples, known[method])                # (B, D)
+        sounds = embed_sounds(space, samples, cache)                        # (B, D)
         maps[method] = []
         for sample, key, sound in zip(samples, keys, sounds):
             similarity = of_frames[place[key]] @ sound                      # (n,)
@@ -141,16 +139,6 @@ def embed_regions(space, picture, boxes):
     crops = [crop(picture, box) for box in boxes.tolist()]
     parts = [crops[i:i + CROPS_AT_ONCE] for i in range(0, len(crops), CROPS_AT_ONCE)]
     return torch.cat([space.embed_image(part).cpu() for part in parts])
-
-
-def boxes_of_file(boxes, ids, pictures):
-    """propose of localise_by_region, with the boxes of --boxes. boxes: {id: (n, 4)}"""
-    return [boxes[name] for name in ids]
-
-
-def boxes_of_detector(detector, count, ids, pictures):
-    """propose of localise_by_region, with at most `count` boxes of a Detector."""
-    return detector.propose(pictures, count)
 
 
 def check_ids(boxes, datasets, path):
@@ -179,17 +167,18 @@ def run(args):
                                             untrained=False, clipseg=args.clipseg)
     files = replace(WEIGHTS[preset], **args.weights)
     spaces = load_spaces(args.methods, files, device)
-    propose = None
-    if boxes:
-        propose = functools.partial(boxes_of_file, boxes)
-    elif by_region:
-        detector = Detector(files.detector, device)
-        propose = functools.partial(boxes_of_detector, detector, args.proposals)
+    detector = Detector(files.detector, device) if by_region and not boxes else None
+
+    def propose(ids, pictures):
+        if boxes:
+            return [boxes[name] for name in ids]
+        return detector.propose(pictures, args.proposals)
+
     datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
     if boxes:
         check_ids(boxes, datasets, args.boxes)
 
-    known = {method: {} for method in args.methods}     # the extended sets repeat sounds
+    cache = {}                          # of sounds, which the extended sets repeat
     correct = {}
     confidences = {}
     finders = {}
@@ -198,28 +187,30 @@ def run(args):
         if by_text and set(tasks_of(name, args.wanted)) & set(ORACLE_TASKS):
             labels = candidates(dataset, given, args.labels, files.labels)
             correct[name] = {method: [] for method in by_text}
-            parts.append(text_part(model, tokenizer, spaces, labels, known, correct[name]))
+            parts.append(text_part(model, tokenizer, spaces, labels, cache, correct[name]))
         if by_region:
             pictures = {sample.id: sample.images[0] for sample in dataset.samples}
             of_regions = {method: spaces[method] for method in by_region}
             parts.append(functools.partial(localise_by_region, of_regions, propose, pictures,
-                                           known))
+                                           cache))
         confidences[name] = []
         finders[name] = functools.partial(find_maps, parts, args.save_heatmaps, name,
                                           confidences[name])
-    scores = score_methods(args.wanted, datasets, finders, by_text, by_region, args.reading,
-                           args.batch_size, preset, args.json, args.csv)
-    print_retrieved(correct, by_text)
+    scores = score_methods(args.wanted, datasets, finders, by_text, by_region,
+                           reading=args.reading, batch_size=args.batch_size,
+                           paper='av' if preset == 'paper' else None, json_file=args.json,
+                           csv_file=args.csv)
+    print_retrieved(correct)
     if args.save_heatmaps and by_region:
         write_confidences(confidences, args.wanted, by_region, args.save_heatmaps)
     return scores
 
 
-def text_part(model, tokenizer, spaces, labels, known, correct):
+def text_part(model, tokenizer, spaces, labels, cache, correct):
     """Embed the labels. -> localise_by_text for these, a function of samples"""
     texts = {method: spaces[method].embed_text(labels).cpu() for method in correct}
     words = model.embed_text(tokenizer, labels)
-    return functools.partial(localise_by_text, model, spaces, labels, texts, words, known, correct)
+    return functools.partial(localise_by_text, model, spaces, labels, texts, words, cache, correct)
 
 
 def find_maps(parts, folder, benchmark, confidences, samples):
@@ -238,19 +229,17 @@ def find_maps(parts, folder, benchmark, confidences, samples):
     return found
 
 
-def score_methods(wanted, datasets, finders, by_text, by_region, reading, batch_size, preset,
-                  json_file, csv_file):
-    """Print the tables in which both kinds have rows, then those of regions alone (3 to 5)."""
+def score_methods(wanted, datasets, finders, by_text, by_region, **options):
+    """Print the tables in which both kinds have rows, then those of regions alone (3 to 5).
+
+    options: of evaluate.score_benchmarks.
+    """
     scores = {method: {} for method in by_text + by_region}
     for rows, kind in ((by_text + by_region, ORACLE_TASKS), (by_region, ('robustness',))):
         tasks = {task: sets for task, sets in wanted.items() if task in kind}
         here = {name: dataset for name, dataset in datasets.items() if tasks_of(name, tasks)}
-        if not here:
-            continue
-        score_benchmarks(
-            scores, tasks, here, finders, rows, reading=reading, batch_size=batch_size,
-            paper='av' if preset == 'paper' else None, json_file=json_file, csv_file=csv_file,
-            binary=REGIONS)
+        if here:
+            score_benchmarks(scores, tasks, here, finders, rows, binary=REGIONS, **options)
     return scores
 
 
@@ -265,17 +254,17 @@ def write_confidences(confidences, wanted, methods, folder):
                                  [(sample, found[method]) for sample, found in of_samples])
 
 
-def print_retrieved(correct, methods):
+def print_retrieved(correct):
     """Print how often the true label was retrieved. correct: {benchmark: {method: [bool]}}"""
     rows = []
     for name, of_methods in correct.items():
-        right = [gather_lists(of_methods[method]) for method in methods]
-        if right and right[0]:          # Flickr and ADE20K name no class
-            rows.append([BENCHMARK_NAMES[name], *(100 * sum(r) / len(r) for r in right),
-                         len(right[0])])
+        right = [gather_lists(found) for found in of_methods.values()]
+        count = len(right[0])
+        if count:                       # Flickr and ADE20K name no class
+            rows.append([BENCHMARK_NAMES[name], *(100 * sum(r) / count for r in right), count])
     if rows and rank_and_processes()[0] == 0:
         print('\nClass names retrieved (%)')
-        print(table(rows, ['benchmark', *methods, 'n']))
+        print(table(rows, ['benchmark', *of_methods, 'n']))
 
 
 # ---- The command line ----------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Clip:
     @torch.no_grad()
     def embed_image(self, images):
         """PIL images -> (B, D)"""
-        x = prepare_images(images, self.size).to(self.model.device)          # (B, 3, S, S)
+        x = prepare_images(images, self.size).to(self.model.device)         # (B, 3, S, S)
         return F.normalize(self.model.get_image_features(pixel_values=x).pooler_output)
 
 

@@ -75,8 +75,7 @@ def test_a_sound_gets_the_region_that_is_most_similar_to_it(tmp_path):
         return [THIRDS]
     files = dict.fromkeys(COLOURS, tmp_path / 'frame.png')
     space = Colours()
-    maps = baselines.localise_by_region({'wav2clip': space}, propose, files, {'wav2clip': {}},
-                                        samples)
+    maps = baselines.localise_by_region({'wav2clip': space}, propose, files, {}, samples)
     assert asked == [(['blue'], [(96, 96)])]                # a frame's regions are proposed once
     assert space.heard == 2                                 # and a sound is heard once
     for k, place in enumerate((2, 0, 2)):
@@ -207,7 +206,7 @@ def test_a_sound_gets_clipsegs_map_of_the_label_that_is_most_similar(miniature):
                sample('2', 'blue', picture)]
     told = {'clipseg_clap_text': []}
     find = baselines.text_part(model, tokenizer, {'clipseg_clap_text': Colours()}, labels,
-                               {'clipseg_clap_text': {}}, told)
+                               {}, told)
     maps = find(samples)['clipseg_clap_text']
     words = embed_names(model, tokenizer, SimpleNamespace(
         samples=[SimpleNamespace(label=label) for label in labels]))
