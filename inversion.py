@@ -20,7 +20,6 @@ Shapes: B embeddings, D their width, K prefix embeddings, C width of GPT-2, L to
 
 import argparse
 import io
-import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ from benchmarks.lists import csv_lines, files_of_root, json_lines, unique, utf8_
 from captions import captions_path
 from checkpoint import overwritten, pick_device, run_script, some_path, write_file
 from data import VGGSound, draw_miniature, epoch_batches
+from encoders import read_entries
 from evaluate import load, open_benchmarks, readable
 from figures.inversion import inversion_picture
 from figures.scores import check_outputs
@@ -52,30 +52,6 @@ from model import PRESETS, ROOT, embed_image
 NOISE = 0.016       # variance per dimension, added to a text embedding of length 1 (CapDec)
 BEAM = 5            # width of the beam search (CapDec)
 LONGEST = 67        # tokens of a sentence (CapDec)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Sizes, weights and training of one scale; those of 'paper' are CapDec's."""
-    tokenizer: str              # hub name or folder
-    pretrained: str | None      # GPT-2's first weights; None: random
-    prefix: int                 # K
-    layers: int                 # and heads of the Mapper
-    heads: int
-    lr: float                   # the highest
-    warmup: int                 # steps
-    epochs: int
-    batch_size: int
-    gpt2: dict = field(default_factory=dict)        # sizes, where they are not GPT-2's
-
-
-SCALES = {
-    'miniature': Scale(str(ROOT / 'miniature/weights/qwen2_audio'), None, prefix=4, layers=1,
-                       heads=4, lr=2e-3, warmup=20, epochs=6, batch_size=64,
-                       gpt2={'n_embd': 128, 'n_layer': 2, 'n_head': 4, 'n_positions': 128}),
-    'paper': Scale('gpt2', 'gpt2', prefix=40, layers=8, heads=8, lr=2e-5, warmup=5000, epochs=10,
-                   batch_size=34),
-}
 
 
 # ============ CapDec ============
@@ -138,13 +114,29 @@ class Captioner(nn.Module):
         return [' '.join(text.split()) for text in texts]
 
 
-def load_tokenizer(name):
-    """GPT-2's, from a folder or from the hub. FileNotFoundError where it is in neither"""
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError):
-        raise FileNotFoundError(f'GPT-2 not found or not readable at {name!r}: put its folder '
-                                'there, or go online once for the hub') from None
+def take_steps(captioner, E, tokens, mask, batches, lr, warmup, noise):
+    """E (N, D), tokens and mask (N, L); batches: lists of rows; noise: its variance -> last loss
+
+    Paper [82]: "image-text pairs", so e is the frame's embedding, without noise (the default).
+    In CapDec itself e is the caption's text embedding plus noise: --condition text.
+    """
+    # CapDec uses the AdamW of transformers, whose default weight decay is 0
+    optimiser = torch.optim.AdamW(captioner.parameters(), lr, weight_decay=0.0)
+    schedule = get_linear_schedule_with_warmup(optimiser, warmup, len(batches))
+    E = F.normalize(E, dim=1)                                           # (N, D)
+    captioner.train()
+    bar = tqdm(batches, 'training')
+    for step, batch in enumerate(bar):
+        e = E[batch] + noise ** 0.5 * torch.randn_like(E[batch])        # (B, D)
+        loss = captioner(e, tokens[batch], mask[batch])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 10 == 0:
+            bar.set_postfix(loss=f'{loss.item():.3f}')
+    captioner.eval()
+    return loss.item()
 
 
 def tokenise(tokenizer, captions):
@@ -162,12 +154,37 @@ def tokenise(tokenizer, captions):
 
 # ============ train ============
 
+@dataclass(frozen=True)
+class Scale:
+    """Sizes, weights and training of one scale; those of 'paper' are CapDec's."""
+    tokenizer: str              # hub name or folder
+    pretrained: str | None      # GPT-2's first weights; None: random
+    prefix: int                 # K
+    layers: int                 # and heads of the Mapper
+    heads: int
+    lr: float                   # the highest
+    warmup: int                 # steps
+    epochs: int
+    batch_size: int
+    gpt2: dict = field(default_factory=dict)        # sizes, where they are not GPT-2's
+
+
+SCALES = {
+    'miniature': Scale(str(ROOT / 'miniature/weights/qwen2_audio'), None, prefix=4, layers=1,
+                       heads=4, lr=2e-3, warmup=20, epochs=6, batch_size=64,
+                       gpt2={'n_embd': 128, 'n_layer': 2, 'n_head': 4, 'n_positions': 128}),
+    'paper': Scale('gpt2', 'gpt2', prefix=40, layers=8, heads=8, lr=2e-5, warmup=5000, epochs=10,
+                   batch_size=34),
+}
+
+
 def train(args):
     """Train a captioner and write it to args.out. OSError, ValueError: unusable files."""
     if args.out.exists() and not args.overwrite:
         raise FileExistsError(f'{args.out} is there: choose another --out, or --overwrite it')
     check_outputs([args.out], [])
-    config, scale = PRESETS[args.preset], SCALES[args.preset]
+    config = PRESETS[args.preset]
+    scale = SCALES[args.preset]
     device = pick_device(args.device)
     if args.preset == 'miniature' and not args.data_root:
         draw_miniature(config.data_root)
@@ -192,9 +209,8 @@ def train(args):
     else:
         E = torch.cat([model.embed_text(clip_tokenizer, captions[k:k + 256], '<*>')
                        for k in range(0, len(ids), 256)])               # (N, D)
-    epochs = [epoch_batches(len(ids), batch_size, args.seed, epoch)
-              for epoch in range(args.epochs or scale.epochs)]
-    batches = [batch for batches in epochs for batch in batches]
+    batches = [batch for epoch in range(args.epochs or scale.epochs)
+               for batch in epoch_batches(len(ids), batch_size, args.seed, epoch)]
     noise = NOISE if args.condition == 'text' else 0.0
     tokens, mask = tokenise(tokenizer, captions)                        # (N, L)
     loss = take_steps(captioner.to(device), E, tokens.to(device), mask.to(device), batches,
@@ -206,29 +222,13 @@ def train(args):
           f'{loss:.3f}')
 
 
-def take_steps(captioner, E, tokens, mask, batches, lr, warmup, noise):
-    """E (N, D), tokens and mask (N, L); batches: lists of rows; noise: its variance -> last loss
-
-    Paper [82]: "image-text pairs", so e is the frame's embedding, without noise (the default).
-    In CapDec itself e is the caption's text embedding plus noise: --condition text.
-    """
-    # CapDec uses the AdamW of transformers, whose default weight decay is 0
-    optimiser = torch.optim.AdamW(captioner.parameters(), lr, weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimiser, warmup, len(batches))
-    E = F.normalize(E, dim=1)                                           # (N, D)
-    captioner.train()
-    bar = tqdm(batches, 'training')
-    for step, batch in enumerate(bar):
-        e = E[batch] + noise ** 0.5 * torch.randn_like(E[batch])        # (B, D)
-        loss = captioner(e, tokens[batch], mask[batch])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        if step % 10 == 0:
-            bar.set_postfix(loss=f'{loss.item():.3f}')
-    captioner.eval()
-    return loss.item()
+def load_tokenizer(name):
+    """GPT-2's, from a folder or from the hub. FileNotFoundError where it is in neither"""
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError):
+        raise FileNotFoundError(f'GPT-2 not found or not readable at {name!r}: put its folder '
+                                'there, or go online once for the hub') from None
 
 
 def read_captions(path, pairs, preset, seed):
@@ -272,15 +272,15 @@ def embed_frames(model, files, image_size):
 # ============ say ============
 
 SOURCES = ('A of the sound', 'A, untrained', 'the frame', 'the class name')
-ROWS = 6            # of Figure 12
+ROWS = 6            # of Figure 12, at most
 
 
 def say(args):
     """Print sentences: for args.audio and args.image, or for the sounds of VGG-SS."""
     check_outputs([args.figure], [])
     device = pick_device(args.device)
-    given = {'clipseg': args.clipseg, 'beats': args.beats}
-    model, clip_tokenizer, *_ = load(device, args.checkpoint, 'av', args.preset, False, **given)
+    frozen = {'clipseg': args.clipseg, 'beats': args.beats}
+    model, clip_tokenizer, *_ = load(device, args.checkpoint, 'av', args.preset, False, **frozen)
     tokenizer = load_tokenizer(SCALES[args.preset].tokenizer)
     dim = model.clipseg.config.projection_dim
     captioner = read_captioner(args.captioner, args.preset, dim, tokenizer).to(device)
@@ -289,7 +289,7 @@ def say(args):
         say_own(model, speak, PRESETS[args.preset], args.audio, args.image)
         return
     dataset = open_benchmarks({'single': ['vggss']}, args.preset, args.data_root, None)['vggss']
-    untrained, *_ = load(device, None, 'av', args.preset, True, **given)
+    untrained, *_ = load(device, None, 'av', args.preset, True, **frozen)
     words = embed_names(model, clip_tokenizer, dataset)
     sentences = {source: {} for source in SOURCES}          # {source: {id: sentence}}
     for batch in tqdm(dataset.batches(SCALES[args.preset].batch_size), dataset.name, leave=False):
@@ -298,12 +298,9 @@ def say(args):
             for source, e in zip(SOURCES, embed_samples(model, untrained, samples, words)):
                 sentences[source] |= zip(ids, speak(e))
     print(shares(sentences, {sample.id: sample.label for sample in dataset.samples}) + '\n')
-    first = {}                                              # {class name: its first sample}
-    for index, sample in enumerate(dataset.samples):
-        first.setdefault(sample.label, index)
-    spacing = math.ceil(len(first) / ROWS)
-    chosen = list(first.values())[::spacing]                # at most ROWS
-    shown = readable(dataset, [dataset[i] for i in chosen])
+    labels = [sample.label for sample in dataset.samples]
+    first = [labels.index(label) for label in dict.fromkeys(labels)]        # sample of each class
+    shown = readable(dataset, [dataset[i] for i in first[::-(-len(first) // ROWS)]])
     said = [sentences[SOURCES[0]][sample['id']] for sample in shown]
     for sample, sentence in zip(shown, said):
         print(f'{sample["label"]}: {sentence}')
@@ -369,19 +366,16 @@ def names_class(sentence, label):
 
 def read_captioner(path, preset, dim, tokenizer):
     """Load the file that train wrote. -> Captioner, eval mode. OSError, ValueError: unusable"""
-    if not path.is_file():
-        raise FileNotFoundError(f'no captioner at {path}: make one by inversion.py train, or '
-                                'correct --captioner')
-    content = io.BytesIO(path.read_bytes())
+    remedy = 'make one by inversion.py train, or correct --captioner'
+    saved = read_entries(path, remedy)
     captioner = Captioner(SCALES[preset], dim, tokenizer)
     try:
-        saved = torch.load(content, map_location='cpu', weights_only=True)
         captioner.load_state_dict(saved['captioner'])
         if not all(value.isfinite().all() for value in captioner.parameters()):
             raise ValueError
-    except Exception:           # a damaged file, or one of another program or preset
-        raise ValueError(f'{path} is no captioner of --preset {preset} and this CLIP: train it '
-                         'again, or correct --captioner') from None
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError):
+        raise ValueError(f'{path} is no captioner of --preset {preset} and this CLIP: '
+                         f'{remedy}') from None
     return captioner.eval()
 
 
@@ -420,14 +414,13 @@ def parse_args(argv=None):
     file = Path(f'runs/inversion-{args.preset}-{args.condition}-seed{args.seed}.pt')
     if args.command == 'train':
         args.out = Path(args.out or file)
-        outputs, inputs = [('--out', args.out)], ['captions', 'clipseg', 'beats']
     else:
         args.captioner = Path(args.captioner or file)
-        outputs = [('--figure', args.figure)]
-        inputs = ['captioner', 'checkpoint', 'clipseg', 'beats']
         if args.figure and (args.audio or args.image):
             parser.error('--figure shows VGG-SS: leave it out, or --audio and --image')
-    inputs = [(f'--{name}', getattr(args, name)) for name in inputs]
+    outputs = [(f'--{name}', getattr(args, name, None)) for name in ('out', 'figure')]
+    inputs = [(f'--{name}', getattr(args, name, None))
+              for name in ('captions', 'captioner', 'checkpoint', 'clipseg', 'beats')]
     inputs.append(('the weights that ship', ROOT / 'miniature/weights'))
     inputs += files_of_root(args.data_root or PRESETS[args.preset].data_root)
     if sentence := overwritten(outputs, inputs):

@@ -230,9 +230,9 @@ def test_bad_files_are_named(small, small_world, tmp_path):
         small('train', '--out', tmp_path / 'a.pt', '--captions', bad)
     with pytest.raises(OSError, match='cannot write into .*bad'):
         small('train', '--out', bad / 'a.pt')
-    with pytest.raises(FileNotFoundError, match='no captioner at .*none: make one'):
+    with pytest.raises(FileNotFoundError, match='there is no file .*none: make one'):
         small('say', '--captioner', tmp_path / 'none')
-    with pytest.raises(ValueError, match='bad is no captioner'):
+    with pytest.raises(ValueError, match='bad is no checkpoint'):
         small('say', '--captioner', bad)
     with pytest.raises(ValueError, match='av.pt is no captioner'):
         small('say', '--captioner', ROOT / 'miniature/weights/av.pt')
