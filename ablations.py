@@ -160,10 +160,12 @@ def acquire(path):
 
 def run_all(runs, jobs):
     """Run {folder: options}, `jobs` at a time; GPUs share them. -> {folder: why it failed}"""
-    gpus = torch.cuda.device_count()
+    count = torch.cuda.device_count()
     free = [{}] * jobs
-    if gpus > 1:
-        free = [{'CUDA_VISIBLE_DEVICES': str(job % gpus)} for job in range(jobs)]
+    if count > 1:                       # a scheduler may have given this process GPUs 2 and 3
+        gpus = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(count)))
+        gpus = gpus.split(',')[:count]
+        free = [{'CUDA_VISIBLE_DEVICES': gpus[job % count]} for job in range(jobs)]
     failed = {}
     stopping.clear()
 

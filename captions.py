@@ -292,7 +292,7 @@ def caption_pairs(args, device, rank=0, processes=1):
     was killed and restarted, write the same files as a single uninterrupted one.
     """
     transformers.utils.logging.disable_progress_bar()                   # that of loading weights
-    dtype = args.dtype or ('float32' if device.type == 'cpu' else 'bfloat16')
+    dtype = args.dtype or ('bfloat16' if device.type == 'cuda' else 'float32')
     if rank > 0:
         wait_for_all()                          # until the first process has checked everything
     elif args.preset == 'miniature' and not args.data_root_given:
@@ -459,7 +459,7 @@ def parse_args(argv=None):
         add(f'--{stage}-tokens', type=int, default=tokens, help='longest text (%(default)s tokens)')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     add('--dtype', choices=['float32', 'bfloat16', 'float16'],
-        help='default: float32 on the CPU, else bfloat16')
+        help='default: bfloat16 on CUDA, else float32')
     add('--batch-size', type=int, help="pairs at once (default: each model's own)")
     add('--retry-failed', action='store_true', help='caption the batches of failed pairs once more')
     add('--overwrite', action='store_true', help='start over with the stages that run')

@@ -127,5 +127,5 @@ def read_maps(folder, needs, confidences, samples):
         elif name in confidences:
             sample['confidence'] = confidences[name]
         else:
-            raise ValueError(f'{folder}/confidence.csv has no line for {name}: write one per sample')
+            raise ValueError(f'{folder}/confidence.csv has no line for {name}: add it')
     return {'ours': maps}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import ablations
 import train
@@ -166,6 +167,22 @@ def test_a_run_is_scored_with_the_weights_it_was_trained_with(tmp_path):
     options = ['--variant', 'av', '--beats', 'b.pt', '--lr', '1', '--clipseg', 'c']
     _, score = commands_left(tmp_path, options)
     assert ' '.join(score).endswith('.json --beats b.pt --clipseg c') and '--lr' not in score
+
+
+def test_jobs_share_the_gpus_that_the_scheduler_gave(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(ablations, 'run', lambda folder, options, gpu: given.append(gpu))
+    for visible, expected in (('2,3', {'2', '3'}), (None, {'0', '1'})):
+        monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+        if visible:
+            monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+        given.clear()
+        assert ablations.run_all({tmp_path / str(k): [] for k in range(4)}, jobs=2) == {}
+        assert {gpu['CUDA_VISIBLE_DEVICES'] for gpu in given} <= expected and len(given) == 4
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    given.clear()
+    assert ablations.run_all({tmp_path / 'one': []}, jobs=1) == {} and given == [{}]
 
 
 def test_another_data_root_is_another_run(stubs, capsys):

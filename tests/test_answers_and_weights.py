@@ -67,7 +67,8 @@ def test_training_has_the_miniature_captioned_in_its_own_process_alone(monkeypat
     asked, failed = [], {}
 
     def caption_pairs(args, device, rank=0, processes=1):
-        asked.append((list(args.settings), args.captions_from, args.out, device.type, rank, processes))
+        asked.append((list(args.settings), args.captions_from, args.out, device.type, rank,
+                      processes))
         return failed
     monkeypatch.setenv('RANK', '0')                         # of the training's torchrun
     monkeypatch.setattr(captions, 'caption_pairs', caption_pairs)

@@ -168,9 +168,10 @@ def test_the_miniature_draws_its_world_where_no_root_is_named_only(root, calls, 
 
 # ---- the command line
 
-def test_numbers_are_of_16_bits_but_on_the_cpu(root, calls):
-    for place, option, dtype in (('cpu', [], torch.float32), ('meta', [], torch.bfloat16),
-                                 ('meta', ['--dtype', 'float16'], torch.float16)):
+def test_numbers_are_of_16_bits_on_cuda_or_where_asked_for(root, calls):
+    for place, option, dtype in (('cpu', [], torch.float32), ('cuda', [], torch.bfloat16),
+                                 ('mps', [], torch.float32),
+                                 ('mps', ['--dtype', 'float16'], torch.float16)):
         args = captions.parse_args(['image', '--data-root', str(root), '--overwrite', *option])
         captions.caption_pairs(args, torch.device(place))
         assert calls['load'].pop()[3:] == (dtype, torch.device(place))
