@@ -234,8 +234,7 @@ def open_benchmarks(wanted, preset, data_root, limit):
         except FileNotFoundError as error:
             raise FileNotFoundError(f'{error}; --benchmarks names the sets that are '
                                     'there') from None
-        with_masks = all(sample.masks for sample in dataset.samples)
-        if name in wanted.get('segmentation', ()) and not with_masks:
+        if name in wanted.get('segmentation', ()) and not all(s.masks for s in dataset.samples):
             raise ValueError(f'{name} below {root} has no masks, which segmentation needs: '
                              'docs/datasets.md says where they go; --task or --benchmarks leaves '
                              'it out')

@@ -7,7 +7,7 @@ An example is a sample of data.Benchmark as examples.py completes it, a dict of
     task, benchmark, id; group: of the frame; label: str, None, or one per source of a mixture
     condition: of CONDITIONS in AVSBench-Robust, 'sounding' or 'silent' in the extended sets
     score: the IoU; confidence; oracle: the text oracle's heatmap (h, w); each may be None
-    frame (H, W, 3) uint8; truth (h, w) or None; heat (h, w); truth, heat of a mixture: lists of two
+    frame (H, W, 3) uint8; truth, heat (h, w), of a mixture lists of two
     beside: {'by <another method>': its heat and score, or None without a map of the sample}
     wav (samples,) in -1..1; rate
 """
@@ -103,7 +103,7 @@ def tiles(example):
                 pictures[f'{caption} {k + 1}'] = None if heat is None else overlay(frame, heat[k])
         return pictures
     if not example['benchmark'].startswith('robust'):       # Figure 8 has the overlay alone
-        pictures['ground truth'] = None if truth is None else ground_truth_tile(frame, truth)
+        pictures['ground truth'] = ground_truth_tile(frame, truth)
         if example['task'] != 'interactive':                # Figure 9
             pictures['heatmap'] = heat_colours(example['heat'])
     for caption, heat in heats.items():
