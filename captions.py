@@ -125,9 +125,13 @@ def answer_prompts(model, tokenizer, prompts, max_new_tokens):
 
 LETTERS = str.maketrans({'’': "'", '‘': "'", '_': ' ', **dict.fromkeys('“”"`*', '')})
 REFUSAL = re.compile(
-    r"\b(not|can ?not|\w+n't|unable|un(known|clear|certain|determined|specified|identif\w+)|"
-    r'indeterminate|impossible|insufficient|sorry|none|n/a|nothing|no (specific|clear|primary|'
-    r'particular|identifiable|visible|obvious|such|sound|object|answer)\w*)\b')
+    r"\b(can ?not|can't|could ?n[o']t|unable|"
+    r'un(known|clear|certain|determined|specified|identif\w+)|'
+    r'indeterminate|impossible|insufficient|sorry|none|n/a|nothing|as an ai|'
+    r"(not|isn't|doesn't|don't) (possible|clear|sure|certain|specif\w+|mention\w*|given|provide\w*|"
+    r'enough|know|show\w*)|'
+    r'no (specific|clear|primary|particular|identifiable|visible|obvious|such|sound|object|'
+    r'answer)\w*)\b')
 # "The sound is most likely coming from a dog barking in the background.": dog barking
 BEFORE = set("""
     a an the some this that it it's that's there's is are was be could would may might must seems
@@ -301,6 +305,7 @@ def caption_pairs(args, device, rank=0, processes=1):
     elsewhere = args.audio_captions and read_texts(args.audio_captions, 'audio_caption', ids)
     if rank == 0:
         print_other_splits(args.ids)
+        check_files(args.data_root / 'vggsound', ids, args.settings, elsewhere)
         begin_stages(args.settings, args.folders, ids, dtype, args.overwrite)
         if processes > 1:
             wait_for_all()
@@ -332,6 +337,18 @@ def caption_pairs(args, device, rank=0, processes=1):
         if stage == 'object' and rank == 0:
             write_captions(args.out, lines, models)
     return failed
+
+
+def check_files(folder, ids, stages, elsewhere):
+    """ValueError where no pair has a frame, or a sound: the list is of other data."""
+    needed = [('frames', FRAMES)] if 'image' in stages else []
+    if 'audio' in stages and not elsewhere:
+        needed.append(('audio', SOUNDS))
+    for kind, suffixes in needed:
+        if not any(file_of(folder / kind, i, suffixes).is_file() for i in ids):
+            raise ValueError(f'none of the {len(ids)} pairs has a file in {folder / kind}, the '
+                             f'first being {ids[0][:60]!r}: name their data by --data-root, or '
+                             'correct the list (--ids)')
 
 
 def read_input(stage, folder, seconds, prompt, elsewhere, line):

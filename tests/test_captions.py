@@ -173,7 +173,8 @@ ANSWERS = {
         'flock of seagulls flying': 'flock of seagulls', 'dog in the background': 'dog',
         'children’s choir': "children's choir", '[dog]': 'dog', '- Bird – chirping': 'bird',
         'Given the audio caption: a dog': 'dog', 'It could be a machine gun': 'machine gun',
-        'Dog\n\nIt is not clear whether there is a cat.': 'dog'},
+        'Dog\n\nIt is not clear whether there is a cat.': 'dog',
+        'Dog (not visible in the image)': 'dog', 'a cat, not a dog': 'cat'},
     'refusals': dict.fromkeys([
         'I cannot determine the object.', 'Unknown', 'None', 'N/A', 'Unidentifiable object',
         'There is no clear object in the image', "I'm sorry, but I can’t tell.",
@@ -384,11 +385,20 @@ def test_audio_captions_made_elsewhere_replace_the_audio_captioner(undisturbed, 
 
 def test_a_list_with_a_pair_twice_or_not_utf8_is_refused(run, pairs, tmp_path):
     ids, bad = read_ids(pairs), tmp_path / 'ids.csv'
-    for content, words in (('\n'.join(ids + ids[:1]).encode(), f'once, the first {ids[0]}'),
+    for content, words in (('\n'.join(ids + ids[:1]).encode(), f'names {ids[0]} twice'),
                            (b'x\xff_1\n', 'UTF-8')):
         bad.write_bytes(content)
         with pytest.raises(ValueError, match=words):
             run('image', tmp_path / 'captions.jsonl', ids=bad)
+
+
+def test_a_list_of_other_data_is_refused_before_a_model_is_loaded(run, tmp_path):
+    other = tmp_path / 'ids.csv'
+    other.write_text('elsewhere_000000\n')
+    for stage, kind in (('image', 'frames'), ('audio', 'audio')):
+        with pytest.raises(ValueError, match=f'none of the 1 pairs has a file in .*{kind}'):
+            run(stage, tmp_path / 'captions.jsonl', ids=other)
+    assert not list(tmp_path.glob('*_captions'))
 
 
 def test_a_model_that_is_absent_or_does_not_fit_is_named_with_its_option(run, tiny, tmp_path):
