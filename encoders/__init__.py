@@ -32,7 +32,7 @@ from media import normalise
 
 # ---- Checkpoints ---------------------------------------------------------------------------------
 
-# A count of training batches, and AudioCLIP's bias without elements
+# Entries that hold no weights: a count of training batches, AudioCLIP's empty bias
 UNUSED = ('num_batches_tracked', 'fbsp.bias')
 
 
