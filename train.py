@@ -65,9 +65,9 @@ RECIPES = {
     # Paper [11]: 180,000 steps at 1e-4. The miniature takes 400, at twenty
     # times that rate. With only twelve classes, a batch of more than 8 would
     # often hold a class twice. Many more steps only raise b / w, as p+ = 0.4
-    # asks for masks larger than these objects. At a constant rate of 2e-3 one
-    # or two classes have wrong masks at any step, and others twenty steps
-    # later, so the rate falls to 0.
+    # asks for masks larger than these objects. At a constant rate of 2e-3, one
+    # or two of the classes have wrong masks at any time, and which ones keeps
+    # changing, so the rate falls to 0.
     'miniature': {
         'epochs': 1,
         'steps': 400,
@@ -78,13 +78,15 @@ RECIPES = {
         'save_seconds': 10,
         'workers': 0}}
 
-LOW = {'bf16': torch.bfloat16, 'fp16': torch.float16}   # of --precision
-# May change with --resume: where, how fast and how long a run trains
+# --precision below float32
+HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+# Options that may change with --resume: where, how fast and how long to train
 FREE = {
-    'out', 'resume', 'overwrite', 'data_root', 'data_root_given', 'workers',
-    'save_seconds', 'skip_bad_samples', 'cache_audio', 'cache_share', 'pair_chunk',
-    'epochs', 'steps', 'device',
-    'captions'}     # their answers may not: see 'answers' of a run's settings
+    'out', 'resume', 'overwrite', 'save_seconds',
+    'data_root', 'data_root_given', 'skip_bad_samples',
+    'workers', 'device', 'cache_audio', 'cache_share', 'pair_chunk',
+    'epochs', 'steps',
+    'captions'}     # but not the answers in that file: train() checks them
 
 
 # ============ the loop ============
@@ -93,15 +95,15 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
                run, state):
     """The loop of one training. -> the number of a signal that stopped it, or 0
 
-    args: the options (parse_args). validation: pairs, or None.
-    answers: C (texts, D) and {id: row of C}, see captions.load_answers; in
-    Eq. 5 None.
+    args: the options (parse_args). pairs, validation: data.open_pairs.
+    answers, for Eq. 7: C (texts, D) and {id: its row of C}; else None.
     run: checkpoint.Run, which logs and saves.
     state: the counters that a checkpoint keeps.
     """
     rank, processes = rank_and_processes()
     parallel = average_gradients(model)
-    gather = losses.all_gather if args.negatives == 'global' else lambda rows: rows
+    together = args.negatives == 'global'       # the pairs of all processes
+    gather = losses.all_gather if together else lambda rows: rows
     weights = loss_weights(args)
     first, last = state['step'], state['last_step']
     steps = training_steps(pairs, first, last, args.batch_size, args.accumulate,
@@ -109,14 +111,14 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
     bar = tqdm(steps, total=last, initial=first, disable=rank > 0, unit=' steps',
                dynamic_ncols=True)
     for step, epoch, ends_epoch, batches in bar:
-        # So Gumbel noise and dropout do not depend on --resume
+        # Gumbel noise and dropout depend on the step, not on --resume
         torch.manual_seed(hash((args.seed, rank, step)) % 2**63)
         rate = learning_rate(args.lr, args.lr_schedule, step, last)
         optimiser.param_groups[0]['lr'] = rate
         optimiser.zero_grad()
         model.train()
-        parts = []
-        for batch in batches:                       # one, or --accumulate N
+        parts = []                  # the loss and its terms, of each batch
+        for batch in batches:       # one, or --accumulate N
             state['skipped'] += print_skipped(batch, state['skipped'])
             # Figure 2: A, M_G, M_I, M_F, v_I and v_D
             out = forward(args, parallel, batch, pairs.features,
@@ -126,9 +128,10 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
                                       args.acl_f, gather=gather)
             if answers:                             # Eq. 6
                 C, row_of = answers
-                rows = torch.tensor([row_of.get(i, -1) for i in batch['id']])   # (B,)
+                rows = [row_of.get(i, -1) for i in batch['id']]     # -1: no answer
+                rows = gather(torch.tensor(rows))                   # (N,)
                 terms['acl_c'] = losses.acl_c_of_answered(
-                    C, gather(rows), out.A.float(), args.tau, args.same_answers)
+                    C, rows, out.A.float(), args.tau, args.same_answers)
             loss = losses.total_loss(terms, weights)    # Eq. 5; with acl_c Eq. 7
             scaler.scale(loss / len(batches)).backward()
 
@@ -154,18 +157,20 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
 
 
 def forward(args, model, batch, cache=None, **options):
-    """Figure 2 of a batch, the networks in --precision. -> model.Alignment
+    """Run Figure 2 on a batch, under autocast. -> model.Alignment
 
     model: a SoundLocalizer, or DDP around it. cache: data.AudioFeatures, or None.
     options: of SoundLocalizer.forward.
     """
-    localizer = getattr(model, 'module', model)
     device = next(model.parameters()).device
     image = batch['image'].to(device, non_blocking=True)    # (B, 3, H, W)
     wav = batch['wav'].to(device, non_blocking=True)        # (B, samples)
-    autocast = torch.autocast(device.type, LOW.get(args.precision),
-                              enabled=args.precision in LOW)
-    features = cache and cache.complete(batch, autocast(localizer.beats), device)
+    autocast = torch.autocast(device.type, HALF.get(args.precision),
+                              enabled=args.precision in HALF)
+    features = None
+    if cache:
+        E_A = getattr(model, 'module', model).beats         # DDP: model.module
+        features = cache.complete(batch, autocast(E_A), device)
     with autocast:
         return model(image, wav, features=features, image_mask=args.image_mask,
                      feature_mask=args.feature_mask, **options)
@@ -198,9 +203,10 @@ def average_gradients(model):
 
 
 def print_skipped(batch, before):
-    """Print which unreadable pairs were replaced, after `before` earlier ones.
+    """Print which pairs of a batch could not be read and were replaced.
 
-    -> how many. ValueError if a pair could not be replaced.
+    before: how many earlier ones there are. -> how many in this batch
+    ValueError if a pair could not be replaced.
     """
     if batch['errors']:
         raise ValueError(str(batch['errors'][0]))
@@ -210,16 +216,16 @@ def print_skipped(batch, before):
     return len(skipped)
 
 
-def check_finite(parts, optimiser, scaler, step, batches, last):
-    """ValueError if the loss or a gradient is not finite; no weight has changed."""
+def check_finite(parts, optimiser, scaler, step, batches, last_pt):
+    """ValueError if the loss or a gradient is not finite, before the weights change."""
     loss = sum(part['loss'].item() for part in parts) / len(parts)
     finite = math.isfinite(loss)
-    if finite and not scaler.is_enabled():  # GradScaler skips what overflows
+    if finite and not scaler.is_enabled():  # fp16: GradScaler skips such a step
         gradients = [p.grad for p in optimiser.param_groups[0]['params']]
         finite = torch.nn.utils.get_total_norm(gradients).isfinite().item()
     if not finite:
         ids = ', '.join(i for batch in batches for i in batch['id'])
-        good = last if last.exists() else 'none yet'
+        good = last_pt if last_pt.exists() else 'none yet'
         raise ValueError(
             f'the loss is {loss} or a gradient is not finite at step {step} on '
             f'the pairs {ids}: lower --lr or look at these files; last good '
@@ -228,7 +234,7 @@ def check_finite(parts, optimiser, scaler, step, batches, last):
 
 @torch.no_grad()
 def validate(args, model, pairs):
-    """Eq. 5 (never Eq. 7) and retrieval on held-out pairs, without dropout.
+    """Means of Eq. 5 (not Eq. 7) and of retrieval over held-out pairs, in eval mode.
 
     -> {'val_loss', 'val_retrieval', ..., 'val_n'}; retrieval: the share of
     masked images v_I whose most similar A in the batch is their own sound's.
@@ -261,7 +267,7 @@ def validate(args, model, pairs):
 
 
 def checkpoint_of(model, optimiser, scaler, state):
-    """last.pt: weights by their released names, options, --resume's 'trainer'."""
+    """What last.pt holds: the trained weights, what --resume needs, some options."""
     trainer = {**state, 'optimiser': optimiser.state_dict(),
                'scaler': scaler.state_dict()}
     content = {**trained_state(model), 'trainer': trainer}
@@ -284,7 +290,7 @@ def train(args):
                                 args.accumulate)
     last_step = args.steps or args.epochs * per_epoch
 
-    torch.manual_seed(args.seed)            # of the weights that training begins with
+    torch.manual_seed(args.seed)            # of the initial weights
     load = partial(load_model, args.preset, prompt=args.prompt, clipseg=args.clipseg,
                    audio_tokens=args.audio_tokens, beats=args.beats)
     model, tokenizer = load()
@@ -304,19 +310,20 @@ def train(args):
     if state is None:
         untrained = None
         if run.first:
-            scores, _ = held_out(model, tokenizer, args.preset, args.data_root, ['ours'])
+            scores, _ = held_out(model, tokenizer, args.preset, args.data_root,
+                                 rows=['ours'])
             untrained = scores.get('ours')
         state = {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': untrained}
     elif state['step'] > last_step:
         raise ValueError(f'{run.last} is of step {state["step"]}, past the last one, '
                          f'{last_step}: ask for more --steps or --epochs')
     elif args.lr_schedule == 'linear' and state['last_step'] != last_step:
-        run.say(f'the rate was to reach 0 after step {state["last_step"]}: now it does '
-                f'after step {last_step}')
+        run.say(f'the rate was to reach 0 after step {state["last_step"]}: '
+                f'now it does after step {last_step}')
     state |= {'last_step': last_step, 'settings': settings}
 
-    if args.precision in LOW:
-        model.hold_frozen(LOW[args.precision])
+    if args.precision in HALF:
+        model.hold_frozen(HALF[args.precision])
     if args.cache_audio:
         cache_features(pairs, model.beats, args.cache_audio, args.cache_share)
     pairs_per_step = args.batch_size * args.accumulate
@@ -367,7 +374,7 @@ def finish(args, run, load, model, tokenizer, state, absent):
     load: load_model with this run's options. absent: how many pairs had no files.
     """
     device = next(model.parameters()).device
-    if args.precision in LOW:       # its frozen weights are rounded, evaluate.py's not
+    if args.precision in HALF:      # hold_frozen has rounded weights; load them again
         model = load(checkpoint=run.last)[0].to(device)
     scores, counts = held_out(model.eval(), tokenizer, args.preset, args.data_root)
     columns = {'untrained': state['untrained'], 'trained': scores.get('ours'),
@@ -392,7 +399,7 @@ def finish(args, run, load, model, tokenizer, state, absent):
 
 # ============ the command line ============
 
-# The least and the greatest value of each option.
+# The least and the greatest value of each option
 LIMITS = {
     'epochs': (1, 1e9), 'steps': (1, 1e12), 'batch_size': (2, 1e6), 'workers': (0, 1e3),
     'seed': (0, 2**63 - 1), 'lr': (1e-12, 10), 'weight_decay': (0, 10),
@@ -405,7 +412,8 @@ LIMITS = {
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='Of several choices the first is the default, unless the preset sets it.')
+        epilog='Of several choices the first is the default, '
+               'unless the preset sets it.')
     add = parser.add_argument_group('the run').add_argument
     add('--preset', choices=list(PRESETS), default='miniature', help='scale')
     add('--variant', choices=['av', 'av_llm'], default='av', help='Eq. 5 or Eq. 7')
@@ -435,7 +443,8 @@ def parse_args(argv=None):
     add('--batch-size', type=int, help='pairs over all processes')
     add('--lr', type=float, help='of Adam; the release diverges at 1e-3 and 4e-4')
     add('--lr-schedule', choices=['constant', 'linear'],
-        help='linear: to 0 at the last step; other --steps at --resume change the slope')
+        help='linear: to 0 at the last step; with other --steps, --resume changes '
+             'the slope')
     add('--weight-decay', type=float)
     add('--save-seconds', type=float, help='seconds between checkpoints, at least')
     add('--workers', type=int, help='worker processes that load data')
