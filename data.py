@@ -1,7 +1,7 @@
 """Datasets of section 4.1 as PyTorch reads them: training pairs, test sets, batches.
 
-    <root>/vggsound/{frames/<id>.jpg, audio/<id>.wav, train.csv, val.csv}       pairs; lines: FORMS
-    <root>/{vggss, flickr, is4, vpo_ss, vpo_ms, avsbench, ade20k, ...}          benchmarks/
+    <root>/vggsound/{frames/<id>.jpg, audio/<id>.wav, train.csv, val.csv}       training pairs
+    <root>/{vggss, flickr, is4, vpo_ss, vpo_ms, avsbench, ade20k, ...}          test sets
 
     train = VGGSound('data', 'train', 352, 10.0, augmented=True)
     test = Benchmark('vggss', 'data', 352, 10.0)                    # any name of BENCHMARKS
@@ -9,7 +9,8 @@
     python data.py prepare --preset paper --out DIR     # decode and resize once: speed/prepare.py
 
 <id> is youtubeid_startsecond. A frame is the annotated one, the 125th of a clip at 25 fps. The
-miniature writes the same files (miniature/world.py). media.py turns one file into a tensor.
+miniature writes the same files (miniature/world.py). benchmarks/ finds the files of a sample and
+reads the lists; media.py turns one file into a tensor.
 
 A sample is a dict: 'id', 'image' (3, H, W) CLIP-normalised, 'wav' (samples,) at 16 kHz in -1..1; a
 test sample holds more (Benchmark). A sample whose files cannot be read is {'id', 'error'} with a
@@ -113,14 +114,14 @@ class VGGSound(Dataset):
         image = read_image(self.frame_file(sample))
         features = self.features and self.features.get(sample, sound)
         if features is None:
-            wav = read_audio(sound, self.seconds)
+            wav = read_audio(sound, self.seconds)                       # (samples,)
         else:                           # E_A will not run, so the sound is not decoded
             wav = torch.zeros(round(self.seconds * SAMPLE_RATE))
         if self.augmented:
             seeds = np.random.SeedSequence((self.seed, self.epoch, index))
-            seed = int(seeds.generate_state(1, np.uint64)[0]) >> 1
+            seed = int(seeds.generate_state(1, np.uint64)[0]) >> 1      # 63 bits, not negative
             generator = torch.Generator().manual_seed(seed)
-            image = training_image(image, self.image_size, generator)
+            image = training_image(image, self.image_size, generator)   # (3, H, W)
         else:
             image = evaluation_image(image, self.image_size)
         return {'id': sample, 'image': image, 'wav': wav, 'features': features}
@@ -267,7 +268,9 @@ class Benchmark(Dataset):
         else:
             left, right = map(read_pickled_mask, s.masks)
         nothing = torch.zeros_like(left)
-        return torch.stack([torch.cat([left, nothing], 1), torch.cat([nothing, right], 1)])
+        in_left = torch.cat([left, nothing], 1)                                     # (224, 448)
+        in_right = torch.cat([nothing, right], 1)
+        return torch.stack([in_left, in_right])                                     # (2, 224, 448)
 
 
 # ============ Batches ============
@@ -289,13 +292,17 @@ def epoch_batches(count, batch_size, seed, epoch, rank=0, processes=1):
     Shuffled by (seed, epoch). Each process gets its part of every batch; the last samples, too few
     for a batch, are dropped.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(count)
+    order = np.random.default_rng((seed, epoch)).permutation(count)             # (count,)
     order = order[:count // batch_size * batch_size]
-    return order.reshape(-1, processes, batch_size // processes)[:, rank].tolist()
+    parts = order.reshape(-1, processes, batch_size // processes)       # (batches, processes, b)
+    return parts[:, rank].tolist()                                      # (batches, b)
 
 
 def steps_per_epoch(pairs, batch_size, processes, accumulate):
-    """ValueError where a process has too few pairs for a batch, or a step too few batches."""
+    """How many steps of `accumulate` batches an epoch has.
+
+    ValueError where it has none, or where a process would get fewer than 2 pairs of a batch.
+    """
     if batch_size % processes or batch_size < 2 * processes:
         raise ValueError(f'--batch-size {batch_size} does not divide among {processes} processes '
                          'with at least 2 pairs on each, as one pair alone has no negatives')
@@ -316,7 +323,8 @@ def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, process
         steps = range(max(first, epoch * per_epoch), min(last, (epoch + 1) * per_epoch))
         pairs.epoch = epoch
         batches = epoch_batches(len(pairs), batch_size, pairs.seed, epoch, rank, processes)
-        batches = batches[accumulate * (steps.start - epoch * per_epoch):][:accumulate * len(steps)]
+        done = accumulate * (steps.start - epoch * per_epoch)
+        batches = batches[done:done + accumulate * len(steps)]
         loaded = iter(loader(pairs, workers, batch_sampler=batches))
         for step in steps:
             yield step, epoch, step == steps[-1], [next(loaded) for _ in range(accumulate)]
@@ -360,9 +368,9 @@ class AudioFeatures:
 
     E_A is frozen and sounds are not augmented, so the features never change. They are in
     <folder>/<hash of the weights and of the length>/<id>.npy, float16: 2.3 MB for 10 s, 330 GB for
-    144,000 sounds; the pooling after E_A is trained, so it needs all T features, and those of zero
-    padding attend to the clip. A file is valid while it is newer than its sound. share: cache only
-    this share of the list, from its first line on.
+    144,000 sounds. No smaller: the pooling after E_A is trained, so it needs all T features, and
+    those of zero padding differ from sound to sound, as E_A attends to the rest. A file is valid
+    while it is newer than its sound. share: cache only this share of the list, from its first line.
     """
 
     def __init__(self, folder, beats, seconds, ids, share=1.0):

@@ -143,8 +143,8 @@ def mono(sound, path):
 
 def at_16_khz(sound, rate, length):
     """(channels, samples) -> (channels, length), resampled, cut or zero-padded."""
-    sound = torchaudio.functional.resample(sound, rate, SAMPLE_RATE)    # as it is at equal rates
-    return torch.nn.functional.pad(sound, (0, length - sound.shape[1]))     # below 0: cut
+    sound = torchaudio.functional.resample(sound, rate, SAMPLE_RATE)    # unchanged if rates agree
+    return torch.nn.functional.pad(sound, (0, length - sound.shape[1]))     # cut, where negative
 
 
 # ---- Frames --------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def read_own_image(path):
 
 @contextlib.contextmanager
 def _open_picture(path):
-    """Yields a PIL image of 8 bits a channel; errors while decoding it become SampleErrors."""
+    """Open a picture of 8 bits a channel; errors while it is decoded become SampleErrors."""
     check_file(path)
     try:
         with Image.open(path, formats=FORMATS) as picture:
@@ -224,7 +224,9 @@ def training_image(image, size, generator):
     room = large - size + 1
     left, top, flip = (int(torch.randint(n, (1,), generator=generator)) for n in (room, room, 2))
     image = image.crop((left, top, left + size, top + size))
-    return normalise(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
+    if flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return normalise(image)                                             # (3, size, size)
 
 
 # ---- Ground truth --------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ def box_map(boxes, unit=1, agreement=1):
     boxes: [[x0, y0, x1, y1]] in a frame of side `unit`. Those without area, which VGG-SS has, fill
     nothing. agreement 2: Flickr-SoundNet's consensus map, where an annotator's box counts half.
     """
-    clipped = np.asarray(boxes, np.float64).reshape(-1, 4).clip(0, unit)
+    clipped = np.asarray(boxes, np.float64).reshape(-1, 4).clip(0, unit)        # (boxes, 4)
     corners = (clipped * GROUND_TRUTH_SIZE / unit).astype(int)      # * first: 61 / 224 * 224 < 61
     filled = torch.zeros(SCORED)
     for x0, y0, x1, y1 in corners:
@@ -301,7 +303,7 @@ class _Endless(io.BytesIO):
 
 
 def _read_samples(path, seconds):
-    """-> first (samples, channels) float32, their rate, number of samples that the file states."""
+    """Decode. -> the first samples (samples, channels), their rate, how many the file states"""
     check_file(path)
     try:
         source = _wav_with_size(path)
@@ -355,7 +357,7 @@ def _is_chain(path):
 
 
 def _wav_with_size(path):
-    """The path; or, of a WAV whose data chunk states a size of 0, the bytes with the true size.
+    """Correct a WAV whose data chunk states a size of 0. -> its bytes; of any other file, the path
 
     libsndfile understands placeholders, and ignores the size of the RIFF chunk, often wrong.
     """
