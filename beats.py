@@ -68,7 +68,7 @@ def fbank(wav):
 
 # ---- configuration --------------------------------------------------------------------------
 
-# Of these entries of a cfg only one value is supported. gru_rel_pos: the gate on the bias
+# Entries of a cfg of which only this value is supported. gru_rel_pos: the gate on the bias
 FIXED = {'relative_position_embedding': True, 'gru_rel_pos': True, 'deep_norm': True,
          'layer_norm_first': False, 'activation_fn': 'gelu'}
 
@@ -176,7 +176,7 @@ class Attention(nn.Module):
                    for linear in (self.q_proj, self.k_proj, self.v_proj))
         # The gate of a query: the sums a, b of two groups of four numbers; heads share grep_linear.
         groups = self.grep_linear(q).view(B, self.heads, T, 2, 4)
-        a, b = groups.sum(-1).sigmoid().chunk(2, dim=-1)
+        a, b = groups.sum(-1).sigmoid().chunk(2, dim=-1)                    # (B, h, T, 1) each
         bias = (a * (b * self.grep_a - 1) + 2) * bias                       # (B, h, T, T)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         return self.out_proj(x.transpose(1, 2).reshape(B, T, D))            # (B, T, D)
@@ -224,7 +224,7 @@ class Encoder(nn.Module):
     def position_bias(self, T, device):
         """The bias before its gate, (h, query, key): computed once, gated by each layer."""
         position = torch.arange(T, device=device)
-        offset = position[None, :] - position[:, None]
+        offset = position[None, :] - position[:, None]                      # (T, T)
         bucket = relative_bucket(offset, self.num_buckets, self.max_distance)
         return self.layers[0].self_attn.relative_attention_bias(bucket).permute(2, 0, 1)
 

@@ -62,10 +62,12 @@ def feature_similarities(v_F, A, first=0, reading='paper'):
     Paper [15]: silent on empty masks, which M_I in the place of M_F can be (Table 13). There v_F is
     0, and the cosine's gradient would divide by its norm; so S is set to 0, without a gradient.
     """
-    own = A[first:first + len(v_F)].unsqueeze(1)                    # (B, 1, D)
+    audio = A.unsqueeze(0)                                          # (1, N, D): A_j
+    if reading == 'release':
+        audio = A[first:first + len(v_F)].unsqueeze(1)              # (B, 1, D): A_i
     empty = v_F.detach().norm(dim=-1) < EMPTY                       # (B, N)
     v_F = torch.where(empty.unsqueeze(-1), 1.0, v_F)        # a v_F of 0 has no finite gradient
-    S = F.cosine_similarity(v_F, A.unsqueeze(0) if reading == 'paper' else own, dim=-1)
+    S = F.cosine_similarity(v_F, audio, dim=-1)                     # (B, N)
     return S.masked_fill(empty, 0.0)
 
 
@@ -96,7 +98,7 @@ def area_regulariser(areas, p_pos=P_POS, p_neg=P_NEG, reading='release'):
 
 
 def mean_areas(areas, first=0):
-    """For the log: areas (B, N) -> the means over positive and over negative pairs."""
+    """For the log: areas (B, N) -> the means over positive and over negative pairs. Scalars."""
     B, N = areas.shape
     positive = areas.diagonal(first).sum()
     return positive / B, (areas.sum() - positive) / (B * (N - 1))

@@ -65,7 +65,7 @@ def mask_gen_f(M_G, grid):
     zeros: no cell is below sigmoid(-0.5 / 0.07) = 7.9e-4, so Eq. 2 never divides by 0. The largest
     logit of a map becomes almost 1, but to_grid may skip its pixel.
     """
-    low = M_G.amin((-2, -1), keepdim=True) - 1e-7
+    low = M_G.amin((-2, -1), keepdim=True) - 1e-7                   # (B, N, 1, 1)
     high = M_G.amax((-2, -1), keepdim=True) + 1e-7
     # In float32, 3 + 1e-7 (release) is 3, so a constant map would divide by 0 without the clamp.
     stretched = (M_G - low) / (high - low).clamp(min=1e-7)
@@ -75,7 +75,7 @@ def mask_gen_f(M_G, grid):
 # ---- Between the two resolutions (Table 13 uses each mask in the place of the other) --------
 
 def to_grid(mask, grid):
-    """(B, N, H, W) -> (B, N, h, w).
+    """Reduce masks to the feature grid: (B, N, H, W) -> (B, N, h, w).
 
     Paper [66]: does not say how. Nearest neighbour takes the top-left pixel of a patch (release).
     """
@@ -83,7 +83,7 @@ def to_grid(mask, grid):
 
 
 def to_image(mask, size):
-    """(B, N, h, w) -> (B, N, H, W).
+    """Enlarge masks to the size of the image: (B, N, h, w) -> (B, N, H, W).
 
     Paper [18]: 4.3.6 mentions blurred borders, but not how M_F is upsampled. Bilinear is ours.
     """

@@ -59,9 +59,10 @@ class Alignment:
 
 
 class SoundLocalizer(nn.Module):
-    """clipseg: transformers' CLIPSegForImageSegmentation; beats: beats.BEATs.
+    """Figure 2 up to the embeddings; the losses are in losses.py. Also inference (3.7).
 
-    prompt_ids: two lists, see the function prompt_ids; audio_tokens: k of Table 11.
+    clipseg: transformers' CLIPSegForImageSegmentation; beats: beats.BEATs. prompt_ids: two lists,
+    see the function of this name. audio_tokens: k of Table 11. w, b: MaskGen_I's initial ones.
     """
     def __init__(self, clipseg, beats, prompt_ids, audio_tokens=1, w=W_INIT, b=B_INIT):
         super().__init__()
@@ -94,7 +95,8 @@ class SoundLocalizer(nn.Module):
         The vision encoder runs twice whatever B is: on the images and on the masked images.
         image_mask 'hard', 'soft' or 'feature', feature_mask 'feature' or 'image': Table 13.
         noise: MaskGen_I's uniform numbers, (B, N, H, W) for the areas and (B, 1, H, W) for the
-        masked images, or None. negatives='global': N audios, of all processes, else N = B.
+        masked images, or None. features: see embed_audio. pair_chunk: see ground.
+        negatives='global': N audios, of all processes, else N = B.
         """
         B, _, H, W = image.shape
         A = self.embed_audio(wav, features)                         # (B, D)
@@ -102,19 +104,21 @@ class SoundLocalizer(nn.Module):
         if negatives == 'global':
             A = all_gather(A)                                       # (N, D)
             first = first_own_row(B)
-        vision = encode_image(self.clipseg, image)
+        vision = encode_image(self.clipseg, image)                  # v_D (B, D, h, w)
         M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)    # (B, N, H, W)
         M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # masks stay in float32
-        grid = vision.v_D.shape[-2:]
+        grid = vision.v_D.shape[-2:]                                # (h, w)
 
         # Paper [17]: Eq. 4 measures "the image masks", so the areas are those of the mask in use.
         every_M_I = self.image_masks(M_G, image_mask, grid, noise[0])   # (B, N, H, W)
-        areas = every_M_I.mean((-2, -1))
-        # 'image': Table 13's first row, M_I in the place of M_F
-        M_F = to_grid(every_M_I, grid) if feature_mask == 'image' else mask_gen_f(M_G, grid)
+        areas = every_M_I.mean((-2, -1))                                # (B, N)
+        if feature_mask == 'image':     # Table 13's first row: M_I in the place of M_F
+            M_F = to_grid(every_M_I, grid)                              # (B, N, h, w)
+        else:
+            M_F = mask_gen_f(M_G, grid)
         # Paper [7]: one M_I for areas and v_I; the release, followed here, draws new noise for v_I.
         own = M_G.diagonal(first).permute(2, 0, 1).unsqueeze(1)     # (B, 1, H, W), own audios
-        M_I = self.image_masks(own, image_mask, grid, noise[1])
+        M_I = self.image_masks(own, image_mask, grid, noise[1])         # (B, 1, H, W)
         # Paper [8]: M_I * X. The release masks the normalised image: 0 is CLIP's mean colour.
         v_I = embed_image(self.clipseg, image * M_I)                    # (B, D)
         return Alignment(A, M_G, areas, M_I, v_I, M_F, vision.v_D, first)
@@ -139,12 +143,13 @@ class SoundLocalizer(nn.Module):
         keep the inputs, recompute in the backward pass. Saves 15 MB a pair at 352 x 352.
         """
         if pair_chunk and torch.is_grad_enabled():
+            audios = max(1, pair_chunk // len(A))                       # each with B images
             parts = [activation_checkpoint(decode, self.clipseg, vision.activations, part,
                                            use_reentrant=False, preserve_rng_state=False)
-                     for part in A.split(max(1, pair_chunk // len(A)), 1)]
-            M_G = torch.cat(parts, 1)
+                     for part in A.split(audios, 1)]
+            M_G = torch.cat(parts, 1)                                   # (B, N, H', W')
         else:
-            M_G = decode(self.clipseg, vision.activations, A)
+            M_G = decode(self.clipseg, vision.activations, A)           # (B, N, H', W')
         if M_G.shape[-2:] != tuple(size):       # bicubic, before the sigmoid (released code)
             M_G = F.interpolate(M_G, size=size, mode='bicubic', align_corners=False)
         return M_G
@@ -278,7 +283,7 @@ def embed_prompt(clipseg, before, tokens, after):
     x = x + text.embeddings.position_embedding.weight[:length]
     causal = torch.full((length, length), float('-inf'), dtype=x.dtype, device=x.device).triu(1)
     x = text.encoder(inputs_embeds=x, attention_mask=causal[None, None]).last_hidden_state
-    return clipseg.clip.text_projection(text.final_layer_norm(x[:, -1]))
+    return clipseg.clip.text_projection(text.final_layer_norm(x[:, -1]))        # (N, D)
 
 
 # ---- 3.2 E_CLIP_v: CLIP's vision encoder ------------------------------------------------------
@@ -436,10 +441,10 @@ def load_clipseg(name):
 
 def read_checkpoint(path):
     """-> {'audio_proj', 'masker_i', ...}. ValueError: damaged; OSError: absent or unreadable"""
-    saved = read_or_none(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f'no checkpoint at {path}: train one with train.py or correct '
                                 '--checkpoint')
+    saved = read_or_none(path)
     try:
         weights = [*saved['audio_proj'].values(), *saved['masker_i'].values()]
         finite = all(torch.as_tensor(weight).isfinite().all() for weight in weights)
