@@ -20,7 +20,7 @@ ROWS = ('ours', 'oracle', 'ceiling')    # ceiling: the ground-truth masks as hea
 
 
 class MaskIoU(Segmentation):
-    """Segmentation without F, whose 255 thresholds would take a fifth of the time."""
+    """mIoU. Segmentation would compute F too, whose 255 thresholds cost a fifth of the time."""
     kept = ('iou',)
 
     def add(self, heatmap, mask):
@@ -34,7 +34,7 @@ class BothRight(Streaming):
     """both_right: the share, in per cent, of frames in which both sounds are localised correctly.
 
     Under each of a frame's two sounds, the mean heat on the sound's own object must exceed that on
-    the other object; no threshold. waiting: samples whose frame's other sound has not come yet.
+    the other object; no threshold. waiting: the first sample of each frame, until its second comes.
     """
     needs = ('mask', 'group')
     kept = ('right', 'waiting')
@@ -78,19 +78,19 @@ def held_out(model, tokenizer, preset, data_root, rows=ROWS, batch_size=32):
     vggss = {'box': rows_of(SingleSource, rows), 'mask': rows_of(MaskIoU, rows),
              'area': {'ours': Areas()}}
     is4 = {'mask': rows_of(MaskIoU, rows), 'pair': rows_of(BothRight, rows)}
-    for name, meters in (('vggss', vggss), ('is4', is4)):
+    for name, metrics in (('vggss', vggss), ('is4', is4)):
         try:
             dataset = Benchmark(name, data_root, config.image_size, config.seconds)
         except FileNotFoundError as error:
             print(f'held-out scores without {name}: {error}')
             continue
-        if name == 'vggss':
+        if name == 'vggss':                 # each frame also under silence and under noise
             dataset.samples += [replace(s, condition=condition, number=number)
                                 for condition in ('silence', 'noise')
                                 for number, s in enumerate(dataset.samples)]
         words = embed_names(model, tokenizer, dataset) if 'oracle' in rows else None
-        find = functools.partial(localise_with_ceiling, model, words=words, known={})
-        score(dataset, dataset.batches(batch_size), meters, find)
+        localiser = functools.partial(localise_with_ceiling, model, words=words, cache={})
+        score(dataset, dataset.batches(batch_size), metrics, localiser)
         n = dataset.expected - len(dataset.missing) - len(set(dataset.unreadable))
         if n < dataset.expected:
             print(f'{name}: scored {n} of {dataset.expected} samples')
@@ -99,22 +99,24 @@ def held_out(model, tokenizer, preset, data_root, rows=ROWS, batch_size=32):
     return summarised(vggss, is4)
 
 
-def localise_with_ceiling(model, samples, words, known):
-    return {**localise(model, samples, words, known), 'ceiling': [s['mask'] for s in samples]}
+def localise_with_ceiling(model, samples, words, cache):
+    """localise's rows, and 'ceiling'. words, cache: see localise. -> {row: B maps (224, 224)}"""
+    return {**localise(model, samples, words, cache), 'ceiling': [s['mask'] for s in samples]}
 
 
 def summarised(vggss, is4):
-    """The meters of held_out -> {row: scores} of the rows that have any, {what: sample count}"""
+    """held_out's metrics -> {row: scores} of the rows that have any, {what: sample count}"""
     scores = {}
     for row, box in vggss['box'].items():
         in_boxes = box.compute()
         multi = is4['mask'][row].iou
         areas = vggss['area'].get(row, Areas())
-        found = {'cIoU': in_boxes['cIoU'], 'AUC': in_boxes['AUC'],
-                 'mIoU': mean(vggss['mask'][row].iou + multi, 100), 'mIoU_multi': mean(multi, 100),
-                 **is4['pair'][row].compute(), **areas.compute()}
-        if not all(map(math.isnan, found.values())):
-            scores[row] = without_nan(found)
+        values = {'cIoU': in_boxes['cIoU'], 'AUC': in_boxes['AUC'],
+                  'mIoU': mean(vggss['mask'][row].iou + multi, 100),
+                  'mIoU_multi': mean(multi, 100),
+                  **is4['pair'][row].compute(), **areas.compute()}
+        if not all(map(math.isnan, values.values())):
+            scores[row] = without_nan(values)
     multi = len(is4['mask']['ours'])
     return scores, {'boxes': len(vggss['box']['ours']), 'masks': len(vggss['mask']['ours']) + multi,
                     'multi': multi, 'pairs': len(is4['pair']['ours']),
@@ -122,7 +124,7 @@ def summarised(vggss, is4):
 
 
 def table_of(columns):
-    """{column: scores} -> the table that train.py prints, in per cent."""
+    """The table that train.py prints, in per cent. columns: {name: scores} -> text"""
     rows = []
     for name in ('cIoU', 'AUC', 'mIoU', 'mIoU_multi', 'both_right', 'area_silence', 'area_noise'):
         factor = 100 if name.startswith('area') else 1      # areas are fractions
