@@ -53,6 +53,7 @@ def some_path(text):
 
 def given_options(parser, argv):
     """The options on the command line, not the defaults. -> {'batch_size': '--batch-size', ...}"""
+    # argparse gives no default to a name that the namespace already has
     without_defaults = dict.fromkeys(vars(parser.parse_args(argv)))
     parsed = parser.parse_args(argv, argparse.Namespace(**without_defaults))
     given = [name for name, value in vars(parsed).items() if value is not None]
@@ -146,7 +147,7 @@ def start_processes(name=None):
                              f'torchrun --nproc_per_node={count}, or --device cpu')
         device = torch.device('cuda', local)
         torch.cuda.set_device(device)
-        torch.backends.cudnn.allow_tf32 = False     # float32 convolutions have no 10-bit mantissas
+        torch.backends.cudnn.allow_tf32 = False     # convolutions in float32, not in TF32
     if device.type == 'mps' and 'RANK' in os.environ:
         raise ValueError('torch.distributed has no backend for mps: --device cpu')
     if 'RANK' in os.environ and not dist.is_initialized():
@@ -322,7 +323,7 @@ class Run:
         return state
 
     def _load(self, model, optimiser, scaler, settings):
-        """Of a folder that holds a checkpoint. -> the trainer's state"""
+        """Load a folder's newest checkpoint that can be read. -> the trainer's state"""
         path = self.last
         saved = read_or_none(path)
         if saved is None:
@@ -386,12 +387,13 @@ class Run:
             taking_steps.clear()
 
     def _set_aside(self):
+        """Rename the old run's files to *.old; of a resumed run, its summary."""
         saved = self.last.exists() or self.previous.exists()
-        # a resumed run is no longer finished: its summary will not be that of last.pt
+        # A resumed run is no longer finished: its summary will not be that of last.pt
         for name in RUN_FILES if self.starts_over else ['summary.json']:
             path = self.folder / name
             old = self.folder / f'{name}.old'
-            # where a first attempt to start over saved nothing, *.old are still the old run's
+            # Where a first attempt to start over saved nothing, *.old are still the old run's
             if path.exists() and (saved or not old.exists()):
                 os.replace(path, old)
 
