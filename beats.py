@@ -164,7 +164,8 @@ class Attention(nn.Module):
     """Self-attention with gated relative position bias. table: the biases, shared by all layers."""
     def __init__(self, cfg, table):
         super().__init__()
-        D, self.heads = cfg.encoder_embed_dim, cfg.encoder_attention_heads
+        D = cfg.encoder_embed_dim
+        self.heads = cfg.encoder_attention_heads
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(D, D) for _ in range(4))
         self.grep_linear = nn.Linear(D // self.heads, 8)
         self.grep_a = nn.Parameter(torch.ones(1, self.heads, 1, 1))
@@ -204,8 +205,10 @@ class Encoder(nn.Module):
     """Position convolution and layers; returns the outputs of the layers in `keep`, joined."""
     def __init__(self, cfg):
         super().__init__()
-        D, N = cfg.encoder_embed_dim, cfg.encoder_layers
-        self.num_buckets, self.max_distance = cfg.num_buckets, cfg.max_distance
+        D = cfg.encoder_embed_dim
+        N = cfg.encoder_layers
+        self.num_buckets = cfg.num_buckets
+        self.max_distance = cfg.max_distance
         self.pos_conv = nn.Sequential(PositionConv(D, cfg.conv_pos, cfg.conv_pos_groups), nn.GELU())
         self.layer_norm = nn.LayerNorm(D)
         table = nn.Embedding(cfg.num_buckets, cfg.encoder_attention_heads)

@@ -141,7 +141,8 @@ def start_processes(name=None):
     """
     device = pick_device(name)
     if device.type == 'cuda':
-        local, count = int(os.environ.get('LOCAL_RANK', 0)), torch.cuda.device_count()
+        local = int(os.environ.get('LOCAL_RANK', 0))
+        count = torch.cuda.device_count()
         if local >= count:
             raise ValueError(f'this machine has {count} GPU(s), and each process needs its own: '
                              f'torchrun --nproc_per_node={count}, or --device cpu')

@@ -70,8 +70,12 @@ class VGGSound(Dataset):
         self.frames = folder / 'frames'
         self.audio = folder / 'audio'
         self.list = folder / f'{split}.csv'
-        self.image_size, self.seconds, self.augmented = image_size, seconds, augmented
-        self.seed, self.epoch, self.skip_bad = seed, 0, skip_bad
+        self.image_size = image_size
+        self.seconds = seconds
+        self.augmented = augmented
+        self.seed = seed
+        self.epoch = 0
+        self.skip_bad = skip_bad
         self.features = None
         there = _stems_in(self.frames, FRAMES) & _stems_in(self.audio, SOUNDS)
         ids = read_ids(self.list, split == 'train')
@@ -198,7 +202,7 @@ class Benchmark(Dataset):
             first = absent[listed[0].id][0] if listed else 'a list'
             raise FileNotFoundError(f'none of the {len(listed)} samples of {name} is there, the '
                                     f'first lacks {first}: {WHERE}')
-        self._read_image = lru_cache(maxsize=2)(read_image)     # a frame's samples in a row
+        self._read_image = lru_cache(maxsize=2)(read_image)     # samples in a row share a frame
         self.clipped = sum(boxes_out(s) for s in self.samples)
         self.empty = 0
         for s in self.samples:
@@ -268,9 +272,8 @@ class Benchmark(Dataset):
         else:
             left, right = map(read_pickled_mask, s.masks)
         nothing = torch.zeros_like(left)
-        in_left = torch.cat([left, nothing], 1)                                     # (224, 448)
-        in_right = torch.cat([nothing, right], 1)
-        return torch.stack([in_left, in_right])                                     # (2, 224, 448)
+        both = [torch.cat([left, nothing], 1), torch.cat([nothing, right], 1)]      # (224, 448)
+        return torch.stack(both)                                                # (2, 224, 448)
 
 
 # ============ Batches ============

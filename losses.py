@@ -90,11 +90,11 @@ def area_regulariser(areas, p_pos=P_POS, p_neg=P_NEG, reading='release'):
     if reading == 'release':
         negative = (areas.sum() - positive.sum()) / B**2
         return (positive.mean() - p_pos).abs() + (negative - p_neg).abs()
-    negative = (areas - p_neg).abs().sum() - (positive - p_neg).abs().sum()
-    positive = (positive - p_pos).abs()
+    off_negative = (areas - p_neg).abs().sum() - (positive - p_neg).abs().sum()
+    off_positive = (positive - p_pos).abs()                         # (B,)
     if reading == 'sum':
-        return positive.sum() + negative
-    return positive.mean() + negative / max(1, B * (B - 1))
+        return off_positive.sum() + off_negative
+    return off_positive.mean() + off_negative / max(1, B * (B - 1))
 
 
 def mean_areas(areas, first=0):

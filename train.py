@@ -105,7 +105,8 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
     together = args.negatives == 'global'       # the pairs of all processes
     gather = losses.all_gather if together else lambda rows: rows
     weights = loss_weights(args)
-    first, last = state['step'], state['last_step']
+    first = state['step']
+    last = state['last_step']
     steps = training_steps(pairs, first, last, args.batch_size, args.accumulate,
                            rank, processes, args.workers)
     bar = tqdm(steps, total=last, initial=first, disable=rank > 0, unit=' steps',
