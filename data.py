@@ -113,6 +113,7 @@ class VGGSound(Dataset):
         return {'id': self.ids[index], 'error': SampleError(reason)}
 
     def _pair(self, index):
+        """-> a sample. SampleError where a file cannot be read"""
         sample = self.ids[index]
         sound = self.sound_file(sample)
         image = read_image(self.frame_file(sample))
@@ -256,6 +257,7 @@ class Benchmark(Dataset):
             return {'id': s.id, 'error': error}
 
     def _wav(self, s):
+        """The sound of a sample, by its condition. -> (samples,)"""
         length = round(self.seconds * SAMPLE_RATE)
         if s.condition == 'silence':
             return torch.zeros(length)

@@ -184,9 +184,10 @@ def loss_weights(args):
 
 
 def learning_rate(lr, schedule, step, last_step):
+    """Of this step: lr itself, or 'linear', from lr to 0 after the last step."""
     if schedule == 'constant':
         return lr
-    return lr * ((last_step - step) / last_step)        # linear: 0 after the last step
+    return lr * ((last_step - step) / last_step)
 
 
 def average_gradients(model):
