@@ -231,9 +231,8 @@ def test_videos_a_second_are_without_the_start_of_the_processes(tmp_path, monkey
         runs.append((out.name, processes))
     monkeypatch.setattr(clips, 'draw_clip', lambda path: path.write_bytes(b'clip'))
     monkeypatch.setattr(clips, 'extract', extract)
-    times = {('first', 1): 3, ('second', 1): 0, ('first', 2): 6, ('second', 2): 4.5}
-    monkeypatch.setattr(clips, 'clock', lambda device: (lambda name: contextlib.nullcontext(),
-                                                        times))
+    times = iter([3, 0, 6, 4.5])            # by one process, again, by two, again
+    monkeypatch.setattr(clips, 'seconds_of', lambda work: (next(times), work()))
     assert clips.measure_clips(6) == {'videos': 6, 'videos/s, 1 process': 2,
                                       'videos/s, 2 processes': 4, 'ratio': 2,
                                       'seconds to start 2': 4.5}
