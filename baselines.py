@@ -36,7 +36,7 @@ from encoders.spaces import WEIGHTS, load_spaces
 from evaluate import (SHIPPED, TASKS, load, open_benchmarks, score_benchmarks, tasks_of,
                       tasks_wanted)
 from figures.scores import check_outputs
-from figures.tables import BENCHMARK_NAMES, ORACLE_TASKS, table
+from figures.tables import BENCHMARK_NAMES, EXTENDED, ORACLE_TASKS, table
 from localise import distinct, frames_at
 from media import box_map, read_image
 from model import PRESETS, ROOT, encode_image
@@ -44,7 +44,6 @@ from model import PRESETS, ROOT, encode_image
 TEXTS = ('clipseg_wav2clip_text', 'clipseg_clap_text')
 REGIONS = ('wav2clip', 'audioclip', 'imagebind')
 METHODS = TEXTS + REGIONS               # in the order of the paper's tables
-CROPS_AT_ONCE = 64                      # per pass of an image encoder
 
 
 # ---- The embeddings of sounds --------------------------------------------------------------------
@@ -136,9 +135,7 @@ def localise_by_region(spaces, propose, files, cache, samples):
 
 def embed_regions(space, picture, boxes):
     """A PIL frame, boxes (n, 4) -> (n, D)"""
-    crops = [crop(picture, box) for box in boxes.tolist()]
-    parts = [crops[i:i + CROPS_AT_ONCE] for i in range(0, len(crops), CROPS_AT_ONCE)]
-    return torch.cat([space.embed_image(part).cpu() for part in parts])
+    return space.embed_image([crop(picture, box) for box in boxes.tolist()]).cpu()
 
 
 def check_ids(boxes, datasets, path):
@@ -202,7 +199,7 @@ def run(args):
                            csv_file=args.csv)
     print_retrieved(correct)
     if args.save_heatmaps and by_region:
-        write_confidences(confidences, args.wanted, by_region, args.save_heatmaps)
+        write_confidences(confidences, by_region, args.save_heatmaps)
     return scores
 
 
@@ -243,12 +240,11 @@ def score_methods(wanted, datasets, finders, by_text, by_region, **options):
     return scores
 
 
-def write_confidences(confidences, wanted, methods, folder):
+def write_confidences(confidences, methods, folder):
     """folder/<method>/<extended set>/confidence.csv. confidences: {set: [(id, {method: c})]}"""
-    for name, of_samples in confidences.items():
-        of_samples = gather_lists(of_samples)
-        needed = any('confidence' in metric.needs for metric in tasks_of(name, wanted).values())
-        if needed and rank_and_processes()[0] == 0:
+    for name in [name for name in EXTENDED if name in confidences]:
+        of_samples = gather_lists(confidences[name])
+        if rank_and_processes()[0] == 0:
             for method in methods:
                 save_confidences(Path(folder, method, name),
                                  [(sample, found[method]) for sample, found in of_samples])
