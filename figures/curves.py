@@ -72,17 +72,18 @@ def precision_recall_picture(curves, path):
 
     curves: {name: (precision (T,), recall (T,), (precision, recall) at max-F1)}, fractions.
     """
-    figure, [axis] = _axes((5.6, 5), 1, ['Precision and recall'])
+    figure, [axis] = _axes((5.6, 5), 1, ['Precision and recall; a dot is max-F1'])
     r, p = np.meshgrid(np.linspace(0.01, 1, 100), np.linspace(0.01, 1, 100))
     f1 = 2 * p * r / (p + r)
     grey = axis.contour(r, p, f1, [0.2, 0.4, 0.6, 0.8], colors='#bbbbbb', linewidths=0.8)
     axis.clabel(grey, fmt='F1 %g', fontsize=8)
     for name, (precision, recall, (p, r)) in curves.items():
-        [line] = axis.plot(recall, precision, linewidth=1.8, label=name)
+        best = 200 * p * r / max(p + r, 1e-9)
+        [line] = axis.plot(recall, precision, linewidth=1.8, label=f'{name}, max-F1 {best:.1f}')
         axis.plot(r, p, 'o', color=line.get_color(), markersize=7, markeredgecolor='white',
-                  label=f'its max-F1, {200 * p * r / max(p + r, 1e-9):.1f}')
+                  clip_on=False, zorder=3)
     axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='recall', ylabel='precision')
-    axis.legend(fontsize=9, frameon=False, loc='lower left')
+    figure.legend(fontsize=9, frameon=False, loc='outside lower center', ncols=2)
     save(figure, path)
 
 

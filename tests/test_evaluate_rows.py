@@ -373,9 +373,9 @@ def test_the_curve_of_figure_7_has_its_axes_and_the_point_of_max_f1(everything, 
                         lambda *given: drawn.append(axes(*given)) or drawn[0])
     figures.curves.precision_recall_picture({'one': curves['Extended Flickr']}, tmp_path / 'p.png')
     [axis] = drawn[0][1]
-    lines = {line.get_label(): line for line in axis.lines}
     assert (axis.get_xlabel(), axis.get_ylabel()) == ('recall', 'precision')
-    assert lines['one'].get_xdata().tolist() == recall.tolist()
-    assert lines['one'].get_ydata().tolist() == precision.tolist()
-    dot = lines['its max-F1, 80.0']
+    line, dot = axis.lines
+    assert line.get_label() == 'one, max-F1 80.0'
+    assert line.get_xdata().tolist() == recall.tolist()
+    assert line.get_ydata().tolist() == precision.tolist()
     assert [*dot.get_xdata(), *dot.get_ydata()] == pytest.approx([2 / 3, 1])
