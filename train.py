@@ -122,8 +122,9 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
         for batch in batches:       # one, or --accumulate N
             state['skipped'] += print_skipped(batch, state['skipped'])
             # Figure 2: A, M_G, M_I, M_F, v_I and v_D
-            out = forward(args, parallel, batch, pairs.features,
-                          pair_chunk=args.pair_chunk, negatives=args.negatives)
+            out = forward(parallel, batch, args.precision, pairs.features,
+                          image_mask=args.image_mask, feature_mask=args.feature_mask,
+                          negatives=args.negatives, pair_chunk=args.pair_chunk)
             # acl_i: Eq. 1; acl_f: Eq. 2 and 3; reg: Eq. 4
             terms = losses.loss_terms(out, args.tau, args.p_pos, args.p_neg, args.area,
                                       args.acl_f, gather=gather)
@@ -157,24 +158,23 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
     return checkpoint.stop_asked()
 
 
-def forward(args, model, batch, cache=None, **options):
+def forward(model, batch, precision, cache=None, **options):
     """Run Figure 2 on a batch, under autocast. -> model.Alignment
 
-    model: a SoundLocalizer, or DDP around it. cache: data.AudioFeatures, or None.
-    options: of SoundLocalizer.forward.
+    model: a SoundLocalizer, or DDP around it. precision: of the networks.
+    cache: data.AudioFeatures, or None. options: of SoundLocalizer.forward.
     """
     device = next(model.parameters()).device
     image = batch['image'].to(device, non_blocking=True)    # (B, 3, H, W)
     wav = batch['wav'].to(device, non_blocking=True)        # (B, samples)
-    autocast = torch.autocast(device.type, HALF.get(args.precision),
-                              enabled=args.precision in HALF)
+    autocast = torch.autocast(device.type, HALF.get(precision),
+                              enabled=precision in HALF)
     features = None
     if cache:
         E_A = getattr(model, 'module', model).beats         # DDP: model.module
         features = cache.complete(batch, autocast(E_A), device)
     with autocast:
-        return model(image, wav, features=features, image_mask=args.image_mask,
-                     feature_mask=args.feature_mask, **options)
+        return model(image, wav, features=features, **options)
 
 
 def loss_weights(args):
@@ -254,7 +254,8 @@ def validate(args, model, pairs):
         B = len(batch['id'])
         if B < 2:                           # one pair has no negatives
             continue
-        out = forward(args, model, batch)
+        out = forward(model, batch, args.precision, image_mask=args.image_mask,
+                      feature_mask=args.feature_mask)
         terms = losses.loss_terms(out, args.tau, args.p_pos, args.p_neg, args.area,
                                   args.acl_f)
         loss = losses.total_loss(terms, loss_weights(args))
@@ -296,7 +297,10 @@ def train(args):
     load = partial(load_model, args.preset, prompt=args.prompt, clipseg=args.clipseg,
                    audio_tokens=args.audio_tokens, beats=args.beats)
     model, tokenizer = load()
-    optimiser = adam(args, model.to(device))
+    pools_M_I = args.lambda_f and args.feature_mask == 'image'
+    uses_M_I = bool(args.lambda_i or args.lambda_reg or pools_M_I)
+    optimiser = adam(model.to(device), args.lr, args.weight_decay,
+                     with_mask=uses_M_I and args.image_mask == 'hard')
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == 'fp16')
     answers = digest = None
     if args.lambda_c:                       # Eq. 7
@@ -351,7 +355,7 @@ def make_data(args):
     checkpoint.wait_for_all()
 
 
-def adam(args, model):
+def adam(model, lr, weight_decay, with_mask):
     """The optimiser of the audio projection and of MaskGen_I's w and b.
 
     Some ablations never use w and b; DDP would wait for their gradients.
@@ -361,13 +365,10 @@ def adam(args, model):
     Paper [27]: Adam with weight decay 1e-4, hence added to the gradient (not
     AdamW's), and on w and b too (released code).
     """
-    pools_M_I = bool(args.lambda_f) and args.feature_mask == 'image'
-    uses_M_I = bool(args.lambda_i or args.lambda_reg) or pools_M_I
-    model.masker_i.requires_grad_(args.image_mask == 'hard' and uses_M_I)
+    model.masker_i.requires_grad_(with_mask)
     trained = [p for p in model.parameters() if p.requires_grad]
     fused = trained[0].is_cuda or None
-    return torch.optim.Adam(trained, args.lr, weight_decay=args.weight_decay,
-                            fused=fused)
+    return torch.optim.Adam(trained, lr, weight_decay=weight_decay, fused=fused)
 
 
 def finish(args, run, load, model, tokenizer, state, absent):
