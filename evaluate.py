@@ -33,7 +33,7 @@ from checkpoint import (gather_lists, given_options, overwritten, rank_and_proce
                         some_path, start_processes, wait_for_all)
 from data import Benchmark, draw_miniature
 from figures.compare import comparison
-from figures.examples import draw_report, ids_to_show, open_others, with_others
+from figures.examples import draw_report, draw_sheets, ids_to_show, open_others, with_others
 from figures.own import one_pair
 from figures.scores import check_outputs, in_json, print_counts, scores_of, write_scores
 from figures.tables import EXTENDED, ORACLE_TASKS, task_tables
@@ -139,24 +139,24 @@ def join_processes(dataset, metrics, pictured):
 # ---- All benchmarks: from metrics to tables ------------------------------------------------------
 def score_benchmarks(scores, wanted, datasets, localisers, rows, threshold='fixed:0.5',
                      reading='release', batch_size=16, paper=None, json_file=None, csv_file=None,
-                     maps=None, frames=0, beside=(), binary=()):
-    """Score every benchmark; after each, write all scores and print the tables that are complete.
+                     maps_folder=None, figures_folder=None, frames=3, beside=(), binary=()):
+    """Score every benchmark; after each, write all scores, print complete tables, draw its sheets.
 
     scores: {row: {}}, or those of an earlier call, becomes {row: {task: {benchmark: scores}}}.
     wanted: {task: {benchmark: metric}}. datasets, localisers: {benchmark: Benchmark, localiser}.
-    rows: any names, as the localisers have them; maps of the first are saved below `maps`. paper:
-    see task_tables. frames: how many of each benchmark will be shown. beside: [(another method,
-    folder of its maps)], shown too. binary: rows of 0/1 maps, which have no K highest pixels and so
-    no adaptive scores.
-    -> {benchmark: {task: {row: metric}}}, {benchmark: what score returns of these frames}
+    rows: any names, as the localisers have them; maps of the first are saved below maps_folder.
+    paper: see task_tables. figures_folder: of the sheets, which show up to `frames` frames of each
+    benchmark. beside: [(another method, folder of its maps)], shown too. binary: rows of 0/1 maps,
+    which have no K highest pixels and so no adaptive scores.
+    -> {benchmark: {task: {row: metric}}}, examples on the sheets (see figures/report.py)
     """
     for row in rows:
         scores[row] |= {task: {} for task in wanted}
     scored = {}
-    pictured = {}
+    examples = []
     for name, dataset in datasets.items():
         tasks = tasks_of(name, wanted)
-        shown = ids_to_show(dataset.samples, frames) if frames else ()
+        shown = ids_to_show(dataset.samples, frames) if figures_folder else ()
         localiser = localisers[name]
         others = open_others(beside, dataset, tasks)
         if others:
@@ -164,9 +164,9 @@ def score_benchmarks(scores, wanted, datasets, localisers, rows, threshold='fixe
         metrics = {task: rows_of(metric, [*rows, *others], threshold=threshold, reading=reading)
                    for task, metric in tasks.items()}
         batches = share(dataset.batches(batch_size))
-        folder = Path(maps, name) if maps else None
-        mine = score(dataset, batches, metrics, localiser, shown, folder)
-        pictured[name] = join_processes(dataset, metrics, mine)
+        folder = Path(maps_folder, name) if maps_folder else None
+        pictured = score(dataset, batches, metrics, localiser, shown, folder)
+        pictured = join_processes(dataset, metrics, pictured)
         for task, of_rows in metrics.items():
             for row in rows:
                 scores[row][task][name] = scores_of(of_rows[row], dataset, row in binary)
@@ -181,7 +181,9 @@ def score_benchmarks(scores, wanted, datasets, localisers, rows, threshold='fixe
         for task in tasks:
             if len(scores[rows[0]][task]) == len(wanted[task]):
                 print('\n' + task_tables(task, task_rows(scores, task), paper))
-    return scored, pictured
+        if figures_folder:
+            examples += draw_sheets(figures_folder, name, metrics, pictured)
+    return scored, examples
 
 
 def tasks_of(name, wanted):
@@ -291,16 +293,16 @@ def evaluate(args):
     rows = ('ours', 'oracle', *(MIXTURE_ROWS if args.mixture_rows else ()))
     paper = variant if preset == 'paper' else None          # the miniature has no row in the paper
     scores = {row: {} for row in rows}
-    metrics, pictured = score_benchmarks(
+    metrics, examples = score_benchmarks(
         scores, args.wanted, datasets, localisers, rows, threshold=args.threshold,
         reading=args.reading, batch_size=args.batch_size, paper=paper, json_file=args.json,
-        csv_file=args.csv, maps=args.save_heatmaps, beside=args.beside,
-        frames=args.examples if args.figures else 0)
+        csv_file=args.csv, maps_folder=args.save_heatmaps, figures_folder=args.figures,
+        frames=args.examples, beside=args.beside)
     if args.figures and rank_and_processes()[0] == 0:
         facts |= {'preset': preset, 'threshold': args.threshold,
                   'metrics': f'reading of the {args.reading}'}
         tables = {task: (task_rows(scores, task), paper) for task in args.wanted}
-        draw_report(args.figures, tables, metrics, pictured, facts)
+        draw_report(args.figures, tables, metrics, examples, facts)
     return in_json(scores)
 
 
@@ -436,5 +438,5 @@ def main():
 
 
 if __name__ == '__main__':
-    run_script('evaluate.py', main, 'interrupted; --json and --csv, where given, hold the '
-               'benchmarks that were finished')
+    run_script('evaluate.py', main, 'interrupted; --json, --csv and the contact sheets of '
+               '--figures, where given, have the benchmarks that were finished')

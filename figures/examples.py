@@ -124,19 +124,26 @@ def draw_before_after(path, shown):
     pictures.contact_sheet(rows, path, columns, names)
 
 
-def draw_report(folder, tables, metrics, pictured, facts):
-    """Contact sheets of each task and benchmark, the curves of the extended sets, the report.
+def draw_sheets(folder, benchmark, metrics, pictured):
+    """A contact sheet for each task of a benchmark. -> all examples on them, for draw_report
 
-    metrics: {benchmark: {task: {row: metric}}}. pictured: {benchmark: see examples_of}. With other
-    methods' rows, precision_recall_<benchmark>.png has the curves of all (Figure 7).
+    metrics: {task: {row: metric}}. pictured: see examples_of.
     """
     examples = []
-    for benchmark, tasks in metrics.items():
-        for task, rows in tasks.items():
-            sheet = Path(folder, f'{task}_{benchmark}.png')
-            shown = examples_of(task, benchmark, rows, pictured[benchmark])
-            attempt(sheet, report.example_sheet, task, benchmark, shown, sheet)
-            examples += shown
+    for task, rows in metrics.items():
+        sheet = Path(folder, f'{task}_{benchmark}.png')
+        shown = examples_of(task, benchmark, rows, pictured)
+        attempt(sheet, report.example_sheet, task, benchmark, shown, sheet)
+        examples += shown
+    return examples
+
+
+def draw_report(folder, tables, metrics, examples, facts):
+    """The curves of the extended sets (Figure 7) and report.html. tables, facts: see report.report
+
+    metrics: {benchmark: {task: {row: metric}}}. With other methods' rows (--beside),
+    precision_recall_<benchmark>.png has the curves of all. examples: of all benchmarks.
+    """
     drawn = {'precision_recall.png': {}}
     for name in [name for name in EXTENDED if name in metrics]:
         scored = {row: metric for row, metric in metrics[name]['robustness'].items() if metric}

@@ -134,7 +134,7 @@ def test_other_methods_curves_stand_in_a_picture_of_each_extended_set(drawn, tmp
         rows[row].update(heat, torch.ones(2, 4, 4), [0.9, 0.1], ['sounding', 'silent'])
     rows['oracle'] = Extended()
     metrics = {'ext_flickr': {'robustness': rows}}
-    draw_report(tmp_path, {}, metrics, {'ext_flickr': []}, {})
+    draw_report(tmp_path, {}, metrics, [], {})
     names = [path.name for path in tmp_path.glob('*.png')]
     assert sorted(names) == ['precision_recall.png', 'precision_recall_ext_flickr.png']
     (_, [plain]), (_, [several]) = drawn

@@ -116,7 +116,8 @@ def test_rows_of_other_methods_are_scored_printed_and_written_like_ours(monkeypa
     scores = {'of text': {}, 'of boxes': {}}
     evaluate.score_benchmarks(
         scores, wanted, {'is4': dataset}, {'is4': localiser}, list(scores), binary=['of boxes'],
-        json_file=tmp_path / 'a.json', csv_file=tmp_path / 'a.csv', maps=tmp_path / 'maps')
+        json_file=tmp_path / 'a.json', csv_file=tmp_path / 'a.csv',
+        maps_folder=tmp_path / 'maps')
     for task, values in FIRST.items():
         assert_scores(scores['of text'][task]['is4'], values, 4)
         found = scores['of boxes'][task]['is4']
@@ -132,8 +133,8 @@ def test_rows_of_other_methods_are_scored_printed_and_written_like_ours(monkeypa
     assert 'IS4 of text 50.0 75.0 37.5 43.8 4' in said and 'of boxes 75.0 - 47.5 - 4' in said
 
 
-def test_an_interrupted_run_leaves_the_scores_of_the_benchmarks_that_were_finished(monkeypatch,
-                                                                                  tmp_path):
+def test_an_interrupted_run_leaves_scores_and_sheets_of_the_benchmarks_that_were_finished(
+        monkeypatch, tmp_path):
     run = Run(monkeypatch, tmp_path)
     find = evaluate.localise
 
@@ -143,7 +144,9 @@ def test_an_interrupted_run_leaves_the_scores_of_the_benchmarks_that_were_finish
         return find(model, samples, **asked)
     monkeypatch.setattr(evaluate, 'localise', interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run('--task', 'single', '--json', tmp_path / 'a.json', '--csv', tmp_path / 'a.csv')
+        run('--task', 'single', '--json', tmp_path / 'a.json', '--csv', tmp_path / 'a.csv',
+            '--figures', tmp_path / 'pictures')
+    assert list(run.sheets) == [('single', 'vggss'), ('single', 'flickr')] and not run.reports
     results = json.loads((tmp_path / 'a.json').read_text())
     assert list(results['single']) == ['vggss', 'flickr']
     assert_scores(results['single']['flickr'], FIRST['single'], 4)
