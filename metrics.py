@@ -52,8 +52,9 @@ def thresholds_for(heatmap, policy, ground_truth=None):
         return heatmap.new_tensor([float(policy.removeprefix('fixed:'))])
     # Paper [49]: each map has its own median. The release's VGG-SS, Flickr and extended evaluators
     # take that of a batch's first map for the whole batch.
+    # An empty ground truth, K = 0, has the median too, as in Senocak et al.'s code.
     K = int((ground_truth > 0).sum()) if policy == 'adaptive' else 0
-    place = heatmap.numel() - K if K else heatmap.numel() // 2      # K = 0: Senocak et al.'s code
+    place = heatmap.numel() - K if K else heatmap.numel() // 2
     values = heatmap.flatten().cpu().numpy()            # partition: 40 times as fast as sorting
     return heatmap.new_tensor([np.partition(values, place)[place]])
 
@@ -65,7 +66,8 @@ def overlap(heatmap, ground_truth, thresholds, strict=False):
     the ground truth in the predicted region; outside (T,), its number of pixels without ground
     truth; the sum of the ground truth
     """
-    x, g = heatmap.flatten(), ground_truth.flatten()                        # (P,) each
+    x = heatmap.flatten()                                                   # (P,)
+    g = ground_truth.flatten()                                              # (P,)
     compare = torch.gt if strict else torch.ge
     # Comparing straight into 0. and 1. takes a third of the time of converting from bool.
     empty = torch.eq(g, 0, out=torch.empty_like(g))                         # (P,)
@@ -209,9 +211,10 @@ def f_score(inside, outside, total):
 
 
 class Segmentation(Streaming):
-    """mIoU, F, mIoU_adap, F_adap; `.area`: the share of pixels predicted. Non-zero is object.
+    """mIoU, F, mIoU_adap, F_adap; `.area`: the share of pixels predicted.
 
-    F needs no policy: its mean over the samples with an object, at the best of 255 thresholds.
+    Non-zero pixels of a mask are the object. F needs no policy: it is the mean over the samples
+    with an object, at the best of 255 thresholds.
     Paper [51]: an empty mask (MS3 has some) scores the share of pixels not predicted, as released.
     Paper [52]: an average over samples. The release averages means of batches, AVSBench maxima.
     Paper [53]: "w/ Adap." has no public code for segmentation; here it is the same top-K mask.
@@ -283,7 +286,8 @@ class Extended(Streaming):
         sounding = torch.tensor(self.sounding, dtype=torch.bool)            # (N,)
         right = sounding & (iou > 0.5 if self.reading == 'paper' else iou >= 0.5)
         detected = confidence >= levels[:, None]                            # (T, N)
-        hits, found = (detected & right).sum(1), (detected & sounding).sum(1)       # (T,) each
+        hits = (detected & right).sum(1)                                    # (T,)
+        found = (detected & sounding).sum(1)                                # (T,)
         misses = sounding.sum() - (hits if textbook else found)
         precision = (hits / detected.sum(1)).nan_to_num(1.0)                # 0/0: 1
         recall = (hits / (hits + misses)).nan_to_num(1.0)
@@ -295,7 +299,7 @@ class Extended(Streaming):
         if self.reading == 'release':
             levels = levels[1:][::max(1, len(levels) // 200)]
         precision, recall = self.precision_recall(levels, textbook)         # recall grows
-        highest = precision.flip(0).cummax(0).values.flip(0)                # from here on
+        highest = precision.flip(0).cummax(0).values.flip(0)    # at this or higher recall
         start = recall.new_zeros(0 if self.reading == 'release' else 1)     # no first rectangle
         width = recall.diff(prepend=start)
         return 100 * float((highest[:len(width)] * width).sum())
@@ -351,8 +355,8 @@ class Robustness(Streaming):
     def compute(self):
         scores = {}
         for name, part in self.conditions.items():
-            found = part.compute()
-            scores |= {f'mIoU_{name}': found['mIoU'], f'F_{name}': found['F']}
+            own = part.compute()
+            scores |= {f'mIoU_{name}': own['mIoU'], f'F_{name}': own['F']}
             if name != 'positive':
                 scores[f'FPR_{name}'] = mean(part.area)
         present = [name for name in NEGATIVES if self.conditions[name].iou]
@@ -406,10 +410,10 @@ class Interactive(SingleSource):
 def pixel_ap(scores, truth):
     """AP of P pixels ranked by score, not interpolated; NaN without truth. Ties: one step."""
     ranked, order = scores.flatten().sort(descending=True)                  # (P,) each
-    pixels = ranked.unique_consecutive(return_counts=True)[1].cumsum(0)     # (S,) at S scores
+    pixels = ranked.unique_consecutive(return_counts=True)[1].cumsum(0)     # (S,) distinct scores
     hits = (truth.flatten() > 0)[order].cumsum(0)[pixels - 1].cpu()         # (S,)
     precision = hits / pixels.cpu().double()
-    area = (precision * hits.diff(prepend=hits.new_zeros(1))).cumsum(0)[-1]         # in this order
+    area = (precision * hits.diff(prepend=hits.new_zeros(1))).cumsum(0)[-1]         # adds in order
     return float(area / hits[-1])
 
 
@@ -418,9 +422,9 @@ class MultiSource(Streaming):
     `.pairings`: of each scene, the map that each source is scored with.
 
     A scene has k sources (k, H, W), non-zero where they are, and k predicted maps in any order.
-    CAP: mean pixel AP over the sources, under the pairing of maps and sources that maximises it, as
-    for CIoU and AUC. PIAP: pixel AP of the maximum of all maps against the union of all sources. A
-    source without any pixel is left out.
+    CAP: mean pixel AP over the sources, under the pairing of maps and sources that maximises it;
+    CIoU and AUC take the same pairing. PIAP: pixel AP of the maximum of all maps against the union
+    of all sources. A source without any pixel is left out.
     Paper [62]: CIoU averages over "all objects in the scene". Here that is the share of objects
     found; Hu et al. (2020) average a scene's IoUs first and compare that with the level.
     Paper [63]: no public code computes CAP. AVGN's code for PIAP swaps its arguments and ranks
@@ -430,7 +434,8 @@ class MultiSource(Streaming):
     kept = ('cap', 'piap', 'iou', 'pairings')
 
     def add(self, maps, sources):
-        k, sources = len(maps), (sources > 0).float()
+        k = len(maps)
+        sources = (sources > 0).float()
         ap = [pixel_ap(heat, truth) for heat, truth in itertools.product(maps, sources)]
         ap = torch.tensor(ap, dtype=torch.float64).view(k, k)               # of each map and source
         ways = torch.tensor(list(itertools.permutations(range(k))))         # (k!, k)
@@ -445,6 +450,6 @@ class MultiSource(Streaming):
 
     def compute(self):
         # Paper [64]: AVGN's evaluator takes CIoU@k as IoU > k and its AUC as IoU >= t.
-        found = {f'CIoU@{k}': success_share(self.iou, k / 100, strict=True) for k in (10, 30, 50)}
-        return {'CAP': mean(self.cap, 100), 'PIAP': mean(self.piap, 100), **found,
+        ciou = {f'CIoU@{k}': success_share(self.iou, k / 100, strict=True) for k in (10, 30, 50)}
+        return {'CAP': mean(self.cap, 100), 'PIAP': mean(self.piap, 100), **ciou,
                 'AUC': area_under_success(self.iou)}
