@@ -67,9 +67,9 @@ def score(dataset, batches, metrics, localiser, shown=(), folder=None):
         if not samples:
             continue
         maps = localiser(samples)
-        readable(dataset, samples)                          # a map on disk may not be
+        readable(dataset, samples)          # a map on disk may be unreadable
         for rows in metrics.values():
-            for row in [row for row in rows if row in maps]:        # files hold no oracle's maps
+            for row in [row for row in rows if row in maps]:        # --heatmaps has no oracle
                 feed(rows[row], samples, maps[row], row)
         for i, sample in enumerate(samples):
             if sample['id'] in shown:
@@ -118,7 +118,7 @@ def rows_of(metric, rows, **settings):
 
 
 def share(batches):
-    """This process's part of the batches, in order."""
+    """This process's part of the batches, in order; the later processes may get fewer."""
     rank, processes = rank_and_processes()
     each = -(-len(batches) // processes)
     return batches[rank * each:(rank + 1) * each]
@@ -198,23 +198,26 @@ def task_rows(scores, task):
 
 # ---- The model, the benchmarks, and what localises -----------------------------------------------
 def load(device, checkpoint, variant, preset, untrained, **given):
-    """The model that the command line names. -> model, tokenizer, preset, variant, source"""
+    """The model that the command line names. -> model, tokenizer, preset, variant, its origin
+
+    The origin, a text: the path of the checkpoint, or that the model is untrained.
+    """
     if preset == 'paper' and not checkpoint and not untrained:
         raise ValueError('no checkpoint ships for the paper preset: train one, or name the '
                          'authors\' by --checkpoint')
     torch.manual_seed(0)                # the untrained weights
-    source = 'none, untrained'
+    origin = 'none, untrained'
     saved = {'preset': 'miniature'}
     if not untrained:
-        source = checkpoint or SHIPPED[variant or 'av']
-        checkpoint = checkpoint or ROOT / source
+        origin = checkpoint or SHIPPED[variant or 'av']
+        checkpoint = checkpoint or ROOT / origin
         if rank_and_processes()[0] == 0:
-            print(f'checkpoint: {source}')
+            print(f'checkpoint: {origin}')
         saved = read_checkpoint(checkpoint)
     preset = preset or saved.get('preset', 'paper')         # the authors' file names neither
     variant = variant or saved.get('variant', 'av')
     model, tokenizer = load_model(preset, checkpoint, **given)
-    return model.to(device), tokenizer, preset, variant, source
+    return model.to(device), tokenizer, preset, variant, origin
 
 
 def open_benchmarks(wanted, preset, data_root, limit):
@@ -246,7 +249,7 @@ def open_benchmarks(wanted, preset, data_root, limit):
 
 def localiser_of(dataset, tasks, model, tokenizer, heatmaps, mixture_labels=None,
                  mixture_rows=False):
-    """What localises this benchmark: the model, or files. tasks: {task: metric} -> localiser
+    """A benchmark's localiser: of the model, or of maps on disk. tasks: {task: metric}
 
     Paper [78]: 4.2.5 takes "a predefined category list" and does not say which. Here it is the
     benchmark's own class names, or those of the file mixture_labels.
@@ -271,7 +274,7 @@ def localiser_of(dataset, tasks, model, tokenizer, heatmaps, mixture_labels=None
 
 
 def evaluate(args):
-    """Score every benchmark asked for. -> {task: {benchmark: scores}, ORACLE: {task: ...}}"""
+    """Score every benchmark asked for, or localise --image. -> what --json holds, or None"""
     check_outputs([args.json, args.csv, args.out if args.image else None],
                   [args.figures, args.save_heatmaps])
     device = start_processes(args.device)
@@ -280,10 +283,10 @@ def evaluate(args):
     variant = args.variant or 'av'
     facts = {'heatmaps': args.heatmaps}
     if not args.heatmaps:
-        model, tokenizer, preset, variant, source = load(
+        model, tokenizer, preset, variant, origin = load(
             device, args.checkpoint, args.variant, args.preset, args.untrained,
             prompt=args.prompt, clipseg=args.clipseg, beats=args.beats)
-        facts = {'checkpoint': source}
+        facts = {'checkpoint': origin}
     if args.image:
         return one_pair(model, PRESETS[preset], args.image, args.audio, args.out)
     datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)

@@ -39,7 +39,8 @@ def localise(model, samples, words=None, cache=None, with_confidence=False):
     texts = [words[samples[i]['label']] for i in named]
     embeddings = torch.stack([*A, *texts])                                      # (P, D)
     frames = frames_at(vision, [*range(B), *named])                             # P frames
-    maps = list(model.heatmaps(frames, embeddings.unsqueeze(1), SIZE)[:, 0].cpu())  # (224, 224)
+    maps = model.heatmaps(frames, embeddings.unsqueeze(1), SIZE)[:, 0].cpu()    # (P, 224, 224)
+    maps = list(maps)
     oracle = dict(zip(named, maps[B:]))
     if with_confidence:
         size = samples[0]['image'].shape[-2:]
@@ -52,8 +53,8 @@ def localise(model, samples, words=None, cache=None, with_confidence=False):
 def encode(model, samples, cache=None):
     """Encode each distinct sound and frame of a batch once.
 
-    -> A (B, D), audio-driven embeddings; Vision of B. Frames are compared by their pixels: IS4 and
-    VPO hold a copy of a frame for each sound.
+    -> A (B, D), audio-driven embeddings; the Vision (model.py) of all B frames. Frames are compared
+    by their pixels: IS4 and VPO hold a copy of a frame for each sound.
     cache: {key: embedding} of the sounds of earlier batches; the new ones are added to it.
     """
     cache = {} if cache is None else cache
@@ -83,7 +84,7 @@ def frames_at(vision, places):
 
 
 def confidence(model, vision, A, size):
-    """How well an image and its sound agree: cos(v_F[i, i], A_i). Vision of B, A (B, D) -> (B,)
+    """How well an image and its sound agree: cos(v_F[i, i], A_i). A (B, D) -> (B,)
 
     Paper [44]: "derived from a global audio-visual similarity score" (4.1, AP); this is the
     released code's. v_F is that of Eq. 2, of the positive pair. size: (H, W) of the images, the
@@ -99,9 +100,9 @@ def confidence(model, vision, A, size):
 def localise_sources(model, samples, classes, cache=None, k=2, names=None):
     """The k sources of a mixture (4.2.5). classes (N, D) text. -> {'ours': B maps (k, 224, 448)}
 
-    Each class name n grounds a mask M_n. v_n^I is the embedding of the image under M_n. The answer
-    is the k classes whose v_n^I is most similar to the embedding A of the mixture; their heatmaps
-    are returned. k is the number of sources, taken from the benchmark.
+    Each class name n grounds a mask M_n. v_n^I is the embedding of the image under M_n. The
+    sources are the k classes whose v_n^I is most similar to the embedding A of the mixture. k is
+    given: both benchmarks mix two.
     names: those of the classes; adds MIXTURE_ROWS, which show where the loss is: M_n cut at 0.5;
     the classes whose text is most similar to A, without masks; the true ones.
     """
@@ -116,7 +117,7 @@ def localise_sources(model, samples, classes, cache=None, k=2, names=None):
     maps = {}
     for row, of_classes in scores.items():
         top = of_classes.topk(k, dim=1).indices                                     # (B, k)
-        maps[row] = list(model.heatmaps(vision, classes[top], PAIR_SIZE).cpu())
+        maps[row] = list(model.heatmaps(vision, classes[top], PAIR_SIZE).cpu())     # (k, 224, 448)
     return maps
 
 
