@@ -3,9 +3,12 @@
     tables      as text, with the paper's own rows (paper_tables.csv)
     pictures    heatmaps in colour and over a frame, the ground truth, contact sheets
     curves      the losses of a training run; precision and recall (Figure 7)
-    report      a contact sheet per task; report.html: tables, pictures and sounds in one file
+    examples    which samples evaluate.py shows, and other methods' maps beside ours
+    report      contact sheets; report.html: tables, pictures and sounds in one file
+    scores      --json, --csv, and the counts of what was not scored
     compare     several results in the paper's tables
     inversion   Figure 12: heatmaps beside what the sound says
+    own         one picture and one sound of your own
 
 Shapes: H W pixels of a frame, h w cells of a heatmap. Frames and tiles are uint8 RGB.
 """

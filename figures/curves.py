@@ -15,7 +15,8 @@ import numpy as np
 from checkpoint import write_file
 from figures import import_matplotlib
 
-GREEN, RED = '#2a9d4a', '#c8352b'
+GREEN = '#2a9d4a'
+RED = '#c8352b'
 # {key of log.jsonl: (panel, name, colour)}
 LINES = {'loss': (0, 'total', '#222222'), 'acl_i': (0, 'ACL$_I$, Eq. 1', '#1f77b4'),
          'acl_f': (0, 'ACL$_F$, Eq. 3', '#e07b00'), 'reg': (0, 'area, Eq. 4', GREEN),
@@ -127,6 +128,7 @@ def _axes(size, columns, titles):
 
 
 def save(figure, path):
+    """Write a figure of matplotlib as PNG."""
     content = io.BytesIO()
     figure.savefig(content, format='png')
     write_file(path, content.getvalue())

@@ -102,7 +102,7 @@ def with_others(localiser, others, benchmark, shown, samples):
         for i, sample in enumerate(samples):
             if 'error' in sample or not (benchmark in EXTENDED or sample['id'] in shown):
                 continue
-            copy = dict(sample)
+            copy = dict(sample)         # gets an error or a confidence of this row
             [maps[row][i]] = read([copy])['ours']
             if 'error' in copy:
                 tqdm.write(f'{benchmark}: {row}: {copy["error"]}')
@@ -112,7 +112,10 @@ def with_others(localiser, others, benchmark, shown, samples):
 
 
 def draw_before_after(path, shown):
-    """shown: [(sample, its maps untrained, trained, and of the text oracle, if it has one)]"""
+    """Contact sheet of samples before and after a training.
+
+    shown: [(sample, (its map untrained, trained, and of the text oracle or None))]
+    """
     rows = []
     for sample, maps in shown:
         frame = displayable(sample['image'])
@@ -159,7 +162,7 @@ def draw_report(folder, tables, metrics, examples, facts):
 
 
 def draw_curves(metrics, picture):
-    """Figure 7: precision and recall over all confidences, and the point of max-F1."""
+    """Figure 7: precision and recall over all confidences, and max-F1. metrics: {name: Extended}"""
     found = {}
     for name, metric in metrics.items():
         precision, recall = metric.precision_recall(sorted(metric.confidence))

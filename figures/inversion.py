@@ -9,7 +9,8 @@ from media import displayable
 
 COLUMNS = ('frame', 'ground truth', 'oracle: class name', 'ours: sound', 'what the sound says')
 SIDE = 1.55         # of a tile, in inches
-LETTERS, LINES = 30, 5      # of a sentence; a longer one ends in an ellipsis
+LETTERS = 30        # in a line of a sentence
+LINES = 5           # of a sentence; a longer one ends in an ellipsis
 
 
 def inversion_picture(samples, oracle, ours, sentences, path):

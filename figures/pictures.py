@@ -19,10 +19,14 @@ from figures import import_matplotlib
 HEAT_WEIGHT = 0.5           # of the heatmap's colours in an overlay; the rest is the frame
 DIMMED = 0.3                # brightness of the frame outside the ground truth
 OUTLINE = (90, 255, 110)    # of the ground truth: a green that is rare in frames
-# A contact sheet, in pixels: height of a tile, gap between tiles, margin, height of a text line
-TILE, GAP, MARGIN, LINE = 128, 6, 12, 18
+# A contact sheet, in pixels
+TILE = 128                  # height of a tile
+GAP = 6                     # between tiles
+MARGIN = 12
+LINE = 18                   # height of a line of text
 LETTERS = 18                # in a line of a row's label
-INK, QUIET = (25, 25, 25), (110, 110, 110)      # colours of a label: its name, its facts
+INK = (25, 25, 25)          # colour of a label's name
+QUIET = (110, 110, 110)     # and of its facts
 BLANK = (240, 240, 240)     # where a tile is missing, or narrower than its column
 
 
@@ -33,7 +37,8 @@ def heat_colours(heatmap):
     edges at cyan and yellow. ValueError for values outside 0..1, as of logits.
     """
     heatmap = np.asarray(heatmap, np.float32)
-    lowest, highest = heatmap.min(), heatmap.max()
+    lowest = heatmap.min()
+    highest = heatmap.max()
     if not (lowest >= -1e-3 and highest <= 1 + 1e-3):       # also refuses NaN
         raise ValueError(f'A heatmap lies in 0..1, not in {lowest:.3g}..{highest:.3g}.')
     return import_matplotlib().colormaps['turbo'](heatmap, bytes=True)[..., :3]
@@ -63,7 +68,7 @@ def ground_truth_tile(frame, ground_truth):
 
 
 def resize(values, frame):
-    """(h, w) -> (H, W) float32, bilinearly"""
+    """To the size of a frame (H, W, 3), bilinearly. (h, w) -> (H, W) float32"""
     picture = Image.fromarray(np.asarray(values, np.float32))
     return np.asarray(picture.resize(frame.shape[1::-1], Image.Resampling.BILINEAR))
 
@@ -79,7 +84,8 @@ def contact_sheet(rows, path, columns, labels, title=''):
     if not tiles:
         raise ValueError('A contact sheet needs at least one row of tiles.')
     cell = round(TILE * max(tile.shape[1] / tile.shape[0] for tile in tiles)), TILE
-    font, title_font = ImageFont.load_default(14), ImageFont.load_default(17)
+    font = ImageFont.load_default(14)
+    title_font = ImageFont.load_default(17)
     labels = [label_lines(label) for label in labels]
     left = 2 * MARGIN + round(max(font.getlength(text) for lines in labels for text, _ in lines))
     lines_above = (1.5 if title else 0) + max(heading.count('\n') + 1 for heading in columns)

@@ -25,7 +25,8 @@ from checkpoint import write_file
 from figures.pictures import contact_sheet, ground_truth_tile, heat_colours, overlay
 from figures.tables import BENCHMARK_NAMES, CONDITIONS, TASK_NAMES, cell_text, grids
 
-LOUD, SOFTENED = 0.35, 0.1  # root mean square: a sound above the first is played at the second
+LOUD = 0.35                 # root mean square of a sound; a louder one is played at SOFTENED
+SOFTENED = 0.1
 SOUND_SECONDS = 240         # in one report, each 43 KB (16 kHz, 16 bit, base64)
 
 
@@ -112,6 +113,7 @@ def tiles(example):
 
 
 def name_of(example):
+    """What labels an example: its class name, of a mixture both, or its id."""
     name = example['label'] or example['id']
     return name if isinstance(name, str) else ' + '.join(name)
 
@@ -126,6 +128,7 @@ def facts_of(example):
 
 
 def jpeg(picture):
+    """(H, W, 3) uint8 -> JPEG of at most 448 x 224 as a data URI"""
     small = Image.fromarray(picture)
     small.thumbnail((448, 224))
     file = io.BytesIO()
@@ -150,4 +153,5 @@ def sound(wav, rate, longest):
 
 
 def data_uri(kind, file):
+    """A file in memory as text, which an HTML page can hold."""
     return f'data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}'

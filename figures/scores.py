@@ -42,7 +42,7 @@ def scores_of(metric, dataset, binary=False):
 
 
 def write_scores(scores, json_file=None, csv_file=None):
-    """The csv has lines of row, task, benchmark, metric, value."""
+    """Write --json and --csv, where given. The csv has lines row,task,benchmark,metric,value."""
     if json_file:
         write_file(json_file, json.dumps(without_nan(in_json(scores)), indent=1))
     if csv_file:
@@ -57,6 +57,7 @@ def write_scores(scores, json_file=None, csv_file=None):
 
 
 def named(scores):
+    """The scores with the name that the oracle's row has in files."""
     return {ORACLE if row == 'oracle' else row: tasks for row, tasks in scores.items()}
 
 

@@ -120,6 +120,7 @@ def paper_scores(numbers=range(1, 9)):
 
 
 def score_of(scores, metric):
+    """-> a float, of a sweep that at threshold 0.5; None where there is none"""
     value = scores.get(metric)
     if metric == 'recall_precision_gap' and scores.get('recall') is not None:
         value = abs(scores['recall'] - scores['precision'])
@@ -129,7 +130,9 @@ def score_of(scores, metric):
 
 
 def count_of(scores):
-    n, expected = scores.get('n'), scores.get('n_expected')
+    """The column n: how many samples were scored, and of how many if some are missing."""
+    n = scores.get('n')
+    expected = scores.get('n_expected')
     return n if n == expected else f'{n} of {expected}'
 
 
@@ -151,6 +154,7 @@ def table(rows, columns, decimals=1):
 
 
 def cell_text(value, decimals):
+    """A table's cell. None -> '-'; texts and integers as they are; floats rounded."""
     if value is None:
         return '-'
     if isinstance(value, (str, numbers.Integral)):
