@@ -130,9 +130,10 @@ def read_rows(path, columns, header=False, blank=None):
 
 
 def read_boxes(path, name, box):
-    """A json file [{name: a text, box: its boxes, perhaps 'class': a text}].
+    """A json file -> its list of {name: a text, box: boxes, perhaps 'class': a text}.
 
-    'bbox': several [x0, y0, x1, y1] in shares of the frame; 'gt_box': a single one in 224 pixels.
+    name, box: the keys. 'bbox' holds several [x0, y0, x1, y1] in shares of the frame, 'gt_box' a
+    single one in 224 pixels.
     """
     try:
         entries = json.loads(annotation(path))

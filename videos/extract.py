@@ -175,7 +175,7 @@ def write_piece(job):
 
 
 def ids_of(path):
-    """The ids of a list: train.csv in any form that data.py reads, or vggss.json."""
+    """The ids of a list: train.csv in any form of benchmarks/pairs.py, or vggss.json."""
     if Path(path).suffix == '.json':
         return [entry['file'] for entry in read_boxes(Path(path), 'file', 'bbox')]
     return read_ids(path)
@@ -204,7 +204,7 @@ def videos_in(folder, names):
 
 
 def cut(name, videos):
-    """The id of a cut from complete videos. -> its video, None if absent, and its second"""
+    """Where the clip with this id lies: -> its complete video, or None; the second it starts at"""
     parts = re.fullmatch('(.+)_([0-9]{1,9})', name)
     if not parts:
         raise ValueError(f'the id {name:.60} is not <youtubeid>_<second>, as --names whole needs: '
