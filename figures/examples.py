@@ -157,7 +157,7 @@ def draw_report(folder, tables, metrics, examples, facts):
         if rows:
             attempt(Path(folder, file), draw_curves, rows, Path(folder, file))
     page = Path(folder, 'report.html')
-    if attempt(page, report.report, page, 'Hearing and seeing', tables, examples, facts):
+    if attempt(page, report.report, page, tables, examples, facts):
         print(f'{page}: open it in a browser')
 
 

@@ -1,7 +1,7 @@
 """Examples of section 4.2: contact sheets like Figures 5, 6, 8, 9 and 10; report.html with sound.
 
     example_sheet('interactive', 'is4', examples, 'interactive_is4.png')
-    report('report.html', 'My run', {'single': (rows, 'av')}, examples, {'preset': 'paper'})
+    report('report.html', {'single': (rows, 'av')}, examples, {'preset': 'paper'})
 
 An example is a sample of data.Benchmark as examples.py completes it, a dict of
     task, benchmark, id; group: of the frame; label: str, None, or one per source of a mixture
@@ -51,7 +51,7 @@ def example_sheet(task, benchmark, examples, path):
     contact_sheet(rows, path, columns, labels, title)
 
 
-def report(path, title, tables, examples, facts):
+def report(path, tables, examples, facts):
     """Write one HTML file that holds all it needs: tables, pictures, sounds.
 
     tables: {task: (rows, paper)}, as task_tables takes them. facts: {name: str}, at the top. Each
@@ -61,7 +61,7 @@ def report(path, title, tables, examples, facts):
     template = Path(__file__).with_name('report_template.html').read_text(encoding='utf-8')
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
     write_file(path, page.render(
-        title=title, facts=facts, tables=tables, examples=examples, scale=scale, grids=grids,
+        facts=facts, tables=tables, examples=examples, scale=scale, grids=grids,
         task_names=TASK_NAMES, benchmark_names=BENCHMARK_NAMES, cell_text=cell_text, cards=cards,
         name_of=name_of, facts_of=facts_of, tiles=tiles, overlay=overlay, jpeg=jpeg, sound=sound,
         longest=SOUND_SECONDS / max(1, len(examples))))

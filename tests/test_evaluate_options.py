@@ -256,7 +256,7 @@ def test_scale_and_paper_row_are_the_command_lines_or_the_checkpoints(
         monkeypatch, tmp_path, capsys, saved, arguments, preset, row):
     run = Run(monkeypatch, tmp_path, dict(zip(('preset', 'variant'), saved)))
     run('--benchmarks', 'vggss', '--checkpoint', 'my.pt', '--figures', tmp_path / 'p', *arguments)
-    assert run.reports[0][2]['single'][1] == row            # in the report's table
+    assert run.reports[0][1]['single'][1] == row            # in the report's table
     size_and_seconds = (96, 2.0) if preset == 'miniature' else (352, 10.0)
     assert run.loaded[0]['preset'] == preset and run.roots[0][2:4] == size_and_seconds
     said = re.sub(' +', ' ', capsys.readouterr().out)

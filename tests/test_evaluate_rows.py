@@ -268,7 +268,7 @@ def test_maps_without_confidences_are_ranked_by_their_highest_quarter(monkeypatc
 
 def test_examples_hold_frame_sound_and_confidence_of_one_sample(everything):
     run, _, _ = everything
-    examples = run.reports[0][3]
+    examples = run.reports[0][2]
     assert {(e['task'], e['benchmark']) for e in examples} == {
         (task, name) for task, names in TASKS.items() for name in names}
     numbers = {name: number for number, name in enumerate(SHIFTS, 1)}
@@ -297,7 +297,7 @@ IOU = {'boxes': {'good': 7 / 11, 'faint': 0, 'bad': .2, 'full': .5},
 
 def test_examples_hold_truth_map_and_iou_of_their_own_task(everything):
     run, _, _ = everything
-    for e in run.reports[0][3]:
+    for e in run.reports[0][2]:
         name = e['id'].split('.')[1]
         benchmark = e['benchmark']
         if e['task'] == 'multisource':
@@ -316,7 +316,7 @@ def test_examples_hold_truth_map_and_iou_of_their_own_task(everything):
 
 def test_examples_of_mixtures_show_each_source_beside_the_map_that_it_is_scored_with(everything):
     run, _, _ = everything
-    examples = [e for e in run.reports[0][3] if e['task'] == 'multisource']
+    examples = [e for e in run.reports[0][2] if e['task'] == 'multisource']
     for e in examples:
         truth = known_truth(e['id'], 'sources')
         heat = known_map(e['id'])
@@ -330,7 +330,7 @@ def test_examples_of_mixtures_show_each_source_beside_the_map_that_it_is_scored_
 
 def test_the_report_is_given_every_table_and_what_was_scored(everything):
     run, results, _ = everything
-    [(path, _, tables, _, facts)] = run.reports
+    [(path, tables, _, facts)] = run.reports
     assert path.name == 'report.html'
     oracle = results['clipseg_gt_text']
     assert tables == {task: ({'ours': results[task], 'oracle': oracle[task]}, None)
