@@ -52,8 +52,9 @@ STAGES = {      # stage: option, longest text in tokens, {preset: (model, pairs 
                              'miniature': (f'{WEIGHTS}/mistral', 60)}),
 }
 CAPTIONS_OF = {'both': ['image', 'audio'], 'image': ['image'], 'audio': ['audio']}     # Table 10
-# Paper [33]: silent on decoding. Greedy, so that a caption depends on its pair alone. Sampling and
-# the repetition penalty (it would count a batch's padding) of a checkpoint are switched off.
+# Paper [33]: the paper does not say how captions are decoded. Here greedily, so that a caption
+# depends on its pair alone: without a checkpoint's sampling and repetition penalty, which would
+# count a batch's padding.
 GREEDY = dict(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
               repetition_penalty=1.0)
 
@@ -69,7 +70,7 @@ def caption_images(model, processor, images, max_new_tokens):
     return [' '.join(text.split()) for text in texts]
 
 
-# Paper [34]: does not print what it asks the audio captioner
+# Paper [34]: the paper does not print what it asks the audio captioner.
 AUDIO_PROMPT = 'Describe the sound in one sentence.'
 
 
@@ -97,8 +98,8 @@ OBJECT_PROMPTS = {      # 'both' is the paper's, word for word
             'sound like given ‘audio caption’, excluding background sounds which is hard to '
             f'infer from given ‘image caption’. {SHORT}'
             'Image caption: {image}, Audio caption: {audio}',
-    # Paper [35]: Table 10 asks with one caption and does not print how: the same prompt, without
-    # every clause about the other caption.
+    # Paper [35]: Table 10 gives one caption, and the paper does not print that prompt. Here it is
+    # the same, without the clauses about the other caption.
     'image': 'Identify the primary object in the ‘image caption’ most likely producing the '
              'sound, excluding background sounds which is hard to infer from given ‘image '
              f'caption’. {SHORT}Image caption: {{image}}',
@@ -123,6 +124,7 @@ def answer_prompts(model, tokenizer, prompts, max_new_tokens):
     return tokenizer.batch_decode(new, skip_special_tokens=True)
 
 
+# Typographic quotes become plain ones, markup goes
 LETTERS = str.maketrans({'’': "'", '‘': "'", '_': ' ', **dict.fromkeys('“”"`*', '')})
 REFUSAL = re.compile(
     r"\b(can ?not|can't|could ?n[o']t|unable|"
@@ -132,7 +134,8 @@ REFUSAL = re.compile(
     r'enough|know|show\w*)|'
     r'no (specific|clear|primary|particular|identifiable|visible|obvious|such|sound|object|'
     r'answer)\w*)\b')
-# "The sound is most likely coming from a dog barking in the background.": dog barking
+# The object follows words of BEFORE and ends at one of AFTER:
+# "The sound is most likely coming from a dog barking in the background." -> dog barking
 BEFORE = set("""
     a an the some this that it it's that's there's is are was be could would may might must seems
     appears to most likely probably possibly primary main correct final sounding sound-producing
@@ -292,6 +295,8 @@ def file_hash(paths):
 def caption_pairs(args, device, rank=0, processes=1):
     """Run the stages that the command line names. -> {id: sentence} of the pairs that failed
 
+    rank, processes: those that share the work. In train.py the first process captions alone and
+    meets no barrier.
     Which pairs make a batch depends on the batch size alone, so several processes, or a run that
     was killed and restarted, write the same files as a single uninterrupted one.
     """
@@ -302,7 +307,9 @@ def caption_pairs(args, device, rank=0, processes=1):
     elif args.preset == 'miniature' and not args.data_root_given:
         draw_miniature(args.data_root)
     ids = read_ids(args.ids, training=True)
-    elsewhere = args.audio_captions and read_texts(args.audio_captions, 'audio_caption', ids)
+    elsewhere = None                            # {id: audio caption} that was made elsewhere
+    if args.audio_captions:
+        elsewhere = read_texts(args.audio_captions, 'audio_caption', ids)
     if rank == 0:
         print_other_splits(args.ids)
         check_files(args.data_root / 'vggsound', ids, args.settings, elsewhere)
@@ -371,8 +378,8 @@ def read_input(stage, folder, seconds, prompt, elsewhere, line):
 def caption_batch(stage, lines, read, describe):
     """-> the lines of a batch, each with its caption or answer, or with an error"""
     key = 'answer' if stage == 'object' else f'{stage}_caption'
-    with ThreadPoolExecutor() as readers:
-        inputs = list(readers.map(read, lines))
+    with ThreadPoolExecutor() as threads:
+        inputs = list(threads.map(read, lines))
     readable = [content for content, error in inputs if not error]
     texts = iter(describe(readable) if readable else [])
     return [{**line, key: None if error else next(texts), 'error': error}
@@ -504,12 +511,12 @@ def parse_args(argv=None):
             'batch_size': batch_size if args.batch_size is None else args.batch_size}
         if min(args.settings[stage]['batch_size'], args.settings[stage]['max_new_tokens']) < 1:
             parser.error('--batch-size and the numbers of tokens must be at least 1')
-    for option, value, readers in (
+    for option, value, used_by in (
             ('--captions-from', args.captions_from != 'both', ['object']),
             ('--audio-captions', args.audio_captions, ['audio']),
             ('--retry-failed', args.retry_failed, ['image', 'audio'])):
-        if value and not {*readers} & {*stages}:
-            parser.error(f'{option} is for the stage {" or ".join(readers)}, which does not run: '
+        if value and not {*used_by} & {*stages}:
+            parser.error(f'{option} is for the stage {" or ".join(used_by)}, which does not run: '
                          'leave it out')
     if args.out.is_dir():
         parser.error(f'--out {args.out} is a folder: name a file in it')
