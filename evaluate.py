@@ -20,6 +20,7 @@ each sample}. Each task has a metric for each row.
 
 import argparse
 import functools
+import math
 import re
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def rows_of(metric, rows, **settings):
 def share(batches):
     """This process's part of the batches, in order; the later processes may get fewer."""
     rank, processes = rank_and_processes()
-    each = -(-len(batches) // processes)
+    each = math.ceil(len(batches) / processes)
     return batches[rank * each:(rank + 1) * each]
 
 

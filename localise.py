@@ -40,14 +40,13 @@ def localise(model, samples, words=None, cache=None, with_confidence=False):
     embeddings = torch.stack([*A, *texts])                                      # (P, D)
     frames = frames_at(vision, [*range(B), *named])                             # P frames
     maps = model.heatmaps(frames, embeddings.unsqueeze(1), SIZE)[:, 0].cpu()    # (P, 224, 224)
-    maps = list(maps)
     oracle = dict(zip(named, maps[B:]))
     if with_confidence:
         size = samples[0]['image'].shape[-2:]
         values = confidence(model, vision, A, size)                             # (B,)
         for sample, value in zip(samples, values.tolist()):
             sample['confidence'] = value
-    return {'ours': maps[:B], 'oracle': [oracle.get(i) for i in range(B)]}
+    return {'ours': list(maps[:B]), 'oracle': [oracle.get(i) for i in range(B)]}
 
 
 def encode(model, samples, cache=None):

@@ -179,19 +179,19 @@ def check(names, root, seconds, workers=1):
             counts[name] = {'samples in the paper': EXPECTED[name]}
             sentences[name] = [sentence_for(error)]
     jobs = {name: jobs_of(several, seconds) for name, several in samples.items()}
-    every = list(dict.fromkeys(job for several in jobs.values() for job in several))
+    all_jobs = list(dict.fromkeys(job for several in jobs.values() for job in several))
     began = time.time()
     with ThreadPoolExecutor(workers) as pool:
-        found = dict(zip(every, tqdm(pool.map(look_at, every), 'files', len(every))))
+        found = dict(zip(all_jobs, tqdm(pool.map(look_at, all_jobs), 'files', len(all_jobs))))
     spent = time.time() - began
     for name, several in samples.items():
         of_files = {job[1]: found[job] for job in jobs[name]}
         counts[name], sentences[name] = count(name, several, of_files)
-    print(f'{len(every):,} files in {spent:,.0f} s by {workers} threads')
-    if 'vggsound' in samples and every:
+    print(f'{len(all_jobs):,} files in {spent:,.0f} s by {workers} threads')
+    if 'vggsound' in samples and all_jobs:
         pairs = len(samples['vggsound'])
         counts['vggsound'] |= {
-            'hours to read an epoch at this speed': 2 * pairs * spent / len(every) / 3600,
+            'hours to read an epoch at this speed': 2 * pairs * spent / len(all_jobs) / 3600,
             'GB of features (--cache-audio)': pairs * FEATURES_MB / 1000}
     return {name: counts[name] for name in names}, {name: sentences[name] for name in names}
 

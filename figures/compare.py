@@ -87,14 +87,14 @@ def one_table(number, measured):
     for benchmark in dict.fromkeys(benchmark for _, benchmark, _ in printed):
         name = BENCHMARK_NAMES[benchmark]
         for row in rows_in_order(task, benchmark, printed, measured):
-            ours = measured.get((task, benchmark, row), {})
+            scores = measured.get((task, benchmark, row), {})
             paper = printed.get((task, benchmark, row), {})
             cells = []
             for metric in headings:
                 places = 2 if 'FPR' in metric else 1
-                halves = [cell_text(score_of(scores, metric), places) for scores in (ours, paper)]
+                halves = [cell_text(score_of(one, metric), places) for one in (scores, paper)]
                 cells.append('{:>5} | {:>5}'.format(*halves))       # measured | paper
-            lines.append([name, METHODS.get(row, row), *cells, count_of(ours)])
+            lines.append([name, METHODS.get(row, row), *cells, count_of(scores)])
             name = ''
     columns = ['benchmark', 'method', *headings.values(), 'n']
     return f'{TASK_NAMES[task]} (Table {number}), measured | paper\n{table(lines, columns)}'

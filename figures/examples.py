@@ -3,6 +3,7 @@
 report.py says what an example is. Each picture is drawn by itself; one that fails is named.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ BY = 'by '      # begins the name of the row of another method (--beside)
 def ids_to_show(samples, frames):
     """Ids of up to that many frames, spread over a benchmark, each with all of its sounds."""
     groups = list(dict.fromkeys(sample.group for sample in samples))
-    chosen = set(groups[::-(-len(groups) // frames)])
+    step = math.ceil(len(groups) / frames)
+    chosen = set(groups[::step])
     return {sample.id for sample in samples if sample.group in chosen}
 
 

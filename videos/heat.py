@@ -130,7 +130,7 @@ def write_video(path, pictures, sound):
     heard = next(sound)
     height, width, _ = first[1].shape
     with av.open(str(path), 'w') as container:
-        picture, track = add_streams(container, width, height, 30, heard)   # nominal: ticks count
+        picture, track = add_streams(container, width, height, 30, heard)   # 30 a second: nominal
         picture.codec_context.time_base = ticks
         for seconds, pixels in itertools.chain([first], pictures):
             frame = av.VideoFrame.from_ndarray(pixels, 'rgb24')
