@@ -42,7 +42,7 @@ from localise import MIXTURE_ROWS, embed_names, localise, localise_sources
 from metrics import Extended, Interactive, MultiSource, Robustness, Segmentation, SingleSource
 from model import PRESETS, ROOT, load_model, read_checkpoint
 
-TASKS = {   # {task: {benchmark: the metric of section 4.1}}, in the order of the paper's tables
+TASKS = {   # {task: {benchmark: the metric of section 4.1}}, benchmarks in the paper's order
     'single': dict.fromkeys(                                                    # Tables 1 and 2
         ('vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avs_s4', 'ade20k'), SingleSource),
     'segmentation': dict.fromkeys(                                              # Table 6
