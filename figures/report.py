@@ -45,8 +45,12 @@ def example_sheet(task, benchmark, examples, path):
         columns = max(columns, list(row), key=len)          # a frame of VPO-MS has 1 to 5 sounds
         if benchmark.startswith('robust'):
             named = named[:1]                               # the positive sound
-        facts = [fact for example in named for fact in facts_of(example)]
-        labels.append('\n'.join([' / '.join(map(name_of, named)), *facts]))
+        facts = {}                                          # {'IoU': [of each sound]}
+        for fact in [fact for example in named for fact in facts_of(example)]:
+            word, _, value = fact.rpartition(' ')
+            facts.setdefault(word, []).append(value)
+        lines = [f'{word} {" / ".join(values)}'.strip() for word, values in facts.items()]
+        labels.append('\n'.join([' / '.join(map(name_of, named)), *lines]))
     title = f'{TASK_NAMES[task]}: {BENCHMARK_NAMES[benchmark]}'
     contact_sheet(rows, path, columns, labels, title)
 

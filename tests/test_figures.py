@@ -231,7 +231,7 @@ def test_sheet_of_each_task_has_the_papers_columns(tmp_path, kind, monkeypatch):
         blanks = [i for i, tile in enumerate(rows[1]) if tile is None]
         assert blanks == [1 + CONDITIONS.index('noise')]
     if kind == 'interactive':                                       # the sounds of a frame in a row
-        assert labels[0] == 'dog / cat / hen\nIoU 0.50\nIoU 0.50\nIoU 0.50'
+        assert labels[0] == 'dog / cat / hen\nIoU 0.50 / 0.50 / 0.50'
         assert [len(row) for row in rows] == [7, 3, 3]
     if kind == 'multisource':                                       # each source in its own half
         left, right = rows[0][1], rows[0][3]
