@@ -407,6 +407,9 @@ def check_options(args, given):
         raise ValueError('--mixture-rows and --mixture-labels go with --task multisource: name it')
 
     outputs = [('--json', args.json), ('--csv', args.csv), ('--out', args.image and args.out)]
+    if args.save_heatmaps:
+        outputs += [('--save-heatmaps', Path(args.save_heatmaps, name)) for name in BENCHMARKS]
+    outputs.append(('--figures', args.figures))
     names = ('image', 'audio', 'checkpoint', 'beats', 'clipseg', 'mixture_labels')
     inputs = [(given.get(name), getattr(args, name)) for name in names]
     inputs.append(('the weights that ship', ROOT / 'miniature/weights'))
@@ -414,6 +417,8 @@ def check_options(args, given):
     inputs += [pair for root in roots for pair in files_of_root(root)]
     if args.heatmaps:
         inputs += [('--heatmaps', file) for file in Path(args.heatmaps).glob('*/confidence.csv')]
+    for _, folder in args.beside:
+        inputs += [('--beside', Path(folder, name)) for name in BENCHMARKS]
     sentence = overwritten(outputs, inputs)
     if sentence:
         raise ValueError(sentence)

@@ -216,6 +216,10 @@ OVERWRITING = [
      '--json would overwrite --clipseg'),
     (evaluate, '--csv maps/is4/confidence.csv --heatmaps maps',
      '--csv would overwrite --heatmaps'),
+    (evaluate, '--figures figures --beside slavc=maps --save-heatmaps maps',
+     '--save-heatmaps would overwrite --beside'),
+    (evaluate, '--save-heatmaps world --data-root world', 'a file of the data'),
+    (evaluate, '--figures world/vggss/frames --data-root world', 'a file of the data'),
     (evaluate, '--json world/vggss/vggss.json --data-root world', 'a file of the data'),
     (evaluate, '--csv world/captions.jsonl --data-root world', 'a file of the data'),
     (evaluate, '--json world/world.json --data-root world', 'a file of the data'),
@@ -252,5 +256,8 @@ def test_a_result_never_overwrites_an_input_or_another_result(tmp_path, capsys, 
             (bench, ['--json', weights / 'beats.pt'], '--json would overwrite the weights')):
         assert words in refused(script, arguments, capsys), arguments
     for arguments in (f'{OWN} --out new.png', '--json a.json --csv a.csv --data-root .',
-                      '--heatmaps maps --json maps/scores.json'):
+                      '--heatmaps maps --json maps/scores.json',
+                      '--json r/a.json --figures r --save-heatmaps r',
+                      '--figures r --save-heatmaps r/maps --beside slavc=maps',
+                      '--json maps/a.json --figures maps --beside slavc=maps'):
         evaluate.parse_args(arguments.split())
