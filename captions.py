@@ -421,7 +421,8 @@ def write_captions(out, lines, models):
 
 # ============ files of batches, and resuming ============
 
-GO_ON = 'free some space; the same command then goes on from the last finished batch'
+GO_ON = ('free some space; the same command, without --overwrite, then goes on from the last '
+         'finished batch')
 
 
 def begin_stages(settings_of, folders, ids, dtype, overwrite):
@@ -548,4 +549,5 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    run_script('captions.py', main, 'interrupted; the same command goes on')
+    run_script('captions.py', main,
+               'interrupted; the same command goes on, without --overwrite')

@@ -126,7 +126,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(root, calls, m
         fsync(number)
 
     monkeypatch.setattr(os, 'fsync', full)
-    with pytest.raises(OSError, match='No space left on device.: free some .*the same command'):
+    with pytest.raises(OSError, match='No space left on device.: free some .*without --overwrite'):
         run(root, 'all', '--batch-size', 3)
     assert not list(root.parent.glob('out/*/*.partial*'))
     run(root, 'all', '--batch-size', 3)
