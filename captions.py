@@ -460,8 +460,11 @@ def is_finished(file, batch, retry_failed):
 def read_json(file):
     """A stage's settings or a batch's lines. ValueError if the file is damaged."""
     try:
-        return json.loads(file.read_text(encoding='utf-8'))
-    except ValueError:
+        content = json.loads(file.read_text(encoding='utf-8'))
+        if file.name == 'settings.json':
+            return dict(content)
+        return [{**line, 'id': line['id'], 'error': line['error']} for line in content]
+    except (ValueError, TypeError, LookupError):
         raise ValueError(f'{file} is damaged: delete it, or start over with --overwrite') from None
 
 

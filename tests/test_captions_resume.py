@@ -138,7 +138,7 @@ def test_a_damaged_batch_is_named_and_made_again_when_deleted(root, calls):
     folder = root.parent / 'out'
     before = contents(folder)
     name = 'audio_captions/000000.json'
-    for damaged in (before[name][:40], b'', bytes(40)):
+    for damaged in (before[name][:40], b'', bytes(40), b'null', b'["x"]', b'[{"id": "x"}]'):
         (folder / name).write_bytes(damaged)
         with pytest.raises(ValueError, match=f'{name} is damaged: delete it'):
             run(root, 'all')
