@@ -506,6 +506,9 @@ def parse_args(argv=None):
     for stage in stages:
         model, batch_size = STAGES[stage][2][args.preset]
         if stage == 'audio' and args.audio_captions:
+            if args.audio_model:
+                parser.error('--audio-captions and --audio-model do not go together: leave one '
+                             'out')
             args.audio_model = args.audio_captions      # a file in the place of a model
         args.settings[stage] = {
             'stage': stage,
@@ -522,7 +525,7 @@ def parse_args(argv=None):
         if value and not {*used_by} & {*stages}:
             parser.error(f'{option} is for the stage {" or ".join(used_by)}, which does not run: '
                          'leave it out')
-    if args.out.is_dir():
+    if args.out.is_dir() or args.out in args.folders.values():
         parser.error(f'--out {args.out} is a folder: name a file in it')
     inputs = [('--ids', args.ids), ('--audio-captions', args.audio_captions)]
     if sentence := overwritten([('--out', args.out if 'object' in stages else None)], inputs):

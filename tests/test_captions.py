@@ -127,11 +127,12 @@ def pairs(small_world, tmp_path_factory):
 def command(small_world, tiny, pairs):
     """The command line of a stage with the tiny models."""
     def command(stage, out, *more, root=small_world, ids=pairs):
+        hear = ['--audio-model', str(tiny / 'qwen2_audio')]
         return [stage, '--data-root', str(root), '--ids', str(ids), '--out', str(out),
                 '--batch-size', str(BATCH), '--device', 'cpu',
-                '--image-model', str(tiny / 'blip2'), '--audio-model', str(tiny / 'qwen2_audio'),
-                '--llm', str(tiny / 'mistral'), '--image-tokens', '8', '--audio-tokens', '8',
-                '--object-tokens', '6', *map(str, more)]
+                '--image-model', str(tiny / 'blip2'), '--llm', str(tiny / 'mistral'),
+                *([] if '--audio-captions' in more else hear), '--image-tokens', '8',
+                '--audio-tokens', '8', '--object-tokens', '6', *map(str, more)]
     return command
 
 
