@@ -113,6 +113,8 @@ def sentence_for(problem):
         reason = text.splitlines()[0].rstrip('. ')
         return (f'a loading process died ({reason}): free memory or lower --workers; --resume goes '
                 'on')
+    if isinstance(problem, RuntimeError) and 'gloo/transport' in text:
+        return 'another process of this torchrun has ended: what it printed says why'
     if isinstance(problem, OSError) and problem.filename:
         return f'cannot use {problem.filename} ({problem.strerror}): name another place'
     return text if isinstance(problem, OSError | ValueError) else None
