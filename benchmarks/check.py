@@ -141,6 +141,7 @@ def count(name, samples, found):
         for files, absent in zip((s.images, s.sounds, s.masks), missing.values()):
             absent += [path for path in files if path not in found][:1]
     errors = [result['error'] for result in found.values() if 'error' in result]
+    errors = list(dict.fromkeys(errors))        # an unreadable frame is that of its masks, too
     frames = [result for result in found.values() if 'hash' in result]
     sounds = [result for result in found.values() if 'rate' in result]
     counts = {

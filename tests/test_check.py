@@ -92,6 +92,19 @@ def test_a_mask_is_looked_for_beside_a_frame_and_without_one(tmp_path):
     assert 'mask.png is not a readable picture' in sentences[1]
 
 
+def test_an_unreadable_frame_is_counted_once_whatever_number_of_masks_it_has(tmp_path):
+    (tmp_path / 'a.jpg').write_bytes(b'no picture')
+    masks = [tmp_path / 'dog.png', tmp_path / 'cat.png']
+    for mask in masks:
+        Image.new('L', (9, 9)).save(mask)
+    samples = [BenchmarkSample(mask.stem, [tmp_path / 'a.jpg'], [], None, None, [mask])
+               for mask in masks]
+    found = {job[1]: check_file.look_at(job) for job in check_file.jobs_of(samples, 2.0)}
+    counts, sentences = check_file.count('is4', samples, found)
+    assert len(found) == 3 and len(sentences) == 1
+    assert counts['unreadable files, and masks unlike their frame'] == 1
+
+
 @pytest.mark.parametrize('kind, subtype', [('WAV', 'PCM_16'), ('WAV', 'FLOAT'), ('FLAC', 'PCM_16'),
                                            ('WAV', 'IMA_ADPCM'), ('WAVEX', 'PCM_24')])
 def test_a_good_header_is_like_its_data(tmp_path, kind, subtype):
