@@ -67,6 +67,15 @@ def test_the_blend_between_two_moments_is_linear(model):
     assert np.allclose(end, after, atol=1e-5) and not np.allclose(begin, end, atol=1e-3)
 
 
+def test_moments_of_a_third_of_a_second_do_not_drift_from_their_sounds(model, tmp_path,
+                                                                       monkeypatch):
+    path = write_video(tmp_path / 'a.mkv', [0, 0.5], sound=(0, 1), codec='mpeg4')
+    given = []
+    monkeypatch.setattr(heat, 'heatmaps', lambda *a: given.append(a[4]) or heatmaps(*a))
+    heat_video(model, CONFIG, path, tmp_path / 'heat.mp4', 1 / 3, 2.0)
+    assert given == [5333 / 16_000]             # moments takes a window every 5333 samples
+
+
 @pytest.mark.parametrize('side_by_side, width', [(False, 64), (True, 192)])
 def test_the_written_video_keeps_its_time_stamps_and_its_sound(model, tmp_path, side_by_side,
                                                                width):

@@ -160,6 +160,7 @@ def heat_video(model, config, source, path, every, window, side_by_side=False):
     samples, rate = read_sound(source, 0.0, 24 * 3600)
     wav = mono(torch.from_numpy(samples), source)[None]
     length = round(wav.shape[1] * SAMPLE_RATE / rate)
+    every = round(every * SAMPLE_RATE) / SAMPLE_RATE        # as far apart as the windows of sound
     A = moments(model, at_16_khz(wav, rate, length)[0], every, window, config.seconds)
 
     def pictures():
