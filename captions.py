@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 import transformers         # imports each class at its first use: train.py uses no captioner
 from tqdm import tqdm
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from benchmarks.lists import json_lines, read_rows, unique
 from benchmarks.pairs import FRAMES, print_other_splits, read_ids
@@ -269,11 +270,19 @@ def from_pretrained(part, name, **options):
                       'again, or name another with --image-model, --audio-model or --llm') from None
 
 
-def model_revision(name):
-    """'name@revision': the commit of a hub's model, or a hash of a folder's files or of a file."""
+def model_revision(name, stage):
+    """'name@revision': the commit of a hub's model, or a hash of a folder's files or of a file.
+
+    ValueError where the model is of another kind than the stage's.
+    """
     if Path(name).is_file():                    # captions made elsewhere
         return f'{Path(name).name}@{file_hash([Path(name)])}'
     config = from_pretrained(transformers.AutoConfig, name)
+    kinds = {'image': ['blip-2'], 'audio': ['qwen2_audio'],
+             'object': MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}[stage]
+    if config.model_type not in kinds:
+        raise ValueError(f'the model at {name} is a {config.model_type}, which captions.py {stage} '
+                         f'cannot use: correct {STAGES[stage][0]}')
     files = sorted(file for file in Path(name).glob('[!.]*') if file.is_file())
     revision = file_hash(files) if files else getattr(config, '_commit_hash', None) or 'unknown'
     return Path(name).as_posix().removeprefix(f'{ROOT.as_posix()}/') + f'@{revision}'
@@ -427,7 +436,9 @@ GO_ON = ('free some space; the same command, without --overwrite, then goes on f
 
 def begin_stages(settings_of, folders, ids, dtype, overwrite):
     """Write each stage's settings.json. ValueError if its folder has batches of other settings."""
-    models = {stage: model_revision(settings['model']) for stage, settings in settings_of.items()}
+    models = {}                         # checked before --overwrite deletes anything
+    for stage, settings in settings_of.items():
+        models[stage] = model_revision(settings['model'], stage)
     listed = hashlib.sha256('\n'.join(ids).encode()).hexdigest()[:16]
     for stage, settings in settings_of.items():
         now = {**settings, 'model': models[stage], 'dtype': dtype, 'pairs': len(ids),

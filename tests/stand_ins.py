@@ -51,7 +51,7 @@ def calls(monkeypatch):
             return [say(k) for k in numbers]
         return describe
 
-    def model_revision(name):
+    def model_revision(name, stage):
         seen['check'].append(name)
         return f'{name}@revision'
     monkeypatch.setattr(captions, 'load_pretrained', load_pretrained)

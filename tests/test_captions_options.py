@@ -197,12 +197,12 @@ def test_numbers_below_1_are_refused(option, capsys):
 
 def test_a_model_s_revision_changes_with_its_files(tmp_path):
     (tmp_path / 'config.json').write_text('{"model_type": "mistral"}')
-    names = [captions.model_revision(str(tmp_path))]
+    names = [captions.model_revision(str(tmp_path), 'object')]
     for content in (b'one', b'two'):
         (tmp_path / 'model.safetensors').write_bytes(content)
-        names.append(captions.model_revision(str(tmp_path)))
+        names.append(captions.model_revision(str(tmp_path), 'object'))
     assert len(set(names)) == 3 and all(name.startswith(f'{tmp_path}@') for name in names)
-    shipped = captions.model_revision(captions.STAGES['image'][2]['miniature'][0])
+    shipped = captions.model_revision(captions.STAGES['image'][2]['miniature'][0], 'image')
     assert shipped.startswith('miniature/weights/blip2@')
 
 
