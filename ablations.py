@@ -84,7 +84,7 @@ stopping = threading.Event()    # after Ctrl-C or SIGTERM: start no other
 
 def folder_of(out, preset, options, seed):
     """The folder of a run, named by its options: runs/ablations/miniature/av-lambda-f-0-seed0"""
-    name = re.sub(r'[^a-z0-9.]+', '-', ' '.join(options[1:]).lower()).strip('-')
+    name = re.sub('[^A-Za-z0-9.]+', '-', ' '.join(options[1:])).strip('-')
     return Path(out, preset, f'{name}-seed{seed}')
 
 
