@@ -473,7 +473,7 @@ def read_json(file):
     try:
         content = json.loads(file.read_text(encoding='utf-8'))
         if file.name == 'settings.json':
-            return dict(content)
+            return {**content, 'model': content['model']}
         return [{**line, 'id': line['id'], 'error': line['error']} for line in content]
     except (ValueError, TypeError, LookupError):
         raise ValueError(f'{file} is damaged: delete it, or start over with --overwrite') from None

@@ -146,9 +146,10 @@ def test_a_damaged_batch_is_named_and_made_again_when_deleted(root, calls):
     run(root, 'all')
     assert contents(folder) == before
     name = 'captions.answers/settings.json'
-    (folder / name).write_bytes(before[name][:40])
-    with pytest.raises(ValueError, match=f'{name} is damaged: .* start over'):
-        run(root, 'all')
+    for damaged in (before[name][:40], b'{}'):
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(ValueError, match=f'{name} is damaged: .* start over'):
+            run(root, 'all')
     (folder / name).unlink()
     with pytest.raises(ValueError, match='begun with another stage, .* start over'):
         run(root, 'all')
