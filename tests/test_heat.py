@@ -1,5 +1,7 @@
 """A video's heatmaps follow its sound, and the written video keeps its time stamps and sound."""
 
+import os
+
 import av
 import numpy as np
 import pytest
@@ -103,11 +105,13 @@ def test_a_large_video_is_reduced_and_a_gif_has_five_frames_a_second(model, tmp_
     assert {path.name for path in tmp_path.iterdir()} == {'a.mkv', 'b.mkv', 'heat.gif'}
 
 
-def test_what_a_killed_run_has_left_is_overwritten_and_goes(model, tmp_path):
+def test_another_process_may_write_the_same_video_at_the_same_time(model, tmp_path):
     path = write_video(tmp_path / 'a.mkv', [0, 0.5], sound=(0, 1), codec='mpeg4')
-    (tmp_path / '.partial-heat.mp4').write_bytes(b'half')
+    other = tmp_path / f'.partial{os.getpid() + 1}-heat.mp4'
+    other.write_bytes(b'half')
     heat_video(model, CONFIG, path, tmp_path / 'heat.mp4', 0.5, 2.0)
-    assert {path.name for path in tmp_path.iterdir()} == {'a.mkv', 'heat.mp4'}
+    assert {path.name for path in tmp_path.iterdir()} == {'a.mkv', 'heat.mp4', other.name}
+    assert other.read_bytes() == b'half'
 
 
 def test_an_error_within_the_video_leaves_no_file(model, tmp_path, monkeypatch):

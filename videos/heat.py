@@ -171,7 +171,8 @@ def heat_video(model, config, source, path, every, window, side_by_side=False):
             for seconds, image, heat in zip(times, images, maps):
                 yield seconds, shown(image, heat, side_by_side)
 
-    partial = Path(path).with_name(f'.partial-{Path(path).name}')       # renamed when complete
+    path = Path(path)
+    partial = path.with_name(f'.partial{os.getpid()}-{path.name}')      # renamed when complete
     try:
         if partial.suffix.lower() == '.gif':
             write_gif(partial, pictures())
