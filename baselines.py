@@ -48,7 +48,10 @@ METHODS = TEXTS + REGIONS               # in the order of the paper's tables
 
 # ---- The embeddings of sounds --------------------------------------------------------------------
 def embed_sounds(space, samples, cache):
-    """The embeddings of the samples' sounds -> (B, D). Those not in the cache are added to it."""
+    """The embeddings of B samples' sounds -> (B, D)
+
+    cache: {(space, sound): its embedding (D,)}; new ones are added, as benchmarks repeat sounds.
+    """
     keys, sounds = distinct([s['wav'] for s in samples])
     new = [key for key in sounds if (space, key) not in cache]
     if new:
@@ -69,7 +72,7 @@ def localise_by_text(model, spaces, labels, texts, words, cache, correct, sample
     """
     keys, frames = distinct([s['image'] for s in samples])
     vision = encode_image(model.clipseg, torch.stack(list(frames.values())).to(words.device))
-    place = {key: number for number, key in enumerate(frames)}
+    place = {key: number for number, key in enumerate(frames)}              # {image: 0..F - 1}
     vision = frames_at(vision, [place[key] for key in keys])                # of B
     maps = {}
     for method, of_labels in texts.items():
@@ -116,7 +119,7 @@ def localise_by_region(spaces, propose, files, cache, samples):
     ids = [samples[keys.index(key)]['id'] for key in frames]                # of F frames
     pictures = [read_image(files[name]) for name in ids]
     regions = propose(ids, pictures)                                        # F of (n, 4)
-    place = {key: number for number, key in enumerate(frames)}
+    place = {key: number for number, key in enumerate(frames)}              # {image: 0..F - 1}
     maps = {}
     for sample in samples:
         sample['confidence'] = {}
@@ -150,7 +153,7 @@ def check_ids(boxes, datasets, path):
 
 # ---- Scores --------------------------------------------------------------------------------------
 def run(args):
-    """Score what the command line asks for. -> {method: {task: {benchmark: scores}}}"""
+    """Score args.methods in args.wanted. -> {method: {task: {benchmark: scores}}}"""
     check_outputs([args.json, args.csv], [args.save_heatmaps])
     given = read_labels(args.labels, '--labels') if args.labels else None
     boxes = read_boxes(args.boxes, args.proposals) if args.boxes else None
@@ -178,22 +181,22 @@ def run(args):
     cache = {}                          # of sounds, which the extended sets repeat
     correct = {}
     confidences = {}
-    finders = {}
+    localisers = {}
     for name, dataset in datasets.items():
         parts = []
         if by_text and set(tasks_of(name, args.wanted)) & set(ORACLE_TASKS):
             labels = candidates(dataset, given, args.labels, files.labels)
             correct[name] = {method: [] for method in by_text}
-            parts.append(text_part(model, tokenizer, spaces, labels, cache, correct[name]))
+            parts.append(text_localiser(model, tokenizer, spaces, labels, cache, correct[name]))
         if by_region:
             pictures = {sample.id: sample.images[0] for sample in dataset.samples}
-            of_regions = {method: spaces[method] for method in by_region}
-            parts.append(functools.partial(localise_by_region, of_regions, propose, pictures,
+            image_spaces = {method: spaces[method] for method in by_region}
+            parts.append(functools.partial(localise_by_region, image_spaces, propose, pictures,
                                            cache))
         confidences[name] = []
-        finders[name] = functools.partial(find_maps, parts, args.save_heatmaps, name,
-                                          confidences[name])
-    scores = score_methods(args.wanted, datasets, finders, by_text, by_region,
+        localisers[name] = functools.partial(localise_all, parts, args.save_heatmaps, name,
+                                             confidences[name])
+    scores = score_methods(args.wanted, datasets, localisers, by_text, by_region,
                            reading=args.reading, batch_size=args.batch_size,
                            paper='av' if preset == 'paper' else None, json_file=args.json,
                            csv_file=args.csv)
@@ -203,17 +206,17 @@ def run(args):
     return scores
 
 
-def text_part(model, tokenizer, spaces, labels, cache, correct):
-    """Embed the labels. -> localise_by_text for these, a function of samples"""
-    texts = {method: spaces[method].embed_text(labels).cpu() for method in correct}
-    words = model.embed_text(tokenizer, labels)
+def text_localiser(model, tokenizer, spaces, labels, cache, correct):
+    """Embed the L labels. -> the localiser that retrieves from them, see localise_by_text"""
+    texts = {method: spaces[method].embed_text(labels).cpu() for method in correct}     # (L, D)
+    words = model.embed_text(tokenizer, labels)                                         # (L, D)
     return functools.partial(localise_by_text, model, spaces, labels, texts, words, cache, correct)
 
 
-def find_maps(parts, folder, benchmark, confidences, samples):
-    """The maps of all methods, for evaluate.score. -> {method: B maps}
+def localise_all(parts, folder, benchmark, confidences, samples):
+    """The localiser of a benchmark, for evaluate.score. -> {method: B maps (224, 224)}
 
-    parts: functions of samples -> {method: B maps}. folder: where maps are saved, as
+    parts: localisers of some methods each. folder: where maps are saved, as
     <method>/<benchmark>/<id>.npy, or None. confidences: a list; those of the samples are appended.
     """
     found = {}
@@ -226,7 +229,7 @@ def find_maps(parts, folder, benchmark, confidences, samples):
     return found
 
 
-def score_methods(wanted, datasets, finders, by_text, by_region, **options):
+def score_methods(wanted, datasets, localisers, by_text, by_region, **options):
     """Print the tables in which both kinds have rows, then those of regions alone (3 to 5).
 
     options: of evaluate.score_benchmarks.
@@ -236,12 +239,15 @@ def score_methods(wanted, datasets, finders, by_text, by_region, **options):
         tasks = {task: sets for task, sets in wanted.items() if task in kind}
         here = {name: dataset for name, dataset in datasets.items() if tasks_of(name, tasks)}
         if here:
-            score_benchmarks(scores, tasks, here, finders, rows, binary=REGIONS, **options)
+            score_benchmarks(scores, tasks, here, localisers, rows, binary=REGIONS, **options)
     return scores
 
 
 def write_confidences(confidences, methods, folder):
-    """folder/<method>/<extended set>/confidence.csv. confidences: {set: [(id, {method: c})]}"""
+    """Write folder/<method>/<extended set>/confidence.csv.
+
+    confidences: {extended set: [(id, {method: number})]}
+    """
     for name in [name for name in EXTENDED if name in confidences]:
         of_samples = gather_lists(confidences[name])
         if rank_and_processes()[0] == 0:

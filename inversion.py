@@ -20,6 +20,7 @@ Shapes: B embeddings, D their width, K prefix embeddings, C width of GPT-2, L to
 
 import argparse
 import io
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -98,8 +99,8 @@ class Captioner(nn.Module):
         prefix = self.mapper(F.normalize(e, dim=1))                     # (B, K, C)
         K = prefix.shape[1]
         x = torch.cat([prefix, self.gpt2.transformer.wte(tokens)], 1)   # (B, K + L, C)
-        seen = F.pad(mask, (K, 0), value=1)                             # (B, K + L)
-        logits = self.gpt2(inputs_embeds=x, attention_mask=seen).logits
+        attended = F.pad(mask, (K, 0), value=1)                         # (B, K + L)
+        logits = self.gpt2(inputs_embeds=x, attention_mask=attended).logits
         logits = logits[:, K - 1:-1]                                    # (B, L, vocabulary)
         return F.cross_entropy(logits.transpose(1, 2), tokens.masked_fill(mask == 0, -100))
 
@@ -107,15 +108,17 @@ class Captioner(nn.Module):
     def say(self, e, tokenizer, beam=BEAM):
         """e (B, D) -> B sentences, by beam search."""
         prefix = self.mapper(F.normalize(e, dim=1))                     # (B, K, C)
-        seen = torch.ones(prefix.shape[:2], dtype=torch.long, device=e.device)
-        tokens = self.gpt2.generate(inputs_embeds=prefix, attention_mask=seen, num_beams=beam,
-                                    do_sample=False, max_new_tokens=LONGEST)
+        attended = torch.ones(prefix.shape[:2], dtype=torch.long, device=e.device)  # (B, K)
+        tokens = self.gpt2.generate(inputs_embeds=prefix, attention_mask=attended, num_beams=beam,
+                                    do_sample=False, max_new_tokens=LONGEST)        # (B, L)
         texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [' '.join(text.split()) for text in texts]
 
 
 def take_steps(captioner, E, tokens, mask, batches, lr, warmup, noise):
-    """E (N, D), tokens and mask (N, L); batches: lists of rows; noise: its variance -> last loss
+    """Train the captioner on N pairs. E: (N, D). tokens, mask: (N, L). -> the last loss
+
+    batches: lists of rows of E, one per step. noise: its variance.
 
     Paper [82]: "image-text pairs", so e is the frame's embedding, without noise (the default).
     In CapDec itself e is the caption's text embedding plus noise: --condition text.
@@ -160,9 +163,9 @@ class Scale:
     tokenizer: str              # hub name or folder
     pretrained: str | None      # GPT-2's first weights; None: random
     prefix: int                 # K
-    layers: int                 # and heads of the Mapper
-    heads: int
-    lr: float                   # the highest
+    layers: int                 # of the Mapper
+    heads: int                  # of the Mapper
+    lr: float                   # after the warm-up; then it falls to 0
     warmup: int                 # steps
     epochs: int
     batch_size: int
@@ -215,9 +218,9 @@ def train(args):
     tokens, mask = tokenise(tokenizer, captions)                        # (N, L)
     loss = take_steps(captioner.to(device), E, tokens.to(device), mask.to(device), batches,
                       scale.lr, scale.warmup, noise)
-    memory = io.BytesIO()
-    torch.save({'preset': args.preset, 'captioner': captioner.state_dict()}, memory)
-    write_file(args.out, memory.getvalue())
+    buffer = io.BytesIO()
+    torch.save({'preset': args.preset, 'captioner': captioner.state_dict()}, buffer)
+    write_file(args.out, buffer.getvalue())
     print(f'{args.out}: {len(batches)} steps of {batch_size} from {len(ids)} pairs, last loss '
           f'{loss:.3f}')
 
@@ -232,7 +235,7 @@ def load_tokenizer(name):
 
 
 def read_captions(path, pairs, preset, seed):
-    """-> {id: what is heard}, from lines {"id", "audio_caption"}: captions.py's, or GAMA's own
+    """-> {id: caption}, from lines {"id", "audio_caption"}: captions.py's, or GAMA's own
 
     Paper [83]: GAMA's captions. GAMA needs an old fork of transformers (docs/captions.md), so the
     default is the data root's captions.jsonl. The miniature's audio captioner is vague by design,
@@ -249,28 +252,29 @@ def read_captions(path, pairs, preset, seed):
         raise FileNotFoundError(f'no captions at {path}: make them by captions.py all, or name '
                                 'others by --captions')
     lines = json_lines(path, 'write it again')
-    heard = unique([(str(line.get('id')), line.get('audio_caption') or '') for line in lines], path)
-    for i, text in heard.items():
+    found = unique([(str(line.get('id')), line.get('audio_caption') or '') for line in lines], path)
+    for i, text in found.items():
         if not isinstance(text, str) or re.search('[\ud800-\udfff]', text):       # half a character
             raise ValueError(f'{path}: the audio_caption of {i} is no text: write it again')
-    return {i: ' '.join(text.split()) for i, text in heard.items() if text.strip()}
+    return {i: ' '.join(text.split()) for i, text in found.items() if text.strip()}
 
 
 @torch.no_grad()
 def embed_frames(model, files, image_size):
     """The CLIP embeddings of N image files -> (N, D). SampleError names an unreadable one."""
     device = next(model.parameters()).device
-    found = []
+    E = []
     with ThreadPoolExecutor() as readers:
         for k in tqdm(range(0, len(files), 64), 'frames', leave=False):
             pictures = readers.map(read_image, files[k:k + 64])
             image = torch.stack([evaluation_image(one, image_size) for one in pictures])
-            found.append(embed_image(model.clipseg, image.to(device)))  # (64, D)
-    return torch.cat(found)
+            E.append(embed_image(model.clipseg, image.to(device)))      # (64, D)
+    return torch.cat(E)
 
 
 # ============ say ============
 
+# what e is the embedding of; the last three are there to compare
 SOURCES = ('A of the sound', 'A, untrained', 'the frame', 'the class name')
 ROWS = 6            # of Figure 12, at most
 
@@ -284,9 +288,9 @@ def say(args):
     tokenizer = load_tokenizer(SCALES[args.preset].tokenizer)
     dim = model.clipseg.config.projection_dim
     captioner = read_captioner(args.captioner, args.preset, dim, tokenizer).to(device)
-    speak = partial(captioner.say, tokenizer=tokenizer, beam=args.beam)
+    describe = partial(captioner.say, tokenizer=tokenizer, beam=args.beam)
     if args.audio or args.image:
-        say_own(model, speak, PRESETS[args.preset], args.audio, args.image)
+        say_own(model, describe, PRESETS[args.preset], args.audio, args.image)
         return
     dataset = open_benchmarks({'single': ['vggss']}, args.preset, args.data_root, None)['vggss']
     untrained, *_ = load(device, None, 'av', args.preset, True, **frozen)
@@ -296,11 +300,12 @@ def say(args):
         if samples := readable(dataset, [dataset[i] for i in batch]):
             ids = [sample['id'] for sample in samples]
             for source, e in zip(SOURCES, embed_samples(model, untrained, samples, words)):
-                sentences[source] |= zip(ids, speak(e))
+                sentences[source] |= zip(ids, describe(e))
     print(shares(sentences, {sample.id: sample.label for sample in dataset.samples}) + '\n')
     labels = [sample.label for sample in dataset.samples]
     first = [labels.index(label) for label in dict.fromkeys(labels)]        # sample of each class
-    shown = readable(dataset, [dataset[i] for i in first[::-(-len(first) // ROWS)]])
+    step = math.ceil(len(first) / ROWS)
+    shown = readable(dataset, [dataset[i] for i in first[::step]])
     said = [sentences[SOURCES[0]][sample['id']] for sample in shown]
     for sample, sentence in zip(shown, said):
         print(f'{sample["label"]}: {sentence}')
@@ -311,12 +316,15 @@ def say(args):
 
 
 @torch.no_grad()
-def say_own(model, speak, config, audio, image):
-    """Print the sentence of a sound file, and of a picture or of each picture in a folder."""
+def say_own(model, describe, config, audio, image):
+    """Print the sentence of a sound file, and of a picture or of each picture in a folder.
+
+    describe: (B, D) -> B sentences. audio, image: paths, or None.
+    """
     device = next(model.parameters()).device
     if audio:
         wav = read_audio(audio, config.seconds)                         # (samples,)
-        print(f'{audio}: {speak(model.embed_audio(wav[None].to(device)))[0]}')
+        print(f'{audio}: {describe(model.embed_audio(wav[None].to(device)))[0]}')
     if image:
         files = [Path(image)]
         if files[0].is_dir():
@@ -325,15 +333,15 @@ def say_own(model, speak, config, audio, image):
             raise FileNotFoundError(f'no picture ({", ".join(PICTURES)}) in {image}: correct '
                                     '--image')
         for file, e in zip(files, embed_frames(model, files, config.image_size)):
-            print(f'{file}: {speak(e[None])[0]}')
+            print(f'{file}: {describe(e[None])[0]}')
 
 
 @torch.no_grad()
 def embed_samples(model, untrained, samples, words):
-    """What takes the place of e for B samples. -> for each of SOURCES, (B, D)"""
+    """The embeddings e of B samples, in the order of SOURCES. -> four times (B, D)"""
     device = next(model.parameters()).device
-    wav = torch.stack([sample['wav'] for sample in samples]).to(device)
-    image = torch.stack([sample['image'] for sample in samples]).to(device)
+    wav = torch.stack([sample['wav'] for sample in samples]).to(device)         # (B, samples)
+    image = torch.stack([sample['image'] for sample in samples]).to(device)     # (B, 3, H, W)
     return (model.embed_audio(wav), untrained.embed_audio(wav), embed_image(model.clipseg, image),
             torch.stack([words[sample['label']] for sample in samples]))
 

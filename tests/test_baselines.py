@@ -204,10 +204,10 @@ def test_a_sound_gets_clipsegs_map_of_the_label_that_is_most_similar(miniature):
     picture = striped()
     samples = [sample('0', 'green', picture, 'green'), sample('1', 'red', picture, 'green'),
                sample('2', 'blue', picture)]
-    told = {'clipseg_clap_text': []}
-    find = baselines.text_part(model, tokenizer, {'clipseg_clap_text': Colours()}, labels,
-                               {}, told)
-    maps = find(samples)['clipseg_clap_text']
+    correct = {'clipseg_clap_text': []}
+    colours = {'clipseg_clap_text': Colours()}
+    localiser = baselines.text_localiser(model, tokenizer, colours, labels, {}, correct)
+    maps = localiser(samples)['clipseg_clap_text']
     words = embed_names(model, tokenizer, SimpleNamespace(
         samples=[SimpleNamespace(label=label) for label in labels]))
     for one, label in zip(samples, ('green', 'red', 'blue')):
@@ -215,7 +215,7 @@ def test_a_sound_gets_clipsegs_map_of_the_label_that_is_most_similar(miniature):
     oracle = localise(model, samples, words)['oracle']
     for mine, theirs in zip(maps, oracle):
         assert torch.allclose(mine, theirs, atol=1e-5)
-    assert told == {'clipseg_clap_text': [True, False]}     # the third names no class
+    assert correct == {'clipseg_clap_text': [True, False]}     # the third names no class
 
 
 def dataset_of(*classes):
@@ -338,20 +338,20 @@ def test_weights_that_are_not_numbers_are_named(tmp_path):
 
 def test_an_interrupted_run_leaves_the_benchmarks_that_were_finished(small_world, tmp_path,
                                                                      monkeypatch):
-    find_maps = baselines.find_maps
+    localise_all = baselines.localise_all
 
     def stopped_at(last):
-        def find(parts, folder, benchmark, *more):
+        def localiser(parts, folder, benchmark, *more):
             if benchmark == last:
                 raise KeyboardInterrupt
-            return find_maps(parts, folder, benchmark, *more)
-        return find
+            return localise_all(parts, folder, benchmark, *more)
+        return localiser
 
     line = (f'--method wav2clip --benchmarks vggss is4 ext_vggss --data-root {small_world} '
             f'--json {tmp_path / "b.json"}').split()
     found = {}
     for last in ('is4', 'ext_vggss', None):
-        monkeypatch.setattr(baselines, 'find_maps', stopped_at(last))
+        monkeypatch.setattr(baselines, 'localise_all', stopped_at(last))
         with contextlib.suppress(KeyboardInterrupt):
             baselines.run(baselines.parse_args(line))
         found[last] = json.loads((tmp_path / 'b.json').read_text(encoding='utf-8'))['wav2clip']
