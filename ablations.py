@@ -65,25 +65,25 @@ TABLES = {
         '0.0': AV, **{k: [*AV_LLM, '--lambda-c', k] for k in ('0.01', '0.1')},
         '1': AV_LLM, **{k: [*AV_LLM, '--lambda-c', k] for k in ('10', '100')}}}
 
-# the columns that the paper prints: (task, benchmark, metric)
+# columns that the paper prints: (task, benchmark, metric)
 VGGSS = [('single', 'vggss', 'cIoU'), ('single', 'vggss', 'AUC')]
 USUAL = [*VGGSS, ('segmentation', 'avs_s4', 'mIoU'), ('segmentation', 'avs_s4', 'F'),
          ('robustness', 'ext_vggss', 'AP'), ('robustness', 'ext_vggss', 'max_F1')]
 OF_TABLE_14 = [*VGGSS, ('single', 'flickr', 'cIoU'), ('single', 'flickr', 'AUC'),
                ('robustness', 'ext_flickr', 'AP'), ('robustness', 'ext_flickr', 'max_F1')]
-SCORED = ['vggss', 'flickr', 'avs_s4', 'ext_vggss', 'ext_flickr']       # all that a table needs
-# a checkpoint names neither its CLIPSeg nor its BEATs
-OF_BOTH = ('--preset', '--data-root', '--clipseg', '--beats', '--device')
+SCORED = ['vggss', 'flickr', 'avs_s4', 'ext_vggss', 'ext_flickr']       # for all of the tables
+# options of train.py that evaluate.py needs too: a checkpoint does not hold CLIPSeg and BEATs
+FOR_BOTH = ('--preset', '--data-root', '--clipseg', '--beats', '--device')
 
 
 # ============ One run: train.py, then evaluate.py ============
 
-running = set()                 # the processes that run() has started
+running = set()                 # processes that run() has started
 stopping = threading.Event()    # after Ctrl-C or SIGTERM: start no other
 
 
 def folder_of(out, preset, options, seed):
-    """The folder of a run, named by its options: runs/ablations/miniature/av-lambda-f-0-seed0"""
+    """The folder of a run, named after its options: runs/ablations/miniature/av-lambda-f-0-seed0"""
     name = re.sub('[^A-Za-z0-9.]+', '-', ' '.join(options[1:])).strip('-')
     return Path(out, preset, f'{name}-seed{seed}')
 
@@ -95,7 +95,7 @@ def commands_left(folder, options):
     score = ['evaluate.py', '--checkpoint', str(last), '--benchmarks', *SCORED,
              '--json', str(scores)]
     for option, value in zip(options, options[1:]):
-        if option in OF_BOTH:
+        if option in FOR_BOTH:
             score += [option, value]
     if not (folder / 'summary.json').exists():          # train.py writes it at its end
         train = ['train.py', *options, '--out', str(folder)]
@@ -109,19 +109,19 @@ def commands_left(folder, options):
 
 
 def read_scores(folder):
-    """What evaluate.py wrote of a run; {} where that is absent, damaged or not of all SCORED."""
+    """Scores of a run, {task: {benchmark: {metric: value}}}; {}: absent, damaged or unfinished"""
     try:
-        found = json.loads((folder / 'scores.json').read_text(encoding='utf-8'))
-        written = set().union(*found.values())      # evaluate.py writes after each benchmark
+        scores = json.loads((folder / 'scores.json').read_text(encoding='utf-8'))
+        scored = set().union(*scores.values())      # evaluate.py writes after each benchmark
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
-    return found if written >= set(SCORED) else {}
+    return scores if scored >= set(SCORED) else {}
 
 
 def run(folder, options, environment):
-    """Run the commands that one run still needs; their output goes to <folder>.log.
+    """Train and score one run, as far as it is not done yet; the output goes to <folder>.log.
 
-    environment: added to ours. RuntimeError where a command fails.
+    environment: variables added to this process's. RuntimeError where a command fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.with_name(f'{folder.name}.log')
@@ -140,8 +140,8 @@ def run(folder, options, environment):
                 code = process.wait()
                 running.discard(process)
             if code:
-                said = log.read_text(encoding='utf-8', errors='replace').split()
-                raise RuntimeError(f'{script} ended with {code} ({log}): {" ".join(said[-40:])}')
+                words = log.read_text(encoding='utf-8', errors='replace').split()
+                raise RuntimeError(f'{script} ended with {code} ({log}): {" ".join(words[-40:])}')
 
 
 def acquire(path):
@@ -161,7 +161,7 @@ def acquire(path):
 def run_all(runs, jobs):
     """Run {folder: options}, `jobs` at a time; GPUs share them. -> {folder: why it failed}"""
     count = torch.cuda.device_count()
-    free = [{}] * jobs
+    free = [{}] * jobs                  # environments of the jobs that do not run
     if count > 1:                       # a scheduler may have given this process GPUs 2 and 3
         gpus = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(count)))
         gpus = gpus.split(',')[:count]

@@ -143,16 +143,16 @@ class Bottleneck(nn.Module):
 
 
 def stages(stem, inner, out, blocks, **kind):
-    """Four stages of bottlenecks, each twice as wide as the one before it."""
-    made = []
+    """The four stages of a ResNet, each twice as wide as the one before it. blocks: of each."""
+    built = []
     width = stem
     for number, count in enumerate(blocks):
         sizes = inner * 2 ** number, out * 2 ** number
         first = Bottleneck(width, *sizes, stride=1 if number == 0 else 2, **kind)
         width = sizes[1]
         others = [Bottleneck(width, *sizes, stride=1, **kind) for _ in range(count - 1)]
-        made.append(nn.Sequential(first, *others))
-    return made
+        built.append(nn.Sequential(first, *others))
+    return built
 
 
 # ---- The audio network ---------------------------------------------------------------------------

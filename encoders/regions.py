@@ -62,8 +62,9 @@ def padded_square(frame, size):
 
 
 def corners(boxes):
-    """(..., 4): centre, width, height -> x0, y0, x1, y1"""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    """Boxes (..., 4) as centre, width, height -> (..., 4) as x0, y0, x1, y1"""
+    centre = boxes[..., :2]
+    half = boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], -1)
 
 
@@ -79,7 +80,7 @@ def suppress(boxes, scores, count):
 
 
 def box_iou(box, others):
-    """(4,), (n, 4) -> (n,)"""
+    """The IoU of one box (4,) with each of others (n, 4) -> (n,)"""
     sides = torch.minimum(box[2:], others[:, 2:]) - torch.maximum(box[:2], others[:, :2])
     shared = sides.clamp(min=0).prod(1)                                         # (n,)
     area = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1)
@@ -119,7 +120,7 @@ def read_boxes(path, count=PROPOSALS):
 
 
 def parsed(line):
-    """-> id, boxes (n, 4), scores (n,), what is wrong with them or None"""
+    """Read one line of a file. -> id, boxes (n, 4), scores (n,), what is wrong with it or None"""
     try:
         entry = json.loads(line)
         name = entry['id']

@@ -46,16 +46,17 @@ class Clap:
         """wav (N, samples), 16 kHz, -1..1 -> (N, D)"""
         rate = self.extractor.sampling_rate
         wav = torchaudio.functional.resample(wav, SAMPLE_RATE, rate)
-        heard = self.extractor(list(wav.numpy()), sampling_rate=rate, return_tensors='pt')
-        heard = heard['input_features'].to(self.model.device)       # (N, 1, frames, mel)
-        return F.normalize(self.model.get_audio_features(input_features=heard).pooler_output)
+        mel = self.extractor(list(wav.numpy()), sampling_rate=rate, return_tensors='pt')
+        mel = mel['input_features'].to(self.model.device)           # (N, 1, T, mel bands)
+        return F.normalize(self.model.get_audio_features(input_features=mel).pooler_output)
 
     @torch.no_grad()
     def embed_text(self, labels):
-        """-> (len(labels), D)"""
+        """L labels -> (L, D)"""
         texts = [CLAP_PROMPT.format(label) for label in labels]
-        text = self.model.config.text_config
-        longest = text.max_position_embeddings - text.pad_token_id - 1      # RoBERTa's positions
+        config = self.model.config.text_config
+        # RoBERTa counts positions from the padding token's id + 1
+        longest = config.max_position_embeddings - config.pad_token_id - 1
         ids = self.tokenizer(texts, padding=True, truncation=True, max_length=longest,
                              return_tensors='pt').to(self.model.device)
         return F.normalize(self.model.get_text_features(**ids).pooler_output)
@@ -71,7 +72,7 @@ class Clip:
 
     @torch.no_grad()
     def embed_text(self, labels):
-        """-> (len(labels), D)"""
+        """L labels -> (L, D)"""
         texts = [CLIP_PROMPT.format(label) for label in labels]
         ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors='pt')
         ids = ids.to(self.model.device)
@@ -121,17 +122,17 @@ class SoundsAndImages:
 
 
 def embed_each(model, prepare, wav):
-    """A few sounds at a time, as AudioCLIP needs 20 MB for one. wav (N, samples) -> (N, D)"""
+    """Embed a few sounds at a time: AudioCLIP needs 20 MB for one. wav (N, samples) -> (N, D)"""
     device = next(model.parameters()).device
     parts = []
     for few in wav.split(SOUNDS_AT_ONCE):
-        heard = torch.cat([prepare(one) for one in few])                    # (few, ...)
-        parts.append(model.embed_audio(heard.to(device)))
+        sounds = torch.cat([prepare(one) for one in few])                   # (few, ...)
+        parts.append(model.embed_audio(sounds.to(device)))                  # (few, D)
     return F.normalize(torch.cat(parts))
 
 
 def load_spaces(methods, files, device):
-    """-> {method: its space}. files: Files. OSError, ValueError: a file that is not usable."""
+    """Load what the methods need. -> {method: its space}. OSError, ValueError: unusable files"""
     spaces = {}
     if {'wav2clip', 'clipseg_wav2clip_text'} & set(methods):
         space = Wav2clip(files.wav2clip, Clip(files.clip, device), device)
@@ -153,12 +154,12 @@ def from_pretrained(kind, name, option):
     FileNotFoundError, ValueError: one sentence that names the command line's option.
     """
     is_model = hasattr(kind, 'base_model_prefix')
-    how = dict(dtype=torch.float32, output_loading_info=True) if is_model else {}
+    options = dict(dtype=torch.float32, output_loading_info=True) if is_model else {}
     level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()      # a CLIPSeg holds a CLIP, and weights beside it
     try:
-        loaded = kind.from_pretrained(name, **how)
+        loaded = kind.from_pretrained(name, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(f'no readable {kind.__name__} at {name!r} ({reason}): put the '

@@ -147,30 +147,33 @@ def operations(variant, model, B, size, seconds):
     frames = (round(seconds * SAMPLE_RATE) - FRAME) // HOP + 1
     ids = model.prompt_before.tolist(), model.prompt_after.tolist()
     with torch.device('meta'):
-        bare = SoundLocalizer(CLIPSegForImageSegmentation(model.clipseg.config),
-                              BEATs(model.beats.cfg), ids)
+        empty = SoundLocalizer(CLIPSegForImageSegmentation(model.clipseg.config),
+                               BEATs(model.beats.cfg), ids)
         spectrogram = torch.empty(B, frames, N_MELS)
         batch = {'image': torch.empty(B, 3, size, size), 'wav': None,
                  'noise': [torch.empty(B, n, size, size) for n in (B, 1)]}
     mode = FlopCounterMode(display=False)               # MATH: fused kernels are not counted
     with mode, sdpa_kernel(SDPBackend.MATH), mock.patch('beats.fbank', lambda wav: spectrogram):
-        step = Step(bare, batch, Variant(variant.reading, cached=variant.cached))
+        step = Step(empty, batch, Variant(variant.reading, cached=variant.cached))
         return by_terms(step, mode.get_total_flops)
 
 
 # ---- section `step`: the variants side by side ------------------------------------------------
 
 def time_steps(steps, repeats):
-    """Run these Steps in turns, after one of each that only warms up. -> a dict of each"""
-    found = [{'passes': count_vision(step.model, step), 'all': []} for step in steps]
+    """Run these Steps in turns, after one of each that only warms up.
+
+    -> for each: {passes, all, seconds: the median of all, loss, gradient}
+    """
+    measured = [{'passes': count_vision(step.model, step), 'all': []} for step in steps]
     for _ in tqdm(range(repeats), 'step', unit=' turns', leave=False):
-        for step, entry in zip(steps, found):
+        for step, entry in zip(steps, measured):
             seconds, (loss, gradient) = seconds_of(step, step.device)
             entry['all'].append(seconds)
             entry.update(loss=loss.item(), gradient=gradient.item())
-    for entry in found:
+    for entry in measured:
         entry['seconds'] = statistics.median(entry['all'])
-    return found
+    return measured
 
 
 def time_terms(step, repeats):
@@ -186,8 +189,9 @@ def measure_step(preset, device, variants, batch_sizes, only_count, repeats):
     variants = [PLAIN, *variants]
     precisions = dict.fromkeys(variant.precision for variant in variants)
     models = {precision: build(preset, device, precision).train() for precision in precisions}
-    limits = {precision: matrix_product_rate(device, precision) for precision in precisions}
-    rows, terms = [], []
+    peak_rates = {precision: matrix_product_rate(device, precision) for precision in precisions}
+    rows = []
+    terms = []
     for B in [*batch_sizes, *only_count]:
         counts = [operations(variant, models['float32'], B, *size) for variant in variants]
         timed = [{} for _ in variants]
@@ -204,17 +208,17 @@ def measure_step(preset, device, variants, batch_sizes, only_count, repeats):
                    'GPU hours': EPOCHS * PAIRS / B * total / GPU_RATE / 3600, **found}
             if found:
                 row['times'] = timed[0]['seconds'] / row['seconds']
-                row['% of product'] = 100 * total / row['seconds'] / limits[variant.precision]
+                row['% of product'] = 100 * total / row['seconds'] / peak_rates[variant.precision]
             if found and variant.precision == 'float32':
                 refuse_difference(timed[0], found, B)
             rows.append(row)
         terms += [{'B': B, 'term': term, 'seconds': seconds.get(term), '10^9 operations': n / 1e9}
                   for term, n in counts[1].items()]
-    return rows, terms, limits
+    return rows, terms, peak_rates
 
 
 def refuse_difference(plain, ours, B):
-    """Two steps whose loss or gradient differ are not one step at two speeds."""
+    """ValueError where the loss or the gradient of the two readings of a step differ."""
     for name in ('loss', 'gradient'):
         if not abs(plain[name] - ours[name]) <= TOLERANCE * abs(plain[name]):
             raise ValueError(f'at B = {B} the {name} of the plain reading is {plain[name]!r} and '
@@ -237,9 +241,9 @@ def peak_of_one_step(B, variant, preset, device, free_memory):
 def measure_memory(preset, device, variants, batch_sizes, free_memory):
     """-> a dict for each batch size and variant; None for what did not finish"""
     spawn = multiprocessing.get_context('spawn')
-    asked = [(B, variant) for B in batch_sizes for variant in (PLAIN, *variants)]
+    steps = [(B, variant) for B in batch_sizes for variant in (PLAIN, *variants)]
     rows = []
-    for B, variant in tqdm(asked, 'memory', unit=' steps', leave=False):
+    for B, variant in tqdm(steps, 'memory', unit=' steps', leave=False):
         row = {'B': B, 'step': variant.name(), 'peak GB': None}
         with ProcessPoolExecutor(1, spawn) as pool:
             peak = pool.submit(peak_of_one_step, B, variant, preset, device, free_memory)
@@ -314,9 +318,9 @@ def run_section(section, args, device):
     """Measure and print one section. -> what the JSON holds of it"""
     size = PRESETS[args.preset].image_size, PRESETS[args.preset].seconds
     if section == 'step':
-        rows, terms, limits = measure_step(args.preset, device, args.variants, args.batch_sizes,
-                                           args.only_count, args.repeats)
-        rates = ', '.join(f'{rate / 1e12:.3g}e12/s in {p}' for p, rate in limits.items())
+        rows, terms, peak_rates = measure_step(args.preset, device, args.variants, args.batch_sizes,
+                                               args.only_count, args.repeats)
+        rates = ', '.join(f'{rate / 1e12:.3g}e12/s in {p}' for p, rate in peak_rates.items())
         columns = {'B': 0, 'step': 0, 'seconds': 3, 'times': 2, 'loss': 6, 'gradient': 6,
                    'passes': 0, 'times, counted': 2, '% of product': 1, 'GPU hours': 2}  # decimals
         show('A training step (forward, loss, backward, Adam). times: how many times as long the '
@@ -325,7 +329,7 @@ def run_section(section, args, device):
              f'{GPU_RATE / 1e12:.0f}e12/s, 40% of one H100 in bf16',
              rows, columns, list(columns.values()))
         show(f'Term by term ({args.variants[0].name()})', terms)
-        return {'step': rows, 'terms': terms, 'matrix_product': limits}
+        return {'step': rows, 'terms': terms, 'matrix_product': peak_rates}
     if section == 'memory':
         title = ('Peak memory of a step, with weights and libraries, each in its own process (a '
                  'dash: not finished, or not told by this system)')

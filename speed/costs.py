@@ -1,4 +1,4 @@
-"""What a piece of code costs: seconds, passes of the vision encoder, bytes; a step term by term."""
+"""Measure code: seconds, passes of the vision encoder, bytes; a training step term by term."""
 
 import contextlib
 import ctypes
@@ -42,7 +42,8 @@ def by_terms(step, read):
 
     @contextlib.contextmanager
     def term(name):
-        others, before = sum(spent.values()), read()
+        others = sum(spent.values())
+        before = read()
         yield
         inner = sum(spent.values()) - others
         spent[name] = spent.get(name, 0) + read() - before - inner

@@ -1,4 +1,4 @@
-"""What is not part of a step: pairs read, heatmaps and scores per second (Sections 4.1, 4.2)."""
+"""Speed of what surrounds the training step: reading pairs, heatmaps, scores (4.1, 4.2)."""
 
 import contextlib
 import io
@@ -22,6 +22,7 @@ from speed.prepare import prepare
 
 @contextlib.contextmanager
 def one_thread():
+    """For a with statement: torch computes on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -34,7 +35,8 @@ def one_thread():
 
 def write_pairs(root, count, seconds):
     """Noise in VGGSound's layout and sizes: 640 x 360 JPEGs of 80 KB, mono 16-bit sounds."""
-    random, folder = np.random.default_rng(0), Path(root, 'vggsound')
+    random = np.random.default_rng(0)
+    folder = Path(root, 'vggsound')
     ids = [f'{k:04}' for k in range(count)]
     for part in ('frames', 'audio'):
         (folder / part).mkdir(parents=True)
@@ -55,7 +57,8 @@ def measure_loading(image_size, seconds, count=96):
     """
     rates = {}
     with tempfile.TemporaryDirectory() as folder, one_thread():     # as a loading process
-        files, prepared = Path(folder, 'files'), Path(folder, 'prepared')
+        files = Path(folder, 'files')
+        prepared = Path(folder, 'prepared')
         write_pairs(files, count, seconds)
         with contextlib.redirect_stdout(io.StringIO()):
             prepare(files, prepared, image_size, seconds)
@@ -73,7 +76,8 @@ def measure_evaluation(model, images, wavs, repeats):
     """Seconds of heatmaps at 224 x 224 for B images under N sounds each. -> a list of dicts"""
     rows = []
     for B, N in ((1, 1), (8, 1), (1, 8), (8, 8)):
-        image, wav = images[:B], wavs[:N if N > 1 else B]
+        image = images[:B]                                              # (B, 3, H, W)
+        wav = wavs[:N if N > 1 else B]      # N = 1: each image under a sound of its own
 
         def localise():
             A = model.embed_audio(wav)
@@ -96,8 +100,13 @@ def loop_iou(heat, truth, cut, strict):
 
 
 def loop_scores(heatmaps, truths):
-    """cIoU (19), mIoU (19) and F in per cent, sample by sample, threshold by threshold."""
-    hits, ious, f = torch.zeros(19), torch.zeros(19), torch.zeros(len(metrics.F_THRESHOLDS))
+    """cIoU (19), mIoU (19) and F in per cent, map by map, threshold by threshold. -> (39,)
+
+    heatmaps, truths: (N, H, W)
+    """
+    hits = torch.zeros(19)
+    ious = torch.zeros(19)
+    f = torch.zeros(len(metrics.F_THRESHOLDS))
     for heat, truth in zip(heatmaps, truths):
         for k, cut in enumerate(metrics.SWEEP):
             hits[k] += loop_iou(heat, truth, cut, strict=False) >= 0.5
@@ -108,7 +117,8 @@ def loop_scores(heatmaps, truths):
         for k, cut in enumerate(metrics.F_THRESHOLDS):
             predicted = (heat >= cut).float()
             right = (predicted * truth).sum()
-            precision, recall = right / predicted.sum().clamp(min=1e-12), right / truth.sum()
+            precision = right / predicted.sum().clamp(min=1e-12)
+            recall = right / truth.sum()
             weighted = metrics.BETA_SQUARED * precision + recall
             f[k] += (1 + metrics.BETA_SQUARED) * precision * recall / weighted.clamp(min=1e-12)
     return 100 * torch.cat([hits, ious, f.max()[None]]) / len(heatmaps)
@@ -116,19 +126,23 @@ def loop_scores(heatmaps, truths):
 
 def streamed_scores(heatmaps, truths):
     """The same scores by metrics.py, in batches of 16 as evaluate.py passes them."""
-    single, segmentation = metrics.SingleSource('sweep'), metrics.Segmentation('sweep')
+    single = metrics.SingleSource('sweep')
+    segmentation = metrics.Segmentation('sweep')
     for heat, truth in zip(heatmaps.split(16), truths.split(16)):
         single.update(heat, truth)
         segmentation.update(heat, truth)
-    found = segmentation.compute()
-    return torch.tensor([*single.compute()['cIoU'], *found['mIoU'], found['F']])
+    scores = segmentation.compute()
+    return torch.tensor([*single.compute()['cIoU'], *scores['mIoU'], scores['F']])
 
 
 def measure_metrics(N):
-    """Seconds of both for N maps of 224 x 224 on one CPU thread; ValueError if they differ."""
+    """Seconds of metrics.py and of the loop for N maps, on one CPU thread. -> dict
+
+    ValueError where their scores differ.
+    """
     generator = torch.Generator().manual_seed(0)
     coarse = 2 * torch.randn(N, 1, 14, 14, generator=generator)
-    heatmaps = F.interpolate(coarse, size=(224, 224), mode='bicubic').sigmoid()[:, 0]
+    heatmaps = F.interpolate(coarse, size=(224, 224), mode='bicubic').sigmoid()[:, 0]  # (N, H, W)
     truths = torch.zeros(N, 224, 224)
     boxes = torch.randint(20, 110, (N, 4), generator=generator).tolist()
     for truth, (x, y, w, h) in zip(truths, boxes):

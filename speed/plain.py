@@ -17,12 +17,15 @@ from model import Alignment
 
 def plain_reading(model, image, wav, noise, features=None):
     """model(image, wav, noise=noise), with nothing shared between audios. -> model.Alignment"""
-    clip, patch = model.clipseg.clip, model.clipseg.config.vision_config.patch_size
+    clip = model.clipseg.clip
+    patch = model.clipseg.config.vision_config.patch_size
     B, _, H, W = image.shape
     A = model.embed_audio(wav, features)                                    # (B, D)
     v_D = spatial_features(clip, image, (H // patch, W // patch))           # (B, D, h, w)
-    M_G, M_I, M_F = [], [], []
-    for j in range(B):                                                      # all under audio j
+    M_G = []
+    M_I = []
+    M_F = []
+    for j in range(B):                              # all images under audio j
         hidden = clip.vision_model(image, output_hidden_states=True).hidden_states
         activations = [hidden[i + 1] for i in model.clipseg.extract_layers]
         logits = model.clipseg.decoder(activations, A[j].expand(B, -1)).logits.unsqueeze(1)
@@ -40,7 +43,8 @@ def plain_reading(model, image, wav, noise, features=None):
 
 def spatial_features(clip, image, grid):
     """v_D: the last layer by its values alone. image: (B, 3, H, W), grid: (h, w) -> (B, D, h, w)"""
-    vision, last = clip.vision_model, clip.vision_model.encoder.layers[-1]
+    vision = clip.vision_model
+    last = vision.encoder.layers[-1]
     x = vision(image, output_hidden_states=True).hidden_states[-2]          # (B, 1 + hw, width)
     x = x + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(x)))
     x = vision.post_layernorm(x + last.mlp(last.layer_norm2(x)))

@@ -55,8 +55,8 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
     bad = set()
     prepare_one = partial(prepare_pair, pairs, folder)
     # closing cancels the pairs still to come after the first bad one, or after Ctrl-C
-    with ThreadPoolExecutor() as pool, closing(pool.map(prepare_one, chosen)) as found:
-        for sample, error in zip(chosen, tqdm(found, 'training pairs', len(chosen))):
+    with ThreadPoolExecutor() as pool, closing(pool.map(prepare_one, chosen)) as errors:
+        for sample, error in zip(chosen, tqdm(errors, 'training pairs', len(chosen))):
             if error and not skip_bad:
                 raise SampleError(f'{error}; or --skip-bad-samples leaves such pairs out')
             if error:

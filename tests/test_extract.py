@@ -263,7 +263,7 @@ def test_names_that_are_none_and_two_videos_of_one_id_are_refused(tmp_path):
                                                     'elsewhere')
     for wrong in ('plain', 'a_\u00b2', f'a_{"9" * 30}'):
         with pytest.raises(ValueError, match='is not <youtubeid>_<second>, .*: correct --list'):
-            extract.cut(wrong, {'a': Path('a.mp4')})
+            extract.locate(wrong, {'a': Path('a.mp4')})
 
 
 def test_what_a_killed_run_has_left_half_written_goes(clips, tmp_path):

@@ -14,7 +14,7 @@ from test_extract import write_video
 from videos import heat
 from videos.drawn import NAMES, TURN, draw_clip
 from videos.extract import read_sound
-from videos.heat import heat_video, heatmaps, main, moments, read_frames
+from videos.heat import embed_moments, heat_video, heatmaps, main, read_frames
 
 CONFIG = PRESETS['miniature']
 
@@ -33,7 +33,7 @@ def clip(tmp_path_factory):
 def test_the_heat_moves_to_the_other_object_when_its_sound_begins(model, clip):
     path, places = clip
     samples, rate = read_sound(path, 0.0, 60.0)
-    A = moments(model, torch.from_numpy(samples[0]), 0.2, CONFIG.seconds, CONFIG.seconds)
+    A = embed_moments(model, torch.from_numpy(samples[0]), 0.2, CONFIG.seconds, CONFIG.seconds)
     assert rate == 16_000 and len(A) == 2 * TURN / 0.2 + 1
     on_sounding, on_other = np.zeros((2, round(2 * TURN)))
     for seconds, frame in list(read_frames(path))[::5]:
@@ -75,7 +75,7 @@ def test_moments_of_a_third_of_a_second_do_not_drift_from_their_sounds(model, tm
     given = []
     monkeypatch.setattr(heat, 'heatmaps', lambda *a: given.append(a[4]) or heatmaps(*a))
     heat_video(model, CONFIG, path, tmp_path / 'heat.mp4', 1 / 3, 2.0)
-    assert given == [5333 / 16_000]             # moments takes a window every 5333 samples
+    assert given == [5333 / 16_000]             # embed_moments takes a window every 5333 samples
 
 
 @pytest.mark.parametrize('side_by_side, width', [(False, 64), (True, 192)])
@@ -120,7 +120,7 @@ def test_an_error_within_the_video_leaves_no_file(model, tmp_path, monkeypatch):
     def fail(*values):
         raise OSError('no space')
 
-    monkeypatch.setattr(heat, 'shown', fail)
+    monkeypatch.setattr(heat, 'draw_frame', fail)
     with pytest.raises(OSError, match='no space'):
         heat_video(model, CONFIG, path, tmp_path / 'heat.mp4', 0.5, 2.0)
     assert {path.name for path in tmp_path.iterdir()} == {'a.mkv'}

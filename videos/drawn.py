@@ -1,4 +1,4 @@
-"""A clip of the miniature's world: two objects that sound in turn, for videos/heat.py to look at.
+"""Draw a clip of the miniature's world: two objects that sound in turn, for videos/heat.py.
 
     python -m videos.drawn clip.mp4
 """
@@ -31,13 +31,13 @@ def draw_clip(path):
     sprites = [sprite(name, colour, OBJECT, rng, pose=False)
                for name, colour in zip(NAMES, COLOURS)]
     wav = np.concatenate([sound(name, rng, TURN) for name in NAMES])
-    always = np.ones((2, SIDE, SIDE), bool)
+    always = np.ones((2, SIDE, SIDE), bool)         # covered in all frames so far
     samples = av.AudioFrame.from_ndarray(wav[None], 'fltp', 'mono')
     samples.sample_rate = SAMPLE_RATE
     samples.time_base = Fraction(1, SAMPLE_RATE)
     samples.pts = 0
     with av.open(str(path), 'w') as container:
-        picture, heard = add_streams(container, SIDE, SIDE, RATE, samples)
+        picture, track = add_streams(container, SIDE, SIDE, RATE, samples)
         for k in range(round(2 * TURN * RATE)):
             image = place.copy()
             for i, drawn in enumerate(sprites):
@@ -52,9 +52,9 @@ def draw_clip(path):
             frame.pts = k
             frame.time_base = Fraction(1, RATE)
             container.mux(picture.encode(frame))
-        container.mux(heard.encode(samples))
+        container.mux(track.encode(samples))
         container.mux(picture.encode())
-        container.mux(heard.encode())
+        container.mux(track.encode())
     return always
 
 

@@ -85,8 +85,8 @@ def read_sound(path, start, seconds):
         wanted = round(seconds * rate)
         to_float = av.AudioResampler('fltp')            # of the same rate and channels
         parts = []
-        filled = 0                                      # samples since `start`
-        heard = 0                                       # the same without gaps
+        filled = 0                                      # samples since `start`, gaps included
+        decoded = 0                                     # the same without gaps
         latest = 0.0                                    # seconds, of any stream
         for packet in container.demux():
             if packet.pts is not None:
@@ -104,7 +104,7 @@ def read_sound(path, start, seconds):
                     filled += gap
                 parts.append(samples[:, :wanted - filled])
                 filled += parts[-1].shape[1]
-                heard += parts[-1].shape[1]
+                decoded += parts[-1].shape[1]
             if filled == wanted:
                 break
         else:
@@ -112,7 +112,7 @@ def read_sound(path, start, seconds):
             if latest < stated - LACKING:
                 raise SampleError(f'{path} is cut short: it states {stated:.1f} s and ends at '
                                   f'{latest:.1f}; fetch it again')
-    if not heard:
+    if not decoded:
         raise SampleError(f'{path} has no sound in the {seconds:g} s from {start:g} s on: fetch it '
                           'again, or choose another')
     return np.concatenate(parts, 1), rate
@@ -150,8 +150,11 @@ def time_of(frame, stream):
 
 # ============ All videos ============
 
-def write_piece(job):
-    """job: (id, its video, start in seconds, folder). -> None, or why it cannot be read"""
+def extract_clip(job):
+    """Write the frame and the sound of one clip. -> None, or why it cannot be read
+
+    job: (id, its video, start in seconds, folder).
+    """
     name, video, start, out = job
     frame = Path(out, 'frames', f'{name}.jpg')
     sound = Path(out, 'audio', f'{name}.wav')
@@ -203,8 +206,8 @@ def videos_in(folder, names):
     return videos
 
 
-def cut(name, videos):
-    """Where the clip with this id lies: -> its complete video, or None; the second it starts at"""
+def locate(name, videos):
+    """Find a clip by its id. -> its complete video, or None; the second at which it starts"""
     parts = re.fullmatch('(.+)_([0-9]{1,9})', name)
     if not parts:
         raise ValueError(f'the id {name:.60} is not <youtubeid>_<second>, as --names whole needs: '
@@ -213,7 +216,7 @@ def cut(name, videos):
 
 
 def extract(folder, out, ids=None, names='clip', processes=1):
-    """ids: None for all videos of the folder. names: see above.
+    """Extract the clips with these ids; None: all videos of the folder. names: see --names above.
 
     -> how many ids are complete, of how many, and why the others are not, {id: sentence}
     """
@@ -222,16 +225,16 @@ def extract(folder, out, ids=None, names='clip', processes=1):
     jobs = []
     failed = {}
     for name in ids:
-        video, start = cut(name, videos) if names == 'whole' else (videos.get(name), 0)
+        video, start = locate(name, videos) if names == 'whole' else (videos.get(name), 0)
         if video:
             jobs.append((name, video, start, out))
         else:
             failed[name] = f'{name} has no video in {folder}'
     for part in (Path(out, 'frames'), Path(out, 'audio')):
         part.mkdir(parents=True, exist_ok=True)
-        for left in part.glob('*.partial[0-9]*'):       # by write_file in a run that was killed
-            left.unlink()
-    reasons = in_parallel(write_piece, jobs, 'extracting', processes) if jobs else []
+        for file in part.glob('*.partial[0-9]*'):       # left by write_file in a killed run
+            file.unlink()
+    reasons = in_parallel(extract_clip, jobs, 'extracting', processes) if jobs else []
     failed |= {name: reason for (name, *_), reason in zip(jobs, reasons) if reason}
     return len(ids) - len(failed), len(ids), failed
 
@@ -259,6 +262,6 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    # not this copy of the file: the worker processes know videos.extract, and no __main__
+    # worker processes find functions by module: in videos.extract, not in __main__
     from videos import extract as script
     run_script('videos.extract', script.main, 'interrupted; the same command goes on')

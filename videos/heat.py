@@ -45,8 +45,8 @@ GIF_COLOURS = 64
 # ============ The sound around each moment ============
 
 @torch.no_grad()
-def moments(model, wav, every, window, seconds):
-    """A of the windows centred at 0, every, 2 * every, ... seconds -> (K, D)
+def embed_moments(model, wav, every, window, seconds):
+    """A of the windows of sound centred at 0, every, 2 * every, ... seconds -> (K, D)
 
     wav: (samples,) at 16 kHz. window: seconds of sound in a window. seconds: of the model's input,
     to which a window is zero-padded at its end, as media.read_audio does.
@@ -57,9 +57,9 @@ def moments(model, wav, every, window, seconds):
     padded = torch.nn.functional.pad(wav, (length // 2, length))
     windows = padded.unfold(0, length, step)[:len(wav) // step + 1]             # (K, length)
     A = []
-    for some in windows.split(BATCH):               # an hour of windows would need 12 GB
-        some = torch.nn.functional.pad(some, (0, rest)).to(model.prompt_before.device)
-        A.append(model.embed_audio(some))                                       # (BATCH, D)
+    for batch in windows.split(BATCH):              # an hour of windows would need 12 GB
+        batch = torch.nn.functional.pad(batch, (0, rest)).to(model.prompt_before.device)
+        A.append(model.embed_audio(batch))                                      # (BATCH, D)
     return torch.cat(A)
 
 
@@ -67,16 +67,17 @@ def moments(model, wav, every, window, seconds):
 def heatmaps(model, frames, times, A, every, image_size):
     """Heatmaps of B frames (PIL images of one size) at their times. -> (B, H, W) in 0..1
 
-    A: (K, D), see moments. Between two moments their heatmaps are blended.
+    A: (K, D), see embed_moments. Between two moments their heatmaps are blended.
     """
-    place = torch.tensor(times) / every
-    before = place.floor().long().clamp(0, len(A) - 1)                          # (B,)
-    pair = torch.stack([A[before], A[(before + 1).clamp(max=len(A) - 1)]], 1)   # (B, 2, D)
+    position = torch.tensor(times) / every                                      # (B,), in moments
+    before = position.floor().long().clamp(0, len(A) - 1)                       # (B,)
+    after = (before + 1).clamp(max=len(A) - 1)                                  # (B,)
+    around = torch.stack([A[before], A[after]], 1)                              # (B, 2, D)
     images = torch.stack([evaluation_image(frame, image_size) for frame in frames])
     vision = encode_image(model.clipseg, images.to(A.device))
     width, height = frames[0].size
-    maps = model.heatmaps(vision, pair, (height, width)).cpu()                  # (B, 2, H, W)
-    weight = (place - before).clamp(0, 1)[:, None, None]
+    maps = model.heatmaps(vision, around, (height, width)).cpu()                # (B, 2, H, W)
+    weight = (position - before).clamp(0, 1)[:, None, None]                     # (B, 1, 1)
     return ((1 - weight) * maps[:, 0] + weight * maps[:, 1]).numpy()
 
 
@@ -104,8 +105,8 @@ def count_frames(path):
         return stream.frames or round(seconds * float(stream.average_rate or 0)) or None
 
 
-def shown(frame, heat, side_by_side):
-    """The picture of one frame: the overlay, or frame | heatmap | overlay. -> (H, W or 3 W, 3)"""
+def draw_frame(frame, heat, side_by_side):
+    """One picture of the video: overlay, or frame | heatmap | overlay. -> (H, W or 3 W, 3)"""
     pixels = np.asarray(frame)
     if side_by_side:
         return np.concatenate([pixels, heat_colours(heat), overlay(pixels, heat)], 1)
@@ -124,13 +125,17 @@ def read_sound_frames(path):
 
 
 def write_video(path, pictures, sound):
-    """pictures: (seconds, (H, W, 3) uint8), at least one. sound: read_sound_frames of the source"""
+    """Write a video with sound.
+
+    pictures: iterator of (seconds, (H, W, 3) uint8), at least one. sound: see read_sound_frames.
+    """
     ticks = Fraction(1, 90_000)
     first = next(pictures)
-    heard = next(sound)
+    first_sound = next(sound)
     height, width, _ = first[1].shape
     with av.open(str(path), 'w') as container:
-        picture, track = add_streams(container, width, height, 30, heard)   # 30 a second: nominal
+        # 30 frames a second are nominal: each frame has its own time stamp
+        picture, track = add_streams(container, width, height, 30, first_sound)
         picture.codec_context.time_base = ticks
         for seconds, pixels in itertools.chain([first], pictures):
             frame = av.VideoFrame.from_ndarray(pixels, 'rgb24')
@@ -138,13 +143,13 @@ def write_video(path, pictures, sound):
             frame.time_base = ticks
             container.mux(picture.encode(frame))
         container.mux(picture.encode())
-        for frame in itertools.chain([heard], sound):
+        for frame in itertools.chain([first_sound], sound):
             container.mux(track.encode(frame))
         container.mux(track.encode())
 
 
 def write_gif(path, pictures):
-    """Five pictures a second, at most GIF_SIDE high."""
+    """Write an animation of five pictures a second, at most GIF_SIDE high. pictures: as above"""
     images = []
     for seconds, pixels in pictures:
         if seconds >= len(images) * GIF_EVERY:
@@ -161,7 +166,7 @@ def heat_video(model, config, source, path, every, window, side_by_side=False):
     wav = mono(torch.from_numpy(samples), source)[None]
     length = round(wav.shape[1] * SAMPLE_RATE / rate)
     every = round(every * SAMPLE_RATE) / SAMPLE_RATE        # as far apart as the windows of sound
-    A = moments(model, at_16_khz(wav, rate, length)[0], every, window, config.seconds)
+    A = embed_moments(model, at_16_khz(wav, rate, length)[0], every, window, config.seconds)
 
     def pictures():
         frames = iter(tqdm(read_frames(source), 'heatmaps', count_frames(source), unit=' frames'))
@@ -169,7 +174,7 @@ def heat_video(model, config, source, path, every, window, side_by_side=False):
             times, images = zip(*batch)
             maps = heatmaps(model, images, times, A, every, config.image_size)
             for seconds, image, heat in zip(times, images, maps):
-                yield seconds, shown(image, heat, side_by_side)
+                yield seconds, draw_frame(image, heat, side_by_side)
 
     path = Path(path)
     partial = path.with_name(f'.partial{os.getpid()}-{path.name}')      # renamed when complete
