@@ -85,24 +85,24 @@ def localise_by_text(model, spaces, labels, texts, words, cache, correct, sample
     return maps
 
 
-def candidates(dataset, given, path, default):
+def candidates(dataset, listed, path, default):
     """The labels from which one is retrieved for each sound of this benchmark.
 
-    given: the labels of the file `path` (--labels), or None. default: the file for a benchmark
+    listed: the labels of the file `path` (--labels), or None. default: the file for a benchmark
     without class names. Paper [75]: silent on the list of which "the most relevant text (class
     label)" (4.1) is retrieved. Here it holds the benchmark's own class names, as for the oracle.
     Flickr and ADE20K have none, and yet rows in Tables 1, 2 and 6: theirs are VGGSound's classes.
     """
-    if not given:
+    if not listed:
         return dataset.classes or read_labels(default, '--labels')
-    absent = [name for name in dataset.classes if name not in given]
+    absent = [name for name in dataset.classes if name not in listed]
     if absent and len(absent) == len(dataset.classes):
         raise ValueError(f'{path} holds none of the {len(absent)} class names of {dataset.name}, '
                          f'e.g. {absent[0]!r}: add them, or leave out --labels')
     if absent and rank_and_processes()[0] == 0:
         print(f'{dataset.name}: {len(absent)} of its {len(dataset.classes)} class names are not in '
               f'{path}, e.g. {absent[0]!r}, and cannot be retrieved')
-    return given
+    return listed
 
 
 # ---- WAV2CLIP, AudioCLIP, ImageBind --------------------------------------------------------------
@@ -155,7 +155,7 @@ def check_ids(boxes, datasets, path):
 def run(args):
     """Score args.methods in args.wanted. -> {method: {task: {benchmark: scores}}}"""
     check_outputs([args.json, args.csv], [args.save_heatmaps])
-    given = read_labels(args.labels, '--labels') if args.labels else None
+    listed = read_labels(args.labels, '--labels') if args.labels else None
     boxes = read_boxes(args.boxes, args.proposals) if args.boxes else None
     device = start_processes(args.device)
     by_text = [method for method in args.methods if method in TEXTS]
@@ -185,7 +185,7 @@ def run(args):
     for name, dataset in datasets.items():
         parts = []
         if by_text and set(tasks_of(name, args.wanted)) & set(ORACLE_TASKS):
-            labels = candidates(dataset, given, args.labels, files.labels)
+            labels = candidates(dataset, listed, args.labels, files.labels)
             correct[name] = {method: [] for method in by_text}
             parts.append(text_localiser(model, tokenizer, spaces, labels, cache, correct[name]))
         if by_region:
@@ -237,9 +237,9 @@ def score_methods(wanted, datasets, localisers, by_text, by_region, **options):
     scores = {method: {} for method in by_text + by_region}
     for rows, kind in ((by_text + by_region, ORACLE_TASKS), (by_region, ('robustness',))):
         tasks = {task: sets for task, sets in wanted.items() if task in kind}
-        here = {name: dataset for name, dataset in datasets.items() if tasks_of(name, tasks)}
-        if here:
-            score_benchmarks(scores, tasks, here, localisers, rows, binary=REGIONS, **options)
+        scored = {name: dataset for name, dataset in datasets.items() if tasks_of(name, tasks)}
+        if scored:
+            score_benchmarks(scores, tasks, scored, localisers, rows, binary=REGIONS, **options)
     return scores
 
 

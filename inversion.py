@@ -306,12 +306,12 @@ def say(args):
     first = [labels.index(label) for label in dict.fromkeys(labels)]        # sample of each class
     step = math.ceil(len(first) / ROWS)
     shown = readable(dataset, [dataset[i] for i in first[::step]])
-    said = [sentences[SOURCES[0]][sample['id']] for sample in shown]
-    for sample, sentence in zip(shown, said):
+    chosen = [sentences[SOURCES[0]][sample['id']] for sample in shown]
+    for sample, sentence in zip(shown, chosen):
         print(f'{sample["label"]}: {sentence}')
     if args.figure:
         maps = localise(model, shown, words)
-        inversion_picture(shown, maps['oracle'], maps['ours'], said, args.figure)
+        inversion_picture(shown, maps['oracle'], maps['ours'], chosen, args.figure)
         print(f'{args.figure}: in the manner of Figure 12')
 
 
@@ -352,10 +352,10 @@ def shares(sentences, label_of):
     sentences: {source: {id: sentence}}. label_of: {id: class name}
     """
     rows = []
-    for source, said in sentences.items():
-        if not said:
+    for source, sentence_of in sentences.items():
+        if not sentence_of:
             raise ValueError('no sample of VGG-SS can be read: make its files readable')
-        named = [names_class(sentence, label_of[i]) for i, sentence in said.items()]
+        named = [names_class(sentence, label_of[i]) for i, sentence in sentence_of.items()]
         rows.append([source, 100 * float(np.mean(named)), len(named)])
     return table(rows, ['sentences from', 'name the class, %', 'n'])
 
@@ -366,9 +366,9 @@ def names_class(sentence, label):
     Paper [84]: judges by eye. Here, for each word of the class name, some word of the sentence has
     to begin with it, or to be its ending and have four letters or more.
     """
-    said = re.findall(r'\w+', sentence.lower())
-    ends = [word for word in said if len(word) > 3]
-    return all(any(word.startswith(part) for word in said) or part.endswith(tuple(ends))
+    words = re.findall(r'\w+', sentence.lower())
+    ends = [word for word in words if len(word) > 3]
+    return all(any(word.startswith(part) for word in words) or part.endswith(tuple(ends))
                for part in re.findall(r'\w+', label.lower()))
 
 
