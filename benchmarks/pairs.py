@@ -8,14 +8,14 @@ from benchmarks.lists import WHERE, csv_lines, unique, utf8_text
 FRAMES = ('.jpg', '.bmp')       # of training frames; .bmp is what `data.py prepare` writes
 # a line of train.csv or val.csv
 FORMS = ('"<youtubeid>_<start second in six digits>", alone, with ".mp4" or with ",label", or '
-         '"youtubeid,second,label,split"')
+         '"youtubeid,second,label,split", or "youtubeid,second"')
 HEADINGS = ('id', 'file', 'video', 'videoid', 'youtubeid', 'ytid')     # of the first column
 
 
 def read_list(path):
     """Read a list of pairs, each line in one of FORMS. -> {id: split, or None without one}
 
-    VGGSound's authors have published the last two forms. Labels are not used.
+    VGGSound's authors have published the second and the fourth. Labels are not used.
     """
     path = Path(path)
     if not path.is_file():
@@ -28,9 +28,12 @@ def read_list(path):
             continue
         if not fields[0]:
             raise ValueError(f'{path}, line {number} names no id: {remedy}')
-        if len(fields) == 4 and re.fullmatch(r'\d{1,9}(\.0*)?', fields[1], re.ASCII):
-            # youtubeid,second,label,split
-            listed.append((f'{fields[0]}_{int(float(fields[1])):06d}', fields[3].lower()))
+        # A YouTube id has 11 characters; an id that has its second already is followed by a label
+        is_bare = re.fullmatch(r'(?!.*_\d{6}$)[\w-]{11}', fields[0], re.ASCII)
+        has_second = len(fields) == 4 or (len(fields) == 2 and is_bare)
+        if has_second and re.fullmatch(r'\d{1,9}(\.0*)?', fields[1], re.ASCII):
+            split = fields[3].lower() if len(fields) == 4 else None
+            listed.append((f'{fields[0]}_{int(float(fields[1])):06d}', split))
         else:
             listed.append((re.sub(r'\.(mp4|mkv|webm|wav|flac|jpe?g|png)$', '', fields[0]), None))
     if not listed:
