@@ -27,9 +27,9 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from checkpoint import run_script, sentence_for, some_path
 from figures.scores import check_outputs
 from figures.tables import BENCHMARK_NAMES, paper_scores, table
+from launch import run_script, sentence_for, some_path
 
 ROOT = Path(__file__).parent
 AV, AV_LLM = ['--variant', 'av'], ['--variant', 'av_llm']

@@ -29,14 +29,14 @@ import torch
 from benchmarks import BENCHMARKS
 from benchmarks.lists import files_of_root, read_labels
 from benchmarks.maps import SIZE, save_confidences, save_heatmaps
-from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
-                        some_path, start_processes)
 from encoders.regions import PROPOSALS, Detector, crop, read_boxes
 from encoders.spaces import WEIGHTS, load_spaces
 from evaluate import (SHIPPED, TASKS, load, open_benchmarks, score_benchmarks, tasks_of,
                       tasks_wanted)
 from figures.scores import check_outputs
 from figures.tables import BENCHMARK_NAMES, EXTENDED, ORACLE_TASKS, table
+from launch import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
+                    some_path, start_processes)
 from localise import distinct, frames_at
 from media import box_map, read_image
 from model import PRESETS, ROOT, encode_image

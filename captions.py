@@ -33,9 +33,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from benchmarks.lists import json_lines, read_rows, unique
 from benchmarks.pairs import FRAMES, print_other_splits, read_ids
-from checkpoint import (overwritten, pick_device, rank_and_processes, run_script, some_path,
-                        start_processes, wait_for_all, write_file)
 from data import draw_miniature
+from launch import (overwritten, pick_device, rank_and_processes, run_script, some_path,
+                    start_processes, wait_for_all, write_file)
 from media import SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image
 from model import PRESETS, ROOT
 

@@ -1,4 +1,4 @@
-"""What keeps a script and a run alive. Nothing of the method is here.
+"""A run: its folder, its checkpoints and the signals that stop it. Nothing of the method is here.
 
     run = Run(folder, resume, overwrite)            # the folder, locked; never another run's
     state = run.resume(model, optimiser, scaler, settings)
@@ -17,7 +17,6 @@ overwrite.
 """
 
 import _thread
-import argparse
 import contextlib
 import io
 import json
@@ -26,198 +25,20 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from datetime import timedelta
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-os.environ.setdefault('PYTORCH_ENABLE_MPS_FALLBACK', '1')   # torch reads it when it is imported
+import torch
+from filelock import FileLock, Timeout
 
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from filelock import FileLock, Timeout  # noqa: E402
+from launch import agree, largest, rank_and_processes, read_or_none, wait_for_all, write_file
 
 LOG_EVERY = 10          # steps
 LOCK_SECONDS = 10       # the worker processes of a killed run hold its lock for up to 5
 RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
 
 
-# ============ The command line ============
-
-def some_path(text):
-    """argparse's type of a path. An empty one, as an unset shell variable gives, is an error."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError('the path is empty: name one, or leave the option out')
-    return text
-
-
-def given_options(parser, argv):
-    """The options on the command line, not the defaults. -> {'batch_size': '--batch-size', ...}"""
-    # argparse gives no default to a name that the namespace already has
-    without_defaults = dict.fromkeys(vars(parser.parse_args(argv)))
-    parsed = parser.parse_args(argv, argparse.Namespace(**without_defaults))
-    given = [name for name, value in vars(parsed).items() if value is not None]
-    return {name: '--' + name.replace('_', '-') for name in given}
-
-
-def overwritten(outputs, inputs):
-    """A sentence where an output is an input, lies in an input folder, or is another output.
-
-    outputs, inputs: [(option, path or None)]; links are followed. -> None where nothing is lost
-    """
-    taken = [(what, os.path.realpath(path)) for what, path in inputs if path]
-    for option, path in [(what, os.path.realpath(path)) for what, path in outputs if path]:
-        for other, place in taken:
-            both = os.path.exists(path) and os.path.exists(place)
-            same = os.path.samefile(path, place) if both else path == place   # by a hard link too
-            if same or path.startswith(os.path.join(place, '')):
-                return f'{option} would overwrite {other}, {place}: name another file'
-        taken.append((option, path))
-    return None
-
-
-def run_script(name, main, interrupted):
-    """Run main() and end the process with the exit code that it returns (None: 0).
-
-    What is wrong with files, options or memory becomes one sentence on stderr and exit code 1;
-    ACL_DEBUG=1 shows where it happened. interrupted: what Ctrl-C says (exit code 130).
-    """
-    try:
-        code = main() or 0
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
-        print(f'{name}: {interrupted}', file=sys.stderr)
-    except Exception as problem:
-        code = 1
-        sentence = sentence_for(problem)
-        if sentence and not os.environ.get('ACL_DEBUG'):
-            print(f'{name}: {sentence}', file=sys.stderr)
-        else:
-            traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if dist.is_initialized():
-        # A thread of gloo may still hold a tensor of its last all-reduce. To free it while Python
-        # shuts down aborts the process, or deadlocks with DistributedDataParallel's destructor.
-        os._exit(code)
-    sys.exit(code)
-
-
-def sentence_for(problem):
-    """One sentence for an error that a user can do something about, None for any other."""
-    text = str(problem)
-    full = "can't allocate memory" in text or 'MPS backend out of memory' in text
-    if full or isinstance(problem, torch.OutOfMemoryError | MemoryError):
-        return 'the device has too little memory: lower --batch-size'
-    if isinstance(problem, RuntimeError) and 'DataLoader worker' in text:
-        reason = text.splitlines()[0].rstrip('. ')
-        return (f'a loading process died ({reason}): free memory or lower --workers; --resume goes '
-                'on')
-    if isinstance(problem, RuntimeError) and 'gloo/transport' in text:
-        return 'another process of this torchrun has ended: what it printed says why'
-    if isinstance(problem, OSError) and problem.filename:
-        return f'cannot use {problem.filename} ({problem.strerror}): name another place'
-    return text if isinstance(problem, OSError | ValueError) else None
-
-
-# ============ Devices, and the processes of one torchrun ============
-
-def pick_device(name=None):
-    """--device; by default CUDA where it is there, else the CPU. -> torch.device
-
-    mps has to be asked for: no run has been compared with the CPU's there, and attention has had
-    wrong results on mps in torch 2.11. ValueError where the device is not there.
-    """
-    there = {'cuda': torch.cuda.is_available(), 'cpu': True,
-             'mps': torch.backends.mps.is_available()}
-    if name and not there[name]:
-        raise ValueError(f'--device {name} is not there: leave it out; this machine has '
-                         f'{" and ".join(kind for kind in there if there[kind])}')
-    return torch.device(name or ('cuda' if there['cuda'] else 'cpu'))
-
-
-def start_processes(name=None):
-    """Join torchrun's process group where there is one. -> the device of this process
-
-    ValueError where there are fewer GPUs than processes, or several processes on mps.
-    """
-    device = pick_device(name)
-    if device.type == 'cuda':
-        local = int(os.environ.get('LOCAL_RANK', 0))
-        count = torch.cuda.device_count()
-        if local >= count:
-            raise ValueError(f'this machine has {count} GPU(s), and each process needs its own: '
-                             f'torchrun --nproc_per_node={count}, or --device cpu')
-        device = torch.device('cuda', local)
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.allow_tf32 = False     # convolutions in float32, not in TF32
-    if device.type == 'mps' and 'RANK' in os.environ:
-        raise ValueError('torch.distributed has no backend for mps: --device cpu')
-    if 'RANK' in os.environ and not dist.is_initialized():
-        backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
-        # 12 hours: the others wait while the first process evaluates
-        dist.init_process_group(backend, timeout=timedelta(hours=12))
-    return device
-
-
-def rank_and_processes():
-    """(rank, number of processes); (0, 1) before torch.distributed is started."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def wait_for_all():
-    """A barrier, where there is more than one process."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def gather_lists(mine):
-    """The lists of all processes, joined in the order of ranks."""
-    if not dist.is_initialized():
-        return mine
-    lists = [None] * dist.get_world_size()
-    dist.all_gather_object(lists, mine)
-    return [item for part in lists for item in part]
-
-
-def largest(number):
-    """The largest of the processes' numbers, for all of them. Over gloo, on GPUs too."""
-    if not dist.is_initialized():
-        return number
-    number = torch.tensor(number)
-    dist.all_reduce(number, dist.ReduceOp.MAX)
-    return number.item()
-
-
-def agree(number, sentence):
-    """ValueError with this sentence, in every process, unless all have the same number.
-
-    Otherwise processes that take different numbers of steps would deadlock.
-    """
-    if largest(number) != -largest(-number):
-        raise ValueError(sentence)
-
-
-# ============ Files and signals ============
-
-def write_file(path, content, remedy='free some space or name another place'):
-    """Write text or bytes atomically: the file is complete, or unchanged. OSError names it."""
-    target = Path(os.path.realpath(path))           # renaming would replace a link, not its file
-    if target.exists() and not target.is_file():
-        raise OSError(f'cannot write {path}: it is no file; name another place')
-    partial = target.with_name(f'{target.name}.partial{os.getpid()}')       # renamed when complete
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, 'wb') as file:
-            file.write(content.encode('utf-8') if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise OSError(f'cannot write {path} ({error.strerror or error}): {remedy}') from None
-
+# ============ Signals ============
 
 HELD = {getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
         if hasattr(signal, name)}
@@ -453,23 +274,6 @@ class Run:
                   'command with --resume goes on from there', file=sys.stderr)
         wait_for_all()
         return 128 + stop
-
-
-def read_or_none(path):
-    """A checkpoint file as a dict; None where it is absent or damaged. OSError: unreadable now."""
-    path = Path(path)
-    if not path.is_file():                              # reading a pipe would wait for a writer
-        return None
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise OSError(f'cannot read {path} ({error.strerror}): it may be intact, so make it '
-                      'readable and try again') from None
-    try:
-        saved = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
-    except Exception:           # a truncated zip, a foreign pickle, another program's file
-        return None
-    return saved if isinstance(saved, dict) and 'audio_proj' in saved else None
 
 
 OF_DATA = {     # settings that are no options

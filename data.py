@@ -41,7 +41,7 @@ from beats import FRAME, HOP, N_MELS
 from benchmarks import BENCHMARKS
 from benchmarks.lists import WHERE, boxes_of_frames, boxes_out
 from benchmarks.pairs import FORMS, FRAMES, print_other_splits, read_ids
-from checkpoint import agree, rank_and_processes, write_file
+from launch import agree, rank_and_processes, write_file
 from media import (SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map, evaluation_image,
                    file_of, noise, read_audio, read_channels, read_image, read_mask,
                    read_pickled_mask, side_by_side, training_image)

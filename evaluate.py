@@ -30,14 +30,14 @@ from tqdm import tqdm
 from benchmarks import BENCHMARKS
 from benchmarks.lists import files_of_root, read_labels
 from benchmarks.maps import maps_below, save_confidences, save_heatmaps
-from checkpoint import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
-                        some_path, start_processes, wait_for_all)
 from data import Benchmark, draw_miniature
 from figures.compare import comparison
 from figures.examples import draw_report, draw_sheets, ids_to_show, open_others, with_others
 from figures.own import one_pair
 from figures.scores import check_outputs, in_json, print_counts, scores_of, write_scores
 from figures.tables import EXTENDED, ORACLE_TASKS, task_tables
+from launch import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
+                    some_path, start_processes, wait_for_all)
 from localise import MIXTURE_ROWS, embed_names, localise, localise_sources
 from metrics import Extended, Interactive, MultiSource, Robustness, Segmentation, SingleSource
 from model import PRESETS, ROOT, load_model, read_checkpoint

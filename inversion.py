@@ -39,13 +39,13 @@ from transformers import (AutoTokenizer, GPT2Config, GPT2LMHeadModel,
 
 from benchmarks.lists import csv_lines, files_of_root, json_lines, unique, utf8_text
 from captions import captions_path
-from checkpoint import overwritten, pick_device, run_script, some_path, write_file
 from data import VGGSound, draw_miniature, epoch_batches
 from encoders import read_entries
 from evaluate import load, open_benchmarks, readable
 from figures.inversion import inversion_picture
 from figures.scores import check_outputs
 from figures.tables import table
+from launch import overwritten, pick_device, run_script, some_path, write_file
 from localise import embed_names, localise
 from media import PICTURES, evaluation_image, read_audio, read_image
 from model import PRESETS, ROOT, embed_image

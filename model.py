@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 from transformers.utils import logging as transformers_logging
 
 from beats import load_beats
-from checkpoint import read_or_none
+from launch import read_or_none
 from losses import all_gather, first_own_row
 from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, to_grid, to_image
 

@@ -35,18 +35,19 @@ import math
 from functools import partial
 from pathlib import Path
 
-import checkpoint
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+import checkpoint
+import launch
 import losses
 from captions import captions_path, load_answers, make_captions
-from checkpoint import rank_and_processes, some_path
 from data import (cache_features, draw_miniature, loader, open_pairs,
                   steps_per_epoch, training_steps)
 from figures import attempt, curves
 from heldout import before_after_sheet, held_out, table_of
+from launch import rank_and_processes, some_path
 from model import PRESETS, PROMPT, load_model, trained_state
 
 # Defaults of each preset, all of them options; the paper's: section 4.1
@@ -283,7 +284,7 @@ def checkpoint_of(model, optimiser, scaler, state):
 
 def train(args):
     """Data, model, --resume, the loop, held-out scores. -> the exit code"""
-    device = checkpoint.start_processes(args.device)
+    device = launch.start_processes(args.device)
     run = checkpoint.Run(args.out, args.resume, args.overwrite, args.save_seconds)
     make_data(args)
     config = PRESETS[args.preset]
@@ -340,7 +341,7 @@ def train(args):
         return run.leave(stop, state['step'])
     if run.first:
         finish(args, run, load, model, tokenizer, state, absent=len(pairs.absent))
-    checkpoint.wait_for_all()
+    launch.wait_for_all()
     return 0
 
 
@@ -352,7 +353,7 @@ def make_data(args):
         path = captions_path(args.data_root, args.captions_from)
         if args.lambda_c and not args.captions and not path.exists():
             make_captions(args.captions_from, args.device)
-    checkpoint.wait_for_all()
+    launch.wait_for_all()
 
 
 def adam(model, lr, weight_decay, with_mask):
@@ -397,7 +398,7 @@ def finish(args, run, load, model, tokenizer, state, absent):
     skipped = {'without_files': absent, 'unreadable': state['skipped']}
     summary = {**columns, 'seconds': seconds, 'seed': args.seed, 'n': counts,
                'skipped': skipped}
-    checkpoint.write_file(run.folder / 'summary.json', json.dumps(summary, indent=1))
+    launch.write_file(run.folder / 'summary.json', json.dumps(summary, indent=1))
 
 
 # ============ the command line ============
@@ -496,7 +497,7 @@ def parse_args(argv=None):
         help='<*> is the sound (Table 12; default: "%(default)s")')
 
     args = parser.parse_args(argv)
-    given = checkpoint.given_options(parser, argv)
+    given = launch.given_options(parser, argv)
     for name, value in RECIPES[args.preset].items():
         if name not in given:
             setattr(args, name, value)
@@ -513,7 +514,7 @@ def parse_args(argv=None):
     outputs = [('--out', args.out / name) for name in checkpoint.RUN_FILES]
     inputs = [('--captions', args.captions), ('--beats', args.beats),
               ('--clipseg', args.clipseg)]
-    if sentence := checkpoint.overwritten(outputs, inputs):
+    if sentence := launch.overwritten(outputs, inputs):
         parser.error(sentence)
     return args
 
@@ -546,6 +547,6 @@ def check_options(parser, args, given):
 
 if __name__ == '__main__':
     checkpoint.watch_signals()
-    checkpoint.run_script('train.py', lambda: train(parse_args()),
+    launch.run_script('train.py', lambda: train(parse_args()),
                           'interrupted; the same command with --resume goes on from '
                           'the last checkpoint')

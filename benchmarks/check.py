@@ -29,9 +29,9 @@ from tqdm import tqdm
 from benchmarks import BENCHMARKS
 from benchmarks.lists import BenchmarkSample, boxes_out, files_of_root
 from benchmarks.pairs import FRAMES, read_ids
-from checkpoint import overwritten, run_script, sentence_for, some_path, write_file
 from figures.scores import check_outputs
 from figures.tables import table
+from launch import overwritten, run_script, sentence_for, some_path, write_file
 from media import (SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image, read_mask,
                    read_pickled_mask, wav_chunks)
 from model import PRESETS

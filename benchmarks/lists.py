@@ -46,7 +46,7 @@ def boxes_out(sample):
 
 
 def files_of_root(root):
-    """What no result may overwrite: inputs for checkpoint.overwritten."""
+    """What no result may overwrite: inputs for launch.overwritten."""
     return [('a file of the data', Path(root, name)) for name in DATA]
 
 

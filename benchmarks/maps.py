@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from benchmarks.lists import csv_lines, utf8_text
-from checkpoint import write_file
+from launch import write_file
 from media import GROUND_TRUTH_SIZE, SampleError, check_file, file_of
 from metrics import top_quarter_mean
 

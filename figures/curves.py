@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from checkpoint import write_file
 from figures import import_matplotlib
+from launch import write_file
 
 GREEN = '#2a9d4a'
 RED = '#c8352b'

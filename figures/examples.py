@@ -11,9 +11,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.maps import maps_below, read_confidences
-from checkpoint import rank_and_processes
 from figures import attempt, curves, pictures, report
 from figures.tables import BENCHMARK_NAMES, EXTENDED, score_of
+from launch import rank_and_processes
 from media import SAMPLE_RATE, displayable
 
 BY = 'by '      # begins the name of the row of another method (--beside)

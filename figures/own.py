@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from checkpoint import write_file
 from figures import pictures
+from launch import write_file
 from media import evaluation_image, part_heard, read_audio, read_own_image
 
 SILENT = 2**-14     # a sound that peaks below two steps of 16-bit audio is silent

@@ -13,8 +13,8 @@ import textwrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from checkpoint import write_file
 from figures import import_matplotlib
+from launch import write_file
 
 HEAT_WEIGHT = 0.5           # of the heatmap's colours in an overlay; the rest is the frame
 DIMMED = 0.3                # brightness of the frame outside the ground truth

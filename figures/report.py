@@ -21,9 +21,9 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from checkpoint import write_file
 from figures.pictures import contact_sheet, ground_truth_tile, heat_colours, overlay
 from figures.tables import BENCHMARK_NAMES, CONDITIONS, TASK_NAMES, cell_text, grids
+from launch import write_file
 
 LOUD = 0.35                 # root mean square of a sound; a louder one is played at SOFTENED
 SOFTENED = 0.1

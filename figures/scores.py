@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from checkpoint import write_file
+from launch import write_file
 
 ORACLE = 'clipseg_gt_text'      # the row 'oracle' in files
 

@@ -220,7 +220,7 @@ def usable_cores():
 
 
 def main():
-    from checkpoint import some_path    # here, not above: the drawing processes need no torch
+    from launch import some_path    # here, not above: the drawing processes need no torch
     parser = argparse.ArgumentParser('python -m miniature.world', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=some_path, default='data/miniature',
@@ -234,7 +234,7 @@ def main():
 
 
 if __name__ == '__main__':
-    from checkpoint import run_script
+    from launch import run_script
     # not this copy of the file: the drawing processes know miniature.world, and no __main__
     from miniature import world
     run_script('miniature.world', world.main, 'interrupted; the same command draws the world anew')

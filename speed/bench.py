@@ -34,8 +34,8 @@ from tqdm import tqdm
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from beats import FRAME, HOP, N_MELS, SAMPLE_RATE, BEATs, BEATsConfig
-from checkpoint import given_options, overwritten, pick_device, run_script, some_path, write_file
 from figures.tables import table
+from launch import given_options, overwritten, pick_device, run_script, some_path, write_file
 from losses import loss_terms
 from model import PRESETS, SoundLocalizer, load_model
 from speed.costs import (by_terms, count_vision, keep_freed_memory, matrix_product_rate, name_of,

@@ -23,8 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.pairs import print_other_splits
-from checkpoint import overwritten, run_script, some_path, write_file
 from data import VGGSound
+from launch import overwritten, run_script, some_path, write_file
 from media import RESIZE_BEFORE_CROP, SAMPLE_RATE, SampleError, read_audio, read_image
 from model import PRESETS
 

@@ -15,9 +15,9 @@ import torch
 
 import data
 import media
-from checkpoint import write_file
 from conftest import assert_equal
 from data import AudioFeatures, VGGSound
+from launch import write_file
 from tiny import (SECONDS, SIZE, TRAIN, name, number, tiny, tiny_beats, tiny_clipseg,  # noqa: F401
                   tiny_root, training, write_root)
 
@@ -181,7 +181,7 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_the_training_goes_on(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr('checkpoint.open', fails, raising=False)
+        patch.setattr('launch.open', fails, raising=False)
         for _ in range(2):
             assert torch.equal(complete(pairs, beats, range(6)), expected)
     said = capsys.readouterr().out

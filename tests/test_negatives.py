@@ -57,7 +57,7 @@ def one_of_two(rank, folder):
     found = [take_steps(rank, 2, *case) for case in CASES]
     torch.save(found, f'{folder}/found{rank}.pt')
     dist.barrier()
-    os._exit(0)                             # see checkpoint.run_script
+    os._exit(0)                             # see launch.run_script
 
 
 def test_two_processes_with_global_negatives_give_one_process_s_gradients_and_loss_curve(

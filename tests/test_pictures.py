@@ -15,7 +15,7 @@ from known_world import Run
 CURVE = '''
 import os, sys, types
 from pathlib import Path
-sys.modules["checkpoint"] = types.SimpleNamespace(write_file=Path.write_bytes)      # without torch
+sys.modules["launch"] = types.SimpleNamespace(write_file=Path.write_bytes)      # without torch
 from figures.curves import precision_recall_picture
 from figures.pictures import heat_colours
 heat_colours([[0, 1]])

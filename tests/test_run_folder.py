@@ -15,7 +15,8 @@ import torch
 import checkpoint
 from checkpoint import Run
 from conftest import assert_equal
-from test_checkpoint import asked, contents, full, needs_links      # noqa: F401
+from test_checkpoint import asked      # noqa: F401
+from test_launch import contents, full, needs_links
 
 NAMES = ('last.pt', 'previous.pt')
 SETTINGS = {'lr': 0.1, 'batch_size': 4, 'answers': 'abc'}

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import checkpoint  # noqa: E402
 import data  # noqa: E402
+import launch  # noqa: E402
 import losses  # noqa: E402
 import model as model_file  # noqa: E402
 import tiny  # noqa: E402
@@ -101,7 +102,7 @@ def in_a_child(prepare, folder, *flags):
     child = os.fork()
     if not child:
         prepare()
-        checkpoint.run_script('train.py', lambda: run(folder, *flags), '')
+        launch.run_script('train.py', lambda: run(folder, *flags), '')
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -144,9 +145,9 @@ def refused(*words_and_flags):
 
 
 def two(folder):
-    checkpoint.start_processes('cpu')
+    launch.start_processes('cpu')
     checkpoint.watch_signals()
-    rank, processes = checkpoint.rank_and_processes()
+    rank, processes = launch.rank_and_processes()
     assert processes == 2
     assert_gathered(rank)
     other = folder / f'other{rank}'
@@ -179,12 +180,12 @@ def two(folder):
 
 def assert_gathered(rank):
     """Lists, rows and gradients come in the order of ranks, and numbers are compared."""
-    assert checkpoint.gather_lists([f'{rank}{k}' for k in range(rank + 1)]) == ['00', '10', '11']
-    assert checkpoint.largest([9, -2][rank]) == 9
-    assert checkpoint.largest([0.25, 0.75][rank]) == 0.75
-    checkpoint.agree(7, 'all have seven')
+    assert launch.gather_lists([f'{rank}{k}' for k in range(rank + 1)]) == ['00', '10', '11']
+    assert launch.largest([9, -2][rank]) == 9
+    assert launch.largest([0.25, 0.75][rank]) == 0.75
+    launch.agree(7, 'all have seven')
     try:
-        checkpoint.agree([7, 8][rank], 'not all have seven')
+        launch.agree([7, 8][rank], 'not all have seven')
         raise SystemExit('an agreement was found')
     except ValueError as error:
         assert str(error) == 'not all have seven'
@@ -218,11 +219,11 @@ def assert_shared(folder, flags):
         dist.all_gather(both, mine)
         assert torch.equal(*both), 'the processes have drifted apart'
     mine = set(ids[:6])                     # of the first epoch: 3 steps of 2
-    both = checkpoint.gather_lists([mine])
+    both = launch.gather_lists([mine])
     assert len(mine) == 6 and not both[0] & both[1], both
 
 
 if __name__ == '__main__':
     use_toys()
     scenario = {'killed': killed, 'two': two}[sys.argv[1]]
-    checkpoint.run_script('tiny_process.py', lambda: scenario(Path(sys.argv[2])), 'interrupted')
+    launch.run_script('tiny_process.py', lambda: scenario(Path(sys.argv[2])), 'interrupted')

@@ -10,7 +10,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from checkpoint import run_script, some_path
+from launch import run_script, some_path
 from miniature.drawings import background, sprite
 from miniature.sounds import SAMPLE_RATE, sound
 

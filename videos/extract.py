@@ -31,7 +31,7 @@ import torch
 
 from benchmarks.lists import read_boxes
 from benchmarks.pairs import read_ids
-from checkpoint import run_script, some_path, write_file
+from launch import run_script, some_path, write_file
 from media import SAMPLE_RATE, SampleError, at_16_khz, mono
 from miniature.world import in_parallel, usable_cores
 

@@ -26,10 +26,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from checkpoint import overwritten, pick_device, run_script, some_path
 from evaluate import load
 from figures.pictures import heat_colours, overlay
 from figures.scores import check_outputs
+from launch import overwritten, pick_device, run_script, some_path
 from media import SAMPLE_RATE, at_16_khz, evaluation_image, mono
 from model import PRESETS, encode_image
 from videos.drawn import add_streams, draw_clip

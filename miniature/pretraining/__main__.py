@@ -14,7 +14,7 @@ import argparse
 import time
 from pathlib import Path
 
-from checkpoint import run_script, some_path
+from launch import run_script, some_path
 from miniature.pretraining.captioners import check_captioners, pretrain_captioners
 from miniature.pretraining.tiny_beats import check_beats, pretrain_beats
 from miniature.pretraining.tiny_clap import check_clap, pretrain_clap

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from checkpoint import write_file
 from encoders import audioclip, imagebind, prepare_images, wav2clip
 from encoders.spaces import Clip, SoundsAndImages, Wav2clip
+from launch import write_file
 from miniature.pretraining.lessons import sound_set, train
 from miniature.pretraining.tiny_clap import HELD_OUT_CLIPS, retrieved
 from miniature.scenes import draw_sounding_scene, sample_generator
