@@ -13,6 +13,7 @@ Nothing of the method is here.
 import argparse
 import contextlib
 import io
+import math
 import os
 import signal
 import sys
@@ -32,6 +33,19 @@ def some_path(text):
     if not text.strip():
         raise argparse.ArgumentTypeError('the path is empty: name one, or leave the option out')
     return text
+
+
+def between(kind, least, most=math.inf):
+    """argparse's type of an int or float (kind) within these limits, both included."""
+    def number(text):
+        value = kind(text)
+        if not least <= value <= most:                  # nan too
+            limits = f'at least {least:g}' if most == math.inf else f'{least:g} to {most:g}'
+            raise argparse.ArgumentTypeError(f'must be {limits}, not {text}')
+        return value
+
+    number.__name__ = kind.__name__                     # "invalid int value"
+    return number
 
 
 def given_options(parser, argv):

@@ -106,6 +106,23 @@ def test_given_options_are_those_of_the_command_line_even_with_their_default():
     assert launch.some_path('a b') == 'a b'
 
 
+@pytest.mark.parametrize('text, sentence', [
+    ('0', 'must be 1 to 10, not 0'), ('11', 'must be 1 to 10, not 11'), ('2.5', 'invalid int')])
+def test_a_number_lies_between_its_limits(text, sentence, capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--n', type=launch.between(int, 1, 10))
+    parser.add_argument('--x', type=launch.between(float, 0))
+    both = parser.parse_args(['--n', '10', '--x', '0'])
+    assert both.n == 10 and both.x == 0.0
+    for option in (['--n', text], ['--x', 'nan'], ['--x', '-1']):
+        with pytest.raises(SystemExit):
+            parser.parse_args(option)
+    error = capsys.readouterr().err
+    assert f'argument --n: {sentence}' in error
+    assert error.count('argument --x: must be at least 0, not') == 2
+
+
+
 @needs_links
 def test_an_output_that_would_overwrite_an_input_or_another_output_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
