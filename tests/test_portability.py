@@ -14,6 +14,7 @@ ELSEWHERE = '''
 import builtins, importlib, os, signal, sys
 from pathlib import Path
 import multiprocessing.connection, multiprocessing.popen_spawn_posix        # keep what they know
+import multiprocessing.resource_tracker
 import subprocess, filelock, tqdm, torch, torch.utils.data, torch._dynamo
 from transformers import AutoTokenizer, CLIPSegConfig, CLIPSegForImageSegmentation
 import matplotlib.pyplot, soundfile, PIL.Image
@@ -28,6 +29,7 @@ for name in ('setsid', 'sched_getaffinity', 'fork', 'killpg', 'mkfifo', 'geteuid
     delattr(os, name)
 for name in ('fcntl', 'resource'):
     sys.modules[name] = None                    # to import it fails
+multiprocessing.resource_tracker._HAVE_SIGMASK = False      # asked for when it was imported
 opened = builtins.open
 
 def strict_open(file, mode='r', buffering=-1, encoding=None, *more, **named):
