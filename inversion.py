@@ -37,7 +37,7 @@ from tqdm import tqdm
 from transformers import (AutoTokenizer, GPT2Config, GPT2LMHeadModel,
                           get_linear_schedule_with_warmup)
 
-from benchmarks.lists import csv_lines, files_of_root, json_lines, unique, utf8_text
+from benchmarks.lists import csv_lines, files_of_root, json_lines, unique
 from captions import captions_path
 from data import VGGSound, draw_miniature, epoch_batches
 from encoders import read_entries
@@ -244,7 +244,7 @@ def read_captions(path, pairs, preset, seed):
     if preset == 'miniature' and not path:
         from miniature.sounds import DESCRIPTIONS
         rng = np.random.default_rng(seed)
-        lines = csv_lines(pairs.list, utf8_text(pairs.list, 'write it again'))
+        lines = csv_lines(pairs.list)
         phrases = {fields[0]: DESCRIPTIONS.get(fields[-1]) for _, fields in lines}
         return {i: phrases[i][rng.integers(2)] for i in pairs.ids if phrases.get(i)}
     path = Path(path or captions_path(pairs.list.parent.parent))

@@ -2,11 +2,10 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.lists import BenchmarkSample, read_boxes, read_rows, unique
+from benchmarks.lists import BenchmarkSample, read_boxes, read_rows
 from media import GROUND_TRUTH_SIZE, SOUNDS, file_of
 
 OFFSCREEN_SEED = 42             # AVSBench-Robust's
@@ -20,15 +19,13 @@ CATEGORIES = {                  # a class with none of these words is a category
 
 def list_avs_s4(root):
     """S4: one source. Senocak et al. (2025) made its boxes, s4_box.json in 224 pixels."""
-    folder = root / 'avsbench/s4'
-    path = folder / 's4_box.json'
-    entries = read_boxes(path, 'image', 'gt_box')
-    boxes = unique([(Path(entry['image']).stem, entry['gt_box']) for entry in entries], path)
-    samples = _list_avsbench(folder, 'avs1_s4_test.csv')
+    path = root / 'avsbench/s4/s4_box.json'
+    boxes = read_boxes(path, 'image', 'gt_box')
+    samples = _list_avsbench(root / 'avsbench/s4', 'avs1_s4_test.csv')
     for s in samples:
         if s.id not in boxes:
             raise ValueError(f'{path} has no box for {s.id}: fetch it again')
-        s.boxes = [boxes[s.id]]
+        s.boxes, _ = boxes[s.id]
     return samples
 
 

@@ -1,7 +1,5 @@
 """IS4 (Senocak et al., 2025), released as IS3, and VPO (Chen et al., 2024), of the same layout."""
 
-from pathlib import Path
-
 from benchmarks.lists import BenchmarkSample, read_boxes, read_rows, unique
 from media import GROUND_TRUTH_SIZE, PICTURES, SOUNDS, file_of
 
@@ -30,16 +28,15 @@ def list_vpo(folder):
 
 
 def _list_boxed(folder, annotation, masks, suffixes, label_of):
-    """A json list [{image, audio, gt_box: a box in 224 pixels}]; an id is the stem of `image`.
+    """A json list [{image, audio, gt_box: a box in 224 pixels}]; `image` names the files.
 
     Ids of the same frame differ after their last _. The folder `masks` may be missing.
     """
     samples = []
-    for entry in read_boxes(folder / annotation, 'image', 'gt_box'):
-        name = Path(entry['image']).stem
+    for name, (boxes, _) in read_boxes(folder / annotation, 'image', 'gt_box').items():
         frame = file_of(folder / 'visual_frames', name, PICTURES)
         sound = file_of(folder / 'audio_wav', name, SOUNDS)
         mask = [file_of(folder / masks, name, suffixes)] if (folder / masks).is_dir() else []
-        samples.append(BenchmarkSample(name, [frame], [sound], label_of(name), [entry['gt_box']],
-                                       mask, name.rpartition('_')[0], unit=GROUND_TRUTH_SIZE))
+        samples.append(BenchmarkSample(name, [frame], [sound], label_of(name), boxes, mask,
+                                       name.rpartition('_')[0], unit=GROUND_TRUTH_SIZE))
     return samples

@@ -50,11 +50,11 @@ def files_of_root(root):
     return [('a file of the data', Path(root, name)) for name in DATA]
 
 
-def annotation(path):
-    """The text of an annotation file."""
+def annotation(path, remedy='fetch it again'):
+    """The text of a file that lists samples or boxes."""
     if not path.is_file():
         raise FileNotFoundError(f'no annotation file {path}, which lists samples or boxes: {WHERE}')
-    return utf8_text(path, 'fetch it again')
+    return utf8_text(path, remedy)
 
 
 def utf8_text(path, remedy):
@@ -68,9 +68,9 @@ def utf8_text(path, remedy):
     return text
 
 
-def csv_lines(path, text, remedy='fetch it again'):
-    """Yields (line number, stripped fields) of the lines of a csv text that are not blank."""
-    for number, line in enumerate(text.split('\n'), 1):
+def csv_lines(path, remedy='fetch it again'):
+    """Yields (line number, stripped fields) of the lines of a csv file that are not blank."""
+    for number, line in enumerate(annotation(path, remedy).split('\n'), 1):
         try:                # one by one: a stray quote would join all lines up to the next quote
             fields = [field.strip() for field in next(csv.reader([line], strict=True), [])]
         except csv.Error as error:
@@ -108,7 +108,7 @@ def read_rows(path, columns, header=False, blank=None):
 
     header: the first line names the columns, in any order and perhaps with others.
     """
-    lines = list(csv_lines(path, annotation(path)))
+    lines = list(csv_lines(path))
     names = lines.pop(0)[1] if header and lines else columns
     for name in columns:
         if name not in names:
@@ -130,10 +130,10 @@ def read_rows(path, columns, header=False, blank=None):
 
 
 def read_boxes(path, name, box):
-    """A json file -> its list of {name: a text, box: boxes, perhaps 'class': a text}.
+    """A json list [{name: a file, box: boxes, perhaps 'class'}] -> {id: (boxes, class or None)}.
 
-    name, box: the keys. 'bbox' holds several [x0, y0, x1, y1] in shares of the frame, 'gt_box' a
-    single one in 224 pixels.
+    An id is the stem of the file. 'bbox' holds several [x0, y0, x1, y1] in shares of the frame,
+    'gt_box' a single one in 224 pixels.
     """
     try:
         entries = json.loads(annotation(path))
@@ -141,23 +141,24 @@ def read_boxes(path, name, box):
         raise ValueError(f'{path} is not valid JSON ({error}): fetch it again') from None
     if not isinstance(entries, list) or not entries:
         raise ValueError(f'{path} lists no sample: fetch it again')
+    found = []
     for number, entry in enumerate(entries):
         try:
-            boxes = np.array([entry[box]] if box == 'gt_box' else entry[box])
-            texts = entry[name], entry.get('class') or ''
+            boxes = np.array([entry[box]] if box == 'gt_box' else entry[box])       # (boxes, 4)
+            label = (entry.get('class') or '').strip() or None
+            found.append((Path(entry[name]).stem, (boxes.tolist(), label)))
             numbers = boxes.dtype.kind in 'if' and np.isfinite(boxes).all()
-            valid = numbers and boxes.shape[1:] == (4,) and all(isinstance(t, str) for t in texts)
-        except (KeyError, TypeError, ValueError):       # ValueError: NumPy's, of ragged lists
-            valid = False
-        if not valid:
+            if not numbers or boxes.shape[1:] != (4,):
+                raise ValueError
+        except (AttributeError, KeyError, TypeError, ValueError):   # NumPy's, of ragged lists
             raise ValueError(f'{path}: entry {number} needs {name!r}, a text, and {box!r}, four '
-                             'numbers for each box; fetch it again')
-    corners = np.concatenate([np.ravel(entry[box]) for entry in entries])
+                             'numbers for each box; fetch it again') from None
+    corners = np.concatenate([np.ravel(boxes) for _, (boxes, _) in found])
     if box == 'bbox' and np.median(corners) > 1:    # not the maximum: VGG-SS has a corner at 1e16
         raise ValueError(f'{path} has boxes in pixels: they must be shares of the frame, 0..1')
     if box == 'gt_box' and 0 < corners.max() <= 1:
         raise ValueError(f'{path} has boxes in shares of the frame: they must be pixels of 224')
-    return entries
+    return unique(found, path)
 
 
 def read_labels(path, option):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.lists import csv_lines, utf8_text
+from benchmarks.lists import read_rows, unique
 from launch import write_file
 from media import GROUND_TRUTH_SIZE, SampleError, check_file, file_of
 from metrics import top_quarter_mean
@@ -67,25 +67,24 @@ def read_heatmap(folder, name, size):
 
 
 def read_confidences(folder):
-    """{id: confidence} of folder/confidence.csv; {} where there is none. ValueError names a line"""
+    """{id: confidence} of folder/confidence.csv; {} where there is none."""
     path = Path(folder, 'confidence.csv')
     if not path.exists():
         return {}
     check_file(path)
-    found = {}
-    for number, line in csv_lines(path, utf8_text(path, 'write it again'), 'write it again'):
-        if number == 1 and line == ['id', 'confidence']:
-            continue
-        try:
-            value = float(line[1])
-        except (IndexError, ValueError):
-            value = math.nan
-        if len(line) != 2 or not math.isfinite(value) or line[0] in found:
-            raise ValueError(f'{path}, line {number}: expected id,confidence, a number, each id '
-                             f'once, not {",".join(line)!r}')
-        found[line[0]] = value
-    if not found:
+    rows = read_rows(path, ('id', 'confidence'))
+    if rows[0] == ('id', 'confidence'):
+        rows = rows[1:]
+    if not rows:
         raise ValueError(f'{path} holds no confidence: write a line per sample, or remove it')
+    found = {}
+    for name, text in unique(rows, path).items():
+        try:
+            found[name] = float(text)
+        except ValueError:
+            found[name] = math.nan
+        if not math.isfinite(found[name]):
+            raise ValueError(f'{path}: the confidence of {name} is {text!r}, not a number')
     return found
 
 

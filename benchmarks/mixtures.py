@@ -1,6 +1,6 @@
 """Two frames side by side, two sounds mixed: VGGSound-Instruments and VGGSound-Duet (4.2.5)."""
 
-from benchmarks.lists import BenchmarkSample, read_rows, unique
+from benchmarks.lists import BenchmarkSample, read_rows
 from benchmarks.vggss import list_vggss
 from media import PICTURES, SOUNDS, file_of
 
@@ -24,7 +24,7 @@ def list_vgg_duet(root):
     path = root / 'vgg_duet/vggsound_duet_test.csv'
     rows = read_rows(path, ('id1', 'label1', 'id2', 'label2'))
     boxes = root / 'vggss/vggss.json'
-    single = unique([(s.id, s) for s in list_vggss(root)], boxes)
+    single = {s.id: s for s in list_vggss(root)}
     samples = []
     for a, label_a, b, label_b in rows:
         for name in (a, b):

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from benchmarks.lists import WHERE, csv_lines, unique, utf8_text
+from benchmarks.lists import csv_lines, unique
 
 FRAMES = ('.jpg', '.bmp')       # of training frames; .bmp is what `data.py prepare` writes
 # a line of train.csv or val.csv
@@ -18,11 +18,9 @@ def read_list(path):
     VGGSound's authors have published the second and the fourth. Labels are not used.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'no split file {path}: {WHERE}')
     listed = []
     remedy = 'write that line again'
-    for number, fields in csv_lines(path, utf8_text(path, 'write it again'), remedy):
+    for number, fields in csv_lines(path, remedy):
         name = re.sub('[ _-]', '', fields[0].lower())
         if not listed and (name in HEADINGS or fields[0].startswith('#')):
             continue

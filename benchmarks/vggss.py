@@ -12,14 +12,12 @@ def list_vggss(root):
     # over these samples of box_map(boxes).mean()
     folder = root / 'vggss'
     samples = []
-    for entry in read_boxes(folder / 'vggss.json', 'file', 'bbox'):
-        name = entry['file']
+    for name, (boxes, label) in read_boxes(folder / 'vggss.json', 'file', 'bbox').items():
         frame = file_of(folder / 'frames', name, PICTURES)
         sound = file_of(folder / 'audio', name, SOUNDS)
-        label = (entry.get('class') or '').strip() or None
         mask = folder / f'gt_masks/{name}.png'
         masks = [mask] if mask.exists() else []
-        samples.append(BenchmarkSample(name, [frame], [sound], label, entry['bbox'], masks))
+        samples.append(BenchmarkSample(name, [frame], [sound], label, boxes, masks))
     return samples
 
 

@@ -272,8 +272,9 @@ def test_maps_of_whole_numbers_and_pictures_reach_from_0_to_1(tmp_path):
 
 
 @pytest.mark.parametrize('text, words', [
-    ('id,confidence\n', 'holds no confidence'), ('a,inf\n', 'line 1'), ('a,0.5\nb,nan\n', 'line 2'),
-    ('a,1\na,2\n', 'line 2'), ('id,confidence\na,1,2\n', 'line 2'), ('a,high\n', 'line 1')])
+    ('id,confidence\n', 'holds no confidence'), ('a,inf\n', "of a is 'inf'"),
+    ('a,0.5\nb,nan\n', "of b is 'nan'"), ('a,1\na,2\n', 'names a twice'),
+    ('id,confidence\na,1,2\n', 'line 2'), ('a,high\n', "of a is 'high'")])
 def test_confidences_are_finite_numbers_one_for_each_id(tmp_path, text, words):
     (tmp_path / 'confidence.csv').write_text(text)
     with pytest.raises(ValueError, match=f'confidence.csv.* {words}'):

@@ -180,7 +180,7 @@ def extract_clip(job):
 def ids_of(path):
     """The ids of a list: train.csv in any form of benchmarks/pairs.py, or vggss.json."""
     if Path(path).suffix == '.json':
-        return [entry['file'] for entry in read_boxes(Path(path), 'file', 'bbox')]
+        return list(read_boxes(Path(path), 'file', 'bbox'))
     return read_ids(path)
 
 
