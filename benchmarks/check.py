@@ -31,7 +31,7 @@ from benchmarks.lists import BenchmarkSample, boxes_out, files_of_root
 from benchmarks.pairs import FRAMES, read_ids
 from figures.scores import check_outputs
 from figures.tables import table
-from launch import overwritten, run_script, sentence_for, some_path, write_file
+from launch import between, overwritten, run_script, sentence_for, some_path, write_file
 from media import (SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image, read_mask,
                    read_pickled_mask, wav_chunks)
 from model import PRESETS
@@ -41,7 +41,6 @@ EXPECTED = {'vggsound': 144_000, 'vggss': 5158, 'flickr': 250, 'is4': 6480, 'vpo
             'vpo_ms': 2157, 'avs_s4': 3700, 'avs_ms3': 320, 'ade20k': 106, 'ext_vggss': 10_316,
             'ext_flickr': 500, 'robust_s4': 14_800, 'robust_ms3': 1280, 'vgg_instruments': 446,
             'vgg_duet': 5158}
-SET_NAMES = ('vggsound', *BENCHMARKS)
 BLACK = 8               # no pixel of a black frame is brighter, of 255
 SILENT = 1e-3           # no sample of a silent sound is louder, full scale being 1
 MARGIN = 0.5            # seconds by which a sound may be shorter or longer than the model's
@@ -101,13 +100,13 @@ def header_unlike_data(path):
     return contradiction or len(wav) - end >= 8     # fewer bytes than a chunk's head: padding
 
 
-def look_at_mask(path, frame, ade_class):
+def look_at_mask(path, frame):
     """-> {}; SampleError where it is unreadable or differs from its frame in size"""
     if path.suffix == '.pkl':
         read_pickled_mask(path)
     else:
         size = read_image(frame).size if frame.is_file() else None
-        read_mask(path, size, ade_class)
+        read_mask(path, size)
     return {}
 
 
@@ -124,26 +123,29 @@ def listed(name, root):
 
 
 def jobs_of(samples, seconds):
-    """A job for look_at of each file that exists, without repeats."""
-    jobs = []
+    """{file that exists: its job for look_at}"""
+    jobs = {}
     for s in samples:
-        jobs += [(look_at_frame, path) for path in s.images]
+        jobs |= {path: (look_at_frame, path) for path in s.images}
         heard = seconds / 2 if s.stereo else seconds        # both channels, one after the other
-        jobs += [(look_at_sound, path, heard) for path in s.sounds]
-        jobs += [(look_at_mask, mask, frame, s.ade_class) for mask, frame in zip(s.masks, s.images)]
-    return [job for job in dict.fromkeys(jobs) if job[1].is_file()]
+        jobs |= {path: (look_at_sound, path, heard) for path in s.sounds}
+        jobs |= {mask: (look_at_mask, mask, frame) for mask, frame in zip(s.masks, s.images)}
+    return {path: job for path, job in jobs.items() if path.is_file()}
 
 
 def count(name, samples, found):
     """found: {file: what look_at says of it}. -> {finding: count}, sentences about files"""
     missing = {'frame': [], 'sound': [], 'mask': []}        # the first missing file of each sample
+    files = {}
     for s in samples:
-        for files, absent in zip((s.images, s.sounds, s.masks), missing.values()):
-            absent += [path for path in files if path not in found][:1]
-    errors = [result['error'] for result in found.values() if 'error' in result]
+        for paths, absent in zip((s.images, s.sounds, s.masks), missing.values()):
+            files |= dict.fromkeys(paths)
+            absent += [path for path in paths if path not in found][:1]
+    results = [found[path] for path in files if path in found]
+    errors = [result['error'] for result in results if 'error' in result]
     errors = list(dict.fromkeys(errors))        # an unreadable frame is that of its masks, too
-    frames = [result for result in found.values() if 'hash' in result]
-    sounds = [result for result in found.values() if 'rate' in result]
+    frames = [result for result in results if 'hash' in result]
+    sounds = [result for result in results if 'rate' in result]
     counts = {
         'samples': len(samples), 'samples in the paper': EXPECTED[name],
         'samples without frame': len(missing['frame']),
@@ -171,30 +173,29 @@ def check(names, root, seconds, workers=1):
     A file that several sets share is opened once.
     """
     samples = {}
-    counts = {}
-    sentences = {}
+    counts = dict.fromkeys(names)
+    sentences = dict.fromkeys(names)
+    jobs = {}
     for name in names:
         try:
             samples[name] = listed(name, root)
+            jobs |= jobs_of(samples[name], seconds)
         except (OSError, ValueError) as error:
             counts[name] = {'samples in the paper': EXPECTED[name]}
             sentences[name] = [sentence_for(error)]
-    jobs = {name: jobs_of(several, seconds) for name, several in samples.items()}
-    all_jobs = list(dict.fromkeys(job for several in jobs.values() for job in several))
     began = time.time()
     with ThreadPoolExecutor(workers) as pool:
-        found = dict(zip(all_jobs, tqdm(pool.map(look_at, all_jobs), 'files', len(all_jobs))))
+        found = dict(zip(jobs, tqdm(pool.map(look_at, jobs.values()), 'files', len(jobs))))
     spent = time.time() - began
     for name, several in samples.items():
-        of_files = {job[1]: found[job] for job in jobs[name]}
-        counts[name], sentences[name] = count(name, several, of_files)
-    print(f'{len(all_jobs):,} files in {spent:,.0f} s by {workers} threads')
-    if 'vggsound' in samples and all_jobs:
+        counts[name], sentences[name] = count(name, several, found)
+    print(f'{len(jobs):,} files in {spent:,.0f} s by {workers} threads')
+    if 'vggsound' in samples and jobs:
         pairs = len(samples['vggsound'])
         counts['vggsound'] |= {
-            'hours to read an epoch at this speed': 2 * pairs * spent / len(all_jobs) / 3600,
+            'hours to read an epoch at this speed': 2 * pairs * spent / len(jobs) / 3600,
             'GB of features (--cache-audio)': pairs * FEATURES_MB / 1000}
-    return {name: counts[name] for name in names}, {name: sentences[name] for name in names}
+    return counts, sentences
 
 
 # ============ The command line ============
@@ -205,10 +206,12 @@ def main(argv=None):
     add = parser.add_argument
     add('--preset', choices=list(PRESETS), default='paper', help='default: paper')
     add('--data-root', type=some_path, help="default: the preset's")
-    add('--benchmarks', nargs='+', choices=SET_NAMES, default=SET_NAMES, metavar='NAME',
-        help=f'default: all of {", ".join(SET_NAMES)}')
-    add('--workers', type=int, default=os.cpu_count() or 1, help='threads (default: one per core)')
-    add('--examples', type=int, default=3, help='sentences about files of each set (default: 3)')
+    add('--benchmarks', nargs='+', choices=list(EXPECTED), default=EXPECTED, metavar='NAME',
+        help=f'default: all of {", ".join(EXPECTED)}')
+    add('--workers', type=between(int, 1), default=os.cpu_count() or 1,
+        help='threads (default: one per core)')
+    add('--examples', type=between(int, 0), default=3,
+        help='sentences about files of each set (default: 3)')
     add('--json', type=some_path, help='write the counts and all sentences here')
     args = parser.parse_args(argv)
     config = PRESETS[args.preset]
@@ -216,7 +219,7 @@ def main(argv=None):
     if sentence := overwritten([('--json', args.json)], files_of_root(root)):
         parser.error(sentence)
     check_outputs([args.json], [])
-    counts, sentences = check(args.benchmarks, root, config.seconds, max(1, args.workers))
+    counts, sentences = check(args.benchmarks, root, config.seconds, args.workers)
     for name, several in sentences.items():
         for sentence in several[:args.examples]:
             print(f'{name}: {sentence}', file=sys.stderr)

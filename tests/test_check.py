@@ -86,8 +86,8 @@ def test_each_finding_is_counted_once(root):
 def test_a_mask_is_looked_for_beside_a_frame_and_without_one(tmp_path):
     (tmp_path / 'mask.png').write_bytes(b'no picture')
     sample = BenchmarkSample('a', [tmp_path / 'a.jpg'], [], None, None, [tmp_path / 'mask.png'])
-    [job] = check_file.jobs_of([sample], 2.0)
-    counts, sentences = check_file.count('vggss', [sample], {job[1]: check_file.look_at(job)})
+    [(path, job)] = check_file.jobs_of([sample], 2.0).items()
+    counts, sentences = check_file.count('vggss', [sample], {path: check_file.look_at(job)})
     assert counts['samples without frame'] == 1 and counts['samples without mask'] == 0
     assert 'mask.png is not a readable picture' in sentences[1]
 
@@ -99,7 +99,8 @@ def test_an_unreadable_frame_is_counted_once_whatever_number_of_masks_it_has(tmp
         Image.new('L', (9, 9)).save(mask)
     samples = [BenchmarkSample(mask.stem, [tmp_path / 'a.jpg'], [], None, None, [mask])
                for mask in masks]
-    found = {job[1]: check_file.look_at(job) for job in check_file.jobs_of(samples, 2.0)}
+    jobs = check_file.jobs_of(samples, 2.0)
+    found = {path: check_file.look_at(job) for path, job in jobs.items()}
     counts, sentences = check_file.count('is4', samples, found)
     assert len(found) == 3 and len(sentences) == 1
     assert counts['unreadable files, and masks unlike their frame'] == 1
