@@ -1,7 +1,5 @@
 """A video's heatmaps follow its sound, and the written video keeps its time stamps and sound."""
 
-import os
-
 import av
 import numpy as np
 import pytest
@@ -103,15 +101,6 @@ def test_a_large_video_is_reduced_and_a_gif_has_five_frames_a_second(model, tmp_
     heat_video(model, CONFIG, small, tmp_path / 'heat.gif', 0.5, 2.0)
     assert Image.open(tmp_path / 'heat.gif').n_frames == 5
     assert {path.name for path in tmp_path.iterdir()} == {'a.mkv', 'b.mkv', 'heat.gif'}
-
-
-def test_another_process_may_write_the_same_video_at_the_same_time(model, tmp_path):
-    path = write_video(tmp_path / 'a.mkv', [0, 0.5], sound=(0, 1), codec='mpeg4')
-    other = tmp_path / f'.partial{os.getpid() + 1}-heat.mp4'
-    other.write_bytes(b'half')
-    heat_video(model, CONFIG, path, tmp_path / 'heat.mp4', 0.5, 2.0)
-    assert {path.name for path in tmp_path.iterdir()} == {'a.mkv', 'heat.mp4', other.name}
-    assert other.read_bytes() == b'half'
 
 
 def test_an_error_within_the_video_leaves_no_file(model, tmp_path, monkeypatch):

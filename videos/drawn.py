@@ -32,12 +32,8 @@ def draw_clip(path):
                for name, colour in zip(NAMES, COLOURS)]
     wav = np.concatenate([sound(name, rng, TURN) for name in NAMES])
     always = np.ones((2, SIDE, SIDE), bool)         # covered in all frames so far
-    samples = av.AudioFrame.from_ndarray(wav[None], 'fltp', 'mono')
-    samples.sample_rate = SAMPLE_RATE
-    samples.time_base = Fraction(1, SAMPLE_RATE)
-    samples.pts = 0
     with av.open(str(path), 'w') as container:
-        picture, track = add_streams(container, SIDE, SIDE, RATE, samples)
+        picture, track = add_streams(container, SIDE, SIDE, RATE, 1, SAMPLE_RATE)
         for k in range(round(2 * TURN * RATE)):
             image = place.copy()
             for i, drawn in enumerate(sprites):
@@ -52,26 +48,33 @@ def draw_clip(path):
             frame.pts = k
             frame.time_base = Fraction(1, RATE)
             container.mux(picture.encode(frame))
-        container.mux(track.encode(samples))
         container.mux(picture.encode())
-        container.mux(track.encode())
+        encode_sound(container, track, wav[None], SAMPLE_RATE)
     return always
 
 
-def add_streams(container, width, height, rate, sound):
-    """H.264 and AAC where this PyAV has them, else MPEG-4 and MP2. -> video and audio stream
-
-    sound: a frame with the rate and the channels of the sound.
-    """
+def add_streams(container, width, height, rate, channels, sound_rate):
+    """H.264 and AAC where this PyAV has them, else MPEG-4 and MP2. -> video and audio stream"""
     codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
     picture = container.add_stream(codec, rate=rate)
     picture.width = width
     picture.height = height
     picture.pix_fmt = 'yuv420p'
     codec = 'aac' if 'aac' in av.codecs_available else 'mp2'
-    rate = sound.sample_rate if sound.sample_rate in SOUND_RATES else SOUND_RATES[0]
-    layout = {1: 'mono', 2: 'stereo'}.get(len(sound.layout.channels), sound.layout.name)
-    return picture, container.add_stream(codec, rate=rate, layout=layout)
+    rate = sound_rate if sound_rate in SOUND_RATES else SOUND_RATES[0]
+    return picture, container.add_stream(codec, rate=rate, layout=f'{channels}c')
+
+
+def encode_sound(container, track, samples, rate):
+    """Write (channels, samples) float32 to the audio stream `track`, a second at a time."""
+    for begin in range(0, samples.shape[1], rate):
+        part = np.ascontiguousarray(samples[:, begin:begin + rate])
+        frame = av.AudioFrame.from_ndarray(part, 'fltp', f'{len(samples)}c')
+        frame.sample_rate = rate
+        frame.time_base = Fraction(1, rate)
+        frame.pts = begin
+        container.mux(track.encode(frame))
+    container.mux(track.encode())
 
 
 def main():

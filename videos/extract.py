@@ -31,7 +31,7 @@ import torch
 
 from benchmarks.lists import read_boxes
 from benchmarks.pairs import read_ids
-from launch import run_script, some_path, write_file
+from launch import between, run_script, some_path, write_file
 from media import SAMPLE_RATE, SampleError, at_16_khz, mono
 from miniature.world import in_parallel, usable_cores
 
@@ -47,17 +47,16 @@ LACKING = 1.0           # seconds by which a complete file may be shorter than i
 def read_frame(path, at):
     """The picture shown `at` seconds after the beginning of a video, upright. -> PIL image, RGB"""
     shown = None
-    with open_video(path) as container:
-        stream = first_stream(container, 'video', path)
-        at += first_time(container)
+    with open_stream(path, 'video') as (container, stream, first):
+        at += first
         if at > 2 * SECONDS:                # decode from a key frame before it, not from 0 s
             container.seek(int((at - SECONDS) * av.time_base))
         for frame in container.decode(stream):
-            if time_of(frame, stream) > at + 1e-3:
+            if time_of(frame) > at + 1e-3:
                 break
             shown = frame
         else:                               # the last frame is shown for its duration
-            if shown and time_of(shown, stream) + (shown.duration or 0) * stream.time_base < at:
+            if shown and time_of(shown) + (shown.duration or 0) * stream.time_base < at:
                 shown = None
         if shown is None:
             raise SampleError(f'{path} shows nothing at {at:.1f} s, where its frame is: fetch it '
@@ -76,9 +75,8 @@ def read_sound(path, start, seconds):
 
     Silence stands where the time stamps leave a gap, as before a sound that begins late.
     """
-    with open_video(path) as container:
-        stream = first_stream(container, 'audio', path)
-        start += first_time(container)
+    with open_stream(path, 'audio') as (container, stream, first):
+        start += first
         if start > SECONDS:
             container.seek(int((start - 1) * av.time_base))
         rate = stream.rate
@@ -95,16 +93,15 @@ def read_sound(path, start, seconds):
             if packet.stream is not stream:
                 continue
             for frame in packet.decode():
-                begin = round((time_of(frame, stream) - start) * rate)
+                begin = round((time_of(frame) - start) * rate)
+                if filled and abs(begin - filled) <= GAP * rate:
+                    begin = filled                      # no gap: the time stamp is rounded
+                gap = min(max(0, begin - filled), wanted - filled)
                 samples = np.concatenate([f.to_ndarray() for f in to_float.resample(frame)], 1)
-                if abs(begin - filled) > GAP * rate or not filled:
-                    gap = min(max(0, begin - filled), wanted - filled)
-                    parts.append(np.zeros((len(samples), gap), np.float32))
-                    samples = samples[:, max(0, filled - begin):]
-                    filled += gap
-                parts.append(samples[:, :wanted - filled])
-                filled += parts[-1].shape[1]
-                decoded += parts[-1].shape[1]
+                samples = samples[:, max(0, filled - begin):][:, :wanted - filled - gap]
+                parts += [np.zeros((len(samples), gap), np.float32), samples]
+                filled += gap + samples.shape[1]
+                decoded += samples.shape[1]
             if filled == wanted:
                 break
         else:
@@ -119,33 +116,34 @@ def read_sound(path, start, seconds):
 
 
 @contextlib.contextmanager
-def open_video(path):
-    """Yields PyAV's container; an error of decoding becomes a SampleError."""
+def open_stream(path, kind):
+    """Open the first 'video' or 'audio' stream of a file. Yields PyAV's container, stream, first.
+
+    first: when the earliest stream begins, in seconds, from where times are counted. SampleError
+    where there is no such stream, or where PyAV cannot decode.
+    """
     try:
         with av.open(str(path)) as container:
-            yield container
+            streams = getattr(container.streams, kind)
+            if not streams:
+                raise SampleError(f'{path} has no {kind} track: choose a video with picture and '
+                                  'sound')
+            yield container, streams[0], max(0.0, (container.start_time or 0) / av.time_base)
     except (av.error.FFmpegError, ValueError, MemoryError) as error:
         if isinstance(error, SampleError):
             raise
         raise SampleError(f'{path} cannot be decoded ({error}): fetch it again') from None
 
 
-def first_stream(container, kind, path):
-    """The first stream of a kind. SampleError where there is none."""
-    streams = getattr(container.streams, kind)
-    if not streams:
-        raise SampleError(f'{path} has no {kind} track: choose a video with picture and sound')
-    return streams[0]
-
-
-def first_time(container):
-    """When the earliest stream begins, in seconds: time stamps count from here."""
-    return max(0.0, (container.start_time or 0) / av.time_base)
-
-
-def time_of(frame, stream):
+def time_of(frame):
     """A frame's time stamp in seconds: when it is shown, or in AVI, without that, decoded."""
-    return frame.time if frame.time is not None else float(frame.dts * stream.time_base)
+    return frame.time if frame.time is not None else float(frame.dts * frame.time_base)
+
+
+def mono_16_khz(sound, rate, path):
+    """(channels, samples) -> (samples,) float32 tensor: mono, 16 kHz, by the rules of media.py."""
+    length = round(sound.shape[1] * SAMPLE_RATE / rate)
+    return at_16_khz(mono(torch.from_numpy(sound), path)[None], rate, length)[0]
 
 
 # ============ All videos ============
@@ -164,11 +162,8 @@ def extract_clip(job):
     wave = io.BytesIO()
     try:
         read_frame(video, start + FRAME_AT).save(picture, 'JPEG', quality=95)
-        samples, rate = read_sound(video, start, SECONDS)
-        samples = mono(torch.from_numpy(samples), video)[None]                      # (1, samples)
-        length = min(round(SECONDS * SAMPLE_RATE), round(samples.shape[1] * SAMPLE_RATE / rate))
-        samples = at_16_khz(samples, rate, length)[0]                               # (length,)
-        soundfile.write(wave, samples.numpy(), SAMPLE_RATE, 'PCM_16', format='WAV')
+        wav = mono_16_khz(*read_sound(video, start, SECONDS), video)
+        soundfile.write(wave, wav.numpy(), SAMPLE_RATE, 'PCM_16', format='WAV')
     except SampleError as error:
         return str(error)
     for path, content in ((frame, picture), (sound, wave)):
@@ -231,10 +226,9 @@ def extract(folder, out, ids=None, names='clip', processes=1):
         else:
             failed[name] = f'{name} has no video in {folder}'
     for part in (Path(out, 'frames'), Path(out, 'audio')):
-        part.mkdir(parents=True, exist_ok=True)
         for file in part.glob('*.partial[0-9]*'):       # left by write_file in a killed run
             file.unlink()
-    reasons = in_parallel(extract_clip, jobs, 'extracting', processes) if jobs else []
+    reasons = in_parallel(extract_clip, jobs, 'extracting', processes)
     failed |= {name: reason for (name, *_), reason in zip(jobs, reasons) if reason}
     return len(ids) - len(failed), len(ids), failed
 
@@ -248,13 +242,14 @@ def main(argv=None):
     add('--list', type=some_path, help='ids: train.csv or vggss.json (default: all videos)')
     add('--names', choices=['clip', 'ms', 'whole'], default='clip', help='how videos are named, '
         'see above (default: clip)')
-    add('--processes', type=int, default=usable_cores(), help='default: one per core, up to 8')
+    add('--processes', type=between(int, 1), default=usable_cores(), help='default: one per core, '
+        'up to 8')
     add('--skip-bad-samples', action='store_true', help='exit code 0 although some are missing')
     args = parser.parse_args(argv)
     if args.names == 'whole' and not args.list:
         parser.error('--names whole needs --list, which says at which second to cut')
     ids = ids_of(args.list) if args.list else None
-    there, total, failed = extract(args.videos, args.out, ids, args.names, max(1, args.processes))
+    there, total, failed = extract(args.videos, args.out, ids, args.names, args.processes)
     for reason in failed.values():
         print(reason, file=sys.stderr)
     print(f'{args.out}: {there} of {total} are there')

@@ -13,9 +13,8 @@ Shapes: K moments, B frames, D embedding, H W pixels of a frame.
 """
 
 import argparse
+import io
 import itertools
-import math
-import os
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -29,11 +28,11 @@ from tqdm import tqdm
 from evaluate import load
 from figures.pictures import heat_colours, overlay
 from figures.scores import check_outputs
-from launch import overwritten, pick_device, run_script, some_path
-from media import SAMPLE_RATE, at_16_khz, evaluation_image, mono
+from launch import between, overwritten, pick_device, run_script, some_path, write_file
+from media import SAMPLE_RATE, evaluation_image
 from model import PRESETS, encode_image
-from videos.drawn import add_streams, draw_clip
-from videos.extract import (first_stream, first_time, open_video, read_sound, time_of, upright)
+from videos.drawn import add_streams, draw_clip, encode_sound
+from videos.extract import mono_16_khz, open_stream, read_sound, time_of, upright
 
 LONGEST_SIDE = 1280         # pixels of the written video
 BATCH = 8                   # frames, and moments, that go through the model at once
@@ -85,24 +84,16 @@ def heatmaps(model, frames, times, A, every, image_size):
 
 def read_frames(path):
     """Yield (seconds, PIL image) of each frame, upright, sides even and at most LONGEST_SIDE."""
-    with open_video(path) as container:
-        stream = first_stream(container, 'video', path)
+    with open_stream(path, 'video') as (container, stream, first):
         stream.thread_type = 'AUTO'
-        first = first_time(container)
+        seconds = (container.duration or 0) / av.time_base
+        count = stream.frames or round(seconds * float(stream.average_rate or 0)) or None
         size = None                     # of all frames, though a stream may change its size
-        for frame in container.decode(stream):
+        for frame in tqdm(container.decode(stream), 'heatmaps', count, unit=' frames'):
             image = upright(frame)
             scale = min(1, LONGEST_SIDE / max(image.size))
             size = size or tuple(max(2, round(side * scale / 2) * 2) for side in image.size)
-            yield time_of(frame, stream) - first, image.resize(size)
-
-
-def count_frames(path):
-    """About how many frames a video has, for the progress bar; None if it does not say."""
-    with open_video(path) as container:
-        stream = first_stream(container, 'video', path)
-        seconds = (container.duration or 0) / av.time_base
-        return stream.frames or round(seconds * float(stream.average_rate or 0)) or None
+            yield time_of(frame) - first, image.resize(size)
 
 
 def draw_frame(frame, heat, side_by_side):
@@ -113,29 +104,17 @@ def draw_frame(frame, heat, side_by_side):
     return overlay(pixels, heat)
 
 
-def read_sound_frames(path):
-    """Yield the frames of a video's sound, with time stamps from 0 on."""
-    with open_video(path) as container:
-        stream = first_stream(container, 'audio', path)
-        first = first_time(container)
-        for frame in container.decode(stream):
-            frame.pts = round((time_of(frame, stream) - first) * frame.sample_rate)
-            frame.time_base = Fraction(1, frame.sample_rate)
-            yield frame
-
-
-def write_video(path, pictures, sound):
+def write_mp4(file, pictures, sound, rate):
     """Write a video with sound.
 
-    pictures: iterator of (seconds, (H, W, 3) uint8), at least one. sound: see read_sound_frames.
+    pictures: iterator of (seconds, (H, W, 3) uint8), at least one. sound: (channels, samples).
     """
     ticks = Fraction(1, 90_000)
     first = next(pictures)
-    first_sound = next(sound)
     height, width, _ = first[1].shape
-    with av.open(str(path), 'w') as container:
+    with av.open(file, 'w', 'mp4') as container:
         # 30 frames a second are nominal: each frame has its own time stamp
-        picture, track = add_streams(container, width, height, 30, first_sound)
+        picture, track = add_streams(container, width, height, 30, len(sound), rate)
         picture.codec_context.time_base = ticks
         for seconds, pixels in itertools.chain([first], pictures):
             frame = av.VideoFrame.from_ndarray(pixels, 'rgb24')
@@ -143,12 +122,10 @@ def write_video(path, pictures, sound):
             frame.time_base = ticks
             container.mux(picture.encode(frame))
         container.mux(picture.encode())
-        for frame in itertools.chain([first_sound], sound):
-            container.mux(track.encode(frame))
-        container.mux(track.encode())
+        encode_sound(container, track, sound, rate)
 
 
-def write_gif(path, pictures):
+def write_gif(file, pictures):
     """Write an animation of five pictures a second, at most GIF_SIDE high. pictures: as above"""
     images = []
     for seconds, pixels in pictures:
@@ -156,36 +133,31 @@ def write_gif(path, pictures):
             image = Image.fromarray(pixels)
             image.thumbnail((image.width, GIF_SIDE))
             images.append(image.quantize(GIF_COLOURS, dither=Image.Dither.NONE))
-    images[0].save(path, save_all=True, append_images=images[1:], loop=0,
+    images[0].save(file, 'GIF', save_all=True, append_images=images[1:], loop=0,
                    duration=round(1000 * GIF_EVERY))
 
 
 def heat_video(model, config, source, path, every, window, side_by_side=False):
     """Write `source` with its heatmaps to `path`. SampleError where it cannot be read."""
-    samples, rate = read_sound(source, 0.0, 24 * 3600)
-    wav = mono(torch.from_numpy(samples), source)[None]
-    length = round(wav.shape[1] * SAMPLE_RATE / rate)
+    sound, rate = read_sound(source, 0.0, 24 * 3600)                    # (channels, samples)
+    wav = mono_16_khz(sound, rate, source)                              # (samples,)
     every = round(every * SAMPLE_RATE) / SAMPLE_RATE        # as far apart as the windows of sound
-    A = embed_moments(model, at_16_khz(wav, rate, length)[0], every, window, config.seconds)
+    A = embed_moments(model, wav, every, window, config.seconds)        # (K, D)
 
     def pictures():
-        frames = iter(tqdm(read_frames(source), 'heatmaps', count_frames(source), unit=' frames'))
+        frames = read_frames(source)
         while batch := list(itertools.islice(frames, BATCH)):
             times, images = zip(*batch)
             maps = heatmaps(model, images, times, A, every, config.image_size)
             for seconds, image, heat in zip(times, images, maps):
                 yield seconds, draw_frame(image, heat, side_by_side)
 
-    path = Path(path)
-    partial = path.with_name(f'.partial{os.getpid()}-{path.name}')      # renamed when complete
-    try:
-        if partial.suffix.lower() == '.gif':
-            write_gif(partial, pictures())
-        else:
-            write_video(partial, pictures(), read_sound_frames(source))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    file = io.BytesIO()
+    if Path(path).suffix.lower() == '.gif':
+        write_gif(file, pictures())
+    else:
+        write_mp4(file, pictures(), sound, rate)
+    write_file(path, file.getvalue())
 
 
 # ============ The command line ============
@@ -199,19 +171,16 @@ def parse_args(argv=None):
     add('--preset', choices=list(PRESETS), help="default: the checkpoint's")
     add('--variant', choices=['av', 'av_llm'], help='of the shipped checkpoints (default: av)')
     add('--checkpoint', type=some_path, help="of train.py, or the authors' (default: shipped)")
-    add('--every', type=float, default=0.2, help='seconds between two moments (default: 0.2)')
+    add('--every', type=between(float, 0.01, 60), default=0.2,
+        help='seconds between two moments (default: 0.2)')
     add('--window', type=float, help='seconds of sound around a moment (default: the 10 s, in the '
         'miniature 2 s, that the model hears)')
-    style = parser.add_mutually_exclusive_group()
-    style.add_argument('--overlay', action='store_true', help='the heatmap over the frame '
-                       '(default)')
-    style.add_argument('--side-by-side', action='store_true', help='frame | heatmap | overlay')
+    add('--side-by-side', action='store_true', help='frame | heatmap | overlay (default: the '
+        'overlay alone)')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     args = parser.parse_args(argv)
     if Path(args.out).suffix.lower() not in ('.mp4', '.gif'):
         parser.error(f'--out {args.out} must end in .mp4 or .gif')
-    if not 0.01 <= args.every < math.inf:       # nor NaN
-        parser.error(f'--every {args.every:g} must be at least 0.01 seconds')
     if sentence := overwritten([('--out', args.out)], [('the clip', args.clip),
                                                        ('--checkpoint', args.checkpoint)]):
         parser.error(sentence)
