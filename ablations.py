@@ -22,6 +22,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from filelock import FileLock, Timeout
@@ -29,10 +30,11 @@ from tqdm import tqdm
 
 from figures.scores import check_outputs
 from figures.tables import BENCHMARK_NAMES, paper_scores, table
-from launch import run_script, sentence_for, some_path
+from launch import between, run_script, sentence_for, some_path
 
 ROOT = Path(__file__).parent
-AV, AV_LLM = ['--variant', 'av'], ['--variant', 'av_llm']
+AV = ['--variant', 'av']
+AV_LLM = ['--variant', 'av_llm']
 
 # {table: {row as the paper prints it: options of train.py}}
 TABLES = {
@@ -84,7 +86,9 @@ stopping = threading.Event()    # after Ctrl-C or SIGTERM: start no other
 
 def folder_of(out, preset, options, seed):
     """The folder of a run, named after its options: runs/ablations/miniature/av-lambda-f-0-seed0"""
-    name = re.sub('[^A-Za-z0-9.]+', '-', ' '.join(options[1:])).strip('-')
+    _, variant, *others = options
+    others = quote(' '.join(others), safe=' <*>')       # a/b, a_b and a-b are three names
+    name = re.sub('[ <*>-]+', '-', variant.replace('_', '-') + ' ' + others).strip('-')
     return Path(out, preset, f'{name}-seed{seed}')
 
 
@@ -102,10 +106,8 @@ def commands_left(folder, options):
         if last.exists() or (folder / 'previous.pt').exists():
             train.append('--resume')
         return [train, score]
-    outdated = not read_scores(folder)
-    if not outdated and last.exists():
-        outdated = scores.stat().st_mtime < last.stat().st_mtime
-    return [score] if outdated else []
+    retrained = last.exists() and scores.exists() and scores.stat().st_mtime < last.stat().st_mtime
+    return [score] if retrained or not read_scores(folder) else []
 
 
 def read_scores(folder):
@@ -133,9 +135,9 @@ def run(folder, options, environment):
                 raise RuntimeError('interrupted')
             tqdm.write(f'{script}: {folder.name}')
             with open(log, 'a', encoding='utf-8') as file:
-                process = subprocess.Popen([sys.executable, ROOT / script, *rest], stdout=file,
-                                           stderr=subprocess.STDOUT,
-                                           env={**os.environ, **environment})
+                process = subprocess.Popen(
+                    [sys.executable, ROOT / script, *rest], stdout=file,
+                    stderr=subprocess.STDOUT, env=os.environ | environment)
                 running.add(process)
                 code = process.wait()
                 running.discard(process)
@@ -229,18 +231,19 @@ def parse_args(argv=None):
     add('--out', type=some_path, default='runs/ablations', help='default: runs/ablations')
     add('--preset', choices=['miniature', 'paper'], default='miniature')
     add('--data-root', type=some_path, help="default: the preset's")
-    add('--jobs', type=int, default=1, help='runs at a time; several GPUs share them (default: 1)')
+    add('--jobs', type=between(int, 1), default=1,
+        help='runs at a time; several GPUs share them (default: 1)')
     add('--dry-run', action='store_true', help='print the commands that are left, run nothing')
     add('more', nargs='*', metavar='-- OPTIONS', help='for each train.py')
     args = parser.parse_args(argv)
-    if args.jobs < 1 or len(set(args.seeds)) < len(args.seeds):
-        parser.error('--jobs must be at least 1, and --seeds different numbers')
+    if len(set(args.seeds)) < len(args.seeds):
+        parser.error('--seeds must be different numbers')
     given = args.more
     args.more = []
     for text in given:                          # --beats=FILE becomes --beats FILE
         args.more += text.split('=', 1) if text.startswith('--') else [text]
-    for option in args.more:
-        if option in ('--out', '--seed', '--preset', '--data-root'):
+    for option in ('--out', '--seed', '--preset', '--data-root'):
+        if option in args.more:
             parser.error(f'{option} goes before --, as an option of ablations.py')
     return args
 

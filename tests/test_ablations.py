@@ -68,9 +68,11 @@ def test_runs_of_equal_options_share_a_folder_and_others_do_not(tmp_path):
     assert all(run == several[0] for several in runs.values() for run in several)
     assert len(runs) == 2 * 25
     assert len(runs[tmp_path / 'miniature/av-seed0']) == 7          # the default row of each table
-    upper, lower = (folder_of(tmp_path, 'miniature', ['--variant', 'av', '--clipseg', name], 0)
-                    for name in ('Foo', 'foo'))
-    assert upper.name != lower.name
+    names = ('Foo', 'foo', 'a/b', 'a-b', 'a_b', 'a=b')
+    options = [['--variant', 'av', '--clipseg', name] for name in names]
+    folders = {folder_of(tmp_path, 'miniature', several, 0) for several in options}
+    assert len(folders) == len(names)
+    assert {folder.parent for folder in folders} == {tmp_path / 'miniature'}
 
 
 def test_a_run_needs_only_the_commands_that_are_left(tmp_path):
