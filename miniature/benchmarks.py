@@ -21,26 +21,9 @@ from miniature.backgrounds import PLACES, background
 from miniature.drawings import CLASSES, COLOURS, SILENT, SOUNDING, sprite
 from miniature.scenes import (IMAGE_SIZE, OBJECT_SIZE, box_of, compose, draw_scene,
                               draw_sounding_scene, record, sample_generator, save_image, save_mask,
-                              save_sound, save_wav, write_csv, write_text)
+                              save_sound, save_wav, write_bytes, write_csv, write_text)
 from miniature.sounds import AMBIENT, mixture, sound
 
-FOLDERS = {
-    'train': ('vggsound/frames', 'vggsound/audio'),
-    'val': ('vggsound/frames', 'vggsound/audio'),
-    'vggss': ('vggss/frames', 'vggss/audio', 'vggss/gt_masks'),
-    'is4': ('is4/visual_frames', 'is4/audio_wav', 'is4/gt_masks'),
-    'ext_vggss': ('vggss/extend_frames', 'vggss/extend_audio'),
-    'flickr': ('flickr/test/frames', 'flickr/test/audio', 'flickr/test/Annotations'),
-    'ext_flickr': ('flickr/extend_frames', 'flickr/extend_audio'),
-    'vpo_ss': ('vpo_ss/visual_frames', 'vpo_ss/audio_wav', 'vpo_ss/gray_masks'),
-    'vpo_ms': ('vpo_ms/visual_frames', 'vpo_ms/audio_wav', 'vpo_ms/gray_masks'),
-    'avs_s4': ('avsbench/s4/visual_frames', 'avsbench/s4/audio_wav', 'avsbench/s4/gt_masks'),
-    'avs_ms3': ('avsbench/ms3/visual_frames', 'avsbench/ms3/audio_wav', 'avsbench/ms3/gt_masks'),
-    'ade20k': ('ade20k/frames', 'ade20k/audio', 'ade20k/annotations'),
-    'vgg_instruments': ('vgg_instruments/frames', 'vgg_instruments/audio',
-                        'vgg_instruments/annotations'),
-    'vgg_duet': ('vgg_duet',),
-}
 BOX_PIXELS = 224                        # the side in which IS4, VPO and AVSBench count their boxes
 FLICKR_PIXELS = 256                     # the side in which Flickr's are counted
 IS4_SILENT_SHARE = 0.3                  # scenes of IS4 with a third, silent object
@@ -331,7 +314,7 @@ def _write_instruments(root, split, index, seed):
     save_image(folder / 'frames' / f'{sample}.jpg', scene.image)
     save_sound(folder / 'audio' / f'{sample}.wav', names[0], rng)
     mask = scene.objects[0].mask.astype(np.uint8)
-    (folder / 'annotations' / f'{sample}.pkl').write_bytes(pickle.dumps(mask, protocol=4))
+    write_bytes(folder / 'annotations' / f'{sample}.pkl', pickle.dumps(mask, protocol=4))
     return [{**record(sample, scene, names[0]), 'split': split}]
 
 

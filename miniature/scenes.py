@@ -159,8 +159,15 @@ def box_of(mask):
 # Files
 # ------------------------------------------------------------------------------------------------
 
+def write_bytes(path, content):
+    """Write a file, and make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
 def save_image(path, array):
     """(H, W) or (H, W, 3) uint8 -> a file, by its suffix a PNG or a JPEG of good quality."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     options = {'quality': 95, 'subsampling': 0} if path.suffix == '.jpg' else {}
     Image.fromarray(array).save(path, **options)
 
@@ -174,7 +181,7 @@ def save_wav(path, wav):
     """(n,) or (n, channels) in -1..1 -> a wav file of 16 bits."""
     memory = io.BytesIO()       # soundfile waits for the disk after each file that it writes itself
     soundfile.write(memory, wav, SAMPLE_RATE, format='WAV', subtype='PCM_16')
-    path.write_bytes(memory.getvalue())
+    write_bytes(path, memory.getvalue())
 
 
 def save_sound(path, name, rng):
@@ -184,13 +191,14 @@ def save_sound(path, name, rng):
 
 def write_text(path, text):
     """The same bytes on every system."""
-    path.write_text(text, encoding='utf-8', newline='\n')
+    write_bytes(path, text.encode('utf-8'))
 
 
 def write_csv(path, rows):
     """Rows of texts -> a file of comma-separated lines, quoted where a text holds a comma."""
-    with open(path, 'w', newline='', encoding='utf-8') as file:
-        csv.writer(file, lineterminator='\n').writerows(rows)
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def record(sample, scene, sounding):

@@ -42,7 +42,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from miniature.benchmarks import FOLDERS, write_annotations, write_sample
+from miniature.benchmarks import write_annotations, write_sample
 
 VERSION = 2         # raise it when the same seed no longer gives the same files
 # Scenes; is4 gives two samples each, avs clips of five frames, vgg_duet pairs of vggss
@@ -110,7 +110,7 @@ def build(root, seed=0, splits=None, processes=None, force=False):
     """
     root = Path(root)
     splits = splits or SPLITS
-    if unknown := splits.keys() - FOLDERS.keys():
+    if unknown := splits.keys() - SPLITS.keys():
         raise ValueError(f'the world has no split {min(unknown)!r}: choose from '
                          f'{", ".join(SPLITS)}')
     if root.is_file():
@@ -154,9 +154,6 @@ def _draw(place, seed, splits, processes):
     for left in place.parent.glob(f'{glob.escape(place.name)}.partial-*'):
         shutil.rmtree(left, ignore_errors=True)                 # by a drawing that was killed
     partial = place.with_name(f'{place.name}.partial-{os.getpid()}')
-    for split in splits:
-        for folder in FOLDERS[split]:
-            (partial / folder).mkdir(parents=True, exist_ok=True)
     jobs = [(partial, split, index, seed) for split, count in splits.items()
             for index in range(count) if split != 'vgg_duet']
     try:
