@@ -136,21 +136,16 @@ def jobs_of(samples, seconds):
 def count(name, samples, found):
     """found: {file: what look_at says of it}. -> {finding: count}, sentences about files"""
     missing = {'frame': [], 'sound': [], 'mask': []}        # the first missing file of each sample
-    files = {}
     for s in samples:
-        for paths, absent in zip((s.images, s.sounds, s.masks), missing.values()):
-            files |= dict.fromkeys(paths)
-            absent += [path for path in paths if path not in found][:1]
-    results = [found[path] for path in files if path in found]
-    errors = [result['error'] for result in results if 'error' in result]
+        for files, absent in zip((s.images, s.sounds, s.masks), missing.values()):
+            absent += [path for path in files if path not in found][:1]
+    errors = [result['error'] for result in found.values() if 'error' in result]
     errors = list(dict.fromkeys(errors))        # an unreadable frame is that of its masks, too
-    frames = [result for result in results if 'hash' in result]
-    sounds = [result for result in results if 'rate' in result]
+    frames = [result for result in found.values() if 'hash' in result]
+    sounds = [result for result in found.values() if 'rate' in result]
     counts = {
         'samples': len(samples), 'samples in the paper': EXPECTED[name],
-        'samples without frame': len(missing['frame']),
-        'samples without sound': len(missing['sound']),
-        'samples without mask': len(missing['mask']),
+        **{f'samples without {kind}': len(absent) for kind, absent in missing.items()},
         'unreadable files, and masks unlike their frame': len(errors),
         'black frames': sum(frame['black'] for frame in frames),
         'frames equal to another': len(frames) - len({frame['hash'] for frame in frames}),
@@ -172,28 +167,29 @@ def check(names, root, seconds, workers=1):
 
     A file that several sets share is opened once.
     """
-    samples = {}
-    counts = dict.fromkeys(names)
-    sentences = dict.fromkeys(names)
-    jobs = {}
-    for name in names:
-        try:
-            samples[name] = listed(name, root)
-            jobs |= jobs_of(samples[name], seconds)
-        except (OSError, ValueError) as error:
-            counts[name] = {'samples in the paper': EXPECTED[name]}
-            sentences[name] = [sentence_for(error)]
+    counts = {}
+    sentences = {}
+    found = {}
     began = time.time()
     with ThreadPoolExecutor(workers) as pool:
-        found = dict(zip(jobs, tqdm(pool.map(look_at, jobs.values()), 'files', len(jobs))))
+        for name in names:
+            try:
+                samples = listed(name, root)
+            except (OSError, ValueError) as error:
+                counts[name] = {'samples in the paper': EXPECTED[name]}
+                sentences[name] = [sentence_for(error)]
+                continue
+            jobs = jobs_of(samples, seconds)
+            new = {path: job for path, job in jobs.items() if path not in found}
+            found |= zip(new, tqdm(pool.map(look_at, new.values()), name, len(new)))
+            of_set = {path: found[path] for path in jobs}
+            counts[name], sentences[name] = count(name, samples, of_set)
     spent = time.time() - began
-    for name, several in samples.items():
-        counts[name], sentences[name] = count(name, several, found)
-    print(f'{len(jobs):,} files in {spent:,.0f} s by {workers} threads')
-    if 'vggsound' in samples and jobs:
-        pairs = len(samples['vggsound'])
+    print(f'{len(found):,} files in {spent:,.0f} s by {workers} threads')
+    pairs = counts.get('vggsound', {}).get('samples')
+    if pairs and found:
         counts['vggsound'] |= {
-            'hours to read an epoch at this speed': 2 * pairs * spent / len(jobs) / 3600,
+            'hours to read an epoch at this speed': 2 * pairs * spent / len(found) / 3600,
             'GB of features (--cache-audio)': pairs * FEATURES_MB / 1000}
     return counts, sentences
 
