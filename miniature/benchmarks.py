@@ -1,9 +1,10 @@
 """The miniature's data sets: the files of section 4.1, in the layout and as hard as the real ones.
 
 A writer makes the files of one scene, or of one clip of five frames, and returns a record for each
-sample; write_annotations makes the lists, boxes and tables of them. The layouts are in world.py's
-docstring. What is hard about a real set is hard here:
+sample; write_annotations makes the lists, boxes and tables of them. benchmarks/__init__.py lists
+the files. What is hard about a real set is hard here:
 
+    IS4                 two objects that sound, a sample for the sound of each
     the extended sets   the sound is of nothing in sight
     Flickr              annotators who do not agree
     VPO-SS, VPO-MS      small objects, objects that hide each other

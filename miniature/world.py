@@ -5,23 +5,14 @@
 
 A training pair is a scene (miniature/scenes.py) and two seconds of the sound (miniature/sounds.py)
 of one of its objects. data.py reads what is written as if it were the real data (section 4.1):
+benchmarks/__init__.py lists the files of each test set, and miniature/benchmarks.py says what is
+hard about it. Beside them stand
 
-    vggsound/frames/<id>.jpg, audio/<id>.wav, train.csv, val.csv            id,label
-    vggss/frames, audio, vggss.json, vggss_test.csv, gt_masks/<id>.png      held-out scenes
-    is4/visual_frames, audio_wav, gt_masks, synthetic3240_bbox.json         two sounds per frame
-    vggss/extend_frames, extend_audio, vggss_test_plus_silent.csv           sounds out of sight
-    flickr/test/frames, audio, Annotations/<id>.xml, flickr_test.csv        several annotators
-    flickr/extend_frames, extend_audio, flickr_test_plus_silent.csv         sounds out of sight
-    vpo_ss/visual_frames, audio_wav, gray_masks, vpo_ss_bbox.json, labels.csv   one small object
-    vpo_ms/..., vpo_ms_bbox.json                                    two or three, partly hidden
-    avsbench/s4/visual_frames, gt_masks, audio_wav, s4_box.json, avs1_s4_test.csv   five frames
-    avsbench/ms3/..., avs1_ms3_test.csv                             one to three sounds at once
-    ade20k/frames, audio, annotations/<image>_seg.png, prompted_segmentation.csv    whole classes
-    vgg_instruments/frames, audio, annotations/<id>.pkl, vgginstruments_multi_test.csv
-    vgg_duet/vggsound_duet_test.csv                                 pairs of samples of vggss
+    vggsound/frames/<id>.jpg, audio/<id>.wav, train.csv, val.csv    the training pairs, id,label
+    vggss/gt_masks/<id>.png, vggss_test.csv                         exact masks; id,label
     scenes.jsonl, world.json                                        what was drawn; all sizes
 
-The two sets of AVSBench-Robust reuse avsbench. Everything follows from the seed.
+Everything follows from the seed.
 """
 
 import argparse
@@ -217,12 +208,12 @@ def usable_cores():
 
 
 def main():
-    from launch import some_path    # here, not above: the drawing processes need no torch
+    from launch import between, some_path    # here, not above: the drawing processes need no torch
     parser = argparse.ArgumentParser('python -m miniature.world', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=some_path, default='data/miniature',
                         help='folder to write (default: data/miniature)')
-    parser.add_argument('--seed', type=int, default=0,
+    parser.add_argument('--seed', type=between(int, 0), default=0,
                         help='another seed is another world (default: 0)')
     parser.add_argument('--force', action='store_true',
                         help='draw it again even if it is there and complete')
