@@ -25,6 +25,6 @@ def list_ade20k(root):
         name = f'{image.stem}_{ade_class}_{Path(heard).stem}'
         sound = file_of(folder / 'audio', Path(heard).stem, SOUNDS)
         mask = folder / 'annotations' / image.with_name(f'{image.stem}_seg.png')
-        samples.append(BenchmarkSample(name, [folder / 'frames' / image], [sound], None, None,
-                                       [mask], ade_class=ade_class))
+        samples.append(BenchmarkSample(name, [folder / 'frames' / image], [sound], masks=[mask],
+                                       ade_class=ade_class))
     return samples

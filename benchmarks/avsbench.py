@@ -41,8 +41,8 @@ def _list_avsbench(folder, annotation):
         frame = file_of(folder / 'visual_frames', name, ('.png', '.jpg'))
         sound = file_of(folder / 'audio_wav', name.rpartition('_')[0], SOUNDS)
         mask = folder / f'gt_masks/{name}.png'
-        samples.append(BenchmarkSample(name, [frame], [sound], label.replace('_', ' '), None,
-                                       [mask], unit=GROUND_TRUTH_SIZE, stereo=True))
+        samples.append(BenchmarkSample(name, [frame], [sound], label.replace('_', ' '),
+                                       masks=[mask], unit=GROUND_TRUTH_SIZE, stereo=True))
     return samples
 
 

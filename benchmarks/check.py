@@ -118,7 +118,7 @@ def listed(name, root):
         return BENCHMARKS[name](root)
     folder = root / 'vggsound'
     return [BenchmarkSample(i, [file_of(folder / 'frames', i, FRAMES)],
-                            [file_of(folder / 'audio', i, SOUNDS)], None, None)
+                            [file_of(folder / 'audio', i, SOUNDS)])
             for i in read_ids(folder / 'train.csv', training=True)]
 
 

@@ -17,7 +17,7 @@ def list_flickr(root):
         frame = file_of(folder / 'frames', name, PICTURES)
         sound = file_of(folder / 'audio', name, SOUNDS)
         boxes = _read_xml(folder / f'Annotations/{name}.xml')
-        samples.append(BenchmarkSample(name, [frame], [sound], None, boxes, unit=256, agreement=2))
+        samples.append(BenchmarkSample(name, [frame], [sound], boxes=boxes, unit=256, agreement=2))
     return samples
 
 

@@ -38,5 +38,5 @@ def _list_boxed(folder, annotation, masks, suffixes, label_of):
         sound = file_of(folder / 'audio_wav', name, SOUNDS)
         mask = [file_of(folder / masks, name, suffixes)] if (folder / masks).is_dir() else []
         samples.append(BenchmarkSample(name, [frame], [sound], label_of(name), boxes, mask,
-                                       name.rpartition('_')[0], unit=GROUND_TRUTH_SIZE))
+                                       group=name.rpartition('_')[0], unit=GROUND_TRUTH_SIZE))
     return samples

@@ -18,8 +18,8 @@ class BenchmarkSample:
     id: str
     images: list                # the frame; of a mixture two, left and right
     sounds: list                # files to hear; two are mixed; none in silence and noise
-    label: str | list | None    # class name for the oracle, two of a mixture; None: no oracle
-    boxes: list | None          # [[x0, y0, x1, y1]], of a mixture a list per frame; None: see masks
+    label: str | list | None = None     # class name, two of a mixture; None: no oracle
+    boxes: list | None = None   # [[x0, y0, x1, y1]], of a mixture a list per frame; None: see masks
     masks: list = field(default_factory=list)   # files: the sounding object's, one per sound
     group: str | None = None    # samples of the same frame share it; default: the id
     condition: str = 'positive'     # or silence, noise, offscreen; extended: sounding, silent

@@ -15,7 +15,7 @@ def list_vgg_instruments(root):
         sounds = [file_of(folder / 'audio', name, SOUNDS) for name in (a, b)]
         masks = [folder / f'annotations/{name}.pkl' for name in (a, b)]
         labels = [label.replace('_', ' ') for label in (label_a, label_b)]
-        samples.append(BenchmarkSample(f'{a}_{b}', frames, sounds, labels, None, masks))
+        samples.append(BenchmarkSample(f'{a}_{b}', frames, sounds, labels, masks=masks))
     return samples
 
 
@@ -23,16 +23,17 @@ def list_vgg_duet(root):
     """Mo & Tian (2023): lines id1,label1,id2,label2; frames, sounds and boxes are VGG-SS's."""
     path = root / 'vgg_duet/vggsound_duet_test.csv'
     rows = read_rows(path, ('id1', 'label1', 'id2', 'label2'))
-    boxes = root / 'vggss/vggss.json'
     single = {s.id: s for s in list_vggss(root)}
     samples = []
     for a, label_a, b, label_b in rows:
         for name in (a, b):
             if name not in single:
-                raise ValueError(f'{path} names {name}, for which {boxes} has no boxes: fetch both '
-                                 'again')
+                raise ValueError(f'{path} names {name}, for which {root}/vggss/vggss.json has no '
+                                 'boxes: fetch both again')
         pair = [single[a], single[b]]
-        samples.append(BenchmarkSample(
-            f'{a}_{b}', [s.images[0] for s in pair], [s.sounds[0] for s in pair],
-            [label.replace('_', ' ') for label in (label_a, label_b)], [s.boxes for s in pair]))
+        frames = [s.images[0] for s in pair]
+        sounds = [s.sounds[0] for s in pair]
+        labels = [label.replace('_', ' ') for label in (label_a, label_b)]
+        boxes = [s.boxes for s in pair]
+        samples.append(BenchmarkSample(f'{a}_{b}', frames, sounds, labels, boxes))
     return samples

@@ -28,7 +28,7 @@ def extended(plain, folder, plain_folder):
     """
     path = folder / f'{folder.name}_test_plus_silent.csv'
     pairs = [(s, s.id, s.id, 'sounding') for s in sorted(plain, key=lambda s: s.id)]
-    nothing = BenchmarkSample('', [], [], None, [])
+    nothing = BenchmarkSample('', [], [], boxes=[])
     for frame, sound, label in sorted(read_rows(path, ('video', 'audio', 'label'), header=True)):
         if label != 'non-sounding':
             raise ValueError(f'{path} has the label {label!r}: it lists only non-sounding pairs, '
