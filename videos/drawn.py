@@ -4,6 +4,7 @@
 """
 
 import argparse
+import itertools
 from fractions import Fraction
 
 import av
@@ -32,8 +33,8 @@ def draw_clip(path):
                for name, colour in zip(NAMES, COLOURS)]
     wav = np.concatenate([sound(name, rng, TURN) for name in NAMES])
     always = np.ones((2, SIDE, SIDE), bool)         # covered in all frames so far
-    with av.open(str(path), 'w') as container:
-        picture, track = add_streams(container, SIDE, SIDE, RATE, 1, SAMPLE_RATE)
+
+    def pictures():
         for k in range(round(2 * TURN * RATE)):
             image = place.copy()
             for i, drawn in enumerate(sprites):
@@ -44,37 +45,45 @@ def draw_clip(path):
                 shape = np.zeros((SIDE, SIDE), bool)
                 shape[y:y + drawn.height, x:x + drawn.width] = np.asarray(drawn)[..., 3] > 127
                 always[i] &= shape
-            frame = av.VideoFrame.from_image(image)
-            frame.pts = k
-            frame.time_base = Fraction(1, RATE)
-            container.mux(picture.encode(frame))
-        container.mux(picture.encode())
-        encode_sound(container, track, wav[None], SAMPLE_RATE)
+            yield k / RATE, np.asarray(image)
+
+    write_mp4(str(path), pictures(), wav[None], SAMPLE_RATE)
     return always
 
 
-def add_streams(container, width, height, rate, channels, sound_rate):
-    """H.264 and AAC where this PyAV has them, else MPEG-4 and MP2. -> video and audio stream"""
-    codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
-    picture = container.add_stream(codec, rate=rate)
-    picture.width = width
-    picture.height = height
-    picture.pix_fmt = 'yuv420p'
-    codec = 'aac' if 'aac' in av.codecs_available else 'mp2'
-    rate = sound_rate if sound_rate in SOUND_RATES else SOUND_RATES[0]
-    return picture, container.add_stream(codec, rate=rate, layout=f'{channels}c')
+def write_mp4(file, pictures, sound, rate):
+    """Write a video: H.264 and AAC where this PyAV has them, else MPEG-4 and MP2.
 
-
-def encode_sound(container, track, samples, rate):
-    """Write (channels, samples) float32 to the audio stream `track`, a second at a time."""
-    for begin in range(0, samples.shape[1], rate):
-        part = np.ascontiguousarray(samples[:, begin:begin + rate])
-        frame = av.AudioFrame.from_ndarray(part, 'fltp', f'{len(samples)}c')
-        frame.sample_rate = rate
-        frame.time_base = Fraction(1, rate)
-        frame.pts = begin
-        container.mux(track.encode(frame))
-    container.mux(track.encode())
+    file: a path, or a file open for writing. pictures: iterator of (seconds, (H, W, 3) uint8), at
+    least one. sound: (channels, samples) float32, `rate` of them a second.
+    """
+    ticks = Fraction(1, 90_000)
+    first = next(pictures)
+    height, width, _ = first[1].shape
+    layout = f'{len(sound)}c'                       # FFmpeg's usual one for so many channels
+    with av.open(file, 'w', 'mp4') as container:
+        codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
+        # 30 frames a second are nominal: each frame has its own time stamp
+        picture = container.add_stream(codec, rate=30, width=width, height=height)
+        picture.pix_fmt = 'yuv420p'
+        picture.codec_context.time_base = ticks
+        codec = 'aac' if 'aac' in av.codecs_available else 'mp2'
+        coded_rate = rate if rate in SOUND_RATES else SOUND_RATES[0]
+        track = container.add_stream(codec, rate=coded_rate, layout=layout)
+        for seconds, pixels in itertools.chain([first], pictures):
+            frame = av.VideoFrame.from_ndarray(pixels, 'rgb24')
+            frame.pts = round(seconds / ticks)
+            frame.time_base = ticks
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode())
+        for begin in range(0, sound.shape[1], rate):            # a second at a time
+            part = np.ascontiguousarray(sound[:, begin:begin + rate])
+            frame = av.AudioFrame.from_ndarray(part, 'fltp', layout)
+            frame.sample_rate = rate
+            frame.pts = begin
+            frame.time_base = Fraction(1, rate)
+            container.mux(track.encode(frame))
+        container.mux(track.encode())
 
 
 def main():

@@ -16,7 +16,6 @@ import argparse
 import io
 import itertools
 import tempfile
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -31,7 +30,7 @@ from figures.scores import check_outputs
 from launch import between, overwritten, pick_device, run_script, some_path, write_file
 from media import SAMPLE_RATE, evaluation_image
 from model import PRESETS, encode_image
-from videos.drawn import add_streams, draw_clip, encode_sound
+from videos.drawn import draw_clip, write_mp4
 from videos.extract import mono_16_khz, open_stream, read_sound, time_of, upright
 
 LONGEST_SIDE = 1280         # pixels of the written video
@@ -104,29 +103,11 @@ def draw_frame(frame, heat, side_by_side):
     return overlay(pixels, heat)
 
 
-def write_mp4(file, pictures, sound, rate):
-    """Write a video with sound.
-
-    pictures: iterator of (seconds, (H, W, 3) uint8), at least one. sound: (channels, samples).
-    """
-    ticks = Fraction(1, 90_000)
-    first = next(pictures)
-    height, width, _ = first[1].shape
-    with av.open(file, 'w', 'mp4') as container:
-        # 30 frames a second are nominal: each frame has its own time stamp
-        picture, track = add_streams(container, width, height, 30, len(sound), rate)
-        picture.codec_context.time_base = ticks
-        for seconds, pixels in itertools.chain([first], pictures):
-            frame = av.VideoFrame.from_ndarray(pixels, 'rgb24')
-            frame.pts = round(seconds / ticks)
-            frame.time_base = ticks
-            container.mux(picture.encode(frame))
-        container.mux(picture.encode())
-        encode_sound(container, track, sound, rate)
-
-
 def write_gif(file, pictures):
-    """Write an animation of five pictures a second, at most GIF_SIDE high. pictures: as above"""
+    """Write an animation of five pictures a second, at most GIF_SIDE high.
+
+    pictures: as of write_mp4.
+    """
     images = []
     for seconds, pixels in pictures:
         if seconds >= len(images) * GIF_EVERY:
