@@ -250,7 +250,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    shared = [*args.more, *(['--data-root', args.data_root] if args.data_root else [])]
+    shared = args.more
+    if args.data_root:
+        shared = [*shared, '--data-root', args.data_root]
     runs = {}                   # {folder: options of train.py}
     folders = {}                # {row: the folders of its seeds}
     for name, options in TABLES[args.table].items():

@@ -150,7 +150,7 @@ def read_boxes(path, name, box):
             numbers = boxes.dtype.kind in 'if' and np.isfinite(boxes).all()
             if not numbers or boxes.shape[1:] != (4,):
                 raise ValueError
-        except (AttributeError, KeyError, TypeError, ValueError):   # NumPy's, of ragged lists
+        except (AttributeError, KeyError, TypeError, ValueError):   # NumPy's, too, of ragged lists
             raise ValueError(f'{path}: entry {number} needs {name!r}, a text, and {box!r}, four '
                              'numbers for each box; fetch it again') from None
     corners = np.concatenate([np.ravel(boxes) for _, (boxes, _) in found])
