@@ -152,12 +152,14 @@ def parse_args(argv=None):
     add('--preset', choices=list(PRESETS), help="default: the checkpoint's")
     add('--variant', choices=['av', 'av_llm'], help='of the shipped checkpoints (default: av)')
     add('--checkpoint', type=some_path, help="of train.py, or the authors' (default: shipped)")
-    add('--every', type=between(float, 0.01, 60), default=0.2,
+    add('--every', type=between(float, 0.01, 3600), default=0.2,
         help='seconds between two moments (default: 0.2)')
     add('--window', type=float, help='seconds of sound around a moment (default: the 10 s, in the '
         'miniature 2 s, that the model hears)')
-    add('--side-by-side', action='store_true', help='frame | heatmap | overlay (default: the '
-        'overlay alone)')
+    style = parser.add_mutually_exclusive_group()
+    style.add_argument('--overlay', action='store_true', help='the heatmap over the frame '
+                       '(default)')
+    style.add_argument('--side-by-side', action='store_true', help='frame | heatmap | overlay')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     args = parser.parse_args(argv)
     if Path(args.out).suffix.lower() not in ('.mp4', '.gif'):
