@@ -48,7 +48,7 @@ from figures.tables import table
 from launch import overwritten, pick_device, run_script, some_path, write_file
 from localise import embed_names, localise
 from media import PICTURES, evaluation_image, read_audio, read_image
-from model import PRESETS, ROOT, embed_image
+from model import PRESETS, ROOT, embed_image, from_pretrained, load_pretrained
 
 NOISE = 0.016       # variance per dimension, added to a text embedding of length 1 (CapDec)
 BEAM = 5            # width of the beam search (CapDec)
@@ -203,10 +203,11 @@ def train(args):
     model, clip_tokenizer, *_ = load(device, None, 'av', args.preset, untrained=True,
                                      clipseg=args.clipseg, beats=args.beats)
     torch.manual_seed(args.seed)
-    tokenizer = load_tokenizer(scale.tokenizer)
+    tokenizer = from_pretrained(AutoTokenizer, scale.tokenizer, '--preset')
     captioner = Captioner(scale, model.clipseg.config.projection_dim, tokenizer)
     if scale.pretrained:
-        captioner.gpt2 = GPT2LMHeadModel.from_pretrained(scale.pretrained, dtype=torch.float32)
+        gpt2 = load_pretrained(GPT2LMHeadModel, scale.pretrained, '--preset')
+        captioner.gpt2 = gpt2.requires_grad_(True)
     if args.condition == 'image':
         E = embed_frames(model, [pairs.frame_file(i) for i in ids], config.image_size)
     else:
@@ -223,15 +224,6 @@ def train(args):
     write_file(args.out, buffer.getvalue())
     print(f'{args.out}: {len(batches)} steps of {batch_size} from {len(ids)} pairs, last loss '
           f'{loss:.3f}')
-
-
-def load_tokenizer(name):
-    """GPT-2's, from a folder or from the hub. FileNotFoundError where it is in neither"""
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError):
-        raise FileNotFoundError(f'GPT-2 not found or not readable at {name!r}: put its folder '
-                                'there, or go online once for the hub') from None
 
 
 def read_captions(path, pairs, preset, seed):
@@ -285,7 +277,7 @@ def say(args):
     device = pick_device(args.device)
     frozen = {'clipseg': args.clipseg, 'beats': args.beats}
     model, clip_tokenizer, *_ = load(device, args.checkpoint, 'av', args.preset, False, **frozen)
-    tokenizer = load_tokenizer(SCALES[args.preset].tokenizer)
+    tokenizer = from_pretrained(AutoTokenizer, SCALES[args.preset].tokenizer, '--preset')
     dim = model.clipseg.config.projection_dim
     captioner = read_captioner(args.captioner, args.preset, dim, tokenizer).to(device)
     describe = partial(captioner.say, tokenizer=tokenizer, beam=args.beam)

@@ -25,7 +25,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint as activation_checkpoint
 from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 from transformers.utils import logging as transformers_logging
@@ -423,20 +422,42 @@ def load_model(preset='miniature', checkpoint=None, prompt=None, audio_tokens=No
 
 def load_clipseg(name):
     """CLIPSeg (frozen, eval, float32) and its tokenizer, from a folder or from the hub."""
+    clipseg = load_pretrained(CLIPSegForImageSegmentation, name, '--clipseg')
+    return clipseg, from_pretrained(AutoTokenizer, name, '--clipseg')
+
+
+def load_pretrained(model_class, name, option, dtype=torch.float32):
+    """A model of transformers from a folder or the hub, frozen, in eval mode.
+
+    option: of the command line, for the sentence of the error. OSError: absent or damaged;
+    ValueError: another kind of model, or weights that are missing or not finite.
+    """
+    model, report = from_pretrained(model_class, name, option, dtype=dtype,
+                                    output_loading_info=True)
+    weights = dict(model.named_parameters())        # without buffers, which older files lack
+    missing = sorted(weights.keys() & report['missing_keys'])
+    problem = ''
+    if missing:
+        problem = (f'is no {model_class.__name__}, or lacks {len(missing)} of its weights, e.g. '
+                   f'{missing[0]}')
+    elif not all(value.isfinite().all() for value in weights.values()):
+        problem = 'holds weights that are not numbers'
+    if problem:
+        raise ValueError(f'the model at {name!r} {problem}: fetch it again, or name another by '
+                         f'{option}')
+    return model.requires_grad_(False).eval()
+
+
+def from_pretrained(part, name, option, **settings):
+    """A class of transformers from a folder or the hub. OSError: one sentence with the option"""
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()      # no report of weights: load_pretrained's is
     try:
-        clipseg, report = CLIPSegForImageSegmentation.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f'CLIPSeg weights not found or not readable at {name!r}: put the '
-                                'folder there, name another with --clipseg, or go online once for '
-                                f'the hub ({reason})') from None
-    if absent := [key for key in report['missing_keys'] if not key.endswith('position_ids')]:
-        raise ValueError(f'{name!r} holds an incomplete CLIPSeg: {len(absent)} weights are '
-                         f'missing, e.g. {absent[0]}; name another folder with --clipseg')
-    return clipseg.requires_grad_(False).eval(), tokenizer
+        return part.from_pretrained(name, trust_remote_code=False, **settings)
+    except Exception as error:          # transformers, its hub client, json, safetensors: any kind
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise OSError(f'no usable {part.__name__} at {name!r} ({reason}): put its folder there, go '
+                      f'online to fetch it from the hub, or name another by {option}') from None
 
 
 def read_checkpoint(path):

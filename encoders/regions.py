@@ -22,8 +22,8 @@ from PIL import Image
 from transformers import Owlv2ForObjectDetection
 
 from benchmarks.lists import utf8_text
-from encoders.spaces import from_pretrained
 from media import normalise
+from model import load_pretrained
 
 PROPOSALS = 10          # Paper [72]: silent on how many regions of an image are compared
 NMS_IOU = 0.5           # of two boxes that overlap more, the less object-like is dropped
@@ -35,7 +35,7 @@ class Detector:
     """OWLv2 (transformers), of which only boxes and objectness are used."""
 
     def __init__(self, name, device):
-        self.model = from_pretrained(Owlv2ForObjectDetection, name, '--detector').to(device)
+        self.model = load_pretrained(Owlv2ForObjectDetection, name, '--detector').to(device)
         self.size = self.model.config.vision_config.image_size
 
     @torch.no_grad()

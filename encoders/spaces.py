@@ -15,13 +15,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 import torchaudio
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel, CLIPModel
-from transformers.utils import logging as transformers_logging
 
 from encoders import audioclip, imagebind, prepare_images, wav2clip
 from media import SAMPLE_RATE
-from model import ROOT
+from model import ROOT, from_pretrained, load_pretrained
 
 # Paper [73]: silent on the prompts. CLAP's own for classes of sounds; the oracle's for CLIP.
 CLAP_PROMPT = 'This is a sound of {}'
@@ -37,7 +35,7 @@ class Clap:
     """
 
     def __init__(self, name, device):
-        self.model = from_pretrained(ClapModel, name, '--clap').to(device)
+        self.model = load_pretrained(ClapModel, name, '--clap').to(device)
         self.tokenizer = from_pretrained(AutoTokenizer, name, '--clap')
         self.extractor = from_pretrained(ClapFeatureExtractor, name, '--clap')
 
@@ -66,7 +64,7 @@ class Clip:
     """CLIP (Radford et al., 2021): the texts and images of WAV2CLIP's space."""
 
     def __init__(self, name, device):
-        self.model = from_pretrained(CLIPModel, name, '--clip').to(device)
+        self.model = load_pretrained(CLIPModel, name, '--clip').to(device)
         self.tokenizer = from_pretrained(AutoTokenizer, name, '--clip')
         self.size = self.model.config.vision_config.image_size
 
@@ -146,40 +144,6 @@ def load_spaces(methods, files, device):
         model = imagebind.ImageBind.from_checkpoint(files.imagebind).to(device)
         spaces['imagebind'] = SoundsAndImages(imagebind, model)
     return {method: spaces[method] for method in methods}
-
-
-def from_pretrained(kind, name, option):
-    """A model (frozen, float32) or a tokenizer of transformers, from a folder or the hub.
-
-    FileNotFoundError, ValueError: one sentence that names the command line's option.
-    """
-    is_model = hasattr(kind, 'base_model_prefix')
-    options = dict(dtype=torch.float32, output_loading_info=True) if is_model else {}
-    level = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()      # a CLIPSeg holds a CLIP, and weights beside it
-    try:
-        loaded = kind.from_pretrained(name, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FileNotFoundError(f'no readable {kind.__name__} at {name!r} ({reason}): put the '
-                                f'folder there, name another by {option}, or go online once for '
-                                'the hub') from None
-    finally:
-        transformers_logging.set_verbosity(level)
-    if not is_model:
-        return loaded
-    model, report = loaded
-    parameters = {key for key, _ in model.named_parameters()}   # not buffers: older files lack some
-    missing = sorted(parameters & set(report['missing_keys']))
-    if missing:
-        raise ValueError(f'{name!r} is not the {kind.__name__} that {option} needs: '
-                         f'{len(missing)} weights are missing, e.g. {missing[0]}; name another '
-                         'folder')
-    if not all(value.isfinite().all() for value in model.parameters()):
-        raise ValueError(f'{name!r} holds weights that are not numbers: fetch it again, or name '
-                         f'another folder by {option}')
-    return model.requires_grad_(False).eval()
 
 
 # ---- Which files ---------------------------------------------------------------------------------

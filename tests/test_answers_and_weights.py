@@ -1,9 +1,11 @@
 """The language model's answers beside their embeddings, and what a model is made of."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from transformers import AutoTokenizer, CLIPModel
 
 import captions
 import model
@@ -78,6 +80,47 @@ def test_training_has_the_miniature_captioned_in_its_own_process_alone(monkeypat
     failed['a_1'] = 'a_1.jpg is no picture'
     with pytest.raises(ValueError, match='1 pairs could not be captioned: a_1.jpg is no'):
         captions.make_captions('both')
+
+
+# ---- models of transformers
+
+def test_a_model_comes_frozen_in_eval_mode_and_in_the_asked_precision():
+    folder = model.PRESETS['miniature'].clipseg         # of which a CLIP is a part
+    for dtype in (torch.float32, torch.bfloat16):
+        clip = model.load_pretrained(CLIPModel, folder, '--clip', dtype)
+        assert not clip.training and {weight.dtype for weight in clip.parameters()} == {dtype}
+        assert not any(weight.requires_grad for weight in clip.parameters())
+
+
+def test_a_model_that_is_absent_damaged_incomplete_or_of_another_kind_is_named(tmp_path):
+    weights = model.ROOT / 'miniature/weights'
+
+    def sentence(error, folder, part=CLIPModel):
+        load = model.load_pretrained if part is CLIPModel else model.from_pretrained
+        with pytest.raises(error) as said:
+            load(part, str(folder), '--clip')
+        assert '\n' not in str(said.value) and str(said.value).endswith('by --clip')
+        assert str(folder) in str(said.value)
+        return str(said.value)
+
+    assert 'no usable CLIPModel' in sentence(OSError, tmp_path / 'none')
+    assert 'no usable AutoTokenizer' in sentence(OSError, tmp_path / 'none', AutoTokenizer)
+    assert 'is no CLIPModel, or lacks' in sentence(ValueError, weights / 'mistral')
+    folder = shutil.copytree(weights / 'clipseg', tmp_path / 'clip')
+    clip = CLIPModel.from_pretrained(folder)
+    clip.logit_scale.data.fill_(torch.nan)
+    clip.save_pretrained(folder)
+    assert 'weights that are not numbers' in sentence(ValueError, folder)
+    config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+    for sizes in ({'num_hidden_layers': 9}, {'hidden_size': 9}, {'vocab_size': 9}):
+        changed = {**config, 'text_config': {**config['text_config'], **sizes}}
+        (folder / 'config.json').write_text(json.dumps(changed), encoding='utf-8')
+        sentence((OSError, ValueError), folder)
+    (folder / 'config.json').write_text(json.dumps(config), encoding='utf-8')
+    complete = (folder / 'model.safetensors').read_bytes()
+    for content in (complete[:len(complete) // 2], b'damaged', b''):
+        (folder / 'model.safetensors').write_bytes(content)
+        assert 'no usable CLIPModel' in sentence(OSError, folder)
 
 
 # ---- load_model
