@@ -22,36 +22,28 @@ import argparse
 import hashlib
 import json
 import re
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 import torch
-import transformers         # imports each class at its first use: train.py uses no captioner
 from tqdm import tqdm
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer,
+                          Blip2ForConditionalGeneration, Blip2Processor,
+                          Qwen2AudioForConditionalGeneration)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from benchmarks.lists import json_lines, read_rows, unique
+from benchmarks.lists import files_of_root, json_lines, read_rows, unique
 from benchmarks.pairs import FRAMES, print_other_splits, read_ids
 from data import draw_miniature
-from launch import (overwritten, pick_device, rank_and_processes, run_script, some_path,
+from launch import (between, overwritten, pick_device, rank_and_processes, run_script, some_path,
                     start_processes, wait_for_all, write_file)
 from media import SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image
-from model import PRESETS, ROOT
+from model import PRESETS, ROOT, from_pretrained, load_pretrained
 
-# Paper [31]: "BLIP-2", without a size: the one with OPT-2.7B, unprompted.
-# Paper [32]: GAMA captions the sounds. It needs a fork of transformers 4. The default is one that
-# transformers has and that, like GAMA, is an audio encoder before a 7B language model, trained to
-# describe sounds of every kind; GAMA's own captions come in by --audio-captions.
-WEIGHTS = ROOT / 'miniature/weights'
-STAGES = {      # stage: option, longest text in tokens, {preset: (model, pairs per batch)}
-    'image': ('--image-model', 30, {'paper': ('Salesforce/blip2-opt-2.7b', 32),
-                                    'miniature': (f'{WEIGHTS}/blip2', 60)}),
-    'audio': ('--audio-model', 60, {'paper': ('Qwen/Qwen2-Audio-7B-Instruct', 8),
-                                    'miniature': (f'{WEIGHTS}/qwen2_audio', 60)}),
-    'object': ('--llm', 12, {'paper': ('mistralai/Mistral-7B-Instruct-v0.2', 16),
-                             'miniature': (f'{WEIGHTS}/mistral', 60)}),
-}
 CAPTIONS_OF = {'both': ['image', 'audio'], 'image': ['image'], 'audio': ['audio']}     # Table 10
 # Paper [33]: the paper does not say how captions are decoded. Here greedily, so that a caption
 # depends on its pair alone: without a checkpoint's sampling and repetition penalty, which would
@@ -159,11 +151,9 @@ def parse_answer(text):
         return ''
     line = re.sub(r'^\s*\d+[.)]\s|</?\w+>', '', line)                   # "1. ", "</s>"
     words = [word.strip("'") for word in re.findall(r"[\w'-]+|\S", line)]
-    while words and (words[0] in BEFORE or not re.match(r'\w', words[0])):
-        words.pop(0)
-    end = next((k for k, word in enumerate(words) if word in AFTER or not re.match(r'\w', word)),
-               None)
-    words = words[:end]
+    is_word = re.compile(r'\w').match           # not a punctuation mark
+    words = dropwhile(lambda word: word in BEFORE or not is_word(word), words)
+    words = list(takewhile(lambda word: word not in AFTER and is_word(word), words))
     if len(words) > MOST_WORDS:
         verb = next((k for k, word in enumerate(words) if k and word.endswith('ing')), None)
         if verb or 'of' in words:               # "man playing an electric guitar", "flock of ..."
@@ -182,8 +172,9 @@ def load_answers(path, model, tokenizer, ids):
 
     -> C (texts, D), {id: row of C}, a hash of all ids with their answers (for --resume)
     """
-    answers = read_texts(path, 'object', ids)
-    object_of = {i: text for i, text in answers.items() if text}
+    answers = read_texts(path, 'object')
+    check_complete(path, answers, ids, 'add them, or name the file of this dataset')
+    object_of = {i: answers[i] for i in ids if answers[i]}
     digest = hashlib.sha256(json.dumps(sorted(object_of.items())).encode()).hexdigest()[:12]
     texts = sorted(set(object_of.values()))
     if len(texts) < 2:
@@ -204,28 +195,26 @@ def captions_path(root, captions_from='both'):
     return Path(root) / f'captions-{captions_from}.jsonl'.replace('-both', '')
 
 
-def read_texts(path, key, ids):
-    """The texts under `key` in JSON lines that have an 'id', or in a csv of id,text. -> {id: text}
+def read_texts(path, key):
+    """The texts under `key` in JSON lines that have an 'id', or in a csv of id,text.
 
-    ValueError where a pair is missing, is there twice, or has no text.
+    -> {id: text}, '' where it is null. ValueError where one is there twice, or is no text.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no captions at {path}: name another file, or make them by '
                                 'captions.py all with this --data-root and --captions-from')
-    if path.suffix == '.csv':
+    if path.suffix.lower() == '.csv':
         rows = [{'id': i, key: text} for i, text in read_rows(path, ('id', key))]
     else:
         rows = json_lines(path, 'make the file again')
+    texts = []
     for row in rows:
-        text = row.get(key)
-        blank = key == 'audio_caption' and not str(text).strip()
-        if blank or not isinstance(text, str) or not isinstance(row.get('id'), str):
+        if not isinstance(row.get('id'), str) or not isinstance(row.get(key, 0), str | None):
             raise ValueError(f'{path}: {str(row)[:80]} needs an id and an {key}, both texts')
-        row[key] = ' '.join(text.encode('utf-8', 'replace').decode('utf-8').split())    # \ud83d: ?
-    text_of = unique([(row['id'], row[key]) for row in rows], path)
-    check_complete(path, text_of, ids, 'add them, or name the file of this dataset')
-    return {i: text_of[i] for i in ids}
+        text = (row[key] or '').encode('utf-8', 'replace').decode('utf-8')      # \ud83d: ?
+        texts.append((row['id'], ' '.join(text.split())))
+    return unique(texts, path)
 
 
 def check_complete(path, found, ids, remedy):
@@ -237,52 +226,61 @@ def check_complete(path, found, ids, remedy):
 
 # ============ the three models ============
 
-def load_captioner(stage, name, dtype, device, max_new_tokens):
-    """-> a function from a list of images, waveforms or prompts to a list of texts"""
-    hub = transformers
-    describe, *classes = {
-        'image': (caption_images, hub.Blip2ForConditionalGeneration, hub.Blip2Processor),
-        'audio': (caption_sounds, hub.Qwen2AudioForConditionalGeneration, hub.AutoProcessor),
-        'object': (answer_prompts, hub.AutoModelForCausalLM, hub.AutoTokenizer)}[stage]
-    model, processor = load_pretrained(*classes, name, dtype, device)
+@dataclass(frozen=True)
+class Stage:
+    """The model of a stage, and how it is asked."""
+    option: str             # names another model
+    describe: Callable      # images, waveforms or prompts -> captions or answers, above
+    model_class: type       # of transformers
+    processor_class: type   # the model's processor or tokenizer
+    types: Collection       # of models that the model class can load
+    tokens: int             # of the longest text
+    models: dict            # {preset: (hub name or folder, pairs per batch)}
+
+
+# Paper [31]: "BLIP-2", without a size: the one with OPT-2.7B, unprompted.
+# Paper [32]: GAMA captions the sounds. It needs a fork of transformers 4. The default is one that
+# transformers has and that, like GAMA, is an audio encoder before a 7B language model, trained to
+# describe sounds of every kind; GAMA's own captions come in by --audio-captions.
+WEIGHTS = ROOT / 'miniature/weights'
+STAGES = {
+    'image': Stage('--image-model', caption_images, Blip2ForConditionalGeneration, Blip2Processor,
+                   types=['blip-2'], tokens=30,
+                   models={'paper': ('Salesforce/blip2-opt-2.7b', 32),
+                           'miniature': (f'{WEIGHTS}/blip2', 60)}),
+    'audio': Stage('--audio-model', caption_sounds, Qwen2AudioForConditionalGeneration,
+                   AutoProcessor, types=['qwen2_audio'], tokens=60,
+                   models={'paper': ('Qwen/Qwen2-Audio-7B-Instruct', 8),
+                           'miniature': (f'{WEIGHTS}/qwen2_audio', 60)}),
+    'object': Stage('--llm', answer_prompts, AutoModelForCausalLM, AutoTokenizer,
+                    types=MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, tokens=12,
+                    models={'paper': ('mistralai/Mistral-7B-Instruct-v0.2', 16),
+                            'miniature': (f'{WEIGHTS}/mistral', 60)}),
+}
+
+
+def load_captioner(stage, name, dtype, device):
+    """-> a stage's model and its processor or tokenizer. OSError, ValueError: see model.py"""
+    option = STAGES[stage].option
+    processor = from_pretrained(STAGES[stage].processor_class, name, option)
     if stage == 'object' and not processor.chat_template:
-        raise ValueError(f'{name} has no chat template: name an instructed model with --llm')
-    return partial(describe, model, processor, max_new_tokens=max_new_tokens)
+        raise ValueError(f'{name} has no chat template: name an instructed model with {option}')
+    model = load_pretrained(STAGES[stage].model_class, name, option, dtype)
+    return model.to(device), processor
 
 
-def load_pretrained(model_class, processor_class, name, dtype, device):
-    """-> (model in eval mode, its processor or tokenizer). ValueError where weights are missing."""
-    processor = from_pretrained(processor_class, name)
-    model, report = from_pretrained(model_class, name, dtype=dtype, output_loading_info=True)
-    if lost := sorted(map(str, [*report['missing_keys'], *report['mismatched_keys']])):
-        raise ValueError(f'the model at {name} is no {model_class.__name__}, or lacks {len(lost)} '
-                         f'of its weights, the first {lost[0]}: fetch it again')
-    return model.to(device).eval(), processor
-
-
-def from_pretrained(part, name, **options):
-    """A class of transformers from a hub name or a folder. OSError, one sentence"""
-    try:
-        return part.from_pretrained(name, trust_remote_code=False, **options)
-    except Exception as error:          # transformers, its hub client, json, safetensors: any kind
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise OSError(f'no usable model at {name!r} ({cause}): put its folder there, fetch it '
-                      'again, or name another with --image-model, --audio-model or --llm') from None
-
-
-def model_revision(name, stage):
+def model_revision(stage, name):
     """'name@revision': the commit of a hub's model, or a hash of a folder's files or of a file.
 
     ValueError where the model is of another kind than the stage's.
     """
     if Path(name).is_file():                    # captions made elsewhere
         return f'{Path(name).name}@{file_hash([Path(name)])}'
-    config = from_pretrained(transformers.AutoConfig, name)
-    kinds = {'image': ['blip-2'], 'audio': ['qwen2_audio'],
-             'object': MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}[stage]
-    if config.model_type not in kinds:
+    option = STAGES[stage].option
+    config = from_pretrained(AutoConfig, name, option)
+    if config.model_type not in STAGES[stage].types:
         raise ValueError(f'the model at {name} is a {config.model_type}, which captions.py {stage} '
-                         f'cannot use: correct {STAGES[stage][0]}')
+                         f'cannot use: correct {option}')
     files = sorted(file for file in Path(name).glob('[!.]*') if file.is_file())
     revision = file_hash(files) if files else getattr(config, '_commit_hash', None) or 'unknown'
     return Path(name).as_posix().removeprefix(f'{ROOT.as_posix()}/') + f'@{revision}'
@@ -304,30 +302,28 @@ def file_hash(paths):
 def caption_pairs(args, device, rank=0, processes=1):
     """Run the stages that the command line names. -> {id: sentence} of the pairs that failed
 
-    rank, processes: those that share the work. In train.py the first process captions alone and
-    meets no barrier.
+    rank, processes: those that share the work. In train.py the first process captions alone.
     Which pairs make a batch depends on the batch size alone, so several processes, or a run that
     was killed and restarted, write the same files as a single uninterrupted one.
     """
-    transformers.utils.logging.disable_progress_bar()                   # that of loading weights
+    wait = wait_for_all if processes > 1 else lambda: None
     dtype = args.dtype or ('bfloat16' if device.type == 'cuda' else 'float32')
     if rank > 0:
-        wait_for_all()                          # until the first process has checked everything
+        wait()                                  # until the first process has checked everything
     elif args.preset == 'miniature' and not args.data_root_given:
         draw_miniature(args.data_root)
     ids = read_ids(args.ids, training=True)
-    elsewhere = None                            # {id: audio caption} that was made elsewhere
-    if args.audio_captions:
-        elsewhere = read_texts(args.audio_captions, 'audio_caption', ids)
+    elsewhere = args.audio_captions and read_audio_captions(args.audio_captions, ids)
     if rank == 0:
         print_other_splits(args.ids)
         check_files(args.data_root / 'vggsound', ids, args.settings, elsewhere)
         begin_stages(args.settings, args.folders, ids, dtype, args.overwrite)
-        if processes > 1:
-            wait_for_all()
+        wait()
     failed = {}
     for stage, settings in args.settings.items():
         lines = [{'id': i} for i in ids]
+        if stage == 'audio' and elsewhere:
+            lines = elsewhere
         if stage == 'object':
             lines, models = join_captions(args.folders, args.captions_from, ids)
         size = settings['batch_size']
@@ -336,47 +332,47 @@ def caption_pairs(args, device, rank=0, processes=1):
         retry = args.retry_failed and stage != 'object'     # an answer fails with its captions
         todo = [file for file in list(batches)[rank::processes]
                 if not is_finished(file, batches[file], retry)]
-        if todo:
+        if todo and lines is not elsewhere:
+            captioner = load_captioner(stage, settings['model'], getattr(torch, dtype), device)
+            describe = partial(STAGES[stage].describe, *captioner,
+                               max_new_tokens=settings['max_new_tokens'])
             read = partial(read_input, stage, args.data_root / 'vggsound',
-                           PRESETS[args.preset].seconds, settings['prompt'], elsewhere)
-            describe = list                     # the inputs are captions that were made elsewhere
-            if not (stage == 'audio' and elsewhere):
-                describe = load_captioner(stage, settings['model'], getattr(torch, dtype), device,
-                                          settings['max_new_tokens'])
+                           PRESETS[args.preset].seconds, settings['prompt'])
         for file in tqdm(todo, stage, unit=' batches', disable=rank > 0 or not todo):
-            captioned = caption_batch(stage, batches[file], read, describe)
-            write_file(file, json.dumps(captioned, ensure_ascii=False, indent=1) + '\n', GO_ON)
-        if processes > 1:
-            wait_for_all()
-        lines = [line for file in batches for line in read_json(file)]
-        failed |= {line['id']: line['error'] for line in lines if line['error']}
+            batch = batches[file]
+            if lines is not elsewhere:
+                batch = caption_batch(stage, batch, read, describe)
+            write_file(file, json.dumps(batch, ensure_ascii=False, indent=1) + '\n', GO_ON)
+        wait()
+        done = [line for file in batches for line in read_json(file)]
+        failed |= {line['id']: line['error'] for line in done if line['error']}
         if stage == 'object' and rank == 0:
-            write_captions(args.out, lines, models)
+            write_captions(args.out, done, models)
     return failed
+
+
+def read_audio_captions(path, ids):
+    """Captions of sounds that were made elsewhere, as the lines of finished batches."""
+    found = {i: text for i, text in read_texts(path, 'audio_caption').items() if text}
+    check_complete(path, found, ids, 'add their captions, or name the file of this dataset')
+    return [{'id': i, 'audio_caption': found[i], 'error': None} for i in ids]
 
 
 def check_files(folder, ids, stages, elsewhere):
     """ValueError where no pair has a frame, or a sound: the list is of other data."""
-    needed = [('frames', FRAMES)] if 'image' in stages else []
-    if 'audio' in stages and not elsewhere:
-        needed.append(('audio', SOUNDS))
-    for kind, suffixes in needed:
-        if not any(file_of(folder / kind, i, suffixes).is_file() for i in ids):
+    for stage, kind, suffixes in (('image', 'frames', FRAMES), ('audio', 'audio', SOUNDS)):
+        needed = stage in stages and not (stage == 'audio' and elsewhere)
+        if needed and not any(file_of(folder / kind, i, suffixes).is_file() for i in ids):
             raise ValueError(f'none of the {len(ids)} pairs has a file in {folder / kind}, the '
                              f'first being {ids[0][:60]!r}: name their data by --data-root, or '
                              'correct the list (--ids)')
 
 
-def read_input(stage, folder, seconds, prompt, elsewhere, line):
-    """What a stage's model takes of a pair. -> (image, waveform or text), None or an error
-
-    elsewhere: {id: caption} of --audio-captions, or None
-    """
+def read_input(stage, folder, seconds, prompt, line):
+    """What a stage's model takes of a pair. -> (image, waveform or text), None or an error"""
     try:
         if stage == 'image':
             return read_image(file_of(folder / 'frames', line['id'], FRAMES)), None
-        if stage == 'audio' and elsewhere:
-            return elsewhere[line['id']], None
         if stage == 'audio':
             return read_audio(file_of(folder / 'audio', line['id'], SOUNDS), seconds), None
     except SampleError as error:
@@ -436,13 +432,12 @@ GO_ON = ('free some space; the same command, without --overwrite, then goes on f
 
 def begin_stages(settings_of, folders, ids, dtype, overwrite):
     """Write each stage's settings.json. ValueError if its folder has batches of other settings."""
-    models = {}                         # checked before --overwrite deletes anything
-    for stage, settings in settings_of.items():
-        models[stage] = model_revision(settings['model'], stage)
     listed = hashlib.sha256('\n'.join(ids).encode()).hexdigest()[:16]
+    now_of = {}                         # all models are checked before --overwrite deletes anything
     for stage, settings in settings_of.items():
-        now = {**settings, 'model': models[stage], 'dtype': dtype, 'pairs': len(ids),
-               'list of pairs': listed}
+        now_of[stage] = {**settings, 'model': model_revision(stage, settings['model']),
+                         'dtype': dtype, 'pairs': len(ids), 'list of pairs': listed}
+    for stage, now in now_of.items():
         folder = folders[stage]
         old = list(folder.glob('*.partial*'))               # of processes killed in write_file
         if overwrite:
@@ -471,11 +466,8 @@ def is_finished(file, batch, retry_failed):
 def read_json(file):
     """A stage's settings or a batch's lines. ValueError if the file is damaged."""
     try:
-        content = json.loads(file.read_text(encoding='utf-8'))
-        if file.name == 'settings.json':
-            return {**content, 'model': content['model']}
-        return [{**line, 'id': line['id'], 'error': line['error']} for line in content]
-    except (ValueError, TypeError, LookupError):
+        return json.loads(file.read_text(encoding='utf-8'))
+    except ValueError:
         raise ValueError(f'{file} is damaged: delete it, or start over with --overwrite') from None
 
 
@@ -493,13 +485,14 @@ def parse_args(argv=None):
     add('--captions-from', choices=list(OBJECT_PROMPTS), default='both',
         help='captions that the language model is given (Table 10); "all" runs their stages only')
     add('--audio-captions', type=some_path, help='made elsewhere: jsonl, or csv of id,caption')
-    for stage, (option, tokens, _) in STAGES.items():
-        add(option, type=some_path, dest=f'{stage}_model', help='hub name or folder')
-        add(f'--{stage}-tokens', type=int, default=tokens, help='longest text (%(default)s tokens)')
+    for name, stage in STAGES.items():
+        add(stage.option, type=some_path, dest=f'{name}_model', help='hub name or folder')
+        add(f'--{name}-tokens', type=between(int, 1), default=stage.tokens,
+            help='longest text (%(default)s tokens)')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     add('--dtype', choices=['float32', 'bfloat16', 'float16'],
         help='default: bfloat16 on CUDA, else float32')
-    add('--batch-size', type=int, help="pairs at once (default: each model's own)")
+    add('--batch-size', type=between(int, 1), help="pairs at once (default: each model's own)")
     add('--retry-failed', action='store_true', help='caption the batches of failed pairs once more')
     add('--overwrite', action='store_true', help='start over with the stages that run')
     args = parser.parse_args(argv)
@@ -510,25 +503,22 @@ def parse_args(argv=None):
     args.folders = {'image': args.out.parent / 'image_captions',
                     'audio': args.out.parent / 'audio_captions',
                     'object': args.out.parent / f'{args.out.stem}.answers'}
+    if args.audio_captions:
+        if args.audio_model:
+            parser.error('--audio-captions and --audio-model do not go together: leave one out')
+        args.audio_model = args.audio_captions          # a file in the place of a model
     every = [*CAPTIONS_OF[args.captions_from], 'object']
     stages = every if args.stage == 'all' else [args.stage]
     prompts = {'image': None, 'audio': AUDIO_PROMPT, 'object': OBJECT_PROMPTS[args.captions_from]}
     args.settings = {}          # of each stage that runs: what its texts depend on
     for stage in stages:
-        model, batch_size = STAGES[stage][2][args.preset]
-        if stage == 'audio' and args.audio_captions:
-            if args.audio_model:
-                parser.error('--audio-captions and --audio-model do not go together: leave one '
-                             'out')
-            args.audio_model = args.audio_captions      # a file in the place of a model
+        model, batch_size = STAGES[stage].models[args.preset]
         args.settings[stage] = {
             'stage': stage,
             'model': getattr(args, f'{stage}_model') or model,
             'prompt': prompts[stage],
             'max_new_tokens': getattr(args, f'{stage}_tokens'),
-            'batch_size': batch_size if args.batch_size is None else args.batch_size}
-        if min(args.settings[stage]['batch_size'], args.settings[stage]['max_new_tokens']) < 1:
-            parser.error('--batch-size and the numbers of tokens must be at least 1')
+            'batch_size': args.batch_size or batch_size}
     for option, value, used_by in (
             ('--captions-from', args.captions_from != 'both', ['object']),
             ('--audio-captions', args.audio_captions, ['audio']),
@@ -539,7 +529,9 @@ def parse_args(argv=None):
     if args.out.is_dir() or args.out in args.folders.values():
         parser.error(f'--out {args.out} is a folder: name a file in it')
     inputs = [('--ids', args.ids), ('--audio-captions', args.audio_captions)]
-    if sentence := overwritten([('--out', args.out if 'object' in stages else None)], inputs):
+    inputs += [(what, place) for what, place in files_of_root(args.data_root)
+               if place.suffix != '.jsonl']             # captions.jsonl is the result
+    if sentence := overwritten([('--out', args.out)], inputs):
         parser.error(sentence)
     begun = args.overwrite or args.folders['object'].exists()
     if 'object' in stages and args.out.exists() and not begun:

@@ -1,6 +1,7 @@
 """Stand-ins for the three captioners, and seven pairs that they can tell apart."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,9 +40,9 @@ def calls(monkeypatch):
     """What the stand-ins were given, a list under 'load', 'check' and the name of each stage."""
     seen = {name: [] for name in ('load', 'image', 'audio', 'object', 'check')}
 
-    def load_pretrained(model_class, processor_class, name, dtype, device):
-        seen['load'].append((model_class.__name__, processor_class.__name__, name, dtype, device))
-        return f'model {name}', SimpleNamespace(chat_template='chat', name=name)
+    def load_captioner(stage, name, dtype, device):
+        seen['load'].append((stage, name, dtype, device))
+        return f'model {name}', SimpleNamespace(name=name)
 
     def speak(stage, numbers_of, say):
         def describe(model, processor, inputs, max_new_tokens):
@@ -49,19 +50,17 @@ def calls(monkeypatch):
             seen[stage].append({'model': model, 'processor': processor.name, 'pairs': numbers,
                                 'inputs': inputs, 'tokens': max_new_tokens})
             return [say(k) for k in numbers]
-        return describe
+        monkeypatch.setitem(captions.STAGES, stage,
+                            replace(captions.STAGES[stage], describe=describe))
 
-    def model_revision(name, stage):
+    def model_revision(stage, name):
         seen['check'].append(name)
         return f'{name}@revision'
-    monkeypatch.setattr(captions, 'load_pretrained', load_pretrained)
+    monkeypatch.setattr(captions, 'load_captioner', load_captioner)
     monkeypatch.setattr(captions, 'model_revision', model_revision)
-    monkeypatch.setattr(captions, 'caption_images', speak(
-        'image', lambda image: round(np.asarray(image).mean() / 20), 'frame {}'.format))
-    monkeypatch.setattr(captions, 'caption_sounds', speak(
-        'audio', lambda wav: round(16 * wav.mean().item()), 'sound {}'.format))
-    monkeypatch.setattr(captions, 'answer_prompts', speak(
-        'object', lambda prompt: int(prompt.split()[-1]), lambda k: ANSWERS[k]))
+    speak('image', lambda image: round(np.asarray(image).mean() / 20), 'frame {}'.format)
+    speak('audio', lambda wav: round(16 * wav.mean().item()), 'sound {}'.format)
+    speak('object', lambda prompt: int(prompt.split()[-1]), lambda k: ANSWERS[k])
     return seen
 
 

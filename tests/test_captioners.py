@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from transformers import AutoTokenizer, MistralForCausalLM, Qwen2AudioProcessor
+from transformers import Qwen2AudioProcessor
 
-from captions import OBJECT_PROMPTS, answer_prompts, caption_images, caption_sounds, load_pretrained
+from captions import OBJECT_PROMPTS, answer_prompts, caption_images, caption_sounds, load_captioner
 from media import normalise, read_audio
 from miniature.drawings import SOUNDING
 from miniature.pretraining import captioners, lessons, tiny_blip2, tiny_mistral
 from miniature.pretraining.__main__ import WEIGHTS
-from miniature.pretraining.captioners import CLASS_OF
+from miniature.pretraining.captioners import STAGE_OF
 from miniature.pretraining.language import UNKNOWN, could_be, enumerated, word_tokenizer
 from model import load_clipseg
 
@@ -23,7 +23,7 @@ MEGABYTE = 2 ** 20
 
 @pytest.fixture(scope='module')
 def models():
-    return {name: captioners.load_captioner(WEIGHTS, name) for name in CLASS_OF}
+    return {name: captioners.load_tiny(WEIGHTS, name) for name in STAGE_OF}
 
 
 @pytest.fixture(scope='module')
@@ -44,9 +44,9 @@ def captions(small_world, models, pairs):
 
 
 def test_the_three_are_small_and_in_16_bits(models):
-    files = [file for name in CLASS_OF for file in (WEIGHTS / name).rglob('*') if file.is_file()]
+    files = [file for name in STAGE_OF for file in (WEIGHTS / name).rglob('*') if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 8 * MEGABYTE
-    for name in CLASS_OF:
+    for name in STAGE_OF:
         with safe_open(WEIGHTS / name / 'model.safetensors', 'pt') as weights:
             assert {weights.get_slice(key).get_dtype() for key in weights.keys()} == {'F16'}
     assert isinstance(models['qwen2_audio'][1], Qwen2AudioProcessor)
@@ -130,7 +130,6 @@ def test_training_writes_a_complete_folder_and_the_same_for_the_same_seed(tmp_pa
     first, again = ((tmp_path / name / 'model.safetensors').read_bytes()
                     for name in ('first', 'again'))
     assert first == again
-    model, tokenizer = load_pretrained(MistralForCausalLM, AutoTokenizer, str(tmp_path / 'first'),
-                                       torch.float32, 'cpu')
+    model, tokenizer = load_captioner('object', str(tmp_path / 'first'), torch.float32, 'cpu')
     assert model.config.vocab_size == len(tokenizer)
     assert not list(tmp_path.glob('*.partial'))

@@ -8,6 +8,9 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from transformers import (Blip2ForConditionalGeneration, Blip2Processor, MistralForCausalLM,
+                          PreTrainedTokenizerBase, Qwen2AudioForConditionalGeneration,
+                          Qwen2AudioProcessor)
 
 import captions
 from miniature import world
@@ -67,7 +70,7 @@ def test_captions_made_elsewhere_are_joined_by_id_and_heard_by_the_language_mode
     assert [line['audio_caption'] for line in lines] == [f'elsewhere {k}' for k in range(7)]
     assert [line['object'] for line in lines] == OBJECTS
     assert not calls['audio'] and calls['check'][1] == str(made)
-    assert [load[2].rpartition('/')[2] for load in calls['load']] == ['blip2', 'mistral']
+    assert [load[1].rpartition('/')[2] for load in calls['load']] == ['blip2', 'mistral']
 
 
 # ---- options that decide what is asked
@@ -95,8 +98,8 @@ def test_captions_from_decides_what_is_asked_and_who_is_run(root, calls, kind):
                           '--captions-from', kind]) is None
     assert calls['object'][0]['inputs'][3] == PROMPTS[kind]
     ran = ['image', 'audio'] if kind == 'both' else [kind]
-    loaded = [captions.STAGES[stage][2]['miniature'][0] for stage in (*ran, 'object')]
-    assert calls['check'] == [load[2] for load in calls['load']] == loaded
+    loaded = [captions.STAGES[stage].models['miniature'][0] for stage in (*ran, 'object')]
+    assert calls['check'] == [load[1] for load in calls['load']] == loaded
     for line in lines_of(out):
         for stage in ('image', 'audio'):
             assert bool(line[f'{stage}_caption']) == bool(line['models'][stage]) == (stage in ran)
@@ -105,16 +108,12 @@ def test_captions_from_decides_what_is_asked_and_who_is_run(root, calls, kind):
     assert begun['prompt'].format(image='frame 3', audio='sound 3') == PROMPTS[kind]
 
 
-def test_each_stage_alone_loads_its_own_model_with_its_own_classes(root, calls):
-    names = ['--image-model', 'see', '--audio-model', 'hear', '--llm', 'think']
-    classes = {'image': ('Blip2ForConditionalGeneration', 'Blip2Processor', 'see'),
-               'audio': ('Qwen2AudioForConditionalGeneration', 'AutoProcessor', 'hear'),
-               'object': ('AutoModelForCausalLM', 'AutoTokenizer', 'think')}
-    for stage, (model_class, processor_class, name) in classes.items():
-        option = names[2 * list(classes).index(stage):][:2]
-        run(root, stage, *option, '--dtype', 'float16')
-        assert calls['load'].pop() == (model_class, processor_class, name, torch.float16,
-                                       torch.device('cpu'))
+def test_each_stage_alone_loads_its_own_model(root, calls):
+    options = {'image': ('--image-model', 'see'), 'audio': ('--audio-model', 'hear'),
+               'object': ('--llm', 'think')}
+    for stage, (option, name) in options.items():
+        run(root, stage, option, name, '--dtype', 'float16')
+        assert calls['load'].pop() == (stage, name, torch.float16, torch.device('cpu'))
         assert calls['check'].pop() == name and not calls['load']
         given = calls[stage][0]
         assert (given['model'], given['processor']) == (f'model {name}', name)
@@ -124,7 +123,8 @@ def test_each_stage_alone_loads_its_own_model_with_its_own_classes(root, calls):
 
 def test_token_limits_and_batch_sizes_are_each_stage_s_own(root, calls, monkeypatch):
     for stage, size in (('image', 2), ('audio', 3), ('object', 4)):
-        monkeypatch.setitem(captions.STAGES[stage][2], 'miniature', (f'the {stage} model', size))
+        monkeypatch.setitem(captions.STAGES[stage].models, 'miniature',
+                            (f'the {stage} model', size))
     run(root, 'all', '--image-tokens', 5, '--audio-tokens', 6, '--object-tokens', 7)
     for stage, file, tokens, sizes in (('image', 'image_captions', 5, [2, 2, 2, 1]),
                                        ('audio', 'audio_captions', 6, [3, 3, 1]),
@@ -174,7 +174,7 @@ def test_numbers_are_of_16_bits_on_cuda_or_where_asked_for(root, calls):
                                  ('mps', ['--dtype', 'float16'], torch.float16)):
         args = captions.parse_args(['image', '--data-root', str(root), '--overwrite', *option])
         captions.caption_pairs(args, torch.device(place))
-        assert calls['load'].pop()[3:] == (dtype, torch.device(place))
+        assert calls['load'].pop()[2:] == (dtype, torch.device(place))
 
 
 def test_failed_pairs_are_one_sentence(root, calls):
@@ -195,14 +195,23 @@ def test_numbers_below_1_are_refused(option, capsys):
     assert 'must be at least 1' in capsys.readouterr().err
 
 
+def test_a_result_inside_a_folder_of_the_data_is_refused(root, capsys):
+    for stage in ('image', 'object'):
+        with pytest.raises(SystemExit):
+            run(root, stage, out='data/vggsound/frames/captions.jsonl')
+        assert '--out would overwrite a file of the data' in capsys.readouterr().err
+    assert sorted(path.suffix for path in (root / 'vggsound/frames').iterdir()) == ['.jpg'] * 7
+
+
 def test_a_model_s_revision_changes_with_its_files(tmp_path):
     (tmp_path / 'config.json').write_text('{"model_type": "mistral"}')
-    names = [captions.model_revision(str(tmp_path), 'object')]
+    names = [captions.model_revision('object', str(tmp_path))]
     for content in (b'one', b'two'):
         (tmp_path / 'model.safetensors').write_bytes(content)
-        names.append(captions.model_revision(str(tmp_path), 'object'))
+        names.append(captions.model_revision('object', str(tmp_path)))
     assert len(set(names)) == 3 and all(name.startswith(f'{tmp_path}@') for name in names)
-    shipped = captions.model_revision(captions.STAGES['image'][2]['miniature'][0], 'image')
+    shipped = captions.model_revision(
+        'image', captions.STAGES['image'].models['miniature'][0])
     assert shipped.startswith('miniature/weights/blip2@')
 
 
@@ -300,23 +309,12 @@ def test_the_language_model_is_asked_greedily_padded_on_the_left_and_answers_alo
     assert llm.settings() == {**GREEDY, 'max_new_tokens': 9, 'pad_token_id': 77}
 
 
-def test_models_are_loaded_in_the_asked_dtype_onto_the_asked_device():
-    seen = {}
-
-    class Model:
-        def from_pretrained(name, **named):
-            seen.update(model=(name, named))
-            return Model(), {'missing_keys': [], 'mismatched_keys': []}
-
-        def to(self, device):
-            seen.update(device=device)
-            return self
-
-        def eval(self):
-            seen.update(eval=True)
-            return self
-    Processor = SimpleNamespace(from_pretrained=lambda name, **named: (name, named))
-    model, processor = captions.load_pretrained(Model, Processor, 'name', torch.bfloat16, 'cuda:2')
-    assert isinstance(model, Model) and processor == ('name', {'trust_remote_code': False})
-    named = {'dtype': torch.bfloat16, 'output_loading_info': True, 'trust_remote_code': False}
-    assert seen == {'model': ('name', named), 'device': 'cuda:2', 'eval': True}
+def test_models_are_of_their_stage_s_classes_in_the_asked_dtype_on_the_asked_device():
+    classes = {'image': (Blip2ForConditionalGeneration, Blip2Processor),
+               'audio': (Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor),
+               'object': (MistralForCausalLM, PreTrainedTokenizerBase)}
+    for stage, (model_class, processor_class) in classes.items():
+        name = captions.STAGES[stage].models['miniature'][0]
+        model, processor = captions.load_captioner(stage, name, torch.bfloat16, 'meta')
+        assert isinstance(model, model_class) and isinstance(processor, processor_class)
+        assert (model.dtype, model.device.type) == (torch.bfloat16, 'meta')

@@ -8,7 +8,7 @@ import pytest
 import benchmarks
 import data
 from benchmarks import maps, pairs
-from captions import read_texts
+from captions import read_audio_captions, read_texts
 
 IDS = ['a_000001', 'b_000020', 'c_000300']
 
@@ -23,32 +23,34 @@ def test_json_lines_of_other_programs_are_read(tmp_path, key):
     for content in (text.rstrip('\n'), '\ufeff' + text, text.replace('\n', '\n\n \n'),
                     text.replace('\n', '\r\n'), '\ufeff\n' + text + '  '):
         path.write_bytes(content.encode())
-        assert list(read_texts(path, key, IDS).items()) == [
+        assert list(read_texts(path, key).items()) == [
             ('a_000001', 'dog 0'), ('b_000020', 'dog 1'), ('c_000300', 'dog 2')]
     for content in (text[:-3], text + '{"id"', text + '\n[1]', text.rstrip('\n')[:-1]):
         path.write_text(content)
         number = content.count('\n') + 1
         with pytest.raises(ValueError, match=f'made.jsonl: line {number} is not a JSON object'):
-            read_texts(path, key, IDS)
+            read_texts(path, key)
     path.write_text(text.replace('"dog 1"', r'"\ud83d"'))     # half of an emoji
-    assert read_texts(path, key, IDS)['b_000020'] == '?'
+    assert read_texts(path, key)['b_000020'] == '?'
     path.write_text(text.replace('"dog 1"', 'NaN'))
     with pytest.raises(ValueError, match=r"'b_000020'.*both texts"):
-        read_texts(path, key, IDS)
+        read_texts(path, key)
     path.write_text(text, encoding='utf-16')
     with pytest.raises(ValueError, match='made.jsonl is not a UTF-8 text'):
-        read_texts(path, key, IDS)
+        read_texts(path, key)
 
 
 def test_captions_made_elsewhere_lose_line_breaks_and_must_be_of_all_pairs(tmp_path):
     path, table = tmp_path / 'a.jsonl', tmp_path / 'a.csv'
     path.write_text(json.dumps({'id': 'x', 'audio_caption': ' a dog\n barks  '}))
-    assert read_texts(path, 'audio_caption', ['x']) == {'x': 'a dog barks'}
-    with pytest.raises(ValueError, match='lacks 1 of the 2 pairs, the first y'):
-        read_texts(path, 'audio_caption', ['x', 'y'])
+    assert read_texts(path, 'audio_caption') == {'x': 'a dog barks'}
+    for content in ('', json.dumps({'id': 'y', 'audio_caption': None})):
+        path.write_text(json.dumps({'id': 'x', 'audio_caption': 'a dog'}) + '\n' + content)
+        with pytest.raises(ValueError, match='lacks 1 of the 2 pairs, the first y'):
+            read_audio_captions(path, ['x', 'y'])
     table.write_text('id,audio_caption\nx, a dog\ny,a cat, and a bell\n')
     with pytest.raises(ValueError, match='line 3: 3 fields where id,audio_caption has 2'):
-        read_texts(table, 'audio_caption', ['x'])
+        read_texts(table, 'audio_caption')
 
 
 @pytest.mark.parametrize('text', [
@@ -120,7 +122,7 @@ def test_one_stray_quote_in_a_long_csv_is_a_short_sentence_and_swallows_no_line(
     path.write_text('\n'.join(lines))
     (tmp_path / 'confidence.csv').write_text('\n'.join(lines))
     for read in (data.read_ids, lambda path: benchmarks.lists.read_rows(path, ('id', 'label')),
-                 lambda path: read_texts(path, 'audio_caption', ['x_000001']),
+                 lambda path: read_texts(path, 'audio_caption'),
                  lambda path: maps.read_confidences(tmp_path)):
         with pytest.raises(ValueError, match=r'\.csv, line (70|1)\b') as error:
             read(path)
@@ -129,7 +131,7 @@ def test_one_stray_quote_in_a_long_csv_is_a_short_sentence_and_swallows_no_line(
     path.write_text('\n'.join(lines))
     assert len(data.read_ids(path)) == 20_000
     assert len(benchmarks.lists.read_rows(path, ('id', 'label'))) == 20_000
-    found = read_texts(path, 'audio_caption', [f'x_{k:06d}' for k in range(20_000)])
+    found = read_texts(path, 'audio_caption')
     assert found['x_000089'] == 'dog"'
 
 

@@ -10,11 +10,9 @@ million parameters each.
 import numpy as np
 import torch
 from PIL import Image
-from transformers import (AutoProcessor, AutoTokenizer, Blip2ForConditionalGeneration,
-                          Blip2Processor, MistralForCausalLM, Qwen2AudioForConditionalGeneration)
 
 from captions import (OBJECT_PROMPTS, answer_prompts, caption_images, caption_sounds,
-                      load_pretrained, parse_answer)
+                      load_captioner, parse_answer)
 from miniature.drawings import CLASSES
 from miniature.pretraining.language import KINDS, could_be
 from miniature.pretraining.lessons import BATCH
@@ -26,9 +24,7 @@ from miniature.sounds import sound
 from miniature.world import in_parallel, usable_cores
 
 HELD_OUT = 240
-CLASS_OF = {'blip2': (Blip2ForConditionalGeneration, Blip2Processor),
-            'qwen2_audio': (Qwen2AudioForConditionalGeneration, AutoProcessor),
-            'mistral': (MistralForCausalLM, AutoTokenizer)}
+STAGE_OF = {'blip2': 'image', 'qwen2_audio': 'audio', 'mistral': 'object'}
 
 
 def pretrain_captioners(weights, seed):
@@ -42,9 +38,9 @@ def pretrain_captioners(weights, seed):
     return check_captioners(weights, seed)
 
 
-def load_captioner(weights, name):
+def load_tiny(weights, name):
     """-> model, processor"""
-    return load_pretrained(*CLASS_OF[name], str(weights / name), torch.float32, 'cpu')
+    return load_captioner(STAGE_OF[name], str(weights / name), torch.float32, 'cpu')
 
 
 def _pair(job):
@@ -63,7 +59,7 @@ def check_captioners(weights, seed, count=HELD_OUT):
     images, things, sources, wavs = zip(*pairs)
     images = [Image.fromarray(image) for image in images]
     wavs = [torch.from_numpy(wav) for wav in wavs]
-    image_model, audio_model, llm = (load_captioner(weights, name) for name in CLASS_OF)
+    image_model, audio_model, llm = (load_tiny(weights, name) for name in STAGE_OF)
     seen = []
     heard = []
     for i in range(0, count, BATCH):
