@@ -37,15 +37,15 @@ from tqdm import tqdm
 from transformers import (AutoTokenizer, GPT2Config, GPT2LMHeadModel,
                           get_linear_schedule_with_warmup)
 
-from benchmarks.lists import csv_lines, files_of_root, json_lines, unique
-from captions import captions_path
+from benchmarks.lists import csv_lines, files_of_root
+from captions import captions_path, read_texts
 from data import VGGSound, draw_miniature, epoch_batches
 from encoders import read_entries
 from evaluate import load, open_benchmarks, readable
 from figures.inversion import inversion_picture
 from figures.scores import check_outputs
 from figures.tables import table
-from launch import overwritten, pick_device, run_script, some_path, write_file
+from launch import between, overwritten, pick_device, run_script, some_path, write_file
 from localise import embed_names, localise
 from media import PICTURES, evaluation_image, read_audio, read_image
 from model import PRESETS, ROOT, embed_image, from_pretrained, load_pretrained
@@ -227,7 +227,7 @@ def train(args):
 
 
 def read_captions(path, pairs, preset, seed):
-    """-> {id: caption}, from lines {"id", "audio_caption"}: captions.py's, or GAMA's own
+    """-> {id: caption}, where there is one in a file of captions.py, or of GAMA's captions
 
     Paper [83]: GAMA's captions. GAMA needs an old fork of transformers (docs/captions.md), so the
     default is the data root's captions.jsonl. The miniature's audio captioner is vague by design,
@@ -239,16 +239,8 @@ def read_captions(path, pairs, preset, seed):
         lines = csv_lines(pairs.list)
         phrases = {fields[0]: DESCRIPTIONS.get(fields[-1]) for _, fields in lines}
         return {i: phrases[i][rng.integers(2)] for i in pairs.ids if phrases.get(i)}
-    path = Path(path or captions_path(pairs.list.parent.parent))
-    if not path.is_file():
-        raise FileNotFoundError(f'no captions at {path}: make them by captions.py all, or name '
-                                'others by --captions')
-    lines = json_lines(path, 'write it again')
-    found = unique([(str(line.get('id')), line.get('audio_caption') or '') for line in lines], path)
-    for i, text in found.items():
-        if not isinstance(text, str) or re.search('[\ud800-\udfff]', text):       # half a character
-            raise ValueError(f'{path}: the audio_caption of {i} is no text: write it again')
-    return {i: ' '.join(text.split()) for i, text in found.items() if text.strip()}
+    found = read_texts(path or captions_path(pairs.list.parent.parent), 'audio_caption')
+    return {i: text for i, text in found.items() if text}
 
 
 @torch.no_grad()
@@ -390,17 +382,17 @@ def parse_args(argv=None):
     add('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
     add('--condition', choices=['image', 'text'], default='image', help='what the captioner is '
         'trained on: frames (the paper, default), or captions with noise (CapDec)')
-    add('--seed', type=int, default=0)
+    add('--seed', type=between(int, 0, 2**63 - 1), default=0)
     add('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
     add('--beats', type=some_path, help='BEATs file instead of the preset\'s')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     default = 'runs/inversion-<preset>-<condition>-seed<seed>.pt'
     commands = parser.add_subparsers(dest='command', required=True)
     add = commands.add_parser('train', help='train a captioner', parents=[both]).add_argument
-    add('--captions', type=some_path, help='lines {"id", "audio_caption"} (default: captions.jsonl '
-        'in the data root; in the miniature its own phrases)')
-    add('--epochs', type=int, help='default: miniature 6, paper 10')
-    add('--batch-size', type=int, help='default: miniature 64, paper 34')
+    add('--captions', type=some_path, help='lines {"id", "audio_caption"}, or csv of id,caption '
+        '(default: captions.jsonl in the data root; in the miniature its own phrases)')
+    add('--epochs', type=between(int, 1), help='default: miniature 6, paper 10')
+    add('--batch-size', type=between(int, 1), help='default: miniature 64, paper 34')
     add('--out', type=some_path, help=f'file to write (default: {default})')
     add('--overwrite', action='store_true', help='replace an --out that is there')
     add = commands.add_parser('say', help='sentences for sounds', parents=[both]).add_argument
@@ -409,7 +401,7 @@ def parse_args(argv=None):
     add('--audio', type=some_path, help='a sound of your own, in place of VGG-SS')
     add('--image', type=some_path, help='a picture of your own, or a folder of them')
     add('--figure', type=some_path, help='write Figure 12 here, as a .png')
-    add('--beam', type=int, default=BEAM, help='width of the beam search (default: 5)')
+    add('--beam', type=between(int, 1), default=BEAM, help='width of the beam search (default: 5)')
     args = parser.parse_args(argv)
     file = Path(f'runs/inversion-{args.preset}-{args.condition}-seed{args.seed}.pt')
     if args.command == 'train':
@@ -425,11 +417,6 @@ def parse_args(argv=None):
     inputs += files_of_root(args.data_root or PRESETS[args.preset].data_root)
     if sentence := overwritten(outputs, inputs):
         parser.error(sentence)
-    numbers = [getattr(args, name, None) for name in ('epochs', 'batch_size', 'beam')]
-    if any(number is not None and number < 1 for number in numbers):
-        parser.error('--epochs, --batch-size and --beam must be at least 1')
-    if not 0 <= args.seed < 2**63:
-        parser.error('--seed must be 0 or more, and below 2**63')
     return args
 
 

@@ -214,17 +214,16 @@ def test_a_finished_captioner_is_not_lost(small, tmp_path):
 def test_bad_files_are_named(small, small_world, tmp_path):
     bad = tmp_path / 'bad'
     bad.write_bytes(b'no')
-    with pytest.raises(FileNotFoundError, match='no captions at .*none: make them by captions.py'):
+    with pytest.raises(FileNotFoundError, match='no captions at .*none: .*by captions.py'):
         small('train', '--out', tmp_path / 'a.pt', '--captions', tmp_path / 'none')
     with pytest.raises(ValueError, match='bad: line 1 is not a JSON object'):
         small('train', '--out', tmp_path / 'a.pt', '--captions', bad)
     bad.write_text('{"id": "x", "audio_caption": "a dog"}', encoding='utf-8')
     with pytest.raises(ValueError, match='^0 of 96 pairs .* have a caption'):
         small('train', '--out', tmp_path / 'a.pt', '--captions', bad)
-    for text in ('["x"]', '"\\ud800"'):
-        bad.write_text('{"id": "x", "audio_caption": %s}' % text, encoding='utf-8')
-        with pytest.raises(ValueError, match='bad: the audio_caption of x is no text'):
-            small('train', '--out', tmp_path / 'a.pt', '--captions', bad)
+    bad.write_text('{"id": "x", "audio_caption": ["x"]}', encoding='utf-8')
+    with pytest.raises(ValueError, match='bad: .* needs an id and an audio_caption, both texts'):
+        small('train', '--out', tmp_path / 'a.pt', '--captions', bad)
     bad.write_text('{"id": "x", "audio_caption": "a dog"}\n' * 2, encoding='utf-8')
     with pytest.raises(ValueError, match='bad names x twice'):
         small('train', '--out', tmp_path / 'a.pt', '--captions', bad)
@@ -271,7 +270,7 @@ def test_bad_sounds_pictures_and_checkpoints_are_named(small, small_world, tmp_p
 
 @pytest.mark.parametrize('line, words', [
     ('say --figure a.png --audio b.wav', '--figure shows VGG-SS'),
-    ('train --seed -1', '--seed must be 0 or more'),
+    ('train --seed -1', 'argument --seed: must be 0 to'),
     ('train --epochs 0', 'must be at least 1'), ('say --beam 0', 'must be at least 1'),
     ('say --captioner a.pt --figure a.png --captioner a.png', '--figure would overwrite'),
     ('train --captions a.jsonl --out a.jsonl', '--out would overwrite'),
