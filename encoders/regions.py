@@ -13,7 +13,6 @@ default is OWLv2 (Minderer et al., 2023), whose objectness head ranks boxes with
 GLIP's own boxes can be read from a file.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from PIL import Image
 from transformers import Owlv2ForObjectDetection
 
-from benchmarks.lists import utf8_text
+from benchmarks.lists import json_lines, unique
 from media import normalise
 from model import load_pretrained
 
@@ -101,43 +100,30 @@ def read_boxes(path, count=PROPOSALS):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no file of boxes at {path}: correct --boxes')
-    found = {}
-    for number, line in enumerate(utf8_text(path, 'write it again').split('\n'), 1):
-        if not line.strip():
-            continue
-        name, boxes, scores, problem = parsed(line)
-        if not problem and name in found:
-            problem = f'names {name} a second time: keep one line of each id'
-        if problem:
-            raise ValueError(f'{path}, line {number}: {problem}')
-        order = np.argsort(-scores, kind='stable')[:count]
-        kept = boxes[order] if len(boxes) else [WHOLE]
-        found[name] = torch.tensor(kept, dtype=torch.float32)                   # (n, 4)
-    if not found:
+    lines = json_lines(path, 'write it again')
+    if not lines:
         raise ValueError(f'{path} holds no boxes: write a line {{"id", "boxes", "scores"}} per '
                          'sample')
-    return found
-
-
-def parsed(line):
-    """Read one line of a file. -> id, boxes (n, 4), scores (n,), what is wrong with it or None"""
-    try:
-        entry = json.loads(line)
-        name = entry['id']
-        boxes = np.array(entry['boxes'], np.float64).reshape(-1, 4)
-        scores = np.array(entry['scores'], np.float64)
-        valid = isinstance(name, str) and np.isfinite(boxes).all() and np.isfinite(scores).all()
-        valid = valid and scores.shape == (len(boxes),)
-        valid = valid and np.array(entry['boxes']).ndim == (2 if len(boxes) else 1)
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
-        valid = False
-    if not valid:
-        return '', None, None, ('expected {"id": a text, "boxes": [[x0, y0, x1, y1]], "scores": '
-                                'a number for each box}')
-    problem = None
-    if (boxes < 0).any() or (boxes > 1).any():
-        problem = (f'{name} has a box outside the frame: corners are shares of the frame, 0..1, '
-                   'not pixels')
-    elif (boxes[:, 2:] <= boxes[:, :2]).any():
-        problem = f'{name} has a box without area: a box is x0 < x1, y0 < y1'
-    return name, boxes, scores, problem
+    found = []
+    for line in lines:
+        try:
+            boxes = np.array(line['boxes'] or np.empty((0, 4)), np.float64)     # (n, 4)
+            scores = np.array(line['scores'], np.float64)                       # (n,)
+            valid = isinstance(line['id'], str) and boxes.shape == (len(scores), 4)
+            valid = valid and np.isfinite(boxes).all() and np.isfinite(scores).all()
+        except (KeyError, TypeError, ValueError, OverflowError):
+            valid = False
+        problem = None
+        if not valid:
+            problem = ('expected {"id": a text, "boxes": [[x0, y0, x1, y1]], "scores": a number '
+                       'for each box}')
+        elif (boxes < 0).any() or (boxes > 1).any():
+            problem = 'corners are shares of the frame, 0..1, not pixels'
+        elif (boxes[:, 2:] <= boxes[:, :2]).any():
+            problem = 'a box has an area, x0 < x1 and y0 < y1'
+        if problem:
+            raise ValueError(f'{path}: {str(line)[:80]} is no line of boxes: {problem}')
+        order = np.argsort(-scores, kind='stable')[:count]
+        kept = boxes[order] if len(boxes) else [WHOLE]
+        found.append((line['id'], torch.tensor(kept, dtype=torch.float32)))     # (n, 4)
+    return unique(found, path)

@@ -165,23 +165,25 @@ def test_boxes_of_a_file_come_best_first_and_none_means_the_whole_frame(tmp_path
 
 
 @pytest.mark.parametrize('line, word', [
-    (entry(boxes=[[0, 0, 224, 112], [0, 0, 1, 1]]), 'outside the frame'),
-    (entry(boxes=[[-.1, 0, 1, 1], [0, 0, 1, 1]]), 'outside the frame'),
-    (entry(boxes=[[.5, 0, .5, 1], [0, 0, 1, 1]]), 'without area'),
+    (entry(boxes=[[0, 0, 224, 112], [0, 0, 1, 1]]), 'shares of the frame'),
+    (entry(boxes=[[-.1, 0, 1, 1], [0, 0, 1, 1]]), 'shares of the frame'),
+    (entry(boxes=[[.5, 0, .5, 1], [0, 0, 1, 1]]), 'has an area'),
     (entry(scores=[1, 10 ** 400]), 'expected'), (entry(scores=[1]), 'expected'),
     (entry(scores=[1, float('nan')]), 'expected'),
     (entry(boxes=[[0, 0, 1], [0, 0, 1]]), 'expected'), ({'id': 'a'}, 'expected'),
     ({'id': 'a', 'boxes': [0, 0, 1, 1], 'scores': [1]}, 'expected'),
-    ('id,boxes', 'expected'), ('[' * 4000, 'expected'), ('[]', 'expected')])
+    ({'id': 1, 'boxes': [], 'scores': []}, 'expected'), ('id,boxes', 'line 2 is not a JSON object'),
+    ('[' * 4000, 'line 2 is not'), ('[1]', 'line 2 is not')])
 def test_a_bad_line_of_boxes_is_named(tmp_path, line, word):
-    with pytest.raises(ValueError, match=f'boxes.jsonl, line 2: .*{word}'):
+    with pytest.raises(ValueError, match=f'boxes.jsonl: .*{word}') as said:
         read_boxes(boxes_file(tmp_path, entry('first'), line))
+    assert isinstance(line, str) or str(line['id']) in str(said.value)
 
 
 def test_files_of_boxes_without_what_is_needed_are_refused(tmp_path):
     with pytest.raises(ValueError, match='holds no boxes'):
         read_boxes(boxes_file(tmp_path, ''))
-    with pytest.raises(ValueError, match='line 2: names a a second time'):
+    with pytest.raises(ValueError, match='boxes.jsonl names a twice: keep one'):
         read_boxes(boxes_file(tmp_path, entry(), entry()))
     with pytest.raises(FileNotFoundError, match='--boxes'):
         read_boxes(tmp_path / 'none.jsonl')
