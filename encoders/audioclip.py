@@ -8,7 +8,7 @@ sound's is the localization result. The text encoder is not needed and not here.
 
     model = AudioCLIP.from_checkpoint('weights/AudioCLIP-Full-Training.pt')
     audio = model.embed_audio(prepare_audio(media.read_audio('a.wav', 10.0)))           # (1, 1024)
-    image = model.embed_image(prepare_images([Image.open('a.jpg')]))                    # (1, 1024)
+    image = model.embed_image(encoders.prepare_images([Image.open('a.jpg')]))           # (1, 1024)
 
 Checkpoint: AudioCLIP-Full-Training.pt, a release of github.com/AndreyGuzhov/AudioCLIP; 134 million
 weights, 537 MB, of which 70 million are used; MIT licence. Paper [68]: silent on which of the two
@@ -27,7 +27,7 @@ import torch.nn.functional as F
 import torchaudio
 from torch import nn
 
-from encoders import Weights, prepare_images  # noqa: F401 (both for callers, too)
+from encoders import Weights
 
 SAMPLE_RATE = 44_100            # Hz
 SAMPLES = 5 * SAMPLE_RATE       # 5 s of each sound (the release's evaluation)

@@ -9,7 +9,7 @@ here.
 
     model = ImageBind.from_checkpoint('weights/imagebind_huge.pth')
     audio = model.embed_audio(prepare_audio(media.read_audio('a.wav', 10.0)))           # (1, 1024)
-    image = model.embed_image(prepare_images([Image.open('a.jpg')]))                    # (1, 1024)
+    image = model.embed_image(encoders.prepare_images([Image.open('a.jpg')]))           # (1, 1024)
 
 Checkpoint: imagebind_huge.pth, linked in the README of github.com/facebookresearch/ImageBind; 1.2
 billion weights, 4.8 GB, of which these two towers are 2.9 GB. Its licence, CC BY-NC-SA 4.0, forbids
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from encoders import Weights, prepare_images  # noqa: F401 (both for callers, too)
+from encoders import Weights
 
 SAMPLE_RATE = 16_000            # Hz
 CLIPS = 3                       # parts of a sound, whose embeddings are averaged (released code)

@@ -122,7 +122,3 @@ class WAV2CLIP(nn.Module):
     def embed_spectrogram(self, x):
         """x: (N, 257, T), standardised -> (N, D)."""
         return self.audio_transform['sequential'](self.audio_encoder(x))
-
-    def forward(self, wav):
-        """As the released code: standardised over the whole batch. wav: (N, samples) -> (N, D)"""
-        return self.embed_spectrogram(standardise(self.audio_encoder.spectrogram(wav)))
