@@ -78,7 +78,7 @@ def distinct(tensors):
 
 def frames_at(vision, places):
     """The frames of a Vision at these indices, which may repeat. -> Vision"""
-    return replace(vision, pooled=vision.pooled[places], v_D=vision.v_D[places],
+    return replace(vision, v_D=vision.v_D[places],
                    activations=[layer[places] for layer in vision.activations])
 
 

@@ -17,7 +17,6 @@ paper's c), T patches of a spectrogram (E_A's tokens), k audio tokens in the pro
 to 8), r width of CLIPSeg's decoder.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -290,7 +289,6 @@ def embed_prompt(clipseg, before, tokens, after):
 @dataclass
 class Vision:
     """The vision encoder's output for B images, computed once whatever the number of audios."""
-    pooled: torch.Tensor        # (B, D) the image embedding
     activations: list           # three of (B, 1 + hw, width), shallow to deep, for the decoder
     v_D: torch.Tensor           # (B, D, h, w) spatial features
 
@@ -300,7 +298,6 @@ def encode_image(clipseg, image):
     vision = clipseg.clip.vision_model
     hidden = hidden_states(vision, image)
     x = hidden[-1]                                                          # (B, 1 + hw, width)
-    pooled = clipseg.clip.visual_projection(class_token(vision, x))         # (B, D)
     # Paper [4]: only says "spatial visual features". Released code: the last layer takes its values
     # without the attention over cells (MaskCLIP), so that each cell describes its own place.
     last = vision.encoder.layers[-1]
@@ -309,7 +306,7 @@ def encode_image(clipseg, image):
     x = clipseg.clip.visual_projection(vision.post_layernorm(x))            # (B, 1 + hw, D)
     h = image.shape[-2] // clipseg.config.vision_config.patch_size
     v_D = rearrange(x[:, 1:], 'b (h w) d -> b d h w', h=h)          # without the class token
-    return Vision(pooled, [hidden[i + 1] for i in clipseg.extract_layers], v_D)
+    return Vision([hidden[i + 1] for i in clipseg.extract_layers], v_D)
 
 
 def embed_image(clipseg, image):
@@ -429,29 +426,27 @@ def load_clipseg(name):
 def load_pretrained(model_class, name, option, dtype=torch.float32):
     """A model of transformers from a folder or the hub, frozen, in eval mode.
 
-    option: of the command line, for the sentence of the error. OSError: absent or damaged;
-    ValueError: another kind of model, or weights that are missing or not finite.
+    option: the command line's, for the sentence of an error. ValueError: another kind of model.
     """
     model, report = from_pretrained(model_class, name, option, dtype=dtype,
                                     output_loading_info=True)
     weights = dict(model.named_parameters())        # without buffers, which older files lack
-    missing = sorted(weights.keys() & report['missing_keys'])
-    problem = ''
-    if missing:
-        problem = (f'is no {model_class.__name__}, or lacks {len(missing)} of its weights, e.g. '
-                   f'{missing[0]}')
-    elif not all(value.isfinite().all() for value in weights.values()):
-        problem = 'holds weights that are not numbers'
-    if problem:
-        raise ValueError(f'the model at {name!r} {problem}: fetch it again, or name another by '
-                         f'{option}')
+    lost = sorted(weights.keys() & report['missing_keys'])
+    lost += [key for key, value in weights.items() if not value.isfinite().all()]
+    if lost:
+        raise ValueError(f'the model at {name!r} is no usable {model_class.__name__}: {len(lost)} '
+                         f'weights are missing or not numbers, e.g. {lost[0]}; fetch it again, or '
+                         f'name another by {option}')
     return model.requires_grad_(False).eval()
 
 
 def from_pretrained(part, name, option, **settings):
-    """A class of transformers from a folder or the hub. OSError: one sentence with the option"""
+    """A model, tokenizer, processor or config of transformers, by its class (part).
+
+    name: a folder, or a name on the hub. OSError: absent or damaged, with option in the remedy.
+    """
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()      # no report of weights: load_pretrained's is
+    transformers_logging.set_verbosity_error()      # load_pretrained reports missing weights
     try:
         return part.from_pretrained(name, trust_remote_code=False, **settings)
     except Exception as error:          # transformers, its hub client, json, safetensors: any kind
@@ -462,7 +457,7 @@ def from_pretrained(part, name, option, **settings):
 
 def read_checkpoint(path):
     """-> {'audio_proj', 'masker_i', ...}. ValueError: damaged; OSError: absent or unreadable"""
-    if not os.path.isfile(path):
+    if not Path(path).is_file():
         raise FileNotFoundError(f'no checkpoint at {path}: train one with train.py or correct '
                                 '--checkpoint')
     saved = read_or_none(path)

@@ -19,7 +19,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 import losses
 from beats import BEATs, BEATsConfig, fbank
 from localise import confidence
-from model import SoundLocalizer, encode_image, load_trained, trained_state
+from model import SoundLocalizer, embed_image, encode_image, load_trained, trained_state
 
 
 class Golden:
@@ -62,7 +62,7 @@ class Golden:
             'fbank': fbank(wav[:1]), 'fbank_row_means': fbank(wav).mean(-1),
             'beats_layers_cat': features, 'beats_x': beats.last_layer(features),
             'audio_token': model.audio_proj(features)[:, 0], 'A': out.A,
-            'v_D': vision.v_D, 'vision_pooled_proj': vision.pooled,
+            'v_D': vision.v_D, 'vision_pooled_proj': embed_image(clipseg, image),
             'vision_activations': torch.stack(vision.activations),
             'M_G': out.M_G, 'feature_mask': out.M_F, 'image_mask': out.M_I,
             'area_matrix': out.areas, 'v_f': v_F, 'v_i': out.v_I,

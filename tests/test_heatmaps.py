@@ -3,8 +3,6 @@
 The model is replaced by one whose maps show the embedding that they were asked for.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -16,14 +14,7 @@ from data import SampleError
 from evaluate import feed
 from localise import localise, localise_sources
 from metrics import Extended, Segmentation, SingleSource
-
-
-@dataclass
-class Seen:
-    """In place of model.Vision: every part says which image it is of."""
-    pooled: torch.Tensor
-    activations: list
-    v_D: torch.Tensor
+from model import Vision
 
 
 class Echo:
@@ -58,7 +49,7 @@ def echo(monkeypatch):
         assert clipseg == model.clipseg
         level = image[:, 0, 0, 0]
         model.encoded += level.tolist()
-        return Seen(level, [level, level], level)
+        return Vision([level, level], level)       # every part says which image it is of
     monkeypatch.setattr(localise_file, 'encode_image', encode)
     return model
 
@@ -83,7 +74,7 @@ def test_ours_is_the_sound_s_map_and_the_oracle_the_own_name_s(echo):
     assert set(found) == {'ours', 'oracle'} and echo.sizes == [(224, 224)]
     assert levels(found['ours']) == [.1, .2, .3] and levels(found['oracle']) == [.8, .7, .8]
     [vision] = echo.seen                                    # one of each pair
-    for part in (vision.pooled, vision.v_D, *vision.activations):
+    for part in (vision.v_D, *vision.activations):
         assert part.tolist() == [0, 1, 2, 0, 1, 2]
     assert localise(echo, samples_of('dog', 'cat', 'dog'))['oracle'] == [None] * 3
 
@@ -96,7 +87,7 @@ def test_equal_frames_and_equal_sounds_are_encoded_once_and_every_pair_keeps_its
     found = localise(echo, samples, WORDS, known)
     assert echo.encoded == [0, 1, 3] and echo.heard == pytest.approx([.1, .2, .3])
     assert levels(found['ours']) == [.1, .2, .3, .2] and levels(found['oracle']) == [.8, .7, .9, .8]
-    assert echo.seen[0].pooled.tolist() == 2 * [0, 1, 0, 3]
+    assert echo.seen[0].v_D.tolist() == 2 * [0, 1, 0, 3]
     again = samples_of('dog', 'cat', 'hen', 'dog')          # three sounds of it are known
     assert levels(localise(echo, again, None, known)['ours']) == [.1, .2, .3, .4]
     assert echo.heard == pytest.approx([.1, .2, .3, .4])
@@ -116,7 +107,7 @@ def test_the_confidence_is_of_the_sound_and_the_masked_features_of_its_image(ech
     cells = torch.tensor([[[1., 0], [1, 0]], [[0, 1], [0, 1]]])                     # (h, w, D)
     v_D = torch.stack([cells, cells]).permute(0, 3, 1, 2)                # (B, D, h, w)
     asked = []
-    monkeypatch.setattr(localise_file, 'encode_image', lambda clipseg, image: Seen(v_D, [v_D], v_D))
+    monkeypatch.setattr(localise_file, 'encode_image', lambda clipseg, image: Vision([v_D], v_D))
     upper = torch.tensor([[[9., 9], [-9, -9]]])                                     # (1, h, w)
 
     def ground(vision, A, size):

@@ -105,7 +105,7 @@ def test_operations_are_those_one_counts_by_hand(tiny):
                            for variant in (bench.OURS[0], bench.PLAIN, bench.OURS[1]))
     assert ours['masked vision'] == B * (image - 2 * layer + token)
     # the class token is projected too
-    assert ours['vision'] == B * (image - 2 * layer + token + values + 2 * WIDTH * D)
+    assert ours['vision'] == B * (image - 2 * layer + values + 2 * WIDTH * D)
     encoder = B * ((B + 1) * image + values) + B * (image + 2 * WIDTH * D)
     decoder = plain['masks'] - encoder
     assert ours['decoder'] < decoder < B * ours['decoder']      # reduced once, not for each audio

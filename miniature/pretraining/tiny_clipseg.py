@@ -213,7 +213,7 @@ def pretraining_loss(clipseg, tokenizer, batch, rng):
     truth = torch.cat([truth, torch.zeros(len(x), *owner.shape[1:])])
     rows = [b for b, _, _ in targets] + list(range(len(x)))
     conditions = noisy(torch.cat([target_text, absent_text]).detach(), 0.6)
-    return {'image': contrast(vision.pooled, text, scale, captions),
+    return {'image': contrast(embed_image(clipseg, x), text, scale, captions),
             'region': 0.5 * contrast(region_features, region_text, scale, region_words),
             **mask_loss(clipseg, [a[rows] for a in vision.activations], conditions, truth)}
 
@@ -387,7 +387,7 @@ def check_scene(clipseg, names, image, owner, things, rng):
     found = F.interpolate(M_G, x.shape[-2:], mode='bicubic')[0] > BOUNDARY    # (present + 1, H, W)
     yield 'area under an absent class', found[-1].float().mean().item()
     if len(present) == 1:
-        yield 'zero-shot class, single objects', name_of(vision.pooled) == present[0]
+        yield 'zero-shot class, single objects', name_of(embed_image(clipseg, x)) == present[0]
     for i, c in enumerate(present):
         truth = owner == i + 1
         masked = embed_image(clipseg, x * ragged(truth.float(), rng))
