@@ -10,9 +10,8 @@ data.py and benchmarks/. The last two sections (unusual headers, pickles) can be
 """
 
 import contextlib
-import io
+import itertools
 import math
-import mmap
 import os
 import pickle
 import re
@@ -21,6 +20,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import av
 import numpy as np
 import soundfile
 import torch
@@ -71,7 +71,7 @@ def file_of(folder, name, suffixes, *others):
 
 def read_audio(path, seconds):
     """The first `seconds` of a sound: mono, 16 kHz, zero-padded at the end (4.1, release)."""
-    sound, rate = _decode(path, seconds)                                # (channels, samples)
+    sound, rate, _ = decode(path, seconds)                              # (channels, samples)
     sound = mono(sound, path)[None]                                     # (1, samples) in -1..1
     return at_16_khz(sound, rate, round(seconds * SAMPLE_RATE))[0]      # (seconds * 16,000,)
 
@@ -80,7 +80,7 @@ def read_channels(path, seconds):
     """The left channel, then the right one, half of `seconds` each; a mono sound plays twice."""
     # Paper [40]: it does not say how AVSBench's clips of 5 s fill 10 s. The release plays one
     # channel after the other, and fails on mono.
-    sound, rate = _decode(path, seconds / 2)                            # (channels, samples)
+    sound, rate, _ = decode(path, seconds / 2)                          # (channels, samples)
     channels = at_16_khz(sound, rate, round(seconds * SAMPLE_RATE) // 2)[:2]
     return torch.cat([channels[0], channels[-1]])                       # (seconds * 16,000,)
 
@@ -102,16 +102,9 @@ def part_heard(path, seconds):
     return f'the first {seconds:.1f}{total} s of {Path(path).name}'
 
 
-def _decode(path, seconds):
-    """Decode and check the first `seconds`. -> (channels, samples), the rate of the file"""
+def decode(path, seconds):
+    """Decode and check the first `seconds`. -> (channels, samples), rate, stated samples or None"""
     samples, rate, stated = _read_samples(path, seconds)                # (samples, channels)
-    wanted = math.ceil(seconds * rate)
-    if len(samples) < wanted and _is_chain(path):
-        raise SampleError(f'{path} is a chain of several sounds, of which only the first can be '
-                          'read: save it as wav')
-    lacking = 0 if stated is None else min(wanted, stated) - len(samples)
-    if lacking:
-        raise SampleError(f'{path} is cut short by {lacking} samples: fetch it again')
     if not len(samples):
         raise SampleError(f'{path} holds no sound (zero samples): replace it')
     peak = np.abs(samples).max()
@@ -122,7 +115,7 @@ def _decode(path, seconds):
                           'them by the full scale of their integers (32768 for 16 bits)')
     if rate // math.gcd(rate, SAMPLE_RATE) > 2000:      # the resampler would take minutes
         raise SampleError(f'{path} has the odd rate of {rate} Hz: resample it to {SAMPLE_RATE}')
-    return torch.from_numpy(np.ascontiguousarray(samples.T)), rate
+    return torch.from_numpy(np.ascontiguousarray(samples.T)), rate, stated
 
 
 def mono(sound, path):
@@ -280,74 +273,60 @@ def read_mask(path, frame_size=None, ade_class=None):
 # ---- Sound files without their true length -------------------------------------------------------
 # A program that writes into a pipe cannot know how many samples follow, and an MP3 need not say it:
 # such a sound ends where its file ends. A file that states more samples than it holds is truncated,
-# which decoders do not report.
+# which decoders do not report. libsndfile decodes all but those sounds that it would end too early.
+# FFmpeg reads these to their end; it is slower, takes RIFX for RIFF and shortens an OGG.
 
 PLACEHOLDER = 0x7FFFF000        # sizes from here on mean "unknown" in a WAV (sox, ffmpeg)
-UNKNOWN_FRAMES = 2**63 - 1      # libsndfile's number of samples where a file does not state it
-MP3_HEADER = rb'\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]'       # how an MP3 frame begins
-MP3_FRAME = 1152                # samples in an MP3 frame, at most
-
-
-class _Sound(soundfile.SoundFile):
-    def seekable(self):
-        return False            # else soundfile seeks after reading, which fails at the end of FLAC
-
-
-class _Endless(io.BytesIO):
-    """A file that says it is 1 GB long."""
-
-    def seek(self, offset, whence=os.SEEK_SET):
-        if whence == os.SEEK_END and offset == 0:
-            return super().seek(2**30)
-        return super().seek(offset, whence)
+UNKNOWN_FRAMES = 2**63 - 1      # libsndfile's number of samples where a FLAC does not state it
+FFMPEG_OPTIONS = {'format_whitelist': 'wav,mp3'}        # a playlist would name further files
 
 
 def _read_samples(path, seconds):
-    """Decode. -> the first samples (samples, channels), their rate, how many the file states"""
+    """Decode. -> the first samples (samples, channels), their rate, how many are stated or None"""
     check_file(path)
+    name = os.fsencode(path) if os.name == 'posix' else path    # soundfile would encode it as UTF-8
     try:
-        source = _wav_with_size(path)
-        if source is path and os.name == 'posix':
-            source = os.fsencode(path)                  # soundfile would encode it as UTF-8
-        with _Sound(source) as sound:
-            wanted = math.ceil(seconds * sound.samplerate)
-            samples = _decode_mp3(path, wanted) if sound.format == 'MP3' else None
-            if samples is not None:
-                return samples, sound.samplerate, None
-            stated = None if sound.frames == UNKNOWN_FRAMES else sound.frames
-            return sound.read(wanted, 'float32', always_2d=True), sound.samplerate, stated
-    except (RuntimeError, OSError, TypeError) as error:     # TypeError: .raw, without a header
-        reason = getattr(error, 'error_string', None) or str(error) or 'the decoder fails'
-        raise SampleError(f'{path} is not a readable sound ({reason.splitlines()[0]}): replace '
-                          'it') from None
+        wav_size, lacking_bytes = _wav_size(path)
+        with soundfile.SoundFile(name) as sound:
+            rate = sound.samplerate
+            wanted = math.ceil(seconds * rate)
+            if wav_size == 0 or sound.format == 'MP3' and not _mp3_states_length(path):
+                return _decode_to_end(path, wanted, sound.channels), rate, None
+            sound.seekable = lambda: False      # else it seeks after reading: fails at a FLAC's end
+            samples = sound.read(min(wanted, sound.frames), 'float32', always_2d=True)
+            stated = sound.frames if sound.frames < UNKNOWN_FRAMES else None
+    except Exception as error:                          # damaged files raise many kinds of errors
+        reason = getattr(error, 'error_string', '') or getattr(error, 'strerror', '') or str(error)
+        reason, *_ = reason.split('\n')
+        raise SampleError(f'{path} is not a readable sound ({reason}): replace it') from None
+    if lacking_bytes > 0 and wav_size < PLACEHOLDER:
+        raise SampleError(f'{path} is cut short by {lacking_bytes} bytes: fetch it again')
+    if len(samples) < wanted and _is_chain(path):
+        raise SampleError(f'{path} is a chain of several sounds, of which only the first can be '
+                          'read: save it as wav')
+    lacking = min(wanted, stated or 0) - len(samples)
+    if lacking > 0:
+        raise SampleError(f'{path} is cut short by {lacking} samples: fetch it again')
+    return samples, rate, stated
 
 
-def _decode_mp3(path, wanted):
-    """-> (`wanted` samples or fewer, channels); None if the first frame (Xing, Info) counts them.
+def _decode_to_end(path, wanted, channels):
+    """-> `wanted` samples, or as many as the file holds (samples, channels)"""
+    to_float = av.AudioResampler('flt', frame_size=wanted)          # of the same rate and channels
+    with open(path, 'rb') as file, av.open(file, options=FFMPEG_OPTIONS) as container:
+        for frame in itertools.chain(container.decode(audio=0), [None]):        # None: no more
+            for samples in to_float.resample(frame):
+                return samples.to_ndarray().reshape(-1, channels)
+    return np.empty((0, channels), np.float32)
 
-    Without such a frame libsndfile estimates their number from the size of the file and stops
-    there, often too early. Told a size of 1 GB, it decodes to the end; without the last frame if
-    that is truncated.
-    """
+
+def _mp3_states_length(path):
+    """Whether the first frame (Xing, Info) counts the frames; libsndfile estimates them if not."""
     mp3 = Path(path).read_bytes()
     if mp3.startswith(b'ID3'):              # skip the tag; its size: 7 bits in each of 4 bytes
         mp3 = mp3[10 + sum(byte << 7 * k for k, byte in enumerate(mp3[9:5:-1])):]
     flags = re.search(rb'(?:Xing|Info)\0\0\0(.)', mp3[:4096], re.DOTALL)
-    if flags and flags[1][0] & 1:           # the number of frames is stated
-        return None
-    first = re.search(MP3_HEADER, mp3[:4096])       # a recorded stream may begin within a frame
-    stream = _Endless(mp3[first.start():] if first else mp3)
-    blocks = []
-    with _Sound(stream) as sound:
-        try:
-            while len(blocks) * MP3_FRAME < wanted:
-                blocks.append(sound.read(MP3_FRAME, 'float32', always_2d=True))
-                if len(blocks[-1]) < MP3_FRAME:
-                    break
-        except soundfile.LibsndfileError:
-            if not blocks or stream.read(1):        # not at the end
-                raise
-    return np.concatenate(blocks)[:wanted]
+    return bool(flags and flags[1][0] & 1)
 
 
 def _is_chain(path):
@@ -356,33 +335,25 @@ def _is_chain(path):
     return any(not page & 2 and following & 2 for page, following in zip(flags, flags[1:]))
 
 
-def _wav_with_size(path):
-    """Correct a WAV whose data chunk states a size of 0. -> its bytes; of any other file, the path
-
-    libsndfile understands placeholders, and ignores the size of the RIFF chunk, often wrong.
-    """
+def _wav_size(path):
+    """How many bytes of samples a WAV states, and how many of these it lacks. (None, 0): no WAV"""
     with open(path, 'rb') as file:
-        if file.read(4) != b'RIFF':
-            return path
-        wav = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)      # writes stay in memory
-    end = len(wav)
-    places = (place for name, *place in wav_chunks(wav, 12) if name == b'data')
-    start, stop = next(places, (end, end))
-    if stop > end and stop - start < PLACEHOLDER:
-        raise SampleError(f'{path} is cut short by {stop - end} bytes: fetch it again')
-    if stop > start or start == end:
-        return path
-    size = min(end - start, 2**32 - 1) // 2 * 2         # 32 bits; an odd size would be padded
-    wav[start - 4:start] = size.to_bytes(4, 'little')
-    return wav
+        for name, start, size in wav_chunks(file):
+            if name == b'data':
+                return size, start + size - os.path.getsize(path)
+    return None, 0
 
 
-def wav_chunks(wav, place):
-    """Yields (name, where the content begins, where it ends) while names are text."""
-    while re.match(rb'[ -~]{4}.{4}', wav[place:place + 8], re.DOTALL):
-        size = int.from_bytes(wav[place + 4:place + 8], 'little')
-        yield wav[place:place + 4], place + 8, place + 8 + size
-        place += 8 + size + size % 2                    # padded to an even length
+def wav_chunks(file):
+    """Yields the name, start and size of each chunk of a WAV; the file is then at that start."""
+    start = 20                                  # after RIFF, its size, WAVE and a chunk's head
+    if file.read(start - 8)[:4] != b'RIFF':     # whose size is often wrong, and not needed
+        return
+    while re.match(rb'[ -~]{4}.{4}', head := file.read(8), re.DOTALL):      # names are text
+        size = int.from_bytes(head[4:], 'little')
+        yield head[:4], start, size
+        start += size + size % 2 + 8            # padded to an even length
+        file.seek(start - 8)
 
 
 # ---- Pickled masks -------------------------------------------------------------------------------
@@ -394,7 +365,7 @@ def read_pickled_mask(path):
         with open(path, 'rb') as file:
             array = _ArraysOnly(file, encoding='latin1').load()
     except Exception as error:                          # a damaged pickle can raise anything
-        reason = (str(error).splitlines() or [''])[0]
+        reason, *_ = str(error).split('\n')
         raise SampleError(f'{path} is not a pickled NumPy array ({type(error).__name__}: '
                           f'{reason}): fetch it again') from None
     is_array = isinstance(array, np.ndarray) and array.dtype.kind in 'biuf'

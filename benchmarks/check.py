@@ -88,16 +88,16 @@ def header_unlike_data(path):
 
     Both come from programs that change the header and leave the sound as it is.
     """
-    wav = path.read_bytes()
-    if not wav.startswith(b'RIFF'):
-        return False
     contradiction = False
-    end = 12
-    for name, begin, end in wav_chunks(wav, 12):
-        if name == b'fmt ':
-            layout, _, rate, bytes_a_second, width = struct.unpack_from('<HHIIH', wav, begin)
-            contradiction = layout in UNCOMPRESSED and bytes_a_second != rate * width
-    return contradiction or len(wav) - end >= 8     # fewer bytes than a chunk's head: padding
+    end = os.path.getsize(path)
+    with open(path, 'rb') as file:
+        for name, start, size in wav_chunks(file):
+            end = start + size
+            if name == b'fmt ':
+                layout, _, rate, bytes_a_second, width = struct.unpack('<HHIIH', file.read(14))
+                contradiction = layout in UNCOMPRESSED and bytes_a_second != rate * width
+    # fewer bytes after the last chunk than a chunk's head are padding
+    return contradiction or os.path.getsize(path) - end >= 8
 
 
 def look_at_mask(path, frame):
