@@ -23,7 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
 from benchmarks import BENCHMARKS
@@ -32,7 +31,7 @@ from benchmarks.pairs import FRAMES, read_ids
 from figures.scores import check_outputs
 from figures.tables import table
 from launch import between, overwritten, run_script, sentence_for, some_path, write_file
-from media import (SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image, read_mask,
+from media import (SAMPLE_RATE, SOUNDS, SampleError, decode, file_of, mono, read_image, read_mask,
                    read_pickled_mask, wav_chunks)
 from model import PRESETS
 
@@ -74,13 +73,14 @@ def look_at_sound(path, seconds):
     """-> {'rate', 'seconds' of sound, 'bytes', 'silent', 'short', 'long', 'unlike': bool}
 
     seconds: of sound, from the start, for the model. A sound that is shorter than its header states
-    raises SampleError (read_audio).
+    raises SampleError (decode).
     """
-    wav = read_audio(path, seconds)
-    info = soundfile.info(path)
-    return {'rate': info.samplerate, 'seconds': info.duration, 'bytes': os.path.getsize(path),
-            'silent': wav.abs().max().item() <= SILENT, 'short': info.duration < seconds - MARGIN,
-            'long': info.duration > seconds + MARGIN, 'unlike': header_unlike_data(path)}
+    sound, rate, stated = decode(path, seconds)                         # (channels, samples)
+    length = (stated or sound.shape[1]) / rate                          # in seconds
+    return {'rate': rate, 'seconds': length, 'bytes': os.path.getsize(path),
+            'silent': mono(sound, path).abs().max().item() <= SILENT,
+            'short': length < seconds - MARGIN, 'long': length > seconds + MARGIN,
+            'unlike': header_unlike_data(path)}
 
 
 def header_unlike_data(path):

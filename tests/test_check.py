@@ -114,6 +114,13 @@ def test_a_good_header_is_like_its_data(tmp_path, kind, subtype):
     assert not check_file.header_unlike_data(tmp_path / 'a.wav')
 
 
+def test_a_sound_that_does_not_state_its_length_is_as_long_as_what_it_holds(tmp_path):
+    soundfile.write(tmp_path / 'a.wav', RNG.uniform(-0.5, 0.5, 32_000), 16_000)
+    write_number(tmp_path / 'a.wav', 40, 0)
+    found = check_file.look_at_sound(tmp_path / 'a.wav', 2.0)
+    assert found['seconds'] == 2.0 and not found['short'] and not found['long']
+
+
 def test_the_command_prints_a_table_and_writes_json_and_fails(root, capsys):
     command = ['--preset', 'miniature', '--data-root', str(root), '--workers', '1']
     assert main([*command, '--benchmarks', 'vggss', 'flickr', '--json', str(root / 'c.json')]) == 1
