@@ -47,20 +47,18 @@ from data import (cache_features, draw_miniature, loader, open_pairs,
                   steps_per_epoch, training_steps)
 from figures import attempt, curves
 from heldout import before_after_sheet, held_out, table_of
-from launch import rank_and_processes, some_path
+from launch import between, rank_and_processes, some_path
 from model import PRESETS, PROMPT, load_model, trained_state
 
 # Defaults of each preset, all of them options; the paper's: section 4.1
 RECIPES = {
     'paper': {
         'epochs': 20,
-        'steps': None,              # a number of steps replaces the epochs
         # Paper [23]: 16, which was 8 on each of two GPUs, so with 7
         # negatives, not 15
         'batch_size': 16,
         'lr': 1e-4,
         'lr_schedule': 'constant',  # section 4.1 names no other
-        'weight_decay': 1e-4,
         'save_seconds': 600,        # between two checkpoints, at least
         'workers': 8},              # processes that load data
     # Paper [11]: 180,000 steps at 1e-4. The miniature takes 400, at twenty
@@ -70,12 +68,10 @@ RECIPES = {
     # or two of the classes have wrong masks at any time, and which ones keeps
     # changing, so the rate falls to 0.
     'miniature': {
-        'epochs': 1,
         'steps': 400,
         'batch_size': 8,
         'lr': 2e-3,
         'lr_schedule': 'linear',
-        'weight_decay': 1e-4,
         'save_seconds': 10,
         'workers': 0}}
 
@@ -403,25 +399,17 @@ def finish(args, run, load, model, tokenizer, state, absent):
 
 # ============ the command line ============
 
-# The least and the greatest value of each option
-LIMITS = {
-    'epochs': (1, 1e9), 'steps': (1, 1e12), 'batch_size': (2, 1e6), 'workers': (0, 1e3),
-    'seed': (0, 2**63 - 1), 'lr': (1e-12, 10), 'weight_decay': (0, 10),
-    'save_seconds': (0, 1e9), 'accumulate': (1, 1e6), 'pair_chunk': (1, 1e9),
-    'cache_share': (1e-6, 1), 'tau': (1e-6, 1e6), 'p_pos': (0, 1), 'p_neg': (0, 1),
-    'lambda_i': (0, 1e6), 'lambda_f': (0, 1e6), 'lambda_reg': (0, 1e6),
-    'lambda_c': (0, 1e6)}
-
-
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='Of several choices the first is the default, '
                'unless the preset sets it.')
+    weight = between(float, 0, 1e6)
+    share = between(float, 0, 1)
     add = parser.add_argument_group('the run').add_argument
     add('--preset', choices=list(PRESETS), default='miniature', help='scale')
     add('--variant', choices=['av', 'av_llm'], default='av', help='Eq. 5 or Eq. 7')
-    add('--seed', type=int, default=0)
+    add('--seed', type=between(int, 0, 2**63 - 1), default=0)
     add('--out', type=some_path,
         help='folder (default: runs/<preset>-<variant>-seed<seed>)')
     add('--resume', action='store_true',
@@ -441,47 +429,57 @@ def parse_args(argv=None):
 
     presets = '\n'.join(f'{preset}: {recipe}' for preset, recipe in RECIPES.items())
     group = parser.add_argument_group('set by the preset (section 4.1)', presets)
+    add = group.add_mutually_exclusive_group().add_argument
+    add('--epochs', type=between(int, 1), help='passes over the training set')
+    add('--steps', type=between(int, 1), help='in place of --epochs')
     add = group.add_argument
-    add('--epochs', type=int, help='passes over the training set')
-    add('--steps', type=int, help='stop after this many steps instead')
-    add('--batch-size', type=int, help='pairs over all processes')
-    add('--lr', type=float, help='of Adam; the release diverges at 1e-3 and 4e-4')
+    add('--batch-size', type=between(int, 2), help='pairs over all processes')
+    add('--lr', type=between(float, 1e-12, 10),
+        help='of Adam; the release diverges at 1e-3 and 4e-4')
+    add('--weight-decay', type=between(float, 0, 10), default=1e-4,
+        help='default: %(default)s')
     add('--lr-schedule', choices=['constant', 'linear'],
         help='linear: to 0 at the last step; with other --steps, --resume changes '
              'the slope')
-    add('--weight-decay', type=float)
-    add('--save-seconds', type=float, help='seconds between checkpoints, at least')
-    add('--workers', type=int, help='worker processes that load data')
+    add('--save-seconds', type=between(float, 0),
+        help='seconds between checkpoints, at least')
+    add('--workers', type=between(int, 0), help='worker processes that load data')
 
     add = parser.add_argument_group('negatives, speed and memory').add_argument
     add('--negatives', choices=['local', 'global'], default='local',
         help='other pairs of the same process (as in the paper), or of all')
-    add('--accumulate', type=int, default=1, metavar='N',
+    add('--accumulate', type=between(int, 1), default=1, metavar='N',
         help='average the gradients of N batches, each with its own negatives')
     add('--cache-audio', nargs='?', const='', metavar='DIR',
         help='keep BEATs\' features (default DIR: cache/beats in the data root)')
-    add('--cache-share', type=float, default=1.0, metavar='SHARE',
+    add('--cache-share', type=share, default=1.0, metavar='SHARE',
         help='of this share of train.csv alone, counted from its first line')
-    add('--pair-chunk', type=int, metavar='N',
+    add('--pair-chunk', type=between(int, 1), metavar='N',
         help='decode N pairs at a time, recomputed backward: less memory, more time')
 
     group = parser.add_argument_group('objective and its ablations (section 4.3)')
     add = group.add_argument
-    add('--tau', type=float, default=losses.TAU, help='of Eq. 1 (default: %(default)s)')
-    add('--lambda-i', type=float, default=1.0, help='of L_ACL_I (default: 1; Table 9)')
-    add('--lambda-f', type=float, default=1.0, help='of L_ACL_F (default: 1; Table 9)')
-    add('--lambda-reg', type=float, default=1.0, help='of L_Reg (default: 1; Table 9)')
-    add('--lambda-c', type=float, default=1.0,
+    add('--tau', type=between(float, 1e-6, 1e6), default=losses.TAU,
+        help='of Eq. 1 (default: %(default)s)')
+    add('--lambda-i', type=weight, default=1.0,
+        help='of L_ACL_I (default: 1; Table 9)')
+    add('--lambda-f', type=weight, default=1.0,
+        help='of L_ACL_F (default: 1; Table 9)')
+    add('--lambda-reg', type=weight, default=1.0,
+        help='of L_Reg (default: 1; Table 9)')
+    add('--lambda-c', type=weight, default=1.0,
         help='of L_ACL_C, with --variant av_llm (default: 1; Table 15)')
+    add = group.add_mutually_exclusive_group().add_argument
     add('--captions', type=some_path,
         help='file (default: captions.jsonl in the data root)')
     add('--captions-from', choices=['both', 'image', 'audio'], default='both',
         help='which captions the answers were made from (Table 10)')
+    add = group.add_argument
     add('--same-answers', choices=['negatives', 'masked'], default='negatives',
         help='pairs of a batch with equal answers in L_ACL_C (losses.py)')
-    add('--p-pos', type=float, default=losses.P_POS,
+    add('--p-pos', type=share, default=losses.P_POS,
         help='p+ (default: %(default)s; Table 14)')
-    add('--p-neg', type=float, default=losses.P_NEG,
+    add('--p-neg', type=share, default=losses.P_NEG,
         help='p- (default: %(default)s; Table 14)')
     add('--area', choices=['release', 'mean', 'sum'], default='release',
         help='reading of Eq. 4 (losses.py)')
@@ -496,19 +494,17 @@ def parse_args(argv=None):
     add('--prompt', default=PROMPT,
         help='<*> is the sound (Table 12; default: "%(default)s")')
 
-    args = parser.parse_args(argv)
     given = launch.given_options(parser, argv)
-    for name, value in RECIPES[args.preset].items():
-        if name not in given:
-            setattr(args, name, value)
-    if 'epochs' in given and 'steps' not in given:
+    preset = parser.parse_args(argv).preset
+    parser.set_defaults(**RECIPES[preset], data_root=PRESETS[preset].data_root)
+    args = parser.parse_args(argv)
+    if 'epochs' in given:
         args.steps = None
-    if args.variant == 'av' and 'lambda_c' not in given:
+    if args.variant == 'av':
         args.lambda_c = 0.0                 # Eq. 5 is Eq. 7 without the caption term
     check_options(parser, args, given)
     args.out = Path(args.out or f'runs/{args.preset}-{args.variant}-seed{args.seed}')
-    args.data_root_given = bool(args.data_root)
-    args.data_root = args.data_root or PRESETS[args.preset].data_root
+    args.data_root_given = 'data_root' in given
     if args.cache_audio == '':
         args.cache_audio = Path(args.data_root, 'cache/beats')
     outputs = [('--out', args.out / name) for name in checkpoint.RUN_FILES]
@@ -520,27 +516,18 @@ def parse_args(argv=None):
 
 
 def check_options(parser, args, given):
-    """parser.error for a value out of its limits or an option without effect.
+    """parser.error where no loss is left or an option would have no effect.
 
     given: the options on the command line. Those of a loss term with weight 0
     are allowed, so that a sweep over the weight can keep them.
     """
-    for name, (least, most) in LIMITS.items():
-        value = getattr(args, name)
-        if value is not None and not least <= value <= most:
-            parser.error(f'--{name.replace("_", "-")} must lie between {least:g} and '
-                         f'{most:g}, not {value}')
-    if not (args.lambda_i or args.lambda_f or args.lambda_reg or args.lambda_c):
+    if not any(loss_weights(args).values()):
         parser.error('at least one of --lambda-i, --lambda-f, --lambda-reg and '
                      '--lambda-c must be above 0')
     for name in ('lambda_c', 'captions', 'captions_from', 'same_answers'):
         if name in given and args.variant == 'av':
             parser.error(f'{given[name]} is for --variant av_llm: name that, or leave '
                          'it out')
-    for one, other in (('epochs', 'steps'), ('captions', 'captions_from')):
-        if one in given and other in given:
-            parser.error(f'{given[one]} and {given[other]} do not go together: leave '
-                         'one out')
     if 'cache_share' in given and 'cache_audio' not in given:
         parser.error('--cache-share is for --cache-audio: name that, or leave it out')
 
@@ -548,5 +535,5 @@ def check_options(parser, args, given):
 if __name__ == '__main__':
     checkpoint.watch_signals()
     launch.run_script('train.py', lambda: train(parse_args()),
-                          'interrupted; the same command with --resume goes on from '
-                          'the last checkpoint')
+                      'interrupted; the same command with --resume goes on from the '
+                      'last checkpoint')

@@ -34,7 +34,7 @@ SIGMOID = lambda x: 1 / (1 + math.exp(-x))
 
 # option: the paper's value (sections 4.1 and 3.4, or the released code), the miniature's
 TRAINING = {
-    'epochs': (20, 1), 'batch_size': (16, 8), 'lr': (1e-4, 2e-3), 'weight_decay': (1e-4, 1e-4),
+    'epochs': (20, None), 'batch_size': (16, 8), 'lr': (1e-4, 2e-3), 'weight_decay': (1e-4, 1e-4),
     'steps': (None, 400), 'lr_schedule': ('constant', 'linear'), 'save_seconds': (600, 10),
     'workers': (8, 0),
     'data_root': (str(model.ROOT / 'data'), str(model.ROOT / 'data/miniature'))}
