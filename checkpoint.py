@@ -77,6 +77,27 @@ def stop_asked():
     return largest(max(asked, default=0))
 
 
+def end_only_with_parent(worker):
+    """worker_init_fn: only the parent, the process that trains, may end this worker process.
+
+    Clusters send SIGTERM to all processes of a training at once, as a terminal sends Ctrl-C. But
+    the parent needs its workers until the end of the step, after which it saves a checkpoint. So
+    both signals stay blocked here, as in train.py; a thread waits for a SIGTERM from the parent.
+    """
+    if hasattr(signal, 'sigwaitinfo'):
+        threading.Thread(target=_wait_for_parent, daemon=True).start()
+    elif hasattr(os, 'setsid'):         # macOS does not report the sender of a signal
+        os.setsid()                     # out of the group that Ctrl-C and clusters send signals to
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _wait_for_parent():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
 # ============ The folder of a run ============
 
 class Run:

@@ -20,12 +20,9 @@ SampleError, one sentence that names the file: whoever reads the batch stops or 
 import hashlib
 import io
 import math
-import os
 import runpy
 import shutil
-import signal
 import sys
-import threading
 import zlib
 from collections import Counter
 from functools import lru_cache
@@ -41,6 +38,7 @@ from beats import FRAME, HOP, N_MELS
 from benchmarks import BENCHMARKS
 from benchmarks.lists import WHERE, boxes_of_frames, boxes_out
 from benchmarks.pairs import FORMS, FRAMES, print_other_splits, read_ids
+from checkpoint import end_only_with_parent
 from launch import agree, rank_and_processes, write_file
 from media import (SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map, evaluation_image,
                    file_of, noise, read_audio, read_channels, read_image, read_mask,
@@ -136,8 +134,7 @@ def _stems_in(folder, suffixes):
     """The names, without suffix, of a folder's files with one of these suffixes."""
     if not folder.is_dir():
         raise FileNotFoundError(f'no folder {folder}: {WHERE}')
-    names = map(os.path.splitext, os.listdir(folder))
-    return {stem for stem, suffix in names if suffix in suffixes}
+    return {path.stem for path in folder.iterdir() if path.suffix in suffixes}
 
 
 def open_pairs(root, image_size, seconds, seed, skip_bad):
@@ -343,27 +340,6 @@ def loader(dataset, workers=0, **batching):
     return DataLoader(dataset, num_workers=workers, collate_fn=collate,
                       pin_memory=torch.cuda.is_available(), worker_init_fn=end_only_with_parent,
                       multiprocessing_context=start, **batching)
-
-
-def end_only_with_parent(worker):
-    """worker_init_fn: only the parent, the process that trains, may end this worker process.
-
-    Clusters send SIGTERM to all processes of a training at once, as a terminal sends Ctrl-C. But
-    the parent needs its workers until the end of the step, after which it saves a checkpoint. So
-    both signals stay blocked here, as in train.py; a thread waits for a SIGTERM from the parent.
-    """
-    if hasattr(signal, 'sigwaitinfo'):
-        threading.Thread(target=_wait_for_parent, daemon=True).start()
-    elif hasattr(os, 'setsid'):         # macOS does not report the sender of a signal
-        os.setsid()                     # out of the group that Ctrl-C and clusters send signals to
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
-def _wait_for_parent():
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
 
 
 # ============ Cached audio features ============
