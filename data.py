@@ -320,7 +320,7 @@ def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, process
     Yields (step, epoch, whether it is the last of its epoch or of all, its `accumulate` batches).
     Batches at the end of an epoch that do not fill a step are dropped.
     """
-    per_epoch = len(pairs) // batch_size // accumulate
+    per_epoch = steps_per_epoch(pairs, batch_size, processes, accumulate)
     for epoch in range(first // per_epoch, math.ceil(last / per_epoch)):
         steps = range(max(first, epoch * per_epoch), min(last, (epoch + 1) * per_epoch))
         pairs.epoch = epoch
@@ -351,16 +351,16 @@ class AudioFeatures:
     <folder>/<hash of the weights and of the length>/<id>.npy, float16: 2.3 MB for 10 s, 330 GB for
     144,000 sounds. No smaller: the pooling after E_A is trained, so it needs all T features, and
     those of zero padding differ from sound to sound, as E_A attends to the rest. A file is valid
-    while it is newer than its sound. share: cache only this share of the list, from its first line.
+    while it is newer than its sound. ids: of the sounds whose features are written.
     """
 
-    def __init__(self, folder, beats, seconds, ids, share=1.0):
+    def __init__(self, folder, beats, seconds, ids):
         key = hashlib.sha256(repr((FEATURES_FORMAT, seconds, beats.feature_layers)).encode())
         for name, weight in beats.state_dict().items():
             weight = weight.detach().cpu().contiguous().flatten()
             key.update(name.encode() + weight.view(torch.uint8).numpy().tobytes())
         self.folder = Path(folder) / key.hexdigest()[:16]
-        self.ids = set(ids[:round(share * len(ids))])
+        self.ids = set(ids)
         self.writable = True
         patch = beats.cfg.input_patch_size
         frames = (round(seconds * SAMPLE_RATE) - FRAME) // HOP + 1
@@ -413,7 +413,7 @@ class AudioFeatures:
     def print_size(self):
         """Print how large the folder will be. OSError where its disk is too small."""
         total = len(self.ids)
-        there = len(list(self.folder.glob('*.npy')))
+        there = len(self.ids & {path.stem for path in self.folder.glob('*.npy')})
         need = self.bytes * (total - there)
         existing = next(f for f in self.folder.absolute().parents if f.is_dir())
         free = shutil.disk_usage(existing).free
@@ -425,9 +425,18 @@ class AudioFeatures:
                           'larger disk by --cache-audio DIR, or a part by --cache-share')
 
 
-def cache_features(pairs, beats, folder, share):
-    """--cache-audio: `pairs` reads E_A's features from this folder, which is filled later."""
-    pairs.features = AudioFeatures(folder, beats, pairs.seconds, pairs.ids, share)
+def cache_features(pairs, validation, beats, folder, share):
+    """--cache-audio: training and validation (pairs or None) read E_A's features from this folder.
+
+    The first epoch fills it. share: of the training sounds, keep the features of this share, the
+    first of the list; the few of the validation are all kept.
+    """
+    kept = pairs.ids[:round(share * len(pairs))]
+    if validation:
+        kept += validation.ids
+    pairs.features = AudioFeatures(folder, beats, pairs.seconds, kept)
+    if validation:
+        validation.features = pairs.features
     if rank_and_processes()[0] == 0:
         pairs.features.print_size()
 

@@ -251,8 +251,8 @@ def validate(args, model, pairs):
         B = len(batch['id'])
         if B < 2:                           # one pair has no negatives
             continue
-        out = forward(model, batch, args.precision, image_mask=args.image_mask,
-                      feature_mask=args.feature_mask)
+        out = forward(model, batch, args.precision, pairs.features,
+                      image_mask=args.image_mask, feature_mask=args.feature_mask)
         terms = losses.loss_terms(out, args.tau, args.p_pos, args.p_neg, args.area,
                                   args.acl_f)
         loss = losses.total_loss(terms, loss_weights(args))
@@ -328,7 +328,8 @@ def train(args):
     if args.precision in HALF:
         model.hold_frozen(HALF[args.precision])
     if args.cache_audio:
-        cache_features(pairs, model.beats, args.cache_audio, args.cache_share)
+        cache_features(pairs, validation, model.beats, args.cache_audio,
+                       args.cache_share)
     pairs_per_step = args.batch_size * args.accumulate
     with run.steps_from(state['step'], state['seconds'], pairs_per_step):
         stop = take_steps(args, model, pairs, validation, answers, optimiser, scaler,

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 
 import data
 import media
+from beats import BEATs
 from conftest import assert_equal
 from data import AudioFeatures, VGGSound
 from launch import write_file
-from tiny import (SECONDS, SIZE, TRAIN, name, number, tiny, tiny_beats, tiny_clipseg,  # noqa: F401
-                  tiny_root, training, write_root)
+from tiny import (SECONDS, SIZE, TRAIN, name, number, tiny, tiny_beats,        # noqa: F401
+                  tiny_clipseg, tiny_root, training, watch, write_root)
 
 NAMES = [name(n) for n in range(TRAIN)]
 CPU = torch.device('cpu')
@@ -45,7 +47,7 @@ def beats(monkeypatch):
 
 
 def opened(folder, beats, pairs, seconds=SECONDS, share=1.0):
-    pairs.features = AudioFeatures(folder, beats, seconds, pairs.ids, share)
+    pairs.features = AudioFeatures(folder, beats, seconds, pairs.ids[:round(share * TRAIN)])
     return pairs.features
 
 
@@ -218,6 +220,7 @@ def test_the_size_is_printed_and_a_disk_too_small_refused(tmp_path, pairs, beats
     with pytest.raises(OSError, match='needs another 0.0 GB: .*--cache-audio DIR.*--cache-share'):
         features.print_size()
     complete(pairs, beats, range(4))                        # then there is room for the others
+    shutil.copy(features.folder / f'{NAMES[0]}.npy', features.folder / 'another.npy')
     features.print_size()
     assert '4 of them there' in capsys.readouterr().out
     opened(tmp_path / 'c', beats, pairs, share=0.5).print_size()
@@ -255,7 +258,7 @@ def test_a_training_gives_the_same_bits_with_an_empty_a_half_filled_and_a_full_f
     tiny_clipseg()                      # which seeds torch when it is first made
     flags = ['--epochs', '2', '--cache-audio']
     first = training(*flags, str(tmp_path / 'cache'), folder='a')
-    assert len(files(tmp_path / 'cache')) == TRAIN
+    assert len(files(tmp_path / 'cache')) == TRAIN + 4      # four of validation, in one batch
     again = training(*flags, str(tmp_path / 'cache'), folder='b')
     half = shutil.copytree(tmp_path / 'cache', tmp_path / 'half')
     for k, path in enumerate(sorted(half.rglob('*.npy'))):
@@ -266,7 +269,7 @@ def test_a_training_gives_the_same_bits_with_an_empty_a_half_filled_and_a_full_f
     filled = training(*flags, str(half), folder='c')
     assert files(half) == files(tmp_path / 'cache')
     shared = training(*flags, str(tmp_path / 'share'), '--cache-share', '0.5', folder='d')
-    assert len(files(tmp_path / 'share')) == TRAIN // 2
+    assert len(files(tmp_path / 'share')) == TRAIN // 2 + 4
     for seen in (again, filled, shared):
         assert_same_run(seen, first)
     plain = training('--epochs', '2', folder='e')           # whose features are not rounded
@@ -295,5 +298,20 @@ def test_a_training_that_stopped_resumes_to_the_bit_with_the_features_it_had_kep
 def test_the_default_folder_lies_in_the_data_root(training, tmp_path, tiny_root):   # noqa: F811
     root = shutil.copytree(tiny_root, tmp_path / 'root')
     training('--cache-audio', root=root)
-    kept = list((root / 'cache/beats').rglob('*.npy'))
-    assert len(kept) == 4 and all(number(path.stem) < TRAIN for path in kept)
+    kept = [number(path.stem) for path in (root / 'cache/beats').rglob('*.npy')]
+    assert len([n for n in kept if n < TRAIN]) == 4
+    assert sorted(kept)[4:] == [TRAIN, TRAIN + 1, TRAIN + 2, TRAIN + 3]     # of validation
+
+
+@pytest.mark.parametrize('flags, sounds, kept', [       # the last of five validation pairs is alone
+    ([], 2 * (TRAIN + 4), []), (['--cache-audio'], TRAIN + 4, [TRAIN + 5]),
+    (['--cache-audio', '--cache-share', '0.5'], TRAIN + TRAIN // 2 + 4, [TRAIN // 2 + 5])])
+def test_beats_hears_a_sound_that_is_kept_once_in_training_and_in_validation(
+        training, tmp_path, tiny_root, monkeypatch, capsys, flags, sounds, kept):   # noqa: F811
+    root = shutil.copytree(tiny_root, tmp_path / 'root')
+    heard = []
+    watch(monkeypatch, BEATs, 'forward', lambda _, encoder, wav: heard.append(len(wav)))
+    seen = training('--epochs', '2', *flags, root=root)
+    assert sum(heard) == sounds and len(seen.validations) == 2
+    said = re.findall(r'BEATs features: (\d+) files', capsys.readouterr().out)
+    assert list(map(int, said)) == kept

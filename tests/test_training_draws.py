@@ -181,9 +181,9 @@ def test_cached_features_are_those_of_each_pair_s_own_sound(
     fresh = []
     watch(monkeypatch, data.AudioFeatures, 'keep', lambda _, self, sample, f: fresh.append(sample))
     seen = training('--epochs', '2', *flags, folder='cached')
-    assert len(list(tmp_path.glob('cache/*/*.npy'))) == cached
-    assert len(fresh) == TRAIN + TRAIN - cached             # the second epoch reads what it can
-    for step in seen.forwards:
+    assert len(list(tmp_path.glob('cache/*/*.npy'))) == cached + 4      # four of validation
+    assert len(fresh) == TRAIN + 4 + TRAIN - cached         # the second epoch reads what it can
+    for step in (*seen.forwards, *seen.validations):
         wav = torch.stack([sound_of(n) for n in pairs_in(step)])
         expected = tiny_beats()(wav)
         assert torch.allclose(step['features'], expected, atol=2e-3)
@@ -233,7 +233,7 @@ def test_prepared_pairs_are_used_and_are_the_same_pairs(training, tiny_root, tmp
 def test_features_lie_in_the_data_root_unless_a_folder_is_named(training, tmp_path):
     root = write_root(tmp_path / 'root')
     training('--cache-audio', root=root)
-    assert len(list(root.glob('cache/beats/*/*.npy'))) == 4
+    assert len(list(root.glob('cache/beats/*/*.npy'))) == 4 + 4         # of training, validation
 
 
 # ---- joins: answers
