@@ -179,7 +179,7 @@ class Run:
             raise ValueError(f'{self.last} is damaged and there is no good {path}: put a copy of '
                              'one in its place, or --overwrite the run')
         trainer = saved.get('trainer')
-        if not isinstance(trainer, dict) or not isinstance(trainer.get('settings'), dict):
+        if not trainer:
             raise ValueError(f'{path} holds weights but no state of a training: it can be '
                              'evaluated, not resumed')
         check_settings(trainer['settings'], settings, path)
@@ -192,18 +192,13 @@ class Run:
             scaler.load_state_dict(trainer['scaler'])
             names = ('step', 'last_step', 'seconds', 'skipped', 'untrained')
             state = {name: trainer[name] for name in names}
-            good = state['step'] >= 0 and state['step'] % 1 == 0 and state['seconds'] >= 0
-            for parameter, moments in optimiser.state.items():
-                good &= moments['exp_avg'].shape == moments['exp_avg_sq'].shape == parameter.shape
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-            good = False
-        if not good:
             raise ValueError(f'{path} holds no usable state of a training: rename it to fall back '
-                             'on previous.pt')
+                             'on previous.pt') from None
         if path == self.previous and self.last.exists() and self.first:
             kept = self.folder / 'last.damaged.pt'      # the next save would copy it to `previous`
             os.replace(self.last, kept)
-            print(f'the damaged last.pt is kept as {kept}')
+            self.say(f'the damaged last.pt is kept as {kept}')
         return state
 
     # --- the steps
@@ -247,7 +242,8 @@ class Run:
         now = time.time()
         pairs = (step + 1 - self.logged_step) * self.pairs_per_step
         speed = pairs / max(1e-9, now - self.logged_at)
-        self.logged_at, self.logged_step = now, step + 1
+        self.logged_at = now
+        self.logged_step = step + 1
         means = {name: sum(part[name].item() for part in values) / len(values)
                  for name in values[0]}
         self.write({'step': step, 'epoch': epoch, **means, **more, 'pairs_per_second': speed})
@@ -297,7 +293,8 @@ class Run:
         return 128 + stop
 
 
-OF_DATA = {     # settings that are no options
+# Settings that are no options: the answers and the pairs, by a checksum of their contents
+OF_DATA = {
     'answers': 'other answers of the language model: give it the same --captions',
     'pairs': 'other pairs: give it the same --data-root, with all of its files'}
 
@@ -305,12 +302,10 @@ OF_DATA = {     # settings that are no options
 def check_settings(before, settings, path):
     """ValueError where a setting is not what the run began with."""
     for name, now in settings.items():
-        if before.get(name) != now and name in OF_DATA:
-            raise ValueError(f'{path} was trained with {OF_DATA[name]}, or choose another --out')
         if before.get(name) != now:
-            raise ValueError(
-                f'{path} was trained with --{name.replace("_", "-")} {before.get(name)}, not '
-                f'{now}: resume with the same settings or choose another --out')
+            option = f'--{name.replace("_", "-")} {before.get(name)}, not {now}: resume with that'
+            raise ValueError(f'{path} was trained with {OF_DATA.get(name, option)}, or choose '
+                             'another --out')
 
 
 def is_before(line, step):

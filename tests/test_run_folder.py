@@ -222,16 +222,9 @@ def test_the_checkpoint_before_is_taken_whatever_lies_in_the_last_one_s_place(ru
 @pytest.mark.parametrize('change, words', [
     (lambda saved: saved.update(trainer=None), 'no state of a training'),
     (lambda saved: saved.pop('trainer'), 'no state of a training'),
-    (lambda saved: saved['trainer'].update(settings=None), 'no state of a training'),
-    (lambda saved: saved['trainer'].update(step='2'), 'no usable state'),
-    (lambda saved: saved['trainer'].update(step=1.5), 'no usable state'),
-    (lambda saved: saved['trainer'].update(step=-1), 'no usable state'),
-    (lambda saved: saved['trainer'].update(seconds=None), 'no usable state'),
     (lambda saved: saved['trainer'].pop('skipped'), 'no usable state'),
     (lambda saved: saved['trainer'].update(optimiser=3), 'no usable state'),
     (lambda saved: saved['trainer']['optimiser'].pop('state'), 'no usable state'),
-    (lambda saved: saved['trainer']['optimiser']['state'][0].update(exp_avg=torch.ones(3)),
-     'no usable state'),
     (lambda saved: saved.pop('masker_i'), 'no usable state'),
     (lambda saved: saved['audio_proj'].update(weight=torch.ones(3)), 'no usable state')])
 def test_a_checkpoint_with_an_odd_state_is_named_and_kept(run, change, words):
@@ -246,7 +239,7 @@ def test_a_checkpoint_with_an_odd_state_is_named_and_kept(run, change, words):
 
 
 @pytest.mark.parametrize('name, value, words', [
-    ('lr', 0.5, 'was trained with --lr 0.1, not 0.5: resume with the same settings'),
+    ('lr', 0.5, 'was trained with --lr 0.1, not 0.5: resume with that, or choose another'),
     ('batch_size', 8, 'with --batch-size 4, not 8'),
     ('answers', 'x', 'with other answers of the language model: give it the same --captions'),
     ('new', 1, 'with --new None, not 1')])
