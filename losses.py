@@ -98,10 +98,10 @@ def area_regulariser(areas, p_pos=P_POS, p_neg=P_NEG, reading='release'):
 
 
 def mean_areas(areas, first=0):
-    """For the log: areas (B, N) -> the means over positive and over negative pairs. Scalars."""
+    """For the log: areas (B, N) -> their means over positive and over negative pairs."""
     B, N = areas.shape
     positive = areas.diagonal(first).sum()
-    return positive / B, (areas.sum() - positive) / (B * (N - 1))
+    return {'area_pos': positive / B, 'area_neg': (areas.sum() - positive) / (B * (N - 1))}
 
 
 # ============ 3.6 Caption alignment: Eq. 6 ============
@@ -125,10 +125,11 @@ def acl_c_of_answered(C, answers, A, tau=TAU, same_answers='negatives'):
     """Eq. 6 over the pairs of a batch that have an answer.
 
     C (texts, D), a row per different answer; answers (B,), on the CPU, each pair's row of C or -1;
-    A (B, D) -> scalar. same_answers: 'negatives', or 'masked', as acl_c does with `answers`.
+    A (N, D) -> scalar. same_answers: 'negatives', or 'masked', as acl_c does with `answers`.
     Paper [28]: silent on pairs to which the language model has no answer. They take no part,
     neither as queries nor as negatives; with fewer than two answers there is nothing to contrast.
     """
+    answers = rows_of_all(answers, len(A))                              # (N,)
     has = (answers >= 0).nonzero()[:, 0]    # on the CPU: nonzero would synchronise with a GPU
     if len(has) < 2:
         return 0.0 * A.sum()                # has a gradient, as DDP waits for that of every weight
@@ -139,20 +140,20 @@ def acl_c_of_answered(C, answers, A, tau=TAU, same_answers='negatives'):
 
 # ============ 3.5 and 3.6 Training objective: Eq. 5 and 7 ============
 
-def loss_terms(out, tau=TAU, p_pos=P_POS, p_neg=P_NEG, area='release', acl_f_reading='paper',
-               gather=lambda rows: rows):
+def loss_terms(out, tau=TAU, p_pos=P_POS, p_neg=P_NEG, area='release', acl_f_reading='paper'):
     """The terms of Eq. 5 in float32. out: a model.Alignment -> {'acl_i', 'acl_f', 'reg'}: scalars
 
-    gather: all_gather with --negatives global, where out.A has the audios of all processes; else
-    the identity.
+    Over the pairs of all processes where out.A has their audios (--negatives global).
     """
     A = out.A.float()                                                   # (N, D)
-    v_I = gather(out.v_I.float())                                       # (N, D)
+    N = len(A)
+    v_I = rows_of_all(out.v_I.float(), N)                               # (N, D)
     v_F = masked_features(out.M_F.float(), out.v_D.float())             # (B, N, D), Eq. 2
     S_F = feature_similarities(v_F, A, out.first, acl_f_reading)        # (B, N)
-    areas = gather(out.areas.float())                                   # (N, N)
+    S_F = rows_of_all(S_F, N)                                           # (N, N)
+    areas = rows_of_all(out.areas.float(), N)                           # (N, N)
     return {'acl_i': acl_i(v_I, A, tau),                                # Eq. 1
-            'acl_f': info_nce(gather(S_F), tau),                        # Eq. 3
+            'acl_f': info_nce(S_F, tau),                                # Eq. 3
             'reg': area_regulariser(areas, p_pos, p_neg, area)}         # Eq. 4
 
 
@@ -168,6 +169,7 @@ def total_loss(terms, weights):
 # Each of P processes has b pairs, N = P * b in all. It grounds its b images under all N audios,
 # which gives b rows of the N x N pairs of Eq. 3 and 4. A and v_I (b, D) and the rows (b, N) of S^F
 # and of the areas are all-gathered: each process then has what a single one with N pairs has.
+# (Otherwise B == N, and rows_of_all gathers nothing.)
 #
 # The gradients, too, are those of a single process. Every process computes the complete loss. In
 # the backward pass all_gather() sums each row's gradients over the P processes, which gives P times
@@ -195,6 +197,11 @@ def all_gather(x):
     if not dist.is_initialized():
         return x
     return Gather.apply(x.float() if x.is_floating_point() else x)
+
+
+def rows_of_all(x, N):
+    """x (b, ...) -> (N, ...): x itself if b == N, else the rows of all processes."""
+    return x if len(x) == N else all_gather(x)
 
 
 def first_own_row(b):

@@ -32,7 +32,6 @@ if __name__ == '__main__' and hasattr(signal, 'pthread_sigmask'):
 import argparse
 import json
 import math
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -99,9 +98,6 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
     """
     rank, processes = rank_and_processes()
     parallel = average_gradients(model)
-    together = args.negatives == 'global'       # the pairs of all processes
-    gather = losses.all_gather if together else lambda rows: rows
-    weights = loss_weights(args)
     first = state['step']
     last = state['last_step']
     steps = training_steps(pairs, first, last, args.batch_size, args.accumulate,
@@ -124,29 +120,27 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
                           negatives=args.negatives, pair_chunk=args.pair_chunk)
             # acl_i: Eq. 1; acl_f: Eq. 2 and 3; reg: Eq. 4
             terms = losses.loss_terms(out, args.tau, args.p_pos, args.p_neg, args.area,
-                                      args.acl_f, gather=gather)
+                                      args.acl_f)
             if answers:                             # Eq. 6
                 C, row_of = answers
                 rows = [row_of.get(i, -1) for i in batch['id']]     # -1: no answer
-                rows = gather(torch.tensor(rows))                   # (N,)
                 terms['acl_c'] = losses.acl_c_of_answered(
-                    C, rows, out.A.float(), args.tau, args.same_answers)
-            loss = losses.total_loss(terms, weights)    # Eq. 5; with acl_c Eq. 7
+                    C, torch.tensor(rows), out.A.float(), args.tau, args.same_answers)
+            # Eq. 5; with acl_c Eq. 7
+            loss = losses.total_loss(terms, loss_weights(args))
             scaler.scale(loss / len(batches)).backward()
-
-            positive, negative = losses.mean_areas(out.areas.detach(), out.first)
-            parts.append({'loss': loss, **terms,
-                          'area_pos': positive, 'area_neg': negative})
+            areas = losses.mean_areas(out.areas.detach(), out.first)
+            parts.append({'loss': loss, **terms, **areas})
         check_finite(parts, optimiser, scaler, step, batches, run.last)
         scaler.step(optimiser)
         scaler.update()
 
         if step % checkpoint.LOG_EVERY == 0:
-            w, b = model.masker_i.w.item(), model.masker_i.b.item()
-            means = run.log(step, epoch, parts, w=w, b=b, lr=rate)
+            means = run.log(step, epoch, parts, w=model.masker_i.w.item(),
+                            b=model.masker_i.b.item(), lr=rate)
             bar.set_postfix({name: f'{value:.2f}' for name, value in means.items()})
         state.update(step=step + 1, seconds=run.seconds())
-        content = partial(checkpoint_of, model, optimiser, scaler, state)
+        content = checkpoint_of(model, optimiser, scaler, state)
         if stop := run.save_if_due_or_asked(ends_epoch, content):
             return stop
         if ends_epoch and validation:
@@ -290,10 +284,7 @@ def train(args):
                                 args.accumulate)
     last_step = args.steps or args.epochs * per_epoch
 
-    torch.manual_seed(args.seed)            # of the initial weights
-    load = partial(load_model, args.preset, prompt=args.prompt, clipseg=args.clipseg,
-                   audio_tokens=args.audio_tokens, beats=args.beats)
-    model, tokenizer = load()
+    model, tokenizer = load(args)
     pools_M_I = args.lambda_f and args.feature_mask == 'image'
     uses_M_I = bool(args.lambda_i or args.lambda_reg or pools_M_I)
     optimiser = adam(model.to(device), args.lr, args.weight_decay,
@@ -337,9 +328,16 @@ def train(args):
     if stop:
         return run.leave(stop, state['step'])
     if run.first:
-        finish(args, run, load, model, tokenizer, state, absent=len(pairs.absent))
+        finish(args, run, model, tokenizer, state, absent=len(pairs.absent))
     launch.wait_for_all()
     return 0
+
+
+def load(args, last_pt=None):
+    """-> the model with the seed's initial weights, or with last.pt's; its tokenizer"""
+    torch.manual_seed(args.seed)
+    return load_model(args.preset, last_pt, prompt=args.prompt, clipseg=args.clipseg,
+                      audio_tokens=args.audio_tokens, beats=args.beats)
 
 
 def make_data(args):
@@ -369,14 +367,14 @@ def adam(model, lr, weight_decay, with_mask):
     return torch.optim.Adam(trained, lr, weight_decay=weight_decay, fused=fused)
 
 
-def finish(args, run, load, model, tokenizer, state, absent):
+def finish(args, run, model, tokenizer, state, absent):
     """Scores, pictures and summary.json, which marks a finished run.
 
-    load: load_model with this run's options. absent: how many pairs had no files.
+    absent: how many pairs had no files.
     """
     device = next(model.parameters()).device
     if args.precision in HALF:      # hold_frozen has rounded weights; load them again
-        model = load(checkpoint=run.last)[0].to(device)
+        model = load(args, run.last)[0].to(device)
     scores, counts = held_out(model.eval(), tokenizer, args.preset, args.data_root)
     columns = {'untrained': state['untrained'], 'trained': scores.get('ours'),
                'oracle': scores.get('oracle'), 'ceiling': scores.get('ceiling')}
@@ -384,8 +382,7 @@ def finish(args, run, load, model, tokenizer, state, absent):
 
     path = run.folder / 'loss.png'
     attempt(path, curves.loss_curve, run.log_file, path, args.p_pos, args.p_neg)
-    torch.manual_seed(args.seed)    # the same initial weights as in train()
-    untrained = load()[0].to(device)
+    untrained = load(args)[0].to(device)
     path = run.folder / 'before_after.png'
     attempt(path, before_after_sheet, untrained, model, tokenizer, args.preset,
             args.data_root, path)

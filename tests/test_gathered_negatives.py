@@ -5,7 +5,7 @@ import torch
 
 import losses
 import model as model_file
-from tiny import SIZE, tiny, tiny_root, training, write_captions        # noqa: F401
+from tiny import SIZE, tiny, tiny_root, training        # noqa: F401
 
 
 def test_rows_come_in_the_order_of_ranks_and_gradients_go_back_to_their_own(monkeypatch):
@@ -45,33 +45,30 @@ def test_every_image_is_grounded_under_all_sounds_and_masked_by_its_own(tiny, mo
 
 
 @pytest.mark.parametrize('acl_f', ['paper', 'release'])
-def test_gathered_terms_are_those_of_one_process_with_all_pairs(acl_f):
+def test_gathered_terms_are_those_of_one_process_with_all_pairs(acl_f, monkeypatch):
     torch.manual_seed(0)
     A, v_I, v_D = (torch.randn(*shape) for shape in ((4, 8), (4, 8), (4, 8, 2, 2)))
     M_F = torch.rand(4, 4, 2, 2)
     areas = torch.rand(4, 4)
+    C = torch.randn(3, 8)
+    answers = torch.tensor([0, 2, -1, 1])
 
     def terms(mine, first, gather):
+        monkeypatch.setattr(losses, 'all_gather', gather)
         out = model_file.Alignment(A=A, M_G=None, areas=areas[mine], M_I=None, v_I=v_I[mine],
                                    M_F=M_F[mine], v_D=v_D[mine], first=first)
-        found = losses.loss_terms(out, acl_f_reading=acl_f, gather=gather)
+        found = losses.loss_terms(out, acl_f_reading=acl_f)
+        found['acl_c'] = losses.acl_c_of_answered(C, answers[mine], A)
         return {key: value.item() for key, value in found.items()}
 
-    alone = terms(slice(0, 4), 0, lambda x: x)
+    alone = terms(slice(0, 4), 0, None)                     # not called
     first_half = []
     terms(slice(0, 2), 0, lambda x: first_half.append(x) or torch.cat([x, x]))
     both = terms(slice(2, 4), 2, lambda x: torch.cat([first_half.pop(0), x]))
     assert both == pytest.approx(alone) and not first_half
-    assert set(alone) == {'acl_i', 'acl_f', 'reg'}
+    assert set(alone) == {'acl_i', 'acl_f', 'reg', 'acl_c'}
 
 
-def test_the_choice_reaches_the_model_the_terms_and_the_answers(training, tmp_path, monkeypatch):
-    gathered = []
-    monkeypatch.setattr(losses, 'all_gather', lambda x: gathered.append(x) or x)
-    captions = write_captions(tmp_path / 'c.jsonl', lambda n: ['dog', 'bell'][n % 2])
-    for choice, count in (('local', 0), ('global', 1)):
-        seen = training('--negatives', choice, '--variant', 'av_llm', '--captions', str(captions),
-                        folder=choice)
-        assert seen.forwards[0]['negatives'] == choice
-        assert (seen.gathers[0] is losses.all_gather) == bool(count)
-        assert sum(x is seen.answers[0][1] for x in gathered) == count
+def test_the_choice_reaches_the_model(training):
+    for choice in ('local', 'global'):
+        assert training('--negatives', choice, folder=choice).forwards[0]['negatives'] == choice

@@ -33,8 +33,8 @@ def take_steps(rank, processes, settings, same_answers):
     for step in range(6):
         out = parallel(image[mine], wav[mine], noise=[uniform[mine] for uniform in noise],
                        negatives='global')
-        terms = losses.loss_terms(out, gather=losses.all_gather, **settings)
-        terms['acl_c'] = losses.acl_c_of_answered(C, losses.all_gather(rows[mine]), out.A,
+        terms = losses.loss_terms(out, **settings)
+        terms['acl_c'] = losses.acl_c_of_answered(C, rows[mine], out.A,
                                                   same_answers=same_answers)
         loss = sum(terms.values())
         optimiser.zero_grad()

@@ -167,16 +167,15 @@ class Seen:
 
     forwards: one dict per forward pass of a training step, {argument: value}, 'out' (the
     Alignment) and 'random' (the generator's state before it); validations: the same without
-    gradients. terms: the loss terms of each such pass in training; gathers: how loss_terms was to
-    gather; answers: (C, rows) of L_ACL_C; weights: {term: gradient of the loss by it}. steps: dicts
-    of 'lr' and, by parameter, 'before', 'gradient' and 'after'. optimisers, loaded (models), saves
-    (steps); held_out, sheets, curves: arguments of held_out, before_after_sheet and loss_curve;
+    gradients. terms: the loss terms of each such pass in training; answers: (C, rows) of L_ACL_C;
+    weights: {term: gradient of the loss by it}. steps: dicts of 'lr' and, by parameter, 'before',
+    'gradient' and 'after'. optimisers, loaded (models), saves (steps); held_out, sheets, curves: arguments of held_out, before_after_sheet and loss_curve;
     backbones: as `tiny`. args, code, log, saved, summary: of the finished run.
     """
 
     def __init__(self, backbones):
         self.backbones = backbones
-        for kind in ('forwards', 'validations', 'terms', 'gathers', 'answers', 'weights', 'steps',
+        for kind in ('forwards', 'validations', 'terms', 'answers', 'weights', 'steps',
                      'optimisers', 'loaded', 'saves', 'held_out', 'sheets', 'curves'):
             setattr(self, kind, [])
 
@@ -218,10 +217,9 @@ class Seen:
 
         patch.setattr(model_file.SoundLocalizer, 'forward', forward)
 
-    def note_terms(self, terms, out, *settings, gather=None):
+    def note_terms(self, terms, out, *settings):
         if torch.is_grad_enabled():
             self.terms.append(terms)            # the dict to which the loop adds L_ACL_C
-            self.gathers.append(gather)
             self.weights.append({})
             for key, term in terms.items():
                 self.note_weight(key, term)
