@@ -260,13 +260,13 @@ class Run:
                               '--resume goes on from the last checkpoint') from None
 
     def save_if_due_or_asked(self, due, content):
-        """Save the content, a dict, when `due`, after save_seconds, or when a signal asks to stop.
+        """Save when `due`, after save_seconds, or when a signal asks to stop. content() -> a dict.
 
         -> the signal's number, or 0; the same in every process, as this is a collective call.
         """
         stop = stop_asked()
         if self.first and (due or stop or time.time() - self.saved_at > self.save_seconds):
-            self.save(content)
+            self.save(content())
             self.saved_at = time.time()
         return stop
 

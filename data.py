@@ -91,11 +91,9 @@ class VGGSound(Dataset):
     def __len__(self):
         return len(self.ids)
 
-    def frame_file(self, sample):
-        return file_of(self.frames, sample, FRAMES)
-
-    def sound_file(self, sample):
-        return file_of(self.audio, sample, SOUNDS)
+    def files_of(self, sample):
+        """The paths of an id's frame and of its sound."""
+        return file_of(self.frames, sample, FRAMES), file_of(self.audio, sample, SOUNDS)
 
     def __getitem__(self, index):
         unreadable = []
@@ -113,8 +111,8 @@ class VGGSound(Dataset):
     def _pair(self, index):
         """-> a sample. SampleError where a file cannot be read"""
         sample = self.ids[index]
-        sound = self.sound_file(sample)
-        image = read_image(self.frame_file(sample))
+        frame, sound = self.files_of(sample)
+        image = read_image(frame)
         features = self.features and self.features.get(sample, sound)
         if features is None:
             wav = read_audio(sound, self.seconds)                       # (samples,)
@@ -158,7 +156,7 @@ def open_pairs(root, image_size, seconds, seed, skip_bad):
 # ============ Test sets ============
 
 class Benchmark(Dataset):
-    """A test set: the samples whose files exist, and the numbers of the others.
+    """A test set: the samples whose files exist, and how many others there are.
 
     limit: the first N samples of each condition only. classes: all class names, sorted.
     expected: how many samples the annotations name. missing: the ids of those without files.
@@ -314,7 +312,7 @@ def steps_per_epoch(pairs, batch_size, processes, accumulate):
     return len(pairs) // batch_size // accumulate
 
 
-def training_steps(pairs, first, last, batch_size, accumulate=1, rank=0, processes=1, workers=0):
+def training_steps(pairs, first, last, batch_size, accumulate, rank, processes, workers):
     """Steps first, ..., last - 1 of a training; after --resume, `first` may lie within an epoch.
 
     Yields (step, epoch, whether it is the last of its epoch or of all, its `accumulate` batches).

@@ -209,7 +209,7 @@ def train(args):
         gpt2 = load_pretrained(GPT2LMHeadModel, scale.pretrained, '--preset')
         captioner.gpt2 = gpt2.requires_grad_(True)
     if args.condition == 'image':
-        E = embed_frames(model, [pairs.frame_file(i) for i in ids], config.image_size)
+        E = embed_frames(model, [pairs.files_of(i)[0] for i in ids], config.image_size)
     else:
         E = torch.cat([model.embed_text(clip_tokenizer, captions[k:k + 256], '<*>')
                        for k in range(0, len(ids), 256)])               # (N, D)

@@ -98,12 +98,11 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
     """
     rank, processes = rank_and_processes()
     parallel = average_gradients(model)
-    first = state['step']
     last = state['last_step']
-    steps = training_steps(pairs, first, last, args.batch_size, args.accumulate,
-                           rank, processes, args.workers)
-    bar = tqdm(steps, total=last, initial=first, disable=rank > 0, unit=' steps',
-               dynamic_ncols=True)
+    steps = training_steps(pairs, state['step'], last, args.batch_size,
+                           args.accumulate, rank, processes, args.workers)
+    bar = tqdm(steps, total=last, initial=state['step'], disable=rank > 0,
+               unit=' steps', dynamic_ncols=True)
     for step, epoch, ends_epoch, batches in bar:
         # Gumbel noise and dropout depend on the step, not on --resume
         torch.manual_seed(hash((args.seed, rank, step)) % 2**63)
@@ -140,8 +139,9 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
                             b=model.masker_i.b.item(), lr=rate)
             bar.set_postfix({name: f'{value:.2f}' for name, value in means.items()})
         state.update(step=step + 1, seconds=run.seconds())
-        content = checkpoint_of(model, optimiser, scaler, state)
-        if stop := run.save_if_due_or_asked(ends_epoch, content):
+        stop = run.save_if_due_or_asked(
+            ends_epoch, lambda: checkpoint_of(model, optimiser, scaler, state))
+        if stop:
             return stop
         if ends_epoch and validation:
             scores = validate(args, model, validation)
@@ -176,9 +176,8 @@ def loss_weights(args):
 
 def learning_rate(lr, schedule, step, last_step):
     """Of this step: lr itself, or 'linear', from lr to 0 after the last step."""
-    if schedule == 'constant':
-        return lr
-    return lr * ((last_step - step) / last_step)
+    left = (last_step - step) / last_step
+    return lr * left if schedule == 'linear' else lr
 
 
 def average_gradients(model):
@@ -262,12 +261,11 @@ def validate(args, model, pairs):
 
 def checkpoint_of(model, optimiser, scaler, state):
     """What last.pt holds: the trained weights, what --resume needs, some options."""
+    names = ('prompt', 'audio_tokens', 'preset', 'variant')
+    options = {name: state['settings'][name] for name in names}
     trainer = {**state, 'optimiser': optimiser.state_dict(),
                'scaler': scaler.state_dict()}
-    content = {**trained_state(model), 'trainer': trainer}
-    for name in ('prompt', 'audio_tokens', 'preset', 'variant'):
-        content[name] = state['settings'][name]
-    return content
+    return {**trained_state(model), **options, 'trainer': trainer}
 
 
 # ============ before and after the loop ============

@@ -68,7 +68,7 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
         link(validation, folder / 'val.csv')
         linked = linked + VGGSound(root, 'val', image_size, seconds, skip_bad=True).ids
     for sample in linked:
-        for file in (pairs.frame_file(sample), pairs.sound_file(sample)):
+        for file in pairs.files_of(sample):
             link(file, folder / file.parent.name / file.name)
     for entry in Path(root).iterdir():
         target = Path(out, entry.name)
@@ -106,7 +106,7 @@ def link(source, target):
 
 def prepare_pair(pairs, folder, sample):
     """Write one pair below folder. -> None, or the SampleError of a file that cannot be read"""
-    sources = pairs.frame_file(sample), pairs.sound_file(sample)
+    sources = pairs.files_of(sample)
     targets = folder / f'frames/{sample}.bmp', folder / f'audio/{sample}.wav'
     if all(map(is_newer, targets, sources, file_bytes(pairs))):
         return None

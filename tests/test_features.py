@@ -58,7 +58,7 @@ def complete(pairs, beats, indices):
 
 
 def sound_of(pairs, index):
-    return data.read_audio(pairs.sound_file(pairs.ids[index]), SECONDS)
+    return data.read_audio(pairs.files_of(pairs.ids[index])[1], SECONDS)
 
 
 def files(folder):
@@ -118,7 +118,7 @@ def test_a_damaged_or_foreign_file_counts_as_absent_and_is_written_again(tmp_pat
 def test_a_sound_that_has_changed_is_heard_again(tmp_path, pairs, beats):
     features = opened(tmp_path / 'cache', beats, pairs)
     before = complete(pairs, beats, range(4))
-    sound = pairs.sound_file(NAMES[2])
+    sound = pairs.files_of(NAMES[2])[1]
     samples, rate = soundfile.read(sound, dtype='int16')
     soundfile.write(sound, samples[::-1].copy(), rate, subtype='PCM_16')
     late = (features.folder / f'{NAMES[2]}.npy').stat().st_mtime_ns
@@ -241,7 +241,7 @@ def test_two_trainings_fill_one_folder_and_never_show_half_a_file(tmp_path, pair
     for process in others:
         process.start()
     while any(process.is_alive() for process in others):
-        assert torch.equal(features.get(NAMES[0], pairs.sound_file(NAMES[0])).float(), expected)
+        assert torch.equal(features.get(NAMES[0], pairs.files_of(NAMES[0])[1]).float(), expected)
     assert [process.exitcode for process in others] == [0, 0]
     assert files(tmp_path / 'cache') == [path.name]
 

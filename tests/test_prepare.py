@@ -125,7 +125,7 @@ def test_a_share_is_prepared_the_rest_linked_and_a_larger_share_harms_no_sound(r
         assert len(list(folder.glob('frames/*.bmp'))) == count
         assert not (folder / f'frames/{NAMES[0]}.jpg').exists()
     assert not any((folder / f'audio/{i}.wav').is_symlink() for i in NAMES)
-    assert pairs(out).frame_file(NAMES[-1]).suffix == '.bmp'
+    assert pairs(out).files_of(NAMES[-1])[0].suffix == '.bmp'
 
 
 def test_a_system_without_links_copies(root, tmp_path, monkeypatch):

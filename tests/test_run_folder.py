@@ -377,10 +377,10 @@ def test_a_checkpoint_is_saved_when_due_after_a_while_or_when_asked_to_stop(tmp_
     with run.steps_from(0, 0.0, 4):
         for now, due in ((105, False), (109, True), (118, False), (120, False), (129, False)):
             clock.now = now
-            assert run.save_if_due_or_asked(due, clock.now) == 0
+            assert run.save_if_due_or_asked(due, lambda: clock.now) == 0
         assert saved == [109, 120]
         asked.append(signal.SIGTERM)
-        assert run.save_if_due_or_asked(False, clock.now) == signal.SIGTERM
+        assert run.save_if_due_or_asked(False, lambda: clock.now) == signal.SIGTERM
     assert saved == [109, 120, 129]
 
 
@@ -391,7 +391,7 @@ def test_the_other_processes_write_nothing(tmp_path, monkeypatch, asked, capsys)
     with run.steps_from(0, 0.0, 4):
         run.log(0, 0, [{'loss': torch.tensor(1.0)}])
         asked.append(signal.SIGTERM)
-        run.save_if_due_or_asked(True, {})
+        run.save_if_due_or_asked(True, lambda: {})
     assert run.leave(signal.SIGTERM, 1) == 143
     assert not (tmp_path / 'run').exists() and capsys.readouterr() == ('', '')
 
