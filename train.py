@@ -138,9 +138,9 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
             means = run.log(step, epoch, parts, w=model.masker_i.w.item(),
                             b=model.masker_i.b.item(), lr=rate)
             bar.set_postfix({name: f'{value:.2f}' for name, value in means.items()})
-        state.update(step=step + 1, seconds=run.seconds())
+        state['step'] = step + 1
         stop = run.save_if_due_or_asked(
-            ends_epoch, lambda: checkpoint_of(model, optimiser, scaler, state))
+            ends_epoch, lambda: checkpoint_of(run, model, optimiser, scaler, state))
         if stop:
             return stop
         if ends_epoch and validation:
@@ -259,12 +259,12 @@ def validate(args, model, pairs):
     return {**scores, 'val_n': count}
 
 
-def checkpoint_of(model, optimiser, scaler, state):
+def checkpoint_of(run, model, optimiser, scaler, state):
     """What last.pt holds: the trained weights, what --resume needs, some options."""
     names = ('prompt', 'audio_tokens', 'preset', 'variant')
     options = {name: state['settings'][name] for name in names}
-    trainer = {**state, 'optimiser': optimiser.state_dict(),
-               'scaler': scaler.state_dict()}
+    trainer = {**state, 'seconds': run.seconds(),
+               'optimiser': optimiser.state_dict(), 'scaler': scaler.state_dict()}
     return {**trained_state(model), **options, 'trainer': trainer}
 
 
