@@ -53,7 +53,7 @@ def watch_signals():
     Before and after the steps they end it too, Ctrl-C by KeyboardInterrupt.
     """
     if hasattr(signal, 'pthread_sigmask'):
-        # It starts with the first pool of processes, and then unblocks SIGINT and SIGTERM.
+        # The first pool of processes would start it later, and it unblocks SIGINT and SIGTERM
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
         threading.Thread(target=_watch, daemon=True).start()
@@ -178,8 +178,8 @@ class Run:
         if saved is None:
             raise ValueError(f'{self.last} is damaged and there is no good {path}: put a copy of '
                              'one in its place, or --overwrite the run')
-        trainer = saved.get('trainer')
-        if not trainer:
+        trainer = saved.get('trainer') or {}
+        if 'settings' not in trainer:
             raise ValueError(f'{path} holds weights but no state of a training: it can be '
                              'evaluated, not resumed')
         check_settings(trainer['settings'], settings, path)
@@ -227,9 +227,8 @@ class Run:
             taking_steps.clear()
 
     def _set_aside(self):
-        """Rename the old run's files to *.old; of a resumed run, its summary."""
+        """Rename the old run's files to *.old; of a resumed run, which goes on, its summary."""
         saved = self.last.exists() or self.previous.exists()
-        # A resumed run is no longer finished: its summary will not be that of last.pt
         for name in RUN_FILES if self.starts_over else ['summary.json']:
             path = self.folder / name
             old = self.folder / f'{name}.old'

@@ -198,10 +198,10 @@ def print_skipped(batch, before):
     """Print which pairs of a batch could not be read and were replaced.
 
     before: how many earlier ones there are. -> how many in this batch
-    ValueError if a pair could not be replaced.
+    SampleError if a pair could not be replaced.
     """
     if batch['errors']:
-        raise ValueError(str(batch['errors'][0]))
+        raise batch['errors'][0]
     skipped = sum(batch['unreadable'], [])
     for number, sentence in enumerate(skipped, before + 1):
         tqdm.write(f'skipped ({number} so far): {sentence}')
@@ -240,7 +240,7 @@ def validate(args, model, pairs):
     batch_size = args.batch_size // rank_and_processes()[1]
     for batch in loader(pairs, args.workers, batch_size=batch_size):
         if batch['errors'] and not args.skip_bad_samples:
-            raise ValueError(str(batch['errors'][0]))
+            raise batch['errors'][0]
         B = len(batch['id'])
         if B < 2:                           # one pair has no negatives
             continue

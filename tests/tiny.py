@@ -169,8 +169,9 @@ class Seen:
     Alignment) and 'random' (the generator's state before it); validations: the same without
     gradients. terms: the loss terms of each such pass in training; answers: (C, rows) of L_ACL_C;
     weights: {term: gradient of the loss by it}. steps: dicts of 'lr' and, by parameter, 'before',
-    'gradient' and 'after'. optimisers, loaded (models), saves (steps); held_out, sheets, curves: arguments of held_out, before_after_sheet and loss_curve;
-    backbones: as `tiny`. args, code, log, saved, summary: of the finished run.
+    'gradient' and 'after'. optimisers, loaded (models), saves (steps); held_out, sheets, curves:
+    arguments of held_out, before_after_sheet and loss_curve; backbones: as `tiny`. args, code, log,
+    saved, summary: of the finished run.
     """
 
     def __init__(self, backbones):
