@@ -35,8 +35,8 @@ from evaluate import (SHIPPED, TASKS, load, open_benchmarks, score_benchmarks, t
                       tasks_wanted)
 from figures.scores import check_outputs
 from figures.tables import BENCHMARK_NAMES, EXTENDED, ORACLE_TASKS, table
-from launch import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
-                    some_path, start_processes)
+from launch import (between, gather_lists, given_options, overwritten, rank_and_processes,
+                    run_script, some_path, start_processes)
 from localise import distinct, frames_at
 from media import box_map, read_image
 from model import PRESETS, ROOT, encode_image
@@ -297,8 +297,8 @@ def parse_args(argv=None):
     add('--labels', type=some_path, metavar='FILE', help='a class name per line, to retrieve from '
         '(default: the benchmark\'s; where it has none, the preset\'s list)')
     add('--boxes', type=some_path, metavar='FILE', help='regions made elsewhere')
-    add('--proposals', type=int, default=PROPOSALS, help=f'most regions per frame (default: '
-        f'{PROPOSALS})')
+    add('--proposals', type=between(int, 1), default=PROPOSALS, help='most regions per frame '
+        f'(default: {PROPOSALS})')
     add('--detector', type=some_path, help='OWLv2: folder, or name on the hub')
     add('--wav2clip', type=some_path, metavar='FILE', help='Wav2CLIP.pt')
     add('--clip', type=some_path, help='CLIP ViT-B/32 beside it: folder, or name on the hub')
@@ -308,8 +308,10 @@ def parse_args(argv=None):
     add('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     add('--reading', choices=['release', 'paper'], default='release', help='see evaluate.py')
-    add('--batch-size', type=int, default=16, help='samples, in complete frames (default: 16)')
-    add('--limit', type=int, help='the first N samples of each benchmark or of its conditions')
+    add('--batch-size', type=between(int, 1), default=16, help='samples, in complete frames '
+        '(default: 16)')
+    add('--limit', type=between(int, 1), help='the first N samples of each benchmark or of its '
+        'conditions')
     add('--json', type=some_path, help='write the scores here')
     add('--csv', type=some_path, help='the same, a line per row, task, benchmark and metric')
     add('--save-heatmaps', type=some_path, metavar='DIR', help='write '
@@ -322,9 +324,6 @@ def parse_args(argv=None):
                          'out')
     if args.boxes and args.detector:
         parser.error('--boxes and --detector do not go together: leave one out')
-    for name in ('proposals', 'batch_size', 'limit'):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f'--{name.replace("_", "-")} must be at least 1')
     try:
         args.wanted = tasks_wanted(args.task, args.benchmarks)
     except ValueError as error:

@@ -36,8 +36,8 @@ from figures.examples import draw_report, draw_sheets, ids_to_show, open_others,
 from figures.own import one_pair
 from figures.scores import check_outputs, in_json, print_counts, scores_of, write_scores
 from figures.tables import EXTENDED, ORACLE_TASKS, task_tables
-from launch import (gather_lists, given_options, overwritten, rank_and_processes, run_script,
-                    some_path, start_processes, wait_for_all)
+from launch import (between, gather_lists, given_options, overwritten, rank_and_processes,
+                    run_script, some_path, start_processes, wait_for_all)
 from localise import MIXTURE_ROWS, embed_names, localise, localise_sources
 from metrics import Extended, Interactive, MultiSource, Robustness, Segmentation, SingleSource
 from model import PRESETS, ROOT, load_model, read_checkpoint
@@ -343,8 +343,10 @@ def parse_args(argv=None):
     add('--threshold', default='fixed:0.5', help='fixed:T, top50, adaptive or sweep (metrics.py)')
     add('--reading', choices=['release', 'paper'], default='release', help='metrics as the '
         'released evaluators compute them (default), or by the paper\'s words (metrics.py)')
-    add('--batch-size', type=int, default=16, help='samples, in complete frames (default: 16)')
-    add('--limit', type=int, help='the first N samples of each benchmark or of its conditions')
+    add('--batch-size', type=between(int, 1), default=16, help='samples, in complete frames '
+        '(default: 16)')
+    add('--limit', type=between(int, 1), help='the first N samples of each benchmark or of its '
+        'conditions')
     add('--json', type=some_path, help='write the scores here')
     add('--csv', type=some_path, help='the same, a line per task, benchmark, row and metric')
     add('--mixture-labels', type=some_path, metavar='FILE', help='Table 8: a class name per line, '
@@ -352,7 +354,8 @@ def parse_args(argv=None):
     add('--mixture-rows', action='store_true', help='Table 8: rows with a hard mask, the class '
         'texts nearest to A, and the true classes')
     add('--figures', type=some_path, metavar='DIR', help='contact sheets, curves, report.html')
-    add('--examples', type=int, default=3, help='frames of each benchmark there (default: 3)')
+    add('--examples', type=between(int, 1), default=3, help='frames of each benchmark there '
+        '(default: 3)')
     add('--beside', nargs='+', type=named_folder, default=[], metavar='NAME=DIR', help='there too: '
         'other methods\' maps, folders of --save-heatmaps or the like')
     add('--save-heatmaps', type=some_path, metavar='DIR', help='write DIR/<benchmark>/<id>.npy')
@@ -398,9 +401,6 @@ def check_options(args, given):
     if not re.fullmatch(THRESHOLDS, args.threshold):
         raise ValueError('--threshold is fixed:T with T in 0..1, top50, adaptive or sweep, not '
                          f'{args.threshold}')
-    for name in ('batch_size', 'limit', 'examples'):
-        if name in given and getattr(args, name) < 1:
-            raise ValueError(f'{given[name]} must be at least 1')
     if len(dict(args.beside)) < len(args.beside):
         raise ValueError('--beside has one name twice: give each folder its own')
     if (args.mixture_rows or args.mixture_labels) and args.task != 'multisource':

@@ -262,7 +262,7 @@ def test_the_list_for_sets_without_names_is_all_of_vggsound():
     ('--method clipseg_clap_text --task robustness', 'no row of clipseg_clap_text there'),
     ('--task single --benchmarks robust_s4', '--task single has the benchmarks'),
     ('--boxes b.jsonl --detector d', 'do not go together'),
-    ('--proposals 0', '--proposals must be at least 1'),
+    ('--proposals 0', '--proposals: must be at least 1, not 0'),
     ('--boxes b.jsonl --json b.jsonl', '--json would overwrite --boxes'),
     ('--task multisource', 'invalid choice')])
 def test_options_without_effect_are_refused(line, words, capsys):
