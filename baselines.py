@@ -28,13 +28,13 @@ import torch
 
 from benchmarks import BENCHMARKS
 from benchmarks.lists import files_of_root, read_labels
-from benchmarks.maps import SIZE, save_confidences, save_heatmaps
+from benchmarks.maps import SIZE
 from encoders.regions import PROPOSALS, Detector, crop, read_boxes
 from encoders.spaces import WEIGHTS, load_spaces
-from evaluate import (SHIPPED, TASKS, load, open_benchmarks, score_benchmarks, tasks_of,
-                      tasks_wanted)
+from evaluate import (SHIPPED, TASKS, add_scores, load, open_benchmarks, score_benchmark,
+                      tasks_of, tasks_wanted)
 from figures.scores import check_outputs
-from figures.tables import BENCHMARK_NAMES, EXTENDED, ORACLE_TASKS, table
+from figures.tables import BENCHMARK_NAMES, ORACLE_TASKS, table
 from launch import (between, gather_lists, given_options, overwritten, rank_and_processes,
                     run_script, some_path, start_processes)
 from localise import distinct, frames_at
@@ -180,7 +180,6 @@ def run(args):
 
     cache = {}                          # of sounds, which the extended sets repeat
     correct = {}
-    confidences = {}
     localisers = {}
     for name, dataset in datasets.items():
         parts = []
@@ -193,16 +192,20 @@ def run(args):
             image_spaces = {method: spaces[method] for method in by_region}
             parts.append(functools.partial(localise_by_region, image_spaces, propose, pictures,
                                            cache))
-        confidences[name] = []
-        localisers[name] = functools.partial(localise_all, parts, args.save_heatmaps, name,
-                                             confidences[name])
-    scores = score_methods(args.wanted, datasets, localisers, by_text, by_region,
-                           reading=args.reading, batch_size=args.batch_size,
-                           paper='av' if preset == 'paper' else None, json_file=args.json,
-                           csv_file=args.csv)
+        localisers[name] = functools.partial(localise_all, parts)
+
+    scores = {method: {} for method in args.methods}
+    for name, dataset in datasets.items():
+        tasks = tasks_of(name, args.wanted)
+        rows = args.methods if set(tasks) & set(ORACLE_TASKS) else by_region    # Tables 3, 5
+        folders = []
+        if args.save_heatmaps:
+            folders = [(row, Path(args.save_heatmaps, row, name)) for row in rows]
+        metrics, _ = score_benchmark(dataset, tasks, localisers[name], rows, args.batch_size,
+                                     folders=folders, reading=args.reading)
+        add_scores(scores, args.wanted, dataset, metrics, 'av' if preset == 'paper' else None,
+                   args.json, args.csv, binary=REGIONS)
     print_retrieved(correct)
-    if args.save_heatmaps and by_region:
-        write_confidences(confidences, by_region, args.save_heatmaps)
     return scores
 
 
@@ -213,47 +216,12 @@ def text_localiser(model, tokenizer, spaces, labels, cache, correct):
     return functools.partial(localise_by_text, model, spaces, labels, texts, words, cache, correct)
 
 
-def localise_all(parts, folder, benchmark, confidences, samples):
-    """The localiser of a benchmark, for evaluate.score. -> {method: B maps (224, 224)}
-
-    parts: localisers of some methods each. folder: where maps are saved, as
-    <method>/<benchmark>/<id>.npy, or None. confidences: a list; those of the samples are appended.
-    """
-    found = {}
-    for part in parts:
-        found |= part(samples)
-    if folder:
-        for method, maps in found.items():
-            save_heatmaps(Path(folder, method, benchmark), [s['id'] for s in samples], maps)
-    confidences += [(s['id'], s['confidence']) for s in samples if 'confidence' in s]
-    return found
-
-
-def score_methods(wanted, datasets, localisers, by_text, by_region, **options):
-    """Print the tables in which both kinds have rows, then those of regions alone (3 to 5).
-
-    options: of evaluate.score_benchmarks.
-    """
-    scores = {method: {} for method in by_text + by_region}
-    for rows, kind in ((by_text + by_region, ORACLE_TASKS), (by_region, ('robustness',))):
-        tasks = {task: sets for task, sets in wanted.items() if task in kind}
-        scored = {name: dataset for name, dataset in datasets.items() if tasks_of(name, tasks)}
-        if scored:
-            score_benchmarks(scores, tasks, scored, localisers, rows, binary=REGIONS, **options)
-    return scores
-
-
-def write_confidences(confidences, methods, folder):
-    """Write folder/<method>/<extended set>/confidence.csv.
-
-    confidences: {extended set: [(id, {method: number})]}
-    """
-    for name in [name for name in EXTENDED if name in confidences]:
-        of_samples = gather_lists(confidences[name])
-        if rank_and_processes()[0] == 0:
-            for method in methods:
-                save_confidences(Path(folder, method, name),
-                                 [(sample, found[method]) for sample, found in of_samples])
+def localise_all(parts, samples):
+    """The localiser of all methods. parts: those of the texts and of the regions"""
+    maps = {}
+    for localiser in parts:
+        maps |= localiser(samples)
+    return maps
 
 
 def print_retrieved(correct):
@@ -308,10 +276,8 @@ def parse_args(argv=None):
     add('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')
     add('--reading', choices=['release', 'paper'], default='release', help='see evaluate.py')
-    add('--batch-size', type=between(int, 1), default=16, help='samples, in complete frames '
-        '(default: 16)')
-    add('--limit', type=between(int, 1), help='the first N samples of each benchmark or of its '
-        'conditions')
+    add('--batch-size', type=between(int, 1), default=16, help='samples at once (default: 16)')
+    add('--limit', type=between(int, 1), help='the first N of each benchmark or of its conditions')
     add('--json', type=some_path, help='write the scores here')
     add('--csv', type=some_path, help='the same, a line per row, task, benchmark and metric')
     add('--save-heatmaps', type=some_path, metavar='DIR', help='write '

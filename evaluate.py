@@ -10,8 +10,7 @@
 
 A heatmap is sigmoid(M_G + b/w) (section 3.7, localise.py); metrics.py scores it at 224 x 224. Each
 benchmark is read once, for all of its tasks. A table has a row for each method: ours and, where the
-paper has one, the oracle of section 4.1 (Baselines), CLIPSeg with the ground-truth class name as
-its text.
+paper has one, the oracle: CLIPSeg with the ground-truth class name as its text (4.1, Baselines).
 
 A batch is a list of samples (data.Benchmark) that holds all sounds of its frames, so that each
 frame is encoded once. A localiser is a function of a batch: samples -> {row: a heatmap, or None, of
@@ -55,15 +54,14 @@ SHIPPED = {'av': 'miniature/weights/av.pt', 'av_llm': 'miniature/weights/av_llm.
 
 
 # ---- One benchmark: from heatmaps to metrics -----------------------------------------------------
-def score(dataset, batches, metrics, localiser, shown=(), folder=None):
+def score(dataset, batches, metrics, localiser, shown=(), folders=()):
     """Update every metric with these batches. -> [(sample, {row: its heatmap})] of those in `shown`
 
     metrics: {task: {row: metric}}. For the extended sets the localiser adds 'confidence' to the
-    samples. shown: ids. folder: where the heatmaps of the first row are saved.
+    samples. shown: ids. folders: [(row, where its heatmaps are saved)].
     """
     pictured = []
-    hidden = rank_and_processes()[0] > 0
-    for batch in tqdm(batches, dataset.name, leave=False, unit=' batches', disable=hidden):
+    for batch in batches:
         samples = readable(dataset, [dataset[i] for i in batch])
         if not samples:
             continue
@@ -75,8 +73,8 @@ def score(dataset, batches, metrics, localiser, shown=(), folder=None):
         for i, sample in enumerate(samples):
             if sample['id'] in shown:
                 pictured.append((sample, {row: maps[row][i] for row in maps}))
-        if folder:
-            save_heatmaps(folder, [s['id'] for s in samples], next(iter(maps.values())))
+        for row, folder in folders:
+            save_heatmaps(folder, [s['id'] for s in samples], maps[row])
     return pictured
 
 
@@ -89,33 +87,27 @@ def readable(dataset, samples):
     return [s for s in samples if 'error' not in s]
 
 
-def feed(metric, samples, maps, row='ours'):
-    """Update a metric with the samples it can score. -> their indices
+def feed(metric, samples, maps, row):
+    """Update a metric with the samples it can score: those with a map and with its ground truth.
 
-    It skips samples without a map or without its ground truth. Negatives, whose sound comes from
-    nothing in the frame, are only for metrics that need the condition. A 'confidence' may be
-    {row: number}: that of this row is taken.
+    Negatives, whose sound comes from nothing in the frame, are only for metrics that need the
+    condition. A 'confidence' may be {row: number}: that of this row is taken.
     """
-    taken = []
-    for i, sample in enumerate(samples):
+    kept = []
+    for sample, heat in zip(samples, maps):
         wanted = sample['condition'] == 'positive' or 'condition' in metric.needs
-        if wanted and maps[i] is not None and all(sample[k] is not None for k in metric.needs):
-            taken.append(i)
-    if taken:
-        truth = []
-        for key in metric.needs:
-            values = [samples[i][key] for i in taken]
-            if isinstance(values[0], dict):
-                values = [of_rows[row] for of_rows in values]
-            truth.append(torch.stack(values) if torch.is_tensor(values[0]) else values)
-        metric.update(torch.stack([maps[i] for i in taken]), *truth)
-        metric.ids += [samples[i]['id'] for i in taken]
-    return taken
-
-
-def rows_of(metric, rows, **settings):
-    """One metric for each row of a table. -> {row: metric}"""
-    return {row: metric(**settings) for row in rows}
+        if wanted and heat is not None and all(sample[key] is not None for key in metric.needs):
+            kept.append((sample, heat))
+    if not kept:
+        return
+    truth = []
+    for key in metric.needs:
+        values = [sample[key] for sample, _ in kept]
+        if isinstance(values[0], dict):
+            values = [of_rows[row] for of_rows in values]
+        truth.append(torch.stack(values) if torch.is_tensor(values[0]) else values)
+    metric.update(torch.stack([heat for _, heat in kept]), *truth)
+    metric.ids += [sample['id'] for sample, _ in kept]
 
 
 def share(batches):
@@ -125,66 +117,53 @@ def share(batches):
     return batches[rank * each:(rank + 1) * each]
 
 
-def join_processes(dataset, metrics, pictured):
-    """Join what the processes have scored. -> all of `pictured`. ValueError: nothing readable"""
-    for rows in metrics.values():
-        for metric in rows.values():
+def score_benchmark(dataset, tasks, localiser, rows, batch_size, shown=(), folders=(), **settings):
+    """Score a benchmark, in all processes together. -> {task: {row: metric}}, what `score` returns
+
+    tasks: {task: metric}. shown, folders: see score; an extended set's confidences are saved beside
+    its heatmaps. settings: threshold and reading. ValueError: no sample is readable.
+    """
+    metrics = {}
+    for task, metric in tasks.items():
+        metrics[task] = {row: metric(**settings) for row in rows}
+    hidden = rank_and_processes()[0] > 0
+    batches = tqdm(share(dataset.batches(batch_size)), dataset.name, leave=False,
+                   unit=' batches', disable=hidden)
+    pictured = gather_lists(score(dataset, batches, metrics, localiser, shown, folders))
+    for of_rows in metrics.values():
+        for metric in of_rows.values():
             metric.merge_across_ranks()
     dataset.unreadable = gather_lists(dataset.unreadable)
     if len(dataset.unreadable) == len(dataset):
         raise ValueError(f'no sample of {dataset.name} could be scored, the first because '
                          f'{dataset.unreadable[0]}')
-    return gather_lists(pictured)
+    for row, folder in folders:
+        if dataset.name in EXTENDED and not hidden:
+            metric = metrics['robustness'][row]
+            save_confidences(folder, zip(metric.ids, metric.confidence))
+    return metrics, pictured
 
 
 # ---- All benchmarks: from metrics to tables ------------------------------------------------------
-def score_benchmarks(scores, wanted, datasets, localisers, rows, threshold='fixed:0.5',
-                     reading='release', batch_size=16, paper=None, json_file=None, csv_file=None,
-                     maps_folder=None, figures_folder=None, frames=3, beside=(), binary=()):
-    """Score every benchmark; after each, write all scores, print complete tables, draw its sheets.
+def add_scores(scores, wanted, dataset, metrics, paper, json_file, csv_file, binary=()):
+    """Add the scores of a benchmark; write all scores, and print the tables that are complete.
 
-    scores: {row: {}}, or those of an earlier call, becomes {row: {task: {benchmark: scores}}}.
-    wanted: {task: {benchmark: metric}}. datasets, localisers: {benchmark: Benchmark, localiser}.
-    rows: any names, as the localisers have them; maps of the first are saved below maps_folder.
-    paper: see task_tables. figures_folder: of the sheets, which show up to `frames` frames of each
-    benchmark. beside: [(another method, folder of its maps)], shown too. binary: rows of 0/1 maps,
-    which have no K highest pixels and so no adaptive scores.
-    -> {benchmark: {task: {row: metric}}}, examples on the sheets (see figures/report.py)
+    scores: {row: {task: {benchmark: its scores}}}. wanted: {task: {benchmark: metric}}, all that
+    will be scored. metrics: {task: {row: metric}}. paper: see task_tables. binary: rows of 0/1
+    maps, which have no K highest pixels and so no adaptive scores.
     """
-    for row in rows:
-        scores[row] |= {task: {} for task in wanted}
-    scored = {}
-    examples = []
-    for name, dataset in datasets.items():
-        tasks = tasks_of(name, wanted)
-        shown = ids_to_show(dataset.samples, frames) if figures_folder else ()
-        localiser = localisers[name]
-        others = open_others(beside, dataset, tasks)
-        if others:
-            localiser = functools.partial(with_others, localiser, others, name, shown)
-        metrics = {task: rows_of(metric, [*rows, *others], threshold=threshold, reading=reading)
-                   for task, metric in tasks.items()}
-        batches = share(dataset.batches(batch_size))
-        folder = Path(maps_folder, name) if maps_folder else None
-        pictured = score(dataset, batches, metrics, localiser, shown, folder)
-        pictured = join_processes(dataset, metrics, pictured)
-        for task, of_rows in metrics.items():
-            for row in rows:
-                scores[row][task][name] = scores_of(of_rows[row], dataset, row in binary)
-        scored[name] = metrics
-        if rank_and_processes()[0] > 0:
-            continue
-        print_counts(dataset, metrics)
-        write_scores(scores, json_file, csv_file)
-        if folder and name in EXTENDED:
-            ours = metrics['robustness'][rows[0]]
-            save_confidences(folder, zip(ours.ids, ours.confidence))
-        for task in tasks:
-            if len(scores[rows[0]][task]) == len(wanted[task]):
-                print('\n' + task_tables(task, task_rows(scores, task), paper))
-        if figures_folder:
-            examples += draw_sheets(figures_folder, name, metrics, pictured)
-    return scored, examples
+    for task, of_rows in metrics.items():
+        for row in [row for row in of_rows if row in scores]:       # without other methods' maps
+            own = scores_of(of_rows[row], dataset, row in binary)
+            scores[row].setdefault(task, {})[dataset.name] = own
+    if rank_and_processes()[0] > 0:
+        return
+    print_counts(dataset, metrics)
+    write_scores(scores, json_file, csv_file)
+    for task in metrics:
+        rows = task_rows(scores, task)
+        if len(next(iter(rows.values()))) == len(wanted[task]):
+            print('\n' + task_tables(task, rows, paper))
 
 
 def tasks_of(name, wanted):
@@ -199,26 +178,23 @@ def task_rows(scores, task):
 
 # ---- The model, the benchmarks, and what localises -----------------------------------------------
 def load(device, checkpoint, variant, preset, untrained, **given):
-    """The model that the command line names. -> model, tokenizer, preset, variant, its origin
-
-    The origin, a text: the path of the checkpoint, or that the model is untrained.
-    """
+    """The model of these options. -> model, tokenizer, preset, variant, its checkpoint's path"""
     if preset == 'paper' and not checkpoint and not untrained:
         raise ValueError('no checkpoint ships for the paper preset: train one, or name the '
                          'authors\' by --checkpoint')
     torch.manual_seed(0)                # the untrained weights
-    origin = 'none, untrained'
+    source = 'none, untrained'
     saved = {'preset': 'miniature'}
     if not untrained:
-        origin = checkpoint or SHIPPED[variant or 'av']
-        checkpoint = checkpoint or ROOT / origin
+        source = checkpoint or SHIPPED[variant or 'av']
+        checkpoint = checkpoint or ROOT / source
         if rank_and_processes()[0] == 0:
-            print(f'checkpoint: {origin}')
+            print(f'checkpoint: {source}')
         saved = read_checkpoint(checkpoint)
     preset = preset or saved.get('preset', 'paper')         # the authors' file names neither
     variant = variant or saved.get('variant', 'av')
     model, tokenizer = load_model(preset, checkpoint, **given)
-    return model.to(device), tokenizer, preset, variant, origin
+    return model.to(device), tokenizer, preset, variant, source
 
 
 def open_benchmarks(wanted, preset, data_root, limit):
@@ -248,8 +224,7 @@ def open_benchmarks(wanted, preset, data_root, limit):
     return datasets
 
 
-def localiser_of(dataset, tasks, model, tokenizer, heatmaps, mixture_labels=None,
-                 mixture_rows=False):
+def localiser_of(dataset, tasks, model, tokenizer, heatmaps, mixture_labels, mixture_rows):
     """A benchmark's localiser: of the model, or of maps on disk. tasks: {task: metric}
 
     Paper [78]: 4.2.5 takes "a predefined category list" and does not say which. Here it is the
@@ -284,10 +259,10 @@ def evaluate(args):
     variant = args.variant or 'av'
     facts = {'heatmaps': args.heatmaps}
     if not args.heatmaps:
-        model, tokenizer, preset, variant, origin = load(
+        model, tokenizer, preset, variant, source = load(
             device, args.checkpoint, args.variant, args.preset, args.untrained,
             prompt=args.prompt, clipseg=args.clipseg, beats=args.beats)
-        facts = {'checkpoint': origin}
+        facts = {'checkpoint': source}
     if args.image:
         return one_pair(model, PRESETS[preset], args.image, args.audio, args.out)
     datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
@@ -296,17 +271,25 @@ def evaluate(args):
                   for name, dataset in datasets.items()}
     rows = ('ours', 'oracle', *(MIXTURE_ROWS if args.mixture_rows else ()))
     paper = variant if preset == 'paper' else None          # the miniature has no row in the paper
-    scores = {row: {} for row in rows}
-    metrics, examples = score_benchmarks(
-        scores, args.wanted, datasets, localisers, rows, threshold=args.threshold,
-        reading=args.reading, batch_size=args.batch_size, paper=paper, json_file=args.json,
-        csv_file=args.csv, maps_folder=args.save_heatmaps, figures_folder=args.figures,
-        frames=args.examples, beside=args.beside)
+    scores = {row: {task: {} for task in args.wanted} for row in rows}
+    scored = {}
+    examples = []
+    for name, dataset in datasets.items():
+        tasks = tasks_of(name, args.wanted)
+        shown = ids_to_show(dataset.samples, args.examples) if args.figures else ()
+        others = open_others(args.beside, dataset, tasks)
+        localiser = functools.partial(with_others, localisers[name], others, name, shown)
+        folders = [('ours', Path(args.save_heatmaps, name))] if args.save_heatmaps else []
+        scored[name], pictured = score_benchmark(
+            dataset, tasks, localiser, [*rows, *others], args.batch_size, shown, folders,
+            threshold=args.threshold, reading=args.reading)
+        add_scores(scores, args.wanted, dataset, scored[name], paper, args.json, args.csv)
+        if args.figures and rank_and_processes()[0] == 0:
+            examples += draw_sheets(args.figures, name, scored[name], pictured)
     if args.figures and rank_and_processes()[0] == 0:
-        facts |= {'preset': preset, 'threshold': args.threshold,
-                  'metrics': f'reading of the {args.reading}'}
+        facts |= {'preset': preset, 'threshold': args.threshold, 'reading': args.reading}
         tables = {task: (task_rows(scores, task), paper) for task in args.wanted}
-        draw_report(args.figures, tables, metrics, examples, facts)
+        draw_report(args.figures, tables, scored, examples, facts)
     return in_json(scores)
 
 
@@ -343,19 +326,15 @@ def parse_args(argv=None):
     add('--threshold', default='fixed:0.5', help='fixed:T, top50, adaptive or sweep (metrics.py)')
     add('--reading', choices=['release', 'paper'], default='release', help='metrics as the '
         'released evaluators compute them (default), or by the paper\'s words (metrics.py)')
-    add('--batch-size', type=between(int, 1), default=16, help='samples, in complete frames '
-        '(default: 16)')
-    add('--limit', type=between(int, 1), help='the first N samples of each benchmark or of its '
-        'conditions')
+    add('--batch-size', type=between(int, 1), default=16, help='samples at once (default: 16)')
+    add('--limit', type=between(int, 1), help='the first N of each benchmark or of its conditions')
     add('--json', type=some_path, help='write the scores here')
     add('--csv', type=some_path, help='the same, a line per task, benchmark, row and metric')
     add('--mixture-labels', type=some_path, metavar='FILE', help='Table 8: a class name per line, '
         'to choose from (default: the benchmark\'s own)')
-    add('--mixture-rows', action='store_true', help='Table 8: rows with a hard mask, the class '
-        'texts nearest to A, and the true classes')
+    add('--mixture-rows', action='store_true', help='Table 8: rows that show where the loss is')
     add('--figures', type=some_path, metavar='DIR', help='contact sheets, curves, report.html')
-    add('--examples', type=between(int, 1), default=3, help='frames of each benchmark there '
-        '(default: 3)')
+    add('--examples', type=between(int, 1), default=3, help='of each benchmark (default: 3)')
     add('--beside', nargs='+', type=named_folder, default=[], metavar='NAME=DIR', help='there too: '
         'other methods\' maps, folders of --save-heatmaps or the like')
     add('--save-heatmaps', type=some_path, metavar='DIR', help='write DIR/<benchmark>/<id>.npy')
@@ -419,8 +398,7 @@ def check_options(args, given):
         inputs += [('--heatmaps', file) for file in Path(args.heatmaps).glob('*/confidence.csv')]
     for _, folder in args.beside:
         inputs += [('--beside', Path(folder, name)) for name in BENCHMARKS]
-    sentence = overwritten(outputs, inputs)
-    if sentence:
+    if sentence := overwritten(outputs, inputs):
         raise ValueError(sentence)
 
 

@@ -7,8 +7,10 @@ import functools
 import math
 from dataclasses import replace
 
+from tqdm import tqdm
+
 from data import Benchmark
-from evaluate import readable, rows_of, score
+from evaluate import readable, score
 from figures.examples import draw_before_after
 from figures.scores import without_nan
 from figures.tables import table
@@ -75,9 +77,9 @@ def held_out(model, tokenizer, preset, data_root, rows=ROWS, batch_size=32):
     fractions. A score without samples is None. Missing and unreadable samples are printed.
     """
     config = PRESETS[preset]
-    vggss = {'box': rows_of(SingleSource, rows), 'mask': rows_of(MaskIoU, rows),
-             'area': {'ours': Areas()}}
-    is4 = {'mask': rows_of(MaskIoU, rows), 'pair': rows_of(BothRight, rows)}
+    vggss = {'box': {row: SingleSource() for row in rows},
+             'mask': {row: MaskIoU() for row in rows}, 'area': {'ours': Areas()}}
+    is4 = {'mask': {row: MaskIoU() for row in rows}, 'pair': {row: BothRight() for row in rows}}
     for name, metrics in (('vggss', vggss), ('is4', is4)):
         try:
             dataset = Benchmark(name, data_root, config.image_size, config.seconds)
@@ -90,7 +92,8 @@ def held_out(model, tokenizer, preset, data_root, rows=ROWS, batch_size=32):
                                 for number, s in enumerate(dataset.samples)]
         words = embed_names(model, tokenizer, dataset) if 'oracle' in rows else None
         localiser = functools.partial(localise_with_ceiling, model, words=words, cache={})
-        score(dataset, dataset.batches(batch_size), metrics, localiser)
+        batches = tqdm(dataset.batches(batch_size), name, leave=False, unit=' batches')
+        score(dataset, batches, metrics, localiser)
         n = dataset.expected - len(dataset.missing) - len(set(dataset.unreadable))
         if n < dataset.expected:
             print(f'{name}: scored {n} of {dataset.expected} samples')

@@ -332,20 +332,20 @@ def test_boxes_of_a_file_replace_the_detector(small_world, tmp_path, monkeypatch
 
 def test_an_interrupted_run_leaves_the_benchmarks_that_were_finished(small_world, tmp_path,
                                                                      monkeypatch):
-    localise_all = baselines.localise_all
+    score_benchmark = baselines.score_benchmark
 
     def stopped_at(last):
-        def localiser(parts, folder, benchmark, *more):
-            if benchmark == last:
+        def scored(dataset, *given, **more):
+            if dataset.name == last:
                 raise KeyboardInterrupt
-            return localise_all(parts, folder, benchmark, *more)
-        return localiser
+            return score_benchmark(dataset, *given, **more)
+        return scored
 
     line = (f'--method wav2clip --benchmarks vggss is4 ext_vggss --data-root {small_world} '
             f'--json {tmp_path / "b.json"}').split()
     found = {}
     for last in ('is4', 'ext_vggss', None):
-        monkeypatch.setattr(baselines, 'localise_all', stopped_at(last))
+        monkeypatch.setattr(baselines, 'score_benchmark', stopped_at(last))
         with contextlib.suppress(KeyboardInterrupt):
             baselines.run(baselines.parse_args(line))
         found[last] = json.loads((tmp_path / 'b.json').read_text(encoding='utf-8'))['wav2clip']

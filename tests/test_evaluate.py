@@ -167,9 +167,10 @@ def test_pictures_say_the_iou_and_the_pairing_that_the_scores_are_made_of():
                name, condition, mask in zip('abc', ('silence', 'positive', 'silence'), truth)]
     single, robust = metrics.SingleSource('top50'), metrics.Robustness('fixed:0.7')
     for maps in (heat, 1 - heat):
-        assert evaluate.feed(robust, samples, list(maps)) == [0, 1, 2]
-        assert evaluate.feed(single, samples, list(maps)) == [1]        # the only positive one
-    assert len(single.iou) == 2 and len(robust.iou) == 6                # in the order of update
+        evaluate.feed(robust, samples, list(maps), 'ours')
+        evaluate.feed(single, samples, list(maps), 'ours')
+    assert single.ids == ['b', 'b'] and len(single.iou) == 2            # the only positive one
+    assert robust.ids == [*'abcabc'] and len(robust.iou) == 6           # in the order of update
     assert robust.iou[0::3] + robust.iou[2::3] == [
         robust.conditions['silence'].iou[i] for i in (0, 2, 1, 3)]
     two = torch.stack([truth[:1], 1 - truth[:1]], 1)    # (1, 2, 8, 8)

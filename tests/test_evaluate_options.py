@@ -199,7 +199,7 @@ def test_the_checkpoint_is_read_loaded_printed_and_reported(run, tmp_path, capsy
         '--reading', 'paper', *arguments)
     [loaded] = run.loaded
     file = checkpoint.rpartition('/')[2]
-    assert run.reports[0][-1]['metrics'] == 'reading of the paper'
+    assert run.reports[0][-1]['reading'] == 'paper'
     assert run.reports[0][-1]['threshold'] == 'top50' and run.model.device.type == 'meta'
     assert run.checkpoints == [checkpoint] and loaded['checkpoint'] == checkpoint
     assert loaded['prompt'] is None and run.reports[0][-1]['checkpoint'].endswith(file)

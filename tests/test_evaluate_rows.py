@@ -114,10 +114,11 @@ def test_rows_of_other_methods_are_scored_printed_and_written_like_ours(monkeypa
         'of text': [known_map(s['id']) for s in samples],
         'of boxes': [known_map(s['id'], 'oracle').round() for s in samples]}
     scores = {'of text': {}, 'of boxes': {}}
-    evaluate.score_benchmarks(
-        scores, wanted, {'is4': dataset}, {'is4': localiser}, list(scores), binary=['of boxes'],
-        json_file=tmp_path / 'a.json', csv_file=tmp_path / 'a.csv',
-        maps_folder=tmp_path / 'maps')
+    meters, _ = evaluate.score_benchmark(
+        dataset, evaluate.tasks_of('is4', wanted), localiser, list(scores), 16,
+        folders=[('of text', tmp_path / 'maps/is4')])
+    evaluate.add_scores(scores, wanted, dataset, meters, None, tmp_path / 'a.json',
+                        tmp_path / 'a.csv', binary=['of boxes'])
     for task, values in FIRST.items():
         assert_scores(scores['of text'][task]['is4'], values, 4)
         found = scores['of boxes'][task]['is4']
