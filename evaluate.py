@@ -208,9 +208,8 @@ def open_benchmarks(wanted, preset, data_root, limit):
     if preset == 'miniature' and not data_root and rank_and_processes()[0] == 0:
         draw_miniature(root)
     wait_for_all()
-    names = set().union(*wanted.values())
     datasets = {}
-    for name in [name for name in BENCHMARKS if name in names]:
+    for name in [name for name in BENCHMARKS if tasks_of(name, wanted)]:
         try:
             dataset = Benchmark(name, root, config.image_size, config.seconds, limit)
         except FileNotFoundError as error:
@@ -257,12 +256,10 @@ def evaluate(args):
     model = tokenizer = None
     preset = args.preset or 'miniature'
     variant = args.variant or 'av'
-    facts = {'heatmaps': args.heatmaps}
     if not args.heatmaps:
         model, tokenizer, preset, variant, source = load(
             device, args.checkpoint, args.variant, args.preset, args.untrained,
             prompt=args.prompt, clipseg=args.clipseg, beats=args.beats)
-        facts = {'checkpoint': source}
     if args.image:
         return one_pair(model, PRESETS[preset], args.image, args.audio, args.out)
     datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
@@ -278,7 +275,9 @@ def evaluate(args):
         tasks = tasks_of(name, args.wanted)
         shown = ids_to_show(dataset.samples, args.examples) if args.figures else ()
         others = open_others(args.beside, dataset, tasks)
-        localiser = functools.partial(with_others, localisers[name], others, name, shown)
+        localiser = localisers[name]
+        if others:
+            localiser = functools.partial(with_others, localiser, others, name, shown)
         folders = [('ours', Path(args.save_heatmaps, name))] if args.save_heatmaps else []
         scored[name], pictured = score_benchmark(
             dataset, tasks, localiser, [*rows, *others], args.batch_size, shown, folders,
@@ -287,7 +286,8 @@ def evaluate(args):
         if args.figures and rank_and_processes()[0] == 0:
             examples += draw_sheets(args.figures, name, scored[name], pictured)
     if args.figures and rank_and_processes()[0] == 0:
-        facts |= {'preset': preset, 'threshold': args.threshold, 'reading': args.reading}
+        maps_of = {'heatmaps': args.heatmaps} if args.heatmaps else {'checkpoint': source}
+        facts = {**maps_of, 'preset': preset, 'threshold': args.threshold, 'reading': args.reading}
         tables = {task: (task_rows(scores, task), paper) for task in args.wanted}
         draw_report(args.figures, tables, scored, examples, facts)
     return in_json(scores)
