@@ -209,7 +209,7 @@ def open_benchmarks(wanted, preset, data_root, limit):
         draw_miniature(root)
     wait_for_all()
     datasets = {}
-    for name in [name for name in BENCHMARKS if tasks_of(name, wanted)]:
+    for name in sorted(set().union(*wanted.values()), key=list(BENCHMARKS).index):
         try:
             dataset = Benchmark(name, root, config.image_size, config.seconds, limit)
         except FileNotFoundError as error:

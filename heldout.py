@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data import Benchmark
 from evaluate import readable, score
-from figures.examples import draw_before_after
+from figures.examples import sheet_of_samples
 from figures.scores import without_nan
 from figures.tables import table
 from localise import embed_names, localise
@@ -145,10 +145,13 @@ def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, f
         return                                              # held_out has printed why
     words = embed_names(trained, tokenizer, dataset)
     shown = []
+    maps = []
     for batch in dataset.batches(1):                        # a frame under both of its sounds
         if samples := readable(dataset, [dataset[i] for i in batch]):
             before = localise(untrained, samples)['ours']
             after = localise(trained, samples, words)
-            shown += zip(samples, zip(before, after['ours'], after['oracle']))
+            shown += samples
+            maps += zip(before, after['ours'], after['oracle'])
     if shown:
-        draw_before_after(path, shown)
+        columns = ['frame', 'sounding object', 'untrained', 'trained', 'text oracle']
+        sheet_of_samples(path, shown, maps, columns, [s['label'] or s['id'] for s in shown])

@@ -42,7 +42,7 @@ from captions import captions_path, read_texts
 from data import VGGSound, draw_miniature, epoch_batches
 from encoders import read_entries
 from evaluate import load, open_benchmarks, readable
-from figures.inversion import inversion_picture
+from figures.examples import sheet_of_samples
 from figures.scores import check_outputs
 from figures.tables import table
 from launch import between, overwritten, pick_device, run_script, some_path, write_file
@@ -295,7 +295,11 @@ def say(args):
         print(f'{sample["label"]}: {sentence}')
     if args.figure:
         maps = localise(model, shown, words)
-        inversion_picture(shown, maps['oracle'], maps['ours'], chosen, args.figure)
+        columns = ['frame', 'ground truth', 'class name', 'sound']
+        said = [f'{" ".join(sentence.split())}\nclass: {sample["label"]}'
+                for sample, sentence in zip(shown, chosen)]
+        sheet_of_samples(args.figure, shown, zip(maps['oracle'], maps['ours']), columns, said,
+                         'What the sound says, and the maps of the class name and of the sound')
         print(f'{args.figure}: in the manner of Figure 12')
 
 

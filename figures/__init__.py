@@ -7,7 +7,6 @@
     report      contact sheets; report.html: tables, pictures and sounds in one file
     scores      --json, --csv, and the counts of what was not scored
     compare     several results in the paper's tables
-    inversion   Figure 12: heatmaps beside what the sound says
     own         one picture and one sound of your own
 
 Shapes: H W pixels of a frame, h w cells of a heatmap. Frames and tiles are uint8 RGB.

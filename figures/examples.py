@@ -113,20 +113,19 @@ def with_others(localiser, others, benchmark, shown, samples):
     return maps
 
 
-def draw_before_after(path, shown):
-    """Contact sheet of samples before and after a training.
+def sheet_of_samples(path, samples, maps, columns, labels, title=''):
+    """Contact sheet of samples of data.Benchmark: frame, ground truth, and the frame under maps.
 
-    shown: [(sample, (its map untrained, trained, and of the text oracle or None))]
+    maps: of each sample (h, w) in 0..1, or None for a blank. columns: names of all; labels, title:
+    see contact_sheet.
     """
     rows = []
-    for sample, maps in shown:
+    for sample, heats in zip(samples, maps):
         frame = displayable(sample['image'])
         truth = sample['boxes'] if sample['mask'] is None else sample['mask']
-        heats = [pictures.overlay(frame, heat.numpy()) for heat in maps if heat is not None]
-        rows.append([frame, pictures.ground_truth_tile(frame, truth.numpy()), *heats])
-    names = [sample['label'] or sample['id'] for sample, _ in shown]
-    columns = ['frame', 'sounding object', 'untrained', 'trained', 'text oracle']
-    pictures.contact_sheet(rows, path, columns, names)
+        tiles = [None if heat is None else pictures.overlay(frame, heat.numpy()) for heat in heats]
+        rows.append([frame, pictures.ground_truth_tile(frame, truth.numpy()), *tiles])
+    pictures.contact_sheet(rows, path, columns, labels, title)
 
 
 def draw_sheets(folder, benchmark, metrics, pictured):

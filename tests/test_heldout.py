@@ -272,7 +272,7 @@ def test_the_sheet_shows_untrained_trained_and_oracle_in_their_columns(monkeypat
     monkeypatch.setattr(pictures, 'ground_truth_tile', lambda frame, truth: truth.sum())
     monkeypatch.setattr(pictures, 'contact_sheet', lambda *a: drawn.append(a))
     heldout.before_after_sheet('untrained', 'trained', None, 'miniature', 'root', 'a.png', 1)
-    ((rows, path, columns, names),) = drawn
+    ((rows, path, columns, names, _),) = drawn
     assert path == 'a.png' and names == ['dog', 'cat']
     assert columns == ['frame', 'sounding object', 'untrained', 'trained', 'text oracle']
     assert [row[1:] for row in rows] == 2 * [[224 * 50, 0.1, 0.2, 0.3]]

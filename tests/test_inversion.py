@@ -140,7 +140,7 @@ def test_train_then_say_prints_four_shares_and_draws_figure_12(small, tmp_path, 
         assert re.search(rf'^{re.escape(source)} +\d+\.\d +16$', said, re.M), said
     assert f'{figure}: in the manner of Figure 12' in said
     with Image.open(figure) as picture:
-        assert picture.width > 800
+        assert picture.width > 600
 
 
 def test_the_condition_decides_what_the_captioner_is_told(small, tmp_path, monkeypatch):
