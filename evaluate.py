@@ -31,8 +31,8 @@ from benchmarks.lists import files_of_root, read_labels
 from benchmarks.maps import maps_below, save_confidences, save_heatmaps
 from data import Benchmark, draw_miniature
 from figures.compare import comparison
-from figures.examples import draw_report, draw_sheets, ids_to_show, open_others, with_others
 from figures.own import one_pair
+from figures.report import draw_report, draw_sheets, ids_to_show, open_others, with_others
 from figures.scores import check_outputs, in_json, print_counts, scores_of, write_scores
 from figures.tables import EXTENDED, ORACLE_TASKS, task_tables
 from launch import (between, gather_lists, given_options, overwritten, rank_and_processes,

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data import Benchmark
 from evaluate import readable, score
-from figures.examples import sheet_of_samples
+from figures.report import sheet_of_samples
 from figures.scores import without_nan
 from figures.tables import table
 from localise import embed_names, localise

@@ -42,7 +42,7 @@ from captions import captions_path, read_texts
 from data import VGGSound, draw_miniature, epoch_batches
 from encoders import read_entries
 from evaluate import load, open_benchmarks, readable
-from figures.examples import sheet_of_samples
+from figures.report import sheet_of_samples
 from figures.scores import check_outputs
 from figures.tables import table
 from launch import between, overwritten, pick_device, run_script, some_path, write_file

@@ -3,8 +3,7 @@
     tables      as text, with the paper's own rows (paper_tables.csv)
     pictures    heatmaps in colour and over a frame, the ground truth, contact sheets
     curves      the losses of a training run; precision and recall (Figure 7)
-    examples    which samples evaluate.py shows, and other methods' maps beside ours
-    report      contact sheets; report.html: tables, pictures and sounds in one file
+    report      the samples that evaluate.py shows: on contact sheets, and on a page with sound
     scores      --json, --csv, and the counts of what was not scored
     compare     several results in the paper's tables
     own         one picture and one sound of your own

@@ -1,7 +1,7 @@
 """Curves: the losses of a training run, and precision over recall (Figure 7).
 
     loss_curve('runs/first/log.jsonl', 'loss.png', p_pos=0.4, p_neg=0.0)
-    precision_recall_picture({'VGG-SS': (precision, recall, (0.7, 0.6))}, 'curve.png')
+    precision_recall_picture({'Extended VGG-SS': metric}, 'curve.png')      # a metrics.Extended
 """
 
 import io
@@ -68,21 +68,24 @@ def loss_curve(log_path, png_path, p_pos, p_neg):
     save(figure, png_path)
 
 
-def precision_recall_picture(curves, path):
+def precision_recall_picture(metrics, path):
     """Figure 7: precision over recall of the extended sets; on a grey line F1 is constant.
 
-    curves: {name: (precision (T,), recall (T,), (precision, recall) at max-F1)}, fractions.
+    metrics: {name: Extended}.
     """
     figure, [axis] = _axes((5.6, 5), 1, ['Precision and recall; a dot is max-F1'])
     r, p = np.meshgrid(np.linspace(0.01, 1, 100), np.linspace(0.01, 1, 100))
     f1 = 2 * p * r / (p + r)
     grey = axis.contour(r, p, f1, [0.2, 0.4, 0.6, 0.8], colors='#bbbbbb', linewidths=0.8)
     axis.clabel(grey, fmt='F1 %g', fontsize=8)
-    for name, (precision, recall, (p, r)) in curves.items():
-        best = 200 * p * r / max(p + r, 1e-9)
-        [line] = axis.plot(recall, precision, linewidth=1.8, label=f'{name}, max-F1 {best:.1f}')
-        axis.plot(r, p, 'o', color=line.get_color(), markersize=7, markeredgecolor='white',
-                  clip_on=False, zorder=3)
+    for name, metric in metrics.items():
+        precision, recall = metric.precision_recall(sorted(metric.confidence))
+        f1, p, r = metric.f1_curve()
+        best = f1.argmax()
+        label = f'{name}, max-F1 {100 * f1[best]:.1f}'
+        [line] = axis.plot(recall, precision, linewidth=1.8, label=label)
+        axis.plot(r[best], p[best], 'o', color=line.get_color(), markersize=7,
+                  markeredgecolor='white', clip_on=False, zorder=3)
     axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='recall', ylabel='precision')
     figure.legend(fontsize=9, frameon=False, loc='outside lower center', ncols=2)
     save(figure, path)

@@ -196,14 +196,14 @@ def test_another_methods_maps_are_scored_and_shown_beside_ours(two_runs):
     _, examples, curves = two_runs()
     assert {e['benchmark'] for e in examples} == {'is4', 'ext_flickr', 'robust_s4', 'vgg_duet'}
     for mine in examples:
-        assert list(mine['beside']) == ['by saved']                 # the other has no folder
-        other = mine['beside']['by saved']
-        assert np.allclose(other['heat'], mine['heat'], atol=1e-3)  # sources in the same order
-        assert (other['score'], other['confidence']) == (mine['score'], mine['confidence'])
+        assert list(mine['heats']) == ['overlay', 'by saved']       # the other has no folder
+        ours, other = mine['heats'].values()
+        assert np.allclose(other, ours, atol=1e-3)                  # sources in the same order
+        assert mine['scores']['by saved'] == mine['scores']['IoU']
     assert list(curves) == ['precision_recall.png', 'precision_recall_ext_flickr.png']
     ours, saved = curves['precision_recall_ext_flickr.png'].values()
     assert list(curves['precision_recall_ext_flickr.png']) == ['ours', 'by saved']
-    assert ours[0].tolist() == saved[0].tolist() and ours[2] == saved[2]
+    assert saved.iou == ours.iou and saved.confidence == ours.confidence
 
 
 def test_samples_are_read_once_and_only_maps_that_are_shown(two_runs, monkeypatch, tmp_path):
@@ -232,9 +232,9 @@ def test_maps_that_are_missing_or_wrong_cost_another_method_only(two_runs, tmp_p
     confidences.write_text('id,confidence\nstranger,0.5\n')
     results, examples, curves = two_runs()
     assert results['single']['is4']['n'] == 4 and results['robustness']['ext_flickr']['n'] == 5
-    lacking = {e['id'] for e in examples if None in e['beside'].values()}
+    lacking = {e['id'] for e in examples if any(heat is None for heat in e['heats'].values())}
     assert lacking == {'is4.a_2'}
-    assert all(e['beside'] == {} for e in examples if e['benchmark'] == 'ext_flickr')
+    assert all(list(e['heats']) == ['overlay'] for e in examples if e['benchmark'] == 'ext_flickr')
     said = capsys.readouterr().out
     assert f'ext_flickr: saved is not shown: {confidences} has no line for' in said
     assert 'no heatmap' in said and list(curves) == ['precision_recall.png']

@@ -94,7 +94,7 @@ def test_what_other_processes_found_is_gathered(monkeypatch, tmp_path):
     confidences = (tmp_path / 'm/ext_flickr/confidence.csv').read_text().splitlines()
     assert len(confidences) == 1 + 5 + 5 and confidences[-1] == 'theirs.d_1,0.5'
     shown = run.sheets['robustness', 'ext_flickr'][0][-1]
-    assert (shown['id'], shown['confidence']) == ('theirs.b_1', 0.8) and len(merged) == 2
+    assert (shown['id'], shown['scores']['confidence']) == ('theirs.b_1', 0.8) and len(merged) == 2
     run('--benchmarks', 'is4')
     assert len(merged) == 2 + 6                             # ours and the oracle of three tasks
 

@@ -175,28 +175,29 @@ def test_sheets_are_written_completely_or_not_at_all(tmp_path, monkeypatch):
 
 def example(task, benchmark, id='a', **more):
     """One sample with a white frame, a box of truth and a map that is 1 everywhere."""
-    truth = np.zeros((224, 224))
-    truth[50:150, 50:150] = 1
+    truth = np.zeros((1, 224, 224))
+    truth[:, 50:150, 50:150] = 1
     wav = (np.sin(np.arange(8000) / 20) / 4).astype(np.float32)
     return {'task': task, 'benchmark': benchmark, 'id': id, 'group': None, 'condition': None,
             'label': 'dog', 'frame': np.full((64, 64, 3), 255, np.uint8), 'truth': truth,
-            'heat': np.ones((56, 56), np.float32), 'oracle': None, 'wav': wav, 'rate': 16000,
-            'score': 0.5, 'confidence': None, 'beside': {}, **more}
+            'heats': {'overlay': np.ones((1, 56, 56), np.float32)}, 'oracle': None, 'wav': wav,
+            'scores': {'IoU': 0.5}, **more}
 
 
 def mixture(**more):
     half = np.zeros((224, 448))
     half[50:150, 50:150] = 1
     return example('multisource', 'vgg_duet', label=['dog', 'cat'],
-                   frame=np.full((224, 448, 3), 255, np.uint8), score=None,
-                   truth=[half, half[:, ::-1]], heat=[half, half[:, ::-1]], **more)
+                   frame=np.full((224, 448, 3), 255, np.uint8), scores={'IoU': None},
+                   truth=[half, half[:, ::-1]], heats={'overlay': [half, half[:, ::-1]]}, **more)
 
 
 EXAMPLES = {
     'single': [example('single', 'vggss', str(i)) for i in range(3)],
-    'segmentation': [example('segmentation', 'ade20k', label=None, score=None)],
-    'extended': [example('robustness', 'ext_flickr', condition=c, truth=t, confidence=0.4)
-                 for c, t in (('sounding', np.ones((224, 224))), ('silent', np.zeros((224, 224))))],
+    'segmentation': [example('segmentation', 'ade20k', label=None, scores={'IoU': None})],
+    'extended': [example('robustness', 'ext_flickr', condition=c, truth=np.full((1, 224, 224), t),
+                         scores={'IoU': 0.5, 'confidence': 0.4})
+                 for c, t in (('sounding', 1.), ('silent', 0.))],
     'robust': [example('robustness', 'robust_s4', group=g, condition=c)
                for g in 'ab' for c in CONDITIONS if (g, c) != ('b', 'noise')],
     'interactive': [example('interactive', 'vpo_ms', group=g, label=name) for g, name in (
@@ -243,11 +244,11 @@ def test_sheet_of_each_task_has_the_papers_columns(tmp_path, kind, monkeypatch):
 
 def beside(mine, **levels):
     """The example with other methods' maps of a level everywhere beside it; None: no map."""
-    others = {}
+    heats = dict(mine['heats'])
     for method, level in levels.items():
-        heat = np.zeros_like(mine['heat']) if level is None else np.full_like(mine['heat'], level)
-        others[f'by {method}'] = None if level is None else {'heat': heat, 'score': level}
-    return {**mine, 'beside': others}
+        heats[f'by {method}'] = None if level is None else np.full((1, 56, 56), level)
+    own = {f'by {method}': level for method, level in levels.items()}
+    return {**mine, 'heats': heats, 'scores': {**mine['scores'], **own}}
 
 
 def drawn_sheet(monkeypatch, examples):
@@ -278,7 +279,7 @@ def test_other_methods_stand_beside_ours_in_each_condition_and_source(monkeypatc
     blanks = [heading for heading, tile in second.items() if tile is None]
     assert blanks == ['noise\noverlay', 'noise\nby FNAC']
     one = mixture()
-    one['beside'] = {'by FNAC': {'heat': one['heat'][::-1], 'score': None}}
+    one['heats'] = {**one['heats'], 'by FNAC': one['heats']['overlay'][::-1]}
     [row], _ = drawn_sheet(monkeypatch, [one])
     assert list(row) == ['frame', *(f'{what} {k}' for k in (1, 2)
                                     for what in ('ground truth', 'overlay', 'by FNAC'))]

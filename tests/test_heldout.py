@@ -13,7 +13,7 @@ import heldout
 import model as model_file
 from benchmarks import BenchmarkSample
 from localise import localise
-from figures import pictures
+from figures import report
 from heldout import BothRight
 from tiny import SIZE, tiny        # noqa: F401
 
@@ -268,9 +268,9 @@ def test_the_sheet_shows_untrained_trained_and_oracle_in_their_columns(monkeypat
     monkeypatch.setattr(heldout, 'embed_names', lambda *a: {'dog': 1})
     monkeypatch.setattr(heldout, 'localise', fake)
     overlay = lambda frame, heat: round(float(heat.mean()), 3)
-    monkeypatch.setattr(pictures, 'overlay', overlay)
-    monkeypatch.setattr(pictures, 'ground_truth_tile', lambda frame, truth: truth.sum())
-    monkeypatch.setattr(pictures, 'contact_sheet', lambda *a: drawn.append(a))
+    monkeypatch.setattr(report, 'overlay', overlay)
+    monkeypatch.setattr(report, 'ground_truth_tile', lambda frame, truth: truth.sum())
+    monkeypatch.setattr(report, 'contact_sheet', lambda *a: drawn.append(a))
     heldout.before_after_sheet('untrained', 'trained', None, 'miniature', 'root', 'a.png', 1)
     ((rows, path, columns, names, _),) = drawn
     assert path == 'a.png' and names == ['dog', 'cat']

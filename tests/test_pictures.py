@@ -16,10 +16,11 @@ CURVE = '''
 import os, sys, types
 from pathlib import Path
 sys.modules["launch"] = types.SimpleNamespace(write_file=Path.write_bytes)      # without torch
-from figures.curves import precision_recall_picture
+from figures.curves import loss_curve
 from figures.pictures import heat_colours
 heat_colours([[0, 1]])
-precision_recall_picture({"a": ([1, 0.5], [0.2, 0.9], (1, 0.2))}, Path("curve.png"))
+Path("log.jsonl").write_text('{"step": 1, "loss": 2}', encoding="utf-8")
+loss_curve("log.jsonl", Path("curve.png"), 0.4, 0)
 print(os.environ["MPLBACKEND"])
 '''
 

@@ -91,9 +91,9 @@ def test_audio_decodes_to_the_same_samples(tmp_path):
     samples = np.random.default_rng(0).integers(-9000, 9000, 4000).astype(np.int16)
     samples[:2] = -32768, 32767
     wav = samples.astype(np.float32) / 32768
-    page = page_of(tmp_path, [example('single', 'vggss', wav=wav, rate=22050)])
+    page = page_of(tmp_path, [example('single', 'vggss', wav=wav)])
     rate, heard = sound(page.all('audio')[0])
-    assert rate == 22050 and (heard == samples).all()
+    assert rate == 16000 and (heard == samples).all()
     assert not any('level' in words for words in page.words[-20:])
 
 
@@ -149,7 +149,8 @@ def test_text_oracle_is_shown_where_there_is_one(tmp_path):
 
 def test_the_page_shows_other_methods_overlays_and_ious(tmp_path):
     mine = example('single', 'vggss')
-    mine['beside'] = {'by FNAC': {'heat': mine['heat'], 'score': 0.25}, 'by SLAVC': None}
+    mine['heats'] |= {'by FNAC': mine['heats']['overlay'], 'by SLAVC': None}
+    mine['scores'] |= {'by FNAC': 0.25, 'by SLAVC': None}
     page = page_of(tmp_path, [mine])
     captions = [image['alt'] for image in page.all('img')]
     assert captions == ['frame', 'ground truth', 'heatmap', 'overlay', 'by FNAC']

@@ -268,7 +268,8 @@ def sheet_rows(monkeypatch, tmp_path, task, benchmark, examples):
 
 def test_a_row_shows_frame_truth_heatmap_and_overlay_of_one_example(monkeypatch, tmp_path):
     frames = [np.full((64, 64, 3), value, np.uint8) for value in (250, 120)]
-    mine = [example('single', 'vggss', frame=frame, heat=flat(.2 + .5 * k), score=.25 + .5 * k,
+    mine = [example('single', 'vggss', frame=frame, heats={'overlay': flat(.2 + .5 * k)[None]},
+                    scores={'IoU': .25 + .5 * k},
                     label=f'sound {k}') for k, frame in enumerate(frames)]
     rows, labels = sheet_rows(monkeypatch, tmp_path, 'single', 'vggss', mine)
     for k, (row, frame) in enumerate(zip(rows, frames)):
@@ -283,7 +284,7 @@ def test_a_row_shows_frame_truth_heatmap_and_overlay_of_one_example(monkeypatch,
 def test_robustness_shows_each_condition_s_own_overlay_whatever_their_order(monkeypatch, tmp_path):
     heat = dict(zip(CONDITIONS, (.2, .4, .6, .8)))
     mine = [example('robustness', 'robust_s4', group='g', condition=condition,
-                    heat=flat(heat[condition]), score=heat[condition])
+                    heats={'overlay': flat(heat[condition])[None]}, scores={'IoU': heat[condition]})
             for condition in reversed(CONDITIONS)]
     [row], labels = sheet_rows(monkeypatch, tmp_path, 'robustness', 'robust_s4', mine)
     assert list(row) == ['frame', *(f'{condition}\noverlay' for condition in CONDITIONS)]
@@ -297,7 +298,8 @@ def test_each_sound_of_a_frame_has_its_own_truth_and_overlay(monkeypatch, tmp_pa
     truths = [np.zeros((224, 224)), np.zeros((224, 224))]
     truths[0][:, :112] = 1
     truths[1][:, 112:] = 1
-    mine = [example('interactive', 'is4', group='g', truth=truths[k], heat=flat(.3 + .4 * k))
+    mine = [example('interactive', 'is4', group='g', truth=truths[k][None],
+                    heats={'overlay': flat(.3 + .4 * k)[None]})
             for k in (0, 1)]
     [row], _ = sheet_rows(monkeypatch, tmp_path, 'interactive', 'is4', mine)
     for k in (0, 1):
@@ -314,7 +316,7 @@ def test_each_source_of_a_mixture_has_its_own_truth_and_overlay(monkeypatch, tmp
     right[50:150, 300:400] = 1
     heat = [np.full((224, 448), level) for level in (.3, .7)]
     mine = [example('multisource', 'vgg_duet', frame=frame, label=['dog', 'cat'],
-                    truth=[left, right], heat=heat)]
+                    truth=[left, right], heats={'overlay': heat})]
     [row], labels = sheet_rows(monkeypatch, tmp_path, 'multisource', 'vgg_duet', mine)
     assert list(row) == ['frame', 'ground truth 1', 'overlay 1', 'ground truth 2', 'overlay 2']
     for k in (0, 1):
@@ -330,7 +332,7 @@ def mean_colour(attributes):
 
 
 def test_the_page_shows_ours_and_the_oracles_map_under_their_captions(tmp_path):
-    mine = example('single', 'vggss', heat=flat(.1), oracle=flat(.9))
+    mine = example('single', 'vggss', heats={'overlay': flat(.1)[None]}, oracle=flat(.9))
     images = {image['alt']: mean_colour(image) for image in page_of(tmp_path, [mine]).all('img')}
     frame = mine['frame']
     wanted = {'frame': frame, 'heatmap': heat_colours(flat(.1)),
