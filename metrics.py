@@ -19,13 +19,14 @@ import math
 
 import numpy as np
 import torch
-import torch.distributed as dist
+
+from launch import gather_lists
 
 SWEEP = torch.arange(1, 20) / 20                    # 0.05, 0.10 .. 0.95, as the release prints
 F_THRESHOLDS = torch.linspace(0, 1 - 1e-10, 255)    # of the F-score (AVSBench's released code)
 BETA_SQUARED = 0.3                                  # F: precision over recall (Zhou et al., 2022)
 AUC_POINTS = torch.tensor([0.05 * i for i in range(21)], dtype=torch.float64)    # IoU 0, 0.05 .. 1
-NEGATIVES = ('silence', 'noise', 'offscreen')       # conditions of Table 5
+CONDITIONS = ('positive', 'silence', 'noise', 'offscreen')      # of Table 5
 
 
 # ---- Thresholding policy: from a heatmap to the predicted region ---------------------------------
@@ -120,9 +121,8 @@ class Streaming:
     def __init__(self, threshold='fixed:0.5', reading='release'):
         self.threshold = threshold
         self.reading = reading
-        for name in self.kept:
+        for name in (*self.kept, 'ids'):        # ids: of the samples, where the caller adds them
             setattr(self, name, copy.copy(getattr(type(self), name, [])))
-        self.ids = []               # of the samples, where the caller adds them
 
     def __len__(self):
         return len(getattr(self, self.kept[0]))
@@ -157,18 +157,15 @@ class Streaming:
 
     def merge(self, other):
         """Add the samples of another metric of the same class."""
-        for name in self.kept:
+        for name in (*self.kept, 'ids'):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.ids = self.ids + other.ids
 
     def merge_across_ranks(self):
         """Under torchrun: afterwards every rank holds the samples of all. Call it once."""
-        if dist.is_initialized():
-            ranks = [None] * dist.get_world_size()
-            dist.all_gather_object(ranks, self)
-            for other in ranks[1:]:
-                ranks[0].merge(other)
-            self.__dict__ = ranks[0].__dict__
+        first, *others = gather_lists([self])
+        for other in others:
+            first.merge(other)
+        self.__dict__ = first.__dict__
 
 
 # ---- Single sound source localization (Tables 1 and 2) and segmentation (Table 6) ----------------
@@ -340,8 +337,7 @@ class Robustness(Streaming):
 
     def __init__(self, threshold='fixed:0.5', reading='release'):
         super().__init__(threshold, reading)
-        names = ('positive', *NEGATIVES)
-        self.conditions = {name: Segmentation(threshold, reading) for name in names}
+        self.conditions = {name: Segmentation(threshold, reading) for name in CONDITIONS}
 
     def add(self, heatmap, mask, condition):
         self.conditions[condition].add(heatmap, mask)
@@ -359,7 +355,7 @@ class Robustness(Streaming):
             scores |= {f'mIoU_{name}': own['mIoU'], f'F_{name}': own['F']}
             if name != 'positive':
                 scores[f'FPR_{name}'] = mean(part.area)
-        present = [name for name in NEGATIVES if self.conditions[name].iou]
+        present = [name for name in CONDITIONS[1:] if self.conditions[name].iou]
         for kind in ('mIoU', 'F'):
             negative = mean([scores[f'{kind}_{name}'] for name in present])
             scores[f'G_{kind}'] = global_score(scores[f'{kind}_positive'], negative)
@@ -385,19 +381,18 @@ class Interactive(SingleSource):
     Paper [61]: one NaN (0/0) makes all four scores NaN in that code; here such a sample fails.
     """
     needs = ('boxes', 'group', 'group_size')
-    kept = ('iou', 'iou_adaptive', 'groups', 'sizes')
+    kept = ('iou', 'iou_adaptive', 'groups')
     strict = True
 
     def add(self, heatmap, boxes, group, group_size):
         super().add(heatmap, boxes)
-        self.groups.append(group)
-        self.sizes.append(group_size)
+        self.groups.append((group, group_size))
 
     def worst(self, iou):
         """IoU of each sample (N floats or rows of 19) -> IoU of each group's worst sample."""
         seen = {}                               # {(group, its size): IoU of its samples}
-        for group, size, value in zip(self.groups, self.sizes, iou):
-            seen.setdefault((group, size), []).append(value)
+        for group, value in zip(self.groups, iou):
+            seen.setdefault(group, []).append(value)
         return [np.min(rows, 0).tolist() for (_, size), rows in seen.items() if len(rows) == size]
 
     def compute(self):

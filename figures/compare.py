@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from figures.scores import ORACLE
-from figures.tables import (BENCHMARK_NAMES, TABLES, TASK_NAMES, cell_text, count_of, paper_scores,
-                            score_of, table)
+from figures.tables import (BENCHMARK_NAMES, ORACLE, TABLES, TASK_NAMES, cell_text, count_of,
+                            paper_scores, score_of, table)
 from media import check_file
 
 METHODS = {     # row: its name, in the order of every table; above them stand the prior works
@@ -62,11 +61,9 @@ def read_result(path):
         rows[path.stem] = {task: content[task] for task in TABLES if task in content}
         for row, tasks in rows.items():
             for task, benchmarks in tasks.items():
-                names = {name for _, names, _ in TABLES[task] for name in names}
-                if benchmarks.keys() - names:
-                    raise ValueError('no benchmark of this task')
+                TABLES[task]                        # LookupError: no task of section 4.2
                 for benchmark, scores in benchmarks.items():
-                    if scores is not None:          # the oracle's are, without class names
+                    if scores:                      # None: the oracle's, without class names
                         for value in scores.values():
                             np.asarray(value, float).max()      # numbers, null (NaN) or lists
                         found[task, benchmark, row] = scores
@@ -86,7 +83,11 @@ def one_table(number, measured):
     lines = []
     for benchmark in dict.fromkeys(benchmark for _, benchmark, _ in printed):
         name = BENCHMARK_NAMES[benchmark]
-        for row in rows_in_order(task, benchmark, printed, measured):
+        in_paper = [row for *where, row in printed if where == [task, benchmark]]
+        in_files = [row for *where, row in measured if where == [task, benchmark]]
+        prior = [row for row in in_paper if row not in METHODS]
+        methods = [row for row in METHODS if row in in_paper + in_files]
+        for row in dict.fromkeys([*prior, *methods, *in_files]):    # last: not in the paper
             scores = measured.get((task, benchmark, row), {})
             paper = printed.get((task, benchmark, row), {})
             cells = []
@@ -98,11 +99,3 @@ def one_table(number, measured):
             name = ''
     columns = ['benchmark', 'method', *headings.values(), 'n']
     return f'{TASK_NAMES[task]} (Table {number}), measured | paper\n{table(lines, columns)}'
-
-
-def rows_in_order(task, benchmark, printed, measured):
-    """Prior works, baselines and the oracle, ours; then what the paper does not have."""
-    rows = [row for one in (printed, measured) for *where, row in one if where == [task, benchmark]]
-    prior = [row for row in rows if (task, benchmark, row) in printed and row not in METHODS]
-    methods = [row for row in METHODS if row in rows]
-    return dict.fromkeys([*prior, *methods, *rows])

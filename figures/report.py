@@ -24,10 +24,10 @@ from tqdm import tqdm
 from benchmarks.maps import maps_below, read_confidences
 from figures import attempt, curves
 from figures.pictures import contact_sheet, ground_truth_tile, heat_colours, overlay
-from figures.tables import (BENCHMARK_NAMES, CONDITIONS, EXTENDED, TASK_NAMES, cell_text, grids,
-                            score_of)
+from figures.tables import BENCHMARK_NAMES, EXTENDED, TASK_NAMES, cell_text, grids, score_of
 from launch import rank_and_processes, write_file
 from media import SAMPLE_RATE, displayable
+from metrics import CONDITIONS
 
 BY = 'by '                  # begins the name of the row of another method (--beside)
 LOUD = 0.35                 # root mean square of a sound; a louder one is played at SOFTENED

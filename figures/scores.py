@@ -11,9 +11,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from figures.tables import ORACLE
 from launch import write_file
-
-ORACLE = 'clipseg_gt_text'      # the row 'oracle' in files
 
 
 def check_outputs(files, folders):
@@ -91,7 +90,7 @@ def print_counts(dataset, metrics):
         print(f'{name}: {len(nameless)} of {len(dataset)} samples have no class name, the first '
               f'{nameless[0]}; the oracle is scored on the others')
     if 'interactive' in metrics:
-        seen = Counter(metrics['interactive'][first].groups)
+        seen = Counter(group for group, _ in metrics['interactive'][first].groups)
         short = sum(seen[group] < size for group, size in dataset.listed_groups.items())
         if short:
             print(f'{name}: {short} of {len(dataset.listed_groups)} frames lack a sound; the '

@@ -24,7 +24,7 @@ BENCHMARK_NAMES = {
     'vgg_instruments': 'VGGSound-Instruments', 'vgg_duet': 'VGGSound-Duet'}
 ROW_NAMES = {'av': 'paper, AV alignment', 'av_llm': 'paper, AV + LLM alignment'}
 ORACLE_TASKS = ('single', 'segmentation', 'interactive')    # the paper's tables with an oracle
-CONDITIONS = ('positive', 'silence', 'noise', 'offscreen')  # the columns of Table 5 and Figure 8
+ORACLE = 'clipseg_gt_text'      # the row 'oracle' in files
 ADAPTED = 'w/ Adap.'
 EXTENDED = ('ext_vggss', 'ext_flickr')
 # task: [(the paper's tables, benchmarks in their order, {metric: heading} in their order)]
@@ -92,7 +92,7 @@ def named_rows(task, benchmark, rows, paper):
         if row == 'oracle' and task not in ORACLE_TASKS:
             continue
         named.append((row, sets.get(benchmark) or {}))
-        key = {'ours': paper, 'oracle': 'clipseg_gt_text'}.get(row, row)
+        key = {'ours': paper, 'oracle': ORACLE}.get(row, row)
         if printed.get((task, benchmark, key)):             # a row of dashes is left out
             title = ROW_NAMES[paper] if row == 'ours' else f'paper, {row}'
             named.append((title, printed[task, benchmark, key]))

@@ -8,7 +8,7 @@ from figures import pictures, report
 from figures.pictures import (BLANK, DIMMED, GAP, OUTLINE, TILE, contact_sheet, ground_truth_tile,
                               heat_colours, overlay)
 from figures.report import example_sheet
-from figures.tables import CONDITIONS
+from metrics import CONDITIONS
 
 COLDEST, HOTTEST = (48, 18, 59), (122, 4, 2)        # the ends of Turbo
 LONG = 'a church bell far away behind Llanfairpwllgwyngyllgogerychwyrndrobwllllantysilio'

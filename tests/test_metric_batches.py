@@ -38,7 +38,7 @@ def everything(order, size, threshold='fixed:0.5'):
     for start in range(0, len(order), size):
         part = order[start:start + size]
         pairs = [torch.stack([x, x.flip(2)], 1) for x in (heat[part], truth[part])]
-        names = [('positive', *M.NEGATIVES)[i % 4] for i in part]
+        names = [M.CONDITIONS[i % 4] for i in part]
         batch = {'boxes': truth[part], 'mask': truth[part], 'sources': pairs[1],
                  'group': [groups[i] for i in part], 'group_size': [2 for i in part],
                  'confidence': confidence[part], 'condition': names}

@@ -15,8 +15,8 @@ import metrics
 from conftest import ROOT
 from figures import report
 from figures.pictures import heat_colours, overlay
-from figures.tables import (CONDITIONS, ORACLE_TASKS, TABLES, grids, paper_scores, table,
-                            task_tables)
+from figures.tables import ORACLE_TASKS, TABLES, grids, paper_scores, table, task_tables
+from metrics import CONDITIONS
 from test_figures import example
 from test_report import page_of
 
