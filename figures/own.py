@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from figures import pictures
+from figures.pictures import heat_colours, overlay
 from launch import write_file
 from media import evaluation_image, part_heard, read_audio, read_own_image
 
@@ -14,7 +14,10 @@ SILENT = 2**-14     # a sound that peaks below two steps of 16-bit audio is sile
 
 
 def one_pair(model, config, image_file, audio_file, out):
-    """Localise one sound in one picture; save frame | heatmap | overlay, each of its size."""
+    """Localise one sound in one picture; save frame | heatmap | overlay, each of its size.
+
+    OSError where the file cannot be written.
+    """
     device = next(model.parameters()).device
     picture, reduced = read_own_image(image_file)
     wav = read_audio(audio_file, config.seconds)                                # (samples,)
@@ -25,19 +28,15 @@ def one_pair(model, config, image_file, audio_file, out):
     image = evaluation_image(picture, config.image_size)                        # (3, H, W)
     size = picture.height, picture.width
     heat = model.heatmap(image[None].to(device), wav[None].to(device), size)[0].cpu().numpy()
-    draw_pair(out, np.asarray(picture), heat)
+    frame = np.asarray(picture)
+    tiles = [frame, heat_colours(heat), overlay(frame, heat)]
+    content = io.BytesIO()
+    try:
+        kind = Image.registered_extensions()[Path(out).suffix.lower()]
+        Image.fromarray(np.concatenate(tiles, 1)).save(content, kind)
+    except (KeyError, OSError, ValueError) as error:
+        raise OSError(f'cannot write {out} ({error}): name a .png or .jpg file') from None
+    write_file(out, content.getvalue())
     smaller = f', brought down to {picture.width} x {picture.height} pixels' if reduced else ''
     print(f'{out}: frame | heatmap | overlay{smaller}; {(heat > 0.5).mean():.1%} of the frame is '
           f'over 0.5, the peak is {heat.max():.2f}')
-
-
-def draw_pair(path, frame, heat):
-    """frame | heatmap | overlay, each of the frame's size. OSError where it cannot be written."""
-    tiles = [frame, pictures.heat_colours(heat), pictures.overlay(frame, heat)]
-    content = io.BytesIO()
-    try:
-        kind = Image.registered_extensions()[Path(path).suffix.lower()]
-        Image.fromarray(np.concatenate(tiles, 1)).save(content, kind)
-    except (KeyError, OSError, ValueError) as error:
-        raise OSError(f'cannot write {path} ({error}): name a .png or .jpg file') from None
-    write_file(path, content.getvalue())
