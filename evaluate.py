@@ -286,8 +286,8 @@ def evaluate(args):
         if args.figures and rank_and_processes()[0] == 0:
             examples += draw_sheets(args.figures, name, scored[name], pictured)
     if args.figures and rank_and_processes()[0] == 0:
-        maps_of = {'heatmaps': args.heatmaps} if args.heatmaps else {'checkpoint': source}
-        facts = {**maps_of, 'preset': preset, 'threshold': args.threshold, 'reading': args.reading}
+        origin = {'heatmaps': args.heatmaps} if args.heatmaps else {'checkpoint': source}
+        facts = {**origin, 'preset': preset, 'threshold': args.threshold, 'reading': args.reading}
         tables = {task: (task_rows(scores, task), paper) for task in args.wanted}
         draw_report(args.figures, tables, scored, examples, facts)
     return in_json(scores)
