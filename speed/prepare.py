@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.pairs import print_other_splits
 from data import VGGSound
-from launch import overwritten, run_script, some_path, write_file
+from launch import between, overwritten, run_script, some_path, write_file
 from media import RESIZE_BEFORE_CROP, SAMPLE_RATE, SampleError, read_audio, read_image
 from model import PRESETS
 
@@ -40,11 +40,12 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
     print_other_splits(pairs.list)
     folder = Path(out, 'vggsound')
     marker = Path(out, PREPARED)
+    source = str(Path(root).resolve())
     made_from = marker.read_text(encoding='utf-8') if marker.exists() else None
-    if made_from != str(Path(root).resolve()) and (made_from or folder.exists()):
-        what = f'what was prepared from {made_from}' if made_from else 'a dataset'
-        raise ValueError(f'{out} holds {what}, which this would overwrite: name another --out')
-    write_file(marker, str(Path(root).resolve()))
+    if made_from != source and (made_from or folder.exists()):
+        raise ValueError(f'{out} holds a dataset that was not prepared from {source}, and this '
+                         'would overwrite it: name another --out')
+    write_file(marker, source)
     for part in ('frames', 'audio'):
         (folder / part).mkdir(parents=True, exist_ok=True)
     chosen = pairs.ids[:round(share * len(pairs))]
@@ -62,14 +63,12 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
             if error:
                 tqdm.write(f'left out: {error}')
                 bad.add(sample)
-    linked = pairs.ids[len(chosen):]
-    validation = Path(root, 'vggsound/val.csv')
-    if validation.exists():
-        link(validation, folder / 'val.csv')
-        linked = linked + VGGSound(root, 'val', image_size, seconds, skip_bad=True).ids
-    for sample in linked:
-        for file in pairs.files_of(sample):
+    prepared = set(chosen)
+    for file in [*pairs.frames.iterdir(), *pairs.audio.iterdir()]:
+        if file.stem not in prepared:
             link(file, folder / file.parent.name / file.name)
+    if pairs.list.with_name('val.csv').exists():
+        link(pairs.list.with_name('val.csv'), folder / 'val.csv')
     for entry in Path(root).iterdir():
         target = Path(out, entry.name)
         if entry.is_file() and not target.exists():
@@ -142,12 +141,10 @@ def main(argv=None):
     add('--preset', choices=list(PRESETS), default='miniature', help='scale (default: miniature)')
     add('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
     add('--out', type=some_path, help='data root to write (default: prepared, in the data root)')
-    add('--share', type=float, default=1.0,
+    add('--share', type=between(float, 1e-6, 1), default=1.0,
         help='decode this share of train.csv, its first lines (default: 1)')
     add('--skip-bad-samples', action='store_true', help='name and leave out unusable pairs')
     args = parser.parse_args(argv)
-    if not 0 < args.share <= 1:
-        parser.error(f'--share must lie above 0 and not above 1, not {args.share}')
     config = PRESETS[args.preset]
     root = args.data_root or config.data_root
     out = args.out or Path(root, 'prepared')
