@@ -4,18 +4,15 @@ import contextlib
 import ctypes
 import platform
 import re
+import sys
 import time
 from pathlib import Path
 from unittest import mock
 
 import torch
 
+import losses
 import model as model_file
-
-try:
-    import resource
-except ImportError:         # Windows
-    resource = None
 
 
 def now(device='cpu'):
@@ -33,10 +30,10 @@ def seconds_of(run, device='cpu'):
 
 
 def by_terms(step, read):
-    """One step (bench.Step), term by term. -> {term: how much read() grows in it}
+    """Take one bench.Step. -> {term: how much read() grows in it}
 
-    read: a clock, or a counter of operations. The parts of the model's forward pass are wrapped
-    meanwhile, each a term of its own; a term within another one counts for itself alone.
+    read: a clock, or a counter of operations. The functions of the step are wrapped meanwhile. A
+    term within another one counts for itself alone, so 'masks' is what else the forward pass does.
     """
     spent = {}
 
@@ -49,23 +46,25 @@ def by_terms(step, read):
         spent[name] = spent.get(name, 0) + read() - before - inner
 
     model = step.model
-    parts = ((model.beats, 'forward', 'BEATs'), (model, 'embed_audio', 'projection, text'),
-             (model_file, 'encode_image', 'vision'), (model, 'ground', 'decoder'),
-             (model_file, 'embed_image', 'masked vision'))
+    parts = ((step, 'forward', 'masks'), (model.beats, 'forward', 'BEATs'),
+             (model, 'embed_audio', 'projection, text'), (model_file, 'encode_image', 'vision'),
+             (model, 'ground', 'decoder'), (model_file, 'embed_image', 'masked vision'),
+             (losses, 'loss_terms', 'losses'), (torch.Tensor, 'backward', 'backward'),
+             (step.optimiser, 'step', 'optimiser'))
     with contextlib.ExitStack() as patches:
         for owner, attribute, name in parts:
             wrapped = term(name)(getattr(owner, attribute))
             patches.enter_context(mock.patch.object(owner, attribute, wrapped))
-        step(term)
+        step()
     return spent
 
 
-def count_vision(model, step):
-    """How often the vision encoder runs in step(): each pass begins with its patch embedding."""
+def count_vision(model, run):
+    """How often the vision encoder runs in run(): each pass begins with its patch embedding."""
     calls = []
     embeddings = model.clipseg.clip.vision_model.embeddings
     with embeddings.register_forward_hook(lambda *_: calls.append(1)):
-        step()
+        run()
     return len(calls)
 
 
@@ -91,20 +90,20 @@ def peak_bytes(device):
     kind = torch.device(device).type
     if kind == 'cuda':
         return torch.cuda.max_memory_allocated()
-    if kind == 'mps' or not resource:
-        return None
-    status = Path('/proc/self/status')      # ru_maxrss begins at the parent's peak on Linux
-    if status.exists():
-        found = re.search(r'VmHWM:\s+(\d+) kB', status.read_text(encoding='utf-8'))
-        return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if kind == 'cpu' and sys.platform == 'linux':       # where ru_maxrss begins at the parent's
+        status = Path('/proc/self/status').read_text(encoding='utf-8')
+        return 1024 * int(re.search(r'VmHWM:\s+(\d+) kB', status)[1])
+    if kind == 'cpu' and sys.platform == 'darwin':
+        import resource                                 # here, not above: Windows has none
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return None
 
 
 def name_of(device):
     """The model name of the GPU or the processor."""
     if torch.device(device).type == 'cuda':
         return torch.cuda.get_device_name(device)
-    listed = Path('/proc/cpuinfo')
+    listed = Path('/proc/cpuinfo')                      # of Linux
     text = listed.read_text(encoding='utf-8') if listed.exists() else ''
     found = re.search('model name.*: (.*)', text)
     return found[1] if found else platform.processor() or platform.machine()

@@ -1,6 +1,7 @@
 """speed/ measures a step in two readings, counts what the shapes say, prints and writes it."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 from concurrent.futures import Future
@@ -12,7 +13,7 @@ from transformers import CLIPSegConfig
 
 import data
 from beats import BEATsConfig
-from speed import bench, clips, costs, parts
+from speed import bench, costs, parts
 
 SIZE, SECONDS = 32, 0.5
 WIDTH, LAYERS, MLP, PATCH, D = 32, 4, 64, 16, 16
@@ -101,12 +102,14 @@ def test_operations_are_those_one_counts_by_hand(tiny):
     values = 2 * (2 * n * WIDTH**2 + 2 * n * WIDTH * MLP + (n - 1) * WIDTH * D)
     # the last layer for the class token alone, which still needs the keys and values of all
     token = 2 * (2 * n * WIDTH**2 + 2 * WIDTH**2 + 2 * WIDTH * MLP + 2 * n * WIDTH + WIDTH * D)
-    ours, plain, cached = (bench.operations(variant, tiny, B, SIZE, SECONDS)
+    empty = copy.deepcopy(tiny).to('meta')
+    ours, plain, cached = (bench.operations(variant, empty, B, SIZE, SECONDS)
                            for variant in (bench.OURS[0], bench.PLAIN, bench.OURS[1]))
     assert ours['masked vision'] == B * (image - 2 * layer + token)
     # the class token is projected too
     assert ours['vision'] == B * (image - 2 * layer + values + 2 * WIDTH * D)
-    encoder = B * ((B + 1) * image + values) + B * (image + 2 * WIDTH * D)
+    pooled = 2 * WIDTH * D                                          # by each of CLIPSeg's passes
+    encoder = B * (B * (image + pooled) + image + values) + B * (image + pooled)
     decoder = plain['masks'] - encoder
     assert ours['decoder'] < decoder < B * ours['decoder']      # reduced once, not for each audio
     assert (plain['BEATs'], plain['projection, text']) == (ours['BEATs'], ours['projection, text'])
@@ -156,8 +159,8 @@ def test_scores_are_those_of_the_loops(monkeypatch):
     found = parts.measure_metrics(10)
     assert found['largest_difference'] < 1e-3 and torch.get_num_threads() == threads
     loop = parts.loop_scores
-    monkeypatch.setattr(parts, 'loop_scores', lambda *given: loop(*given) + 11)
-    with pytest.raises(ValueError, match='differ by 1[01].* points'):   # one IoU makes ten
+    monkeypatch.setattr(parts, 'loop_scores', lambda *given: loop(*given) + 0.01)
+    with pytest.raises(ValueError, match='differ by 0.0[01].* points'):
         parts.measure_metrics(10)
 
 
@@ -167,25 +170,26 @@ def test_a_term_has_the_seconds_that_no_inner_term_has(tiny):
     times = iter([0, 1, 10, 15, 17, 22])
 
     class FakeStep:
-        model = tiny
+        model = SimpleNamespace(beats=tiny.beats, embed_audio=None, ground=lambda: None)
+        optimiser = SimpleNamespace(step=None)
 
-        def __call__(self, term):
-            with term('decoder'):
-                pass
-            with term('vision'):
-                with term('decoder'):       # from 15 to 17, within 10 to 22
-                    pass
+        def forward(self):
+            self.model.ground()             # from 15 to 17, within 10 to 22
+
+        def __call__(self):
+            self.model.ground()
+            self.forward()
     seconds = costs.by_terms(FakeStep(), lambda: next(times))
-    assert seconds == {'decoder': 1 + 2, 'vision': 12 - 2}
+    assert seconds == {'decoder': 1 + 2, 'masks': 12 - 2}
 
 
 def test_the_peak_is_the_high_water_mark_in_units_of_1024(monkeypatch):
     status = 'VmPeak:\t 9000 kB\nVmHWM:\t 3000 kB\nVmRSS:\t 2000 kB\n'
     monkeypatch.setattr(costs, 'Path', lambda path: SimpleNamespace(
-        exists=lambda: True, read_text=lambda encoding: status))
-    assert costs.peak_bytes('cpu') == 3000 * 1024
-    monkeypatch.setattr(costs, 'Path', lambda path: SimpleNamespace(exists=lambda: False))
-    monkeypatch.setattr(costs, 'resource', None)                        # Windows
+        read_text=lambda encoding: status))
+    monkeypatch.setattr(costs.sys, 'platform', 'linux')
+    assert costs.peak_bytes('cpu') == 3000 * 1024 and costs.peak_bytes('mps') is None
+    monkeypatch.setattr(costs.sys, 'platform', 'win32')
     assert costs.peak_bytes('cpu') is None
 
 
@@ -229,11 +233,11 @@ def test_videos_a_second_are_without_the_start_of_the_processes(tmp_path, monkey
     def extract(folder, out, processes):
         assert len(list(folder.iterdir())) == 6
         runs.append((out.name, processes))
-    monkeypatch.setattr(clips, 'draw_clip', lambda path: path.write_bytes(b'clip'))
-    monkeypatch.setattr(clips, 'extract', extract)
+    monkeypatch.setattr(parts, 'draw_clip', lambda path: path.write_bytes(b'clip'))
+    monkeypatch.setattr(parts, 'extract', extract)
     times = iter([3, 0, 6, 4.5])            # by one process, again, by two, again
-    monkeypatch.setattr(clips, 'seconds_of', lambda work: (next(times), work()))
-    assert clips.measure_clips(6) == {'videos': 6, 'videos/s, 1 process': 2,
+    monkeypatch.setattr(parts, 'seconds_of', lambda work: (next(times), work()))
+    assert parts.measure_videos(6) == {'videos': 6, 'videos/s, 1 process': 2,
                                       'videos/s, 2 processes': 4, 'ratio': 2,
                                       'seconds to start 2': 4.5}
     assert runs == [('by1', 1)] * 2 + [('by2', 2)] * 2
@@ -251,7 +255,7 @@ def run(monkeypatch, tiny, *options):
 
 def test_sections_print_tables_and_write_json(tiny, monkeypatch, tmp_path, capsys):
     def operations(variant, model, B, size, seconds):
-        assert model is tiny and (size, seconds) == (SIZE, SECONDS)
+        assert next(model.parameters()).is_meta and (size, seconds) == (SIZE, SECONDS)
         return {'decoder': B * (9 if variant == bench.PLAIN else 5 - variant.cached), 'backward': 1}
     monkeypatch.setattr(bench, 'operations', operations)
     monkeypatch.setattr(bench, 'matrix_product_rate', lambda device, precision: 1e9)
@@ -313,8 +317,11 @@ def test_defaults_and_variants():
 
 
 @pytest.mark.parametrize('options, words', [
-    (['speed'], "no section 'speed'"), (['--batch-sizes', '1'], 'one pair has no negatives'),
-    (['step', '--only-count', '1'], 'one pair has no negatives'),
+    (['speed'], "no section 'speed'"),
+    (['--batch-sizes', '1'], '--batch-sizes: must be at least 2'),
+    (['step', '--only-count', '1'], '--only-count: must be at least 2'),
+    (['--repeats', '0'], '--repeats: must be at least 1'),
+    (['--heatmaps', '0'], '--heatmaps: must be at least 1'),
     (['memory', '--only-count', '64'], '--only-count is for the section step')])
 def test_wrong_options_are_named(options, words, capsys):
     with pytest.raises(SystemExit) as end:
