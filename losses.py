@@ -121,35 +121,36 @@ def acl_c(C, A, tau=TAU, answers=None):
     return info_nce(S, tau)
 
 
-def acl_c_of_answered(C, answers, A, tau=TAU, same_answers='negatives'):
+def acl_c_of_answered(C, rows, A, tau=TAU, same_answers='negatives'):
     """Eq. 6 over the pairs of a batch that have an answer.
 
-    C (texts, D), a row per different answer; answers (B,), on the CPU, each pair's row of C or -1;
+    C (texts, D), a row per different answer; rows (B,), on the CPU, each pair's row of C or -1;
     A (N, D) -> scalar. same_answers: 'negatives', or 'masked', as acl_c does with `answers`.
     Paper [28]: silent on pairs to which the language model has no answer. They take no part,
     neither as queries nor as negatives; with fewer than two answers there is nothing to contrast.
     """
-    answers = rows_of_all(answers, len(A))                              # (N,)
-    has = (answers >= 0).nonzero()[:, 0]    # on the CPU: nonzero would synchronise with a GPU
+    rows = rows_of_all(rows, len(A))                                    # (N,)
+    has = (rows >= 0).nonzero()[:, 0]       # on the CPU: nonzero would synchronise with a GPU
     if len(has) < 2:
         return 0.0 * A.sum()                # has a gradient, as DDP waits for that of every weight
-    rows = answers[has].to(A.device)
+    rows = rows[has].to(A.device)
     has = has.to(A.device)
     return acl_c(C[rows], A[has], tau, rows if same_answers == 'masked' else None)
 
 
 # ============ 3.5 and 3.6 Training objective: Eq. 5 and 7 ============
 
-def loss_terms(out, tau=TAU, p_pos=P_POS, p_neg=P_NEG, area='release', acl_f_reading='paper'):
+def loss_terms(out, tau=TAU, p_pos=P_POS, p_neg=P_NEG, area='release', acl_f='paper'):
     """The terms of Eq. 5 in float32. out: a model.Alignment -> {'acl_i', 'acl_f', 'reg'}: scalars
 
-    Over the pairs of all processes where out.A has their audios (--negatives global).
+    area, acl_f: the readings of Eq. 4 and of Eq. 3. With --negatives global: out.A has the audios
+    of all processes, and the terms are over all their pairs.
     """
     A = out.A.float()                                                   # (N, D)
     N = len(A)
     v_I = rows_of_all(out.v_I.float(), N)                               # (N, D)
     v_F = masked_features(out.M_F.float(), out.v_D.float())             # (B, N, D), Eq. 2
-    S_F = feature_similarities(v_F, A, out.first, acl_f_reading)        # (B, N)
+    S_F = feature_similarities(v_F, A, out.first, acl_f)                # (B, N)
     S_F = rows_of_all(S_F, N)                                           # (N, N)
     areas = rows_of_all(out.areas.float(), N)                           # (N, N)
     return {'acl_i': acl_i(v_I, A, tau),                                # Eq. 1
@@ -166,8 +167,8 @@ def total_loss(terms, weights):
 
 
 # ============ --negatives global: the pairs of all processes as each other's negatives ============
-# Each of P processes has b pairs, N = P * b in all. It grounds its b images under all N audios,
-# which gives b rows of the N x N pairs of Eq. 3 and 4. A and v_I (b, D) and the rows (b, N) of S^F
+# Each of P processes has B pairs, N = P * B in all. It grounds its B images under all N audios,
+# which gives B rows of the N x N pairs of Eq. 3 and 4. A and v_I (B, D) and the rows (B, N) of S^F
 # and of the areas are all-gathered: each process then has what a single one with N pairs has.
 # (Otherwise B == N, and rows_of_all gathers nothing.)
 #
@@ -176,34 +177,34 @@ def total_loss(terms, weights):
 # the gradient, and DistributedDataParallel's mean over the processes divides by P.
 
 class Gather(torch.autograd.Function):
-    """All-gather with gradients: x (b, ...) of each process -> (P * b, ...), in order of ranks."""
+    """All-gather with gradients: x (B, ...) of each process -> (N, ...), in order of ranks."""
 
     @staticmethod
     def forward(ctx, x):
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format)
                  for _ in range(dist.get_world_size())]
         dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)                                         # (P * b, ...)
+        return torch.cat(parts)                                         # (N, ...)
 
     @staticmethod
     def backward(ctx, gradient):
-        total = gradient.contiguous().clone()                           # (P * b, ...)
+        total = gradient.contiguous().clone()                           # (N, ...)
         dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]      # (b, ...), its own rows
+        return total.chunk(dist.get_world_size())[dist.get_rank()]      # (B, ...), its own rows
 
 
 def all_gather(x):
-    """All-gather with gradients: x (b, ...), b the same on each rank -> (N, ...) of all ranks."""
+    """All-gather with gradients: x (B, ...), B the same on each rank -> (N, ...) of all ranks."""
     if not dist.is_initialized():
         return x
     return Gather.apply(x.float() if x.is_floating_point() else x)
 
 
 def rows_of_all(x, N):
-    """x (b, ...) -> (N, ...): x itself if b == N, else the rows of all processes."""
+    """x (B, ...) -> (N, ...): x itself if B == N, else the rows of all processes."""
     return x if len(x) == N else all_gather(x)
 
 
-def first_own_row(b):
-    """The row of all_gather(x) at which this process's own b rows begin: rank * b."""
-    return dist.get_rank() * b if dist.is_initialized() else 0
+def first_own_row(B):
+    """The row of all_gather(x) at which this process's own B rows begin: rank * B."""
+    return dist.get_rank() * B if dist.is_initialized() else 0

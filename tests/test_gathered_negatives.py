@@ -57,7 +57,7 @@ def test_gathered_terms_are_those_of_one_process_with_all_pairs(acl_f, monkeypat
         monkeypatch.setattr(losses, 'all_gather', gather)
         out = model_file.Alignment(A=A, M_G=None, areas=areas[mine], M_I=None, v_I=v_I[mine],
                                    M_F=M_F[mine], v_D=v_D[mine], first=first)
-        found = losses.loss_terms(out, acl_f_reading=acl_f)
+        found = losses.loss_terms(out, acl_f=acl_f)
         found['acl_c'] = losses.acl_c_of_answered(C, answers[mine], A)
         return {key: value.item() for key, value in found.items()}
 

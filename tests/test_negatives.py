@@ -15,7 +15,7 @@ from conftest import ROOT
 from model import load_model
 from tiny import SIZE, shrink, tiny         # noqa: F401
 
-CASES = [({}, 'negatives'), ({'acl_f_reading': 'release', 'area': 'mean'}, 'masked')]
+CASES = [({}, 'negatives'), ({'acl_f': 'release', 'area': 'mean'}, 'masked')]
 PAIRS = 12
 
 
