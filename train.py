@@ -82,7 +82,7 @@ FREE = {
     'data_root', 'data_root_given', 'skip_bad_samples',
     'workers', 'device', 'cache_audio', 'cache_share', 'pair_chunk',
     'epochs', 'steps',
-    'captions'}     # but not the answers in that file: train() checks them
+    'captions'}     # another file, with the same answers: settings in train()
 
 
 # ============ the loop ============
@@ -93,11 +93,12 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
 
     args: the options (parse_args). pairs, validation: data.open_pairs.
     answers, for Eq. 7: C (texts, D) and {id: its row of C}; else None.
+    scaler: scales the loss in fp16, and does nothing in other precisions.
     run: checkpoint.Run, which logs and saves.
     state: the counters that a checkpoint keeps.
     """
     rank, processes = rank_and_processes()
-    parallel = average_gradients(model)
+    parallel = data_parallel(model)
     last = state['last_step']
     steps = training_steps(pairs, state['step'], last, args.batch_size,
                            args.accumulate, rank, processes, args.workers)
@@ -110,9 +111,9 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
         optimiser.param_groups[0]['lr'] = rate
         optimiser.zero_grad()
         model.train()
-        parts = []                  # the loss and its terms, of each batch
+        parts = []                  # loss, terms and areas of each batch
         for batch in batches:       # one, or --accumulate N
-            state['skipped'] += print_skipped(batch, state['skipped'])
+            state['skipped'] = print_skipped(batch, state['skipped'])
             # Figure 2: A, M_G, M_I, M_F, v_I and v_D
             out = forward(parallel, batch, args.precision, pairs.features,
                           image_mask=args.image_mask, feature_mask=args.feature_mask,
@@ -146,7 +147,7 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
         if ends_epoch and validation:
             scores = validate(args, model, validation)
             run.write({'step': step + 1, 'epoch': epoch, **scores})
-    return checkpoint.stop_asked()
+    return checkpoint.stop_asked()      # by a signal during the last validation
 
 
 def forward(model, batch, precision, cache=None, **options):
@@ -161,7 +162,7 @@ def forward(model, batch, precision, cache=None, **options):
     autocast = torch.autocast(device.type, HALF.get(precision),
                               enabled=precision in HALF)
     features = None
-    if cache:
+    if cache:       # only E_A runs under autocast, which cannot stack float16 features
         E_A = getattr(model, 'module', model).beats         # DDP: model.module
         features = cache.complete(batch, autocast(E_A), device)
     with autocast:
@@ -175,13 +176,13 @@ def loss_weights(args):
 
 
 def learning_rate(lr, schedule, step, last_step):
-    """Of this step: lr itself, or 'linear', from lr to 0 after the last step."""
+    """Of a step: lr ('constant'), or falling from lr to 0 ('linear')."""
     left = (last_step - step) / last_step
     return lr * left if schedule == 'linear' else lr
 
 
-def average_gradients(model):
-    """Wrap the model in DDP, which averages the gradients over the ranks.
+def data_parallel(model):
+    """Wrap the model in DDP, which averages the gradients over the processes.
 
     Paper [24]: the release calls the module inside the wrapper, without the
     averaging, so each of its two processes trains a model of its own.
@@ -197,7 +198,7 @@ def average_gradients(model):
 def print_skipped(batch, before):
     """Print which pairs of a batch could not be read and were replaced.
 
-    before: how many earlier ones there are. -> how many in this batch
+    before: how many there were before this batch. -> how many there are now
     SampleError if a pair could not be replaced.
     """
     if batch['errors']:
@@ -205,11 +206,14 @@ def print_skipped(batch, before):
     skipped = sum(batch['unreadable'], [])
     for number, sentence in enumerate(skipped, before + 1):
         tqdm.write(f'skipped ({number} so far): {sentence}')
-    return len(skipped)
+    return before + len(skipped)
 
 
 def check_finite(parts, optimiser, scaler, step, batches, last_pt):
-    """ValueError if the loss or a gradient is not finite, before the weights change."""
+    """ValueError if the loss or a gradient is not finite, before the weights change.
+
+    parts, batches: take_steps, of this step. last_pt: the path of last.pt.
+    """
     loss = sum(part['loss'].item() for part in parts) / len(parts)
     finite = math.isfinite(loss)
     if finite and not scaler.is_enabled():  # fp16: GradScaler skips such a step
@@ -283,6 +287,7 @@ def train(args):
     last_step = args.steps or args.epochs * per_epoch
 
     model, tokenizer = load(args)
+    # w and b train where a term uses M_I as MaskGen_I samples it (Tables 9, 13)
     pools_M_I = args.lambda_f and args.feature_mask == 'image'
     uses_M_I = bool(args.lambda_i or args.lambda_reg or pools_M_I)
     optimiser = adam(model.to(device), args.lr, args.weight_decay,
@@ -296,9 +301,7 @@ def train(args):
 
     settings = {k: value for k, value in vars(args).items() if k not in FREE}
     settings |= {'answers': digest, 'pairs': pairs.checksum}
-    state = None
-    if args.resume:
-        state = run.resume(model, optimiser, scaler, settings)
+    state = run.resume(model, optimiser, scaler, settings) if args.resume else None
     if state is None:
         untrained = None
         if run.first:
@@ -352,7 +355,7 @@ def make_data(args):
 def adam(model, lr, weight_decay, with_mask):
     """The optimiser of the audio projection and of MaskGen_I's w and b.
 
-    Some ablations never use w and b; DDP would wait for their gradients.
+    with_mask: a loss uses w and b. Else DDP would wait for their gradients.
     Paper [19]: silent on the heatmaps of a model that never trains w and b
     (Table 9, row B; Table 13, rows 2 and 3). Here they are sigmoid(M_G + b/w)
     as always, with the initial b/w = 1.4.
@@ -491,7 +494,7 @@ def parse_args(argv=None):
         help='<*> is the sound (Table 12; default: "%(default)s")')
 
     given = launch.given_options(parser, argv)
-    preset = parser.parse_args(argv).preset
+    preset = parser.parse_args(argv).preset         # it sets the defaults of the rest
     parser.set_defaults(**RECIPES[preset], data_root=PRESETS[preset].data_root)
     args = parser.parse_args(argv)
     if 'epochs' in given:

@@ -27,7 +27,7 @@ def take_steps(rank, processes, settings, same_answers):
     noise = [torch.rand(PAIRS, N, SIZE, SIZE).clamp(1e-6) for N in (PAIRS, 1)]
     C, rows = torch.randn(3, 16), torch.tensor([0, 2, -1, 1] * (PAIRS // 4))
     mine = slice(rank * PAIRS // processes, (rank + 1) * PAIRS // processes)
-    parallel = train.average_gradients(model)
+    parallel = train.data_parallel(model)
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 2e-3)
     found = {'curve': []}
     for step in range(6):

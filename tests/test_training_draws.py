@@ -93,7 +93,7 @@ def test_a_step_s_noise_depends_on_seed_rank_and_step_alone(training, tmp_path):
 
 def test_each_process_takes_its_own_part_of_a_batch_and_its_own_noise(training, monkeypatch):
     alone = training('--epochs', '1', folder='alone')
-    monkeypatch.setattr(train, 'average_gradients', lambda model: model)
+    monkeypatch.setattr(train, 'data_parallel', lambda model: model)
     runs = []
     for rank in (0, 1):
         monkeypatch.setattr(train, 'rank_and_processes', lambda: (rank, 2))
