@@ -207,6 +207,7 @@ class Run:
     def steps_from(self, step, seconds_before, pairs_per_step):
         """Around the loop: signals wait for the end of a step.
 
+        step: the first to take. seconds_before: the time that earlier starts of the run took.
         Lines of the log after the checkpoint are deleted: those steps are taken again. --overwrite
         renames the old run's files to *.old until this run's first checkpoint.
         """

@@ -54,9 +54,9 @@ FEATURES_FORMAT = 3     # increase when media.py or beats.py compute other featu
 class VGGSound(Dataset):
     """Pairs of a frame and a sound for training and validation.
 
-    split: 'train' or 'val', read from <root>/vggsound/<split>.csv. augmented: random crop and flip,
-    seeded by (seed, epoch, index) alone, so that neither the number of workers nor a restart
-    changes them; set `epoch` before each pass.
+    split: 'train' or 'val', read from <root>/vggsound/<split>.csv. `ids`: those with both files;
+    `absent`: the others. augmented: random crop and flip, seeded by (seed, epoch, index) alone, so
+    that neither the number of workers nor a restart changes them; set `epoch` before each pass.
     skip_bad: leave out ids without files; in training, replace a pair that cannot be read by the
     next one, and add its error to the sample's 'unreadable', a list of sentences.
     `features`: set it to an AudioFeatures to use the cache. A sample whose sound is cached has
@@ -113,7 +113,7 @@ class VGGSound(Dataset):
         sample = self.ids[index]
         frame, sound = self.files_of(sample)
         image = read_image(frame)
-        features = self.features and self.features.get(sample, sound)
+        features = self.features.get(sample, sound) if self.features else None
         if features is None:
             wav = read_audio(sound, self.seconds)                       # (samples,)
         else:                           # E_A will not run, so the sound is not decoded
@@ -136,7 +136,10 @@ def _stems_in(folder, suffixes):
 
 
 def open_pairs(root, image_size, seconds, seed, skip_bad):
-    """-> the training pairs, and the validation pairs in the first process (None elsewhere)"""
+    """-> the training pairs; the validation pairs: None without val.csv, and if rank > 0
+
+    The arguments are VGGSound's. ValueError where the processes do not find the same pairs.
+    """
     rank, _ = rank_and_processes()
     pairs = VGGSound(root, 'train', image_size, seconds, True, seed, skip_bad)
     agree(pairs.checksum, f'{pairs.list}: process {rank} finds {len(pairs)} samples with files, '
@@ -439,7 +442,7 @@ def cache_features(pairs, validation, beats, folder, share):
         pairs.features.print_size()
 
 
-# ============ The command line ============
+# ============ The miniature's data, and the command line ============
 
 def draw_miniature(root):
     """Draw the miniature's world below root, unless it is there; for one process alone."""

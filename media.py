@@ -215,7 +215,9 @@ def training_image(image, size, generator):
     large = int(RESIZE_BEFORE_CROP * size)
     image = image.resize((large, large), Image.Resampling.BICUBIC)
     room = large - size + 1
-    left, top, flip = (int(torch.randint(n, (1,), generator=generator)) for n in (room, room, 2))
+    left = int(torch.randint(room, (1,), generator=generator))
+    top = int(torch.randint(room, (1,), generator=generator))
+    flip = int(torch.randint(2, (1,), generator=generator))
     image = image.crop((left, top, left + size, top + size))
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

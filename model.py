@@ -226,8 +226,8 @@ class AttentivePooling(nn.Module):
         channels_first = rearrange(x, 'b t d -> b d t')
         unary = self.un_models[0](channels_first)                   # (B, k, T)
         agreement = self.pp_models[0](channels_first)               # (B, T)
-        mixed = [mix(torch.stack([unary[:, k], agreement], 1))      # (B, 2, T) -> (B, 1, T)
-                 for k, mix in enumerate(self.reduce_potentials)]
+        mixed = [mix(torch.stack([unary[:, i], agreement], 1))      # (B, 2, T) -> (B, 1, T)
+                 for i, mix in enumerate(self.reduce_potentials)]
         attention = torch.cat(mixed, 1).softmax(-1)                 # (B, k, T)
         return attention @ x                                        # (B, k, D)
 
@@ -398,8 +398,9 @@ def load_model(preset='miniature', checkpoint=None, prompt=None, audio_tokens=No
                beats=None):
     """A preset's model. -> SoundLocalizer in eval mode, its tokenizer
 
-    checkpoint: train.py's or the authors'; None: random projection. prompt, audio_tokens: default
-    to the checkpoint's, or the release's prompt. clipseg, beats: in place of the preset's.
+    checkpoint: train.py's or the authors'; None: random projection. prompt, audio_tokens: by
+    default the checkpoint's (the authors' names no prompt: RELEASE_PROMPT), else PROMPT and 1.
+    clipseg, beats: in place of the preset's.
     """
     config = PRESETS[preset]
     saved = read_checkpoint(checkpoint) if checkpoint else {'prompt': PROMPT}
