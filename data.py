@@ -97,7 +97,8 @@ class VGGSound(Dataset):
 
     def __getitem__(self, index):
         unreadable = []
-        for k in range(MOST_IN_A_ROW if self.skip_bad and self.augmented else 1):
+        attempts = MOST_IN_A_ROW if self.skip_bad and self.augmented else 1
+        for k in range(attempts):
             try:
                 return {**self._pair((index + k) % len(self)), 'unreadable': unreadable}
             except SampleError as error:
@@ -432,9 +433,7 @@ def cache_features(pairs, validation, beats, folder, share):
     The first epoch fills it. share: of the training sounds, keep the features of this share, the
     first of the list; the few of the validation are all kept.
     """
-    kept = pairs.ids[:round(share * len(pairs))]
-    if validation:
-        kept += validation.ids
+    kept = pairs.ids[:round(share * len(pairs))] + (validation.ids if validation else [])
     pairs.features = AudioFeatures(folder, beats, pairs.seconds, kept)
     if validation:
         validation.features = pairs.features
