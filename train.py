@@ -94,8 +94,7 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
     args: the options (parse_args). pairs, validation: data.open_pairs.
     answers, for Eq. 7: C (texts, D) and {id: its row of C}; else None.
     scaler: scales the loss in fp16, and does nothing in other precisions.
-    run: checkpoint.Run, which logs and saves.
-    state: the counters that a checkpoint keeps.
+    run: checkpoint.Run. state: the counters that a checkpoint keeps.
     """
     rank, processes = rank_and_processes()
     parallel = data_parallel(model)
@@ -232,8 +231,8 @@ def check_finite(parts, optimiser, scaler, step, batches, last_pt):
 def validate(args, model, pairs):
     """Means of Eq. 5 (not Eq. 7) and of retrieval over held-out pairs, in eval mode.
 
-    -> {'val_loss', 'val_retrieval', ..., 'val_n'}; retrieval: the share of
-    masked images v_I whose most similar A in the batch is their own sound's.
+    Only the first process has these pairs. -> {'val_loss', ..., 'val_n'};
+    val_retrieval: the share of v_I whose most similar A is their own sound's.
     Paper [26]: no validation is mentioned, and the release watches the VGG-SS
     test set. Here only the pairs of val.csv are used.
     """
@@ -498,7 +497,7 @@ def parse_args(argv=None):
     parser.set_defaults(**RECIPES[preset], data_root=PRESETS[preset].data_root)
     args = parser.parse_args(argv)
     if 'epochs' in given:
-        args.steps = None
+        args.steps = None                   # those of the miniature's recipe
     if args.variant == 'av':
         args.lambda_c = 0.0                 # Eq. 5 is Eq. 7 without the caption term
     check_options(parser, args, given)
