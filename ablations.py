@@ -28,9 +28,8 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from figures.scores import check_outputs
 from figures.tables import BENCHMARK_NAMES, paper_scores, table
-from launch import between, run_script, sentence_for, some_path
+from launch import between, check_outputs, run_script, sentence_for, some_path
 
 ROOT = Path(__file__).parent
 AV = ['--variant', 'av']

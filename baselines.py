@@ -33,10 +33,9 @@ from encoders.regions import PROPOSALS, Detector, crop, read_boxes
 from encoders.spaces import WEIGHTS, load_spaces
 from evaluate import (SHIPPED, TASKS, add_scores, load, open_benchmarks, score_benchmark,
                       tasks_of, tasks_wanted)
-from figures.scores import check_outputs
 from figures.tables import BENCHMARK_NAMES, ORACLE_TASKS, table
-from launch import (between, gather_lists, given_options, overwritten, rank_and_processes,
-                    run_script, some_path, start_processes)
+from launch import (between, check_outputs, gather_lists, given_options, overwritten,
+                    rank_and_processes, run_script, some_path, start_processes)
 from localise import distinct, frames_at
 from media import box_map, read_image
 from model import PRESETS, ROOT, encode_image

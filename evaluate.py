@@ -33,10 +33,10 @@ from data import Benchmark, draw_miniature
 from figures.compare import comparison
 from figures.own import one_pair
 from figures.report import draw_report, draw_sheets, ids_to_show, open_others, with_others
-from figures.scores import check_outputs, in_json, print_counts, scores_of, write_scores
+from figures.scores import in_json, print_counts, scores_of, write_scores
 from figures.tables import EXTENDED, ORACLE_TASKS, task_tables
-from launch import (between, gather_lists, given_options, overwritten, rank_and_processes,
-                    run_script, some_path, start_processes, wait_for_all)
+from launch import (between, check_outputs, gather_lists, given_options, overwritten,
+                    rank_and_processes, run_script, some_path, start_processes, wait_for_all)
 from localise import MIXTURE_ROWS, embed_names, localise, localise_sources
 from metrics import Extended, Interactive, MultiSource, Robustness, Segmentation, SingleSource
 from model import PRESETS, ROOT, load_model, read_checkpoint

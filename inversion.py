@@ -43,9 +43,9 @@ from data import VGGSound, draw_miniature, epoch_batches
 from encoders import read_entries
 from evaluate import load, open_benchmarks, readable
 from figures.report import sheet_of_samples
-from figures.scores import check_outputs
 from figures.tables import table
-from launch import between, overwritten, pick_device, run_script, some_path, write_file
+from launch import (between, check_outputs, overwritten, pick_device, run_script, some_path,
+                    write_file)
 from localise import embed_names, localise
 from media import PICTURES, evaluation_image, read_audio, read_image
 from model import PRESETS, ROOT, embed_image, from_pretrained, load_pretrained

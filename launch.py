@@ -5,6 +5,7 @@
 
     run_script('x.py', main, interrupted)       # what goes wrong becomes one sentence
     device = start_processes()                  # CUDA or the CPU; joins torchrun's group
+    check_outputs(files, folders)               # OSError before the work, not after it
     write_file(path, content)                   # complete, or unchanged
 
 Nothing of the method is here.
@@ -17,6 +18,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from datetime import timedelta
 from pathlib import Path
@@ -196,6 +198,22 @@ def agree(number, sentence):
 
 
 # ============ Files ============
+
+def check_outputs(files, folders):
+    """OSError for a place that cannot be written, before the work rather than after it."""
+    places = [Path(folder) for folder in folders if folder]
+    for path in [Path(file) for file in files if file]:
+        if path.exists() and not path.is_file():
+            raise OSError(f'cannot write {path}: it is no file; name another place')
+        places.append(path.parent)
+    for folder in places:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise OSError(f'cannot write into {folder} ({error.strerror}): name another '
+                          'place') from None
+
 
 def write_file(path, content, remedy='free some space or name another place'):
     """Write text or bytes atomically: the file is complete, or unchanged. OSError names it."""

@@ -28,9 +28,9 @@ from tqdm import tqdm
 from benchmarks import BENCHMARKS
 from benchmarks.lists import BenchmarkSample, boxes_out, files_of_root
 from benchmarks.pairs import FRAMES, read_ids
-from figures.scores import check_outputs
 from figures.tables import table
-from launch import between, overwritten, run_script, sentence_for, some_path, write_file
+from launch import (between, check_outputs, overwritten, run_script, sentence_for, some_path,
+                    write_file)
 from media import (SAMPLE_RATE, SOUNDS, SampleError, decode, file_of, mono, read_image, read_mask,
                    read_pickled_mask, wav_chunks)
 from model import PRESETS

@@ -7,28 +7,10 @@ import csv
 import io
 import json
 import math
-import tempfile
 from collections import Counter
-from pathlib import Path
 
 from figures.tables import ORACLE
 from launch import write_file
-
-
-def check_outputs(files, folders):
-    """OSError for a place that cannot be written, before the scoring rather than after it."""
-    places = [Path(folder) for folder in folders if folder]
-    for path in [Path(file) for file in files if file]:
-        if path.exists() and not path.is_file():
-            raise OSError(f'cannot write {path}: it is no file; name another place')
-        places.append(path.parent)
-    for folder in places:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise OSError(f'cannot write into {folder} ({error.strerror}): name another '
-                          'place') from None
 
 
 def scores_of(metric, dataset, binary=False):

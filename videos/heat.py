@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from evaluate import load
 from figures.pictures import heat_colours, overlay
-from figures.scores import check_outputs
-from launch import between, overwritten, pick_device, run_script, some_path, write_file
+from launch import (between, check_outputs, overwritten, pick_device, run_script, some_path,
+                    write_file)
 from media import SAMPLE_RATE, evaluation_image
 from model import PRESETS, encode_image
 from videos.drawn import draw_clip, write_mp4
