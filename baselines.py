@@ -36,9 +36,9 @@ from evaluate import (SHIPPED, TASKS, add_scores, load, open_benchmarks, score_b
 from figures.tables import BENCHMARK_NAMES, ORACLE_TASKS, table
 from launch import (between, check_outputs, gather_lists, given_options, overwritten,
                     rank_and_processes, run_script, some_path, start_processes)
-from localise import distinct, frames_at
+from localise import distinct, encode_frames
 from media import box_map, read_image
-from model import PRESETS, ROOT, encode_image
+from model import PRESETS, ROOT
 
 TEXTS = ('clipseg_wav2clip_text', 'clipseg_clap_text')
 REGIONS = ('wav2clip', 'audioclip', 'imagebind')
@@ -69,10 +69,7 @@ def localise_by_text(model, spaces, labels, texts, words, cache, correct, sample
     embed_sounds. correct: {method: [bool]}; for each sample with a label, whether that label was
     retrieved is appended.
     """
-    keys, frames = distinct([s['image'] for s in samples])
-    vision = encode_image(model.clipseg, torch.stack(list(frames.values())).to(words.device))
-    place = {key: number for number, key in enumerate(frames)}              # {image: 0..F - 1}
-    vision = frames_at(vision, [place[key] for key in keys])                # of B
+    vision = encode_frames(model.clipseg, samples, words.device)            # of B frames
     maps = {}
     for method, of_labels in texts.items():
         sounds = embed_sounds(spaces[method], samples, cache)               # (B, D)
@@ -117,20 +114,19 @@ def localise_by_region(spaces, propose, files, cache, samples):
     keys, frames = distinct([s['image'] for s in samples])
     ids = [samples[keys.index(key)]['id'] for key in frames]                # of F frames
     pictures = [read_image(files[name]) for name in ids]
-    regions = propose(ids, pictures)                                        # F of (n, 4)
-    place = {key: number for number, key in enumerate(frames)}              # {image: 0..F - 1}
+    regions = dict(zip(frames, propose(ids, pictures)))                     # {frame: (n, 4)}
     maps = {}
     for sample in samples:
         sample['confidence'] = {}
     for method, space in spaces.items():
-        of_frames = [embed_regions(space, picture, boxes)                   # F of (n, D)
-                     for picture, boxes in zip(pictures, regions)]
+        embedded = {key: embed_regions(space, picture, regions[key])        # {frame: (n, D)}
+                    for key, picture in zip(frames, pictures)}
         sounds = embed_sounds(space, samples, cache)                        # (B, D)
         maps[method] = []
         for sample, key, sound in zip(samples, keys, sounds):
-            similarity = of_frames[place[key]] @ sound                      # (n,)
+            similarity = embedded[key] @ sound                              # (n,)
             best = int(similarity.argmax())
-            maps[method].append(box_map(regions[place[key]][best]))
+            maps[method].append(box_map(regions[key][best]))
             sample['confidence'][method] = float(similarity[best])
     return maps
 

@@ -332,7 +332,8 @@ def parse_args(argv=None):
     add('--csv', type=some_path, help='the same, a line per task, benchmark, row and metric')
     add('--mixture-labels', type=some_path, metavar='FILE', help='Table 8: a class name per line, '
         'to choose from (default: the benchmark\'s own)')
-    add('--mixture-rows', action='store_true', help='Table 8: rows that show where the loss is')
+    add('--mixture-rows', action='store_true', help='Table 8: rows that show what costs '
+        'accuracy')
     add('--figures', type=some_path, metavar='DIR', help='contact sheets, curves, report.html')
     add('--examples', type=between(int, 1), default=3, help='of each benchmark (default: 3)')
     add('--beside', nargs='+', type=named_folder, default=[], metavar='NAME=DIR', help='there too: '

@@ -50,11 +50,9 @@ def localise(model, samples, words=None, cache=None, with_confidence=False):
 
 
 def encode(model, samples, cache=None):
-    """Encode each distinct sound and frame of a batch once.
+    """Encode each distinct sound and frame of a batch once. -> A (B, D); see encode_frames
 
-    -> A (B, D), audio-driven embeddings; the Vision (model.py) of all B frames. Frames are compared
-    by their pixels: IS4 and VPO hold a copy of a frame for each sound.
-    cache: {key: embedding} of the sounds of earlier batches; the new ones are added to it.
+    cache: {key: A of a sound (D,)} of earlier batches; those of new sounds are added to it.
     """
     cache = {} if cache is None else cache
     device = next(model.parameters()).device
@@ -64,10 +62,16 @@ def encode(model, samples, cache=None):
         wav = torch.stack([sounds[key] for key in new])
         cache.update(zip(new, model.embed_audio(wav.to(device))))
     A = torch.stack([cache[key] for key in keys])                               # (B, D)
+    return A, encode_frames(model.clipseg, samples, device)
+
+
+def encode_frames(clipseg, samples, device):
+    """Encode each distinct frame of a batch once. -> the Vision (model.py) of all B frames"""
+    # compared by their pixels: IS4 and VPO hold a copy of a frame for each of its sounds
     keys, frames = distinct([s['image'] for s in samples])
     image = torch.stack(list(frames.values()))                                  # (F, 3, H, W)
-    place = {key: number for number, key in enumerate(frames)}
-    return A, frames_at(encode_image(model.clipseg, image.to(device)), [place[k] for k in keys])
+    places = [list(frames).index(key) for key in keys]                          # B of 0 .. F - 1
+    return frames_at(encode_image(clipseg, image.to(device)), places)
 
 
 def distinct(tensors):
@@ -99,11 +103,10 @@ def confidence(model, vision, A, size):
 def localise_sources(model, samples, classes, cache=None, k=2, names=None):
     """The k sources of a mixture (4.2.5). classes (N, D) text. -> {'ours': B maps (k, 224, 448)}
 
-    Each class name n grounds a mask M_n. v_n^I is the embedding of the image under M_n. The
-    sources are the k classes whose v_n^I is most similar to the embedding A of the mixture. k is
-    given: both benchmarks mix two.
-    names: those of the classes; adds MIXTURE_ROWS, which show where the loss is: M_n cut at 0.5;
-    the classes whose text is most similar to A, without masks; the true ones.
+    Each class name n grounds a mask M_n; v_n^I is the embedding of the image under it. The sources
+    are the k classes whose v_n^I is most similar to the embedding A of the mixture; both benchmarks
+    mix two. names: of the classes; adds MIXTURE_ROWS, which show what costs accuracy: M_n cut at
+    0.5; the classes whose text is most similar to A, without masks; the true ones.
     """
     A, vision = encode(model, samples, cache)                               # A: (B, D)
     image = torch.stack([s['image'] for s in samples]).to(A.device)         # (B, 3, H, W)
@@ -124,8 +127,7 @@ def similarity_of_classes(model, A, vision, image, classes, hard=False):
     """cos(v_n^I, A) of B mixtures and N classes. A (B, D), image (B, 3, H, W) -> (B, N)
 
     Paper [45]: "these masks are subsequently passed to MaskGen_I", "following the inference
-    procedure of section 3.7": the image is weighted by sigmoid(M_G + b/w), not by a binary mask.
-    hard: by a binary mask.
+    procedure of section 3.7": the image is weighted by sigmoid(M_G + b/w). hard: by a binary mask.
     """
     similarity = []
     for part in classes.split(CLASSES_AT_ONCE):             # n of the N classes
