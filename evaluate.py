@@ -68,8 +68,9 @@ def score(dataset, batches, metrics, localiser, shown=(), folders=()):
         maps = localiser(samples)
         readable(dataset, samples)          # a map on disk may be unreadable
         for rows in metrics.values():
-            for row in [row for row in rows if row in maps]:        # --heatmaps has no oracle
-                feed(rows[row], samples, maps[row], row)
+            for row, metric in rows.items():
+                if row in maps:                     # --heatmaps has no oracle
+                    feed(metric, samples, maps[row], row)
         for i, sample in enumerate(samples):
             if sample['id'] in shown:
                 pictured.append((sample, {row: maps[row][i] for row in maps}))
@@ -120,15 +121,15 @@ def share(batches):
 def score_benchmark(dataset, tasks, localiser, rows, batch_size, shown=(), folders=(), **settings):
     """Score a benchmark, in all processes together. -> {task: {row: metric}}, what `score` returns
 
-    tasks: {task: metric}. shown, folders: see score; an extended set's confidences are saved beside
-    its heatmaps. settings: threshold and reading. ValueError: no sample is readable.
+    tasks: {task: class of its metrics}. shown, folders: see score; an extended set's confidences
+    are saved beside its heatmaps. settings: threshold and reading. ValueError: nothing is readable.
     """
+    rank, _ = rank_and_processes()
     metrics = {}
     for task, metric in tasks.items():
         metrics[task] = {row: metric(**settings) for row in rows}
-    hidden = rank_and_processes()[0] > 0
     batches = tqdm(share(dataset.batches(batch_size)), dataset.name, leave=False,
-                   unit=' batches', disable=hidden)
+                   unit=' batches', disable=rank > 0)
     pictured = gather_lists(score(dataset, batches, metrics, localiser, shown, folders))
     for of_rows in metrics.values():
         for metric in of_rows.values():
@@ -137,8 +138,8 @@ def score_benchmark(dataset, tasks, localiser, rows, batch_size, shown=(), folde
     if len(dataset.unreadable) == len(dataset):
         raise ValueError(f'no sample of {dataset.name} could be scored, the first because '
                          f'{dataset.unreadable[0]}')
-    for row, folder in folders:
-        if dataset.name in EXTENDED and not hidden:
+    if dataset.name in EXTENDED and rank == 0:
+        for row, folder in folders:
             metric = metrics['robustness'][row]
             save_confidences(folder, zip(metric.ids, metric.confidence))
     return metrics, pictured
@@ -153,21 +154,22 @@ def add_scores(scores, wanted, dataset, metrics, paper, json_file, csv_file, bin
     maps, which have no K highest pixels and so no adaptive scores.
     """
     for task, of_rows in metrics.items():
-        for row in [row for row in of_rows if row in scores]:       # without other methods' maps
-            own = scores_of(of_rows[row], dataset, row in binary)
-            scores[row].setdefault(task, {})[dataset.name] = own
+        for row, metric in of_rows.items():
+            if row in scores:                       # not those of --beside
+                of_task = scores[row].setdefault(task, {})
+                of_task[dataset.name] = scores_of(metric, dataset, row in binary)
     if rank_and_processes()[0] > 0:
         return
     print_counts(dataset, metrics)
     write_scores(scores, json_file, csv_file)
     for task in metrics:
         rows = task_rows(scores, task)
-        if len(next(iter(rows.values()))) == len(wanted[task]):
+        if all(len(sets) == len(wanted[task]) for sets in rows.values()):
             print('\n' + task_tables(task, rows, paper))
 
 
 def tasks_of(name, wanted):
-    """The tasks of a benchmark. -> {task: metric}"""
+    """The tasks of a benchmark. wanted: {task: {benchmark: metric}} -> {task: metric}"""
     return {task: sets[name] for task, sets in wanted.items() if name in sets}
 
 
@@ -178,7 +180,7 @@ def task_rows(scores, task):
 
 # ---- The model, the benchmarks, and what localises -----------------------------------------------
 def load(device, checkpoint, variant, preset, untrained, **given):
-    """The model of these options. -> model, tokenizer, preset, variant, its checkpoint's path"""
+    """-> model, tokenizer, preset, variant, the checkpoint's path as text. given: see load_model"""
     if preset == 'paper' and not checkpoint and not untrained:
         raise ValueError('no checkpoint ships for the paper preset: train one, or name the '
                          'authors\' by --checkpoint')
@@ -200,7 +202,7 @@ def load(device, checkpoint, variant, preset, untrained, **given):
 def open_benchmarks(wanted, preset, data_root, limit):
     """Open all test sets before scoring the first, so that a missing one is reported at once.
 
-    wanted: {task: {benchmark: metric}}. Draws the miniature where it is missing.
+    wanted: {task: its benchmarks}. Draws the miniature where it is missing.
     -> {name: Benchmark}, in the order of every table
     """
     config = PRESETS[preset]
@@ -253,7 +255,7 @@ def evaluate(args):
     check_outputs([args.json, args.csv, args.out if args.image else None],
                   [args.figures, args.save_heatmaps])
     device = start_processes(args.device)
-    model = tokenizer = None
+    model = tokenizer = None                # --heatmaps needs none
     preset = args.preset or 'miniature'
     variant = args.variant or 'av'
     if not args.heatmaps:
@@ -295,8 +297,8 @@ def evaluate(args):
 
 # ---- The command line ----------------------------------------------------------------------------
 THRESHOLDS = r'top50|adaptive|sweep|fixed:([01](\.0*)?|0?\.\d+)'
-NEEDS = {'image': 'audio', 'audio': 'image', 'out': 'image', 'examples': 'figures',
-         'beside': 'figures'}
+GOES_WITH = {'image': 'audio', 'audio': 'image', 'out': 'image', 'examples': 'figures',
+             'beside': 'figures'}
 OF_MODEL = ('checkpoint', 'untrained', 'prompt', 'clipseg', 'beats', 'device')
 OF_SCORES = ('task', 'benchmarks', 'threshold', 'reading', 'batch_size', 'limit', 'json', 'csv',
              'figures', 'save_heatmaps', 'heatmaps')
@@ -332,12 +334,11 @@ def parse_args(argv=None):
     add('--csv', type=some_path, help='the same, a line per task, benchmark, row and metric')
     add('--mixture-labels', type=some_path, metavar='FILE', help='Table 8: a class name per line, '
         'to choose from (default: the benchmark\'s own)')
-    add('--mixture-rows', action='store_true', help='Table 8: rows that show what costs '
-        'accuracy')
+    add('--mixture-rows', action='store_true', help='Table 8: rows that explain the scores')
     add('--figures', type=some_path, metavar='DIR', help='contact sheets, curves, report.html')
-    add('--examples', type=between(int, 1), default=3, help='of each benchmark (default: 3)')
-    add('--beside', nargs='+', type=named_folder, default=[], metavar='NAME=DIR', help='there too: '
-        'other methods\' maps, folders of --save-heatmaps or the like')
+    add('--examples', type=between(int, 1), default=3, help='frames of a benchmark (default: 3)')
+    add('--beside', nargs='+', type=named_folder, default=[], metavar='NAME=DIR', help='other '
+        'methods\' maps in --figures too, folders as of --save-heatmaps')
     add('--save-heatmaps', type=some_path, metavar='DIR', help='write DIR/<benchmark>/<id>.npy')
     add('--heatmaps', type=some_path, metavar='DIR', help='maps to score (.npy or 8-bit .png)')
     add('--compare', nargs='+', type=some_path, metavar='FILE', help='print these results (--json '
@@ -375,7 +376,7 @@ def check_options(args, given):
             if one in given and other in given:
                 raise ValueError(f'{given[one]} and {given[other]} do not go together: leave one '
                                  'out')
-    for one, other in NEEDS.items():
+    for one, other in GOES_WITH.items():
         if one in given and other not in given:
             raise ValueError(f'{given[one]} goes with --{other}: name both, or neither')
     if not re.fullmatch(THRESHOLDS, args.threshold):
