@@ -313,17 +313,15 @@ def caption_pairs(args, device, rank=0, processes=1):
     elif args.preset == 'miniature' and not args.data_root_given:
         draw_miniature(args.data_root)
     ids = read_ids(args.ids, training=True)
-    elsewhere = args.audio_captions and read_audio_captions(args.audio_captions, ids)
+    made = read_audio_captions(args.audio_captions, ids) if args.audio_captions else {}
     if rank == 0:
         print_other_splits(args.ids)
-        check_files(args.data_root / 'vggsound', ids, args.settings, elsewhere)
+        check_files(args.data_root / 'vggsound', ids, args.settings, made)
         begin_stages(args.settings, args.folders, ids, dtype, args.overwrite)
         wait()
     failed = {}
     for stage, settings in args.settings.items():
         lines = [{'id': i} for i in ids]
-        if stage == 'audio' and elsewhere:
-            lines = elsewhere
         if stage == 'object':
             lines, models = join_captions(args.folders, args.captions_from, ids)
         size = settings['batch_size']
@@ -332,16 +330,15 @@ def caption_pairs(args, device, rank=0, processes=1):
         retry = args.retry_failed and stage != 'object'     # an answer fails with its captions
         todo = [file for file in list(batches)[rank::processes]
                 if not is_finished(file, batches[file], retry)]
-        if todo and lines is not elsewhere:
+        read = partial(read_input, stage, args.data_root / 'vggsound',
+                       PRESETS[args.preset].seconds, settings['prompt'], made)
+        describe = list                             # what was read: captions made elsewhere
+        if todo and not (stage == 'audio' and made):
             captioner = load_captioner(stage, settings['model'], getattr(torch, dtype), device)
             describe = partial(STAGES[stage].describe, *captioner,
                                max_new_tokens=settings['max_new_tokens'])
-            read = partial(read_input, stage, args.data_root / 'vggsound',
-                           PRESETS[args.preset].seconds, settings['prompt'])
         for file in tqdm(todo, stage, unit=' batches', disable=rank > 0 or not todo):
-            batch = batches[file]
-            if lines is not elsewhere:
-                batch = caption_batch(stage, batch, read, describe)
+            batch = caption_batch(stage, batches[file], read, describe)
             write_file(file, json.dumps(batch, ensure_ascii=False, indent=1) + '\n', GO_ON)
         wait()
         done = [line for file in batches for line in read_json(file)]
@@ -352,27 +349,29 @@ def caption_pairs(args, device, rank=0, processes=1):
 
 
 def read_audio_captions(path, ids):
-    """Captions of sounds that were made elsewhere, as the lines of finished batches."""
+    """Captions of sounds that were made elsewhere. -> {id: caption}"""
     found = {i: text for i, text in read_texts(path, 'audio_caption').items() if text}
     check_complete(path, found, ids, 'add their captions, or name the file of this dataset')
-    return [{'id': i, 'audio_caption': found[i], 'error': None} for i in ids]
+    return found
 
 
-def check_files(folder, ids, stages, elsewhere):
+def check_files(folder, ids, stages, made):
     """ValueError where no pair has a frame, or a sound: the list is of other data."""
     for stage, kind, suffixes in (('image', 'frames', FRAMES), ('audio', 'audio', SOUNDS)):
-        needed = stage in stages and not (stage == 'audio' and elsewhere)
+        needed = stage in stages and not (stage == 'audio' and made)
         if needed and not any(file_of(folder / kind, i, suffixes).is_file() for i in ids):
             raise ValueError(f'none of the {len(ids)} pairs has a file in {folder / kind}, the '
                              f'first being {ids[0][:60]!r}: name their data by --data-root, or '
                              'correct the list (--ids)')
 
 
-def read_input(stage, folder, seconds, prompt, line):
+def read_input(stage, folder, seconds, prompt, made, line):
     """What a stage's model takes of a pair. -> (image, waveform or text), None or an error"""
     try:
         if stage == 'image':
             return read_image(file_of(folder / 'frames', line['id'], FRAMES)), None
+        if stage == 'audio' and made:
+            return made[line['id']], None           # a caption, of --audio-captions
         if stage == 'audio':
             return read_audio(file_of(folder / 'audio', line['id'], SOUNDS), seconds), None
     except SampleError as error:
