@@ -119,7 +119,6 @@ def take_steps(captioner, E, tokens, mask, batches, lr, warmup, noise):
     """Train the captioner on N pairs. E: (N, D). tokens, mask: (N, L). -> the last loss
 
     batches: lists of rows of E, one per step. noise: its variance.
-
     Paper [82]: "image-text pairs", so e is the frame's embedding, without noise (the default).
     In CapDec itself e is the caption's text embedding plus noise: --condition text.
     """
@@ -267,8 +266,9 @@ def say(args):
     """Print sentences: for args.audio and args.image, or for the sounds of VGG-SS."""
     check_outputs([args.figure], [])
     device = pick_device(args.device)
-    frozen = {'clipseg': args.clipseg, 'beats': args.beats}
-    model, clip_tokenizer, *_ = load(device, args.checkpoint, 'av', args.preset, False, **frozen)
+    load_av = partial(load, device, variant='av', preset=args.preset, clipseg=args.clipseg,
+                      beats=args.beats)
+    model, clip_tokenizer, *_ = load_av(checkpoint=args.checkpoint, untrained=False)
     tokenizer = from_pretrained(AutoTokenizer, SCALES[args.preset].tokenizer, '--preset')
     dim = model.clipseg.config.projection_dim
     captioner = read_captioner(args.captioner, args.preset, dim, tokenizer).to(device)
@@ -277,7 +277,7 @@ def say(args):
         say_own(model, describe, PRESETS[args.preset], args.audio, args.image)
         return
     dataset = open_benchmarks({'single': ['vggss']}, args.preset, args.data_root, None)['vggss']
-    untrained, *_ = load(device, None, 'av', args.preset, True, **frozen)
+    untrained, *_ = load_av(checkpoint=None, untrained=True)
     words = embed_names(model, clip_tokenizer, dataset)
     sentences = {source: {} for source in SOURCES}          # {source: {id: sentence}}
     for batch in tqdm(dataset.batches(SCALES[args.preset].batch_size), dataset.name, leave=False):
@@ -287,20 +287,23 @@ def say(args):
                 sentences[source] |= zip(ids, describe(e))
     print(shares(sentences, {sample.id: sample.label for sample in dataset.samples}) + '\n')
     labels = [sample.label for sample in dataset.samples]
-    first = [labels.index(label) for label in dict.fromkeys(labels)]        # sample of each class
+    first = [labels.index(label) for label in dict.fromkeys(labels)]        # of each class
     step = math.ceil(len(first) / ROWS)
     shown = readable(dataset, [dataset[i] for i in first[::step]])
-    chosen = [sentences[SOURCES[0]][sample['id']] for sample in shown]
-    for sample, sentence in zip(shown, chosen):
+    said = [sentences[SOURCES[0]][sample['id']] for sample in shown]
+    for sample, sentence in zip(shown, said):
         print(f'{sample["label"]}: {sentence}')
     if args.figure:
-        maps = localise(model, shown, words)
-        columns = ['frame', 'ground truth', 'class name', 'sound']
-        said = [f'{" ".join(sentence.split())}\nclass: {sample["label"]}'
-                for sample, sentence in zip(shown, chosen)]
-        sheet_of_samples(args.figure, shown, zip(maps['oracle'], maps['ours']), columns, said,
-                         'What the sound says, and the maps of the class name and of the sound')
+        draw_figure_12(args.figure, shown, said, localise(model, shown, words))
         print(f'{args.figure}: in the manner of Figure 12')
+
+
+def draw_figure_12(path, samples, sentences, maps):
+    """Contact sheet: of each sample both maps (see localise), by class name and by sound."""
+    columns = ['frame', 'ground truth', 'class name', 'sound']
+    labels = [f'{said}\nclass: {s["label"]}' for s, said in zip(samples, sentences)]
+    sheet_of_samples(path, samples, zip(maps['oracle'], maps['ours']), columns, labels,
+                     'What the sound says, and the maps of the class name and of the sound')
 
 
 @torch.no_grad()
