@@ -3,10 +3,9 @@
     print(comparison(['av.json', 'av_llm.json', 'baselines.json']))
 
 A result is a file that --json wrote: by evaluate.py {task: {benchmark: {metric: value}}}, by
-baselines.py {method: {task: ...}}. The former does not hold the name of its row, which is taken
-from the file's name: av.json and av_llm.json are this paper's variants, "SLAVC NeurIPS22.json" is
-that prior work (scored by --heatmaps), and any other name becomes a row of its own.
-The further rows of a file, as of --mixture-rows, have the name of the file before their own.
+baselines.py {method: {task: ...}}. The former's row is named after its file: av.json, av_llm.json
+are this paper's variants, "SLAVC NeurIPS22.json" is that prior work (scored by --heatmaps), any
+other is a row of its own. The file's name stands before its further rows (--mixture-rows).
 """
 
 import json
@@ -30,9 +29,8 @@ METHODS = {     # row: its name, in the order of every table; above them stand t
 def comparison(paths):
     """The eight tables of section 4.2, of these results, as text: each cell is measured | paper.
 
-    A dash: the paper has no number, or nothing was measured. The oracle's row is taken from the
-    first result that has one, as its b/w is that of the trained model. ValueError: see read_result,
-    or two results for one row.
+    A dash: not in the paper, or not measured. The oracle's row, with the b/w of a trained model, is
+    that of the first result with one. ValueError: see read_result, or two results for one row.
     """
     measured = {}
     for path in paths:
@@ -53,25 +51,30 @@ def read_result(path):
         content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:           # ValueError: of UTF-8 too
         raise ValueError(f'{path} is not readable as JSON ({error}): write it again') from None
-    found = {}
     try:
-        rows = {}
-        for name in [name for name in content if name not in TABLES]:
-            rows[name if name in METHODS else f'{path.stem}, {name}'] = content[name]
-        rows[path.stem] = {task: content[task] for task in TABLES if task in content}
-        for row, tasks in rows.items():
-            for task, benchmarks in tasks.items():
-                TABLES[task]                        # LookupError: no task of section 4.2
-                for benchmark, scores in benchmarks.items():
-                    if scores:                      # None: the oracle's, without class names
-                        for value in scores.values():
-                            np.asarray(value, float).max()      # numbers, null (NaN) or lists
-                        found[task, benchmark, row] = scores
+        found = results_in(content, path.stem)
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError):     # another form
         found = {}
     if not found:
         raise ValueError(f'{path} is no result of evaluate.py or baselines.py: name a file that '
                          '--json wrote')
+    return found
+
+
+def results_in(content, name):
+    """What read_result returns, of a file's content; one of many errors for another form."""
+    rows = {row if row in METHODS else f'{name}, {row}': tasks
+            for row, tasks in content.items() if row not in TABLES}
+    rows[name] = {task: content[task] for task in TABLES if task in content}
+    found = {}
+    for row, tasks in rows.items():
+        for task, benchmarks in tasks.items():
+            TABLES[task]                            # LookupError: no task of section 4.2
+            for benchmark, scores in benchmarks.items():
+                if scores:                          # None: the oracle's, without class names
+                    found[task, benchmark, row] = scores
+    for value in [value for scores in found.values() for value in scores.values()]:
+        np.asarray(value, float).max()              # numbers, null (NaN) or lists
     return found
 
 
