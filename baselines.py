@@ -85,7 +85,7 @@ def candidates(dataset, listed, path, default):
     """The labels from which one is retrieved for each sound of this benchmark.
 
     listed: the labels of the file `path` (--labels), or None. default: the file for a benchmark
-    without class names. Paper [75]: silent on the list of which "the most relevant text (class
+    without class names. Paper [75]: silent on the list from which "the most relevant text (class
     label)" (4.1) is retrieved. Here it holds the benchmark's own class names, as for the oracle.
     Flickr and ADE20K have none, and yet rows in Tables 1, 2 and 6: theirs are VGGSound's classes.
     """

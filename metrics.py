@@ -277,7 +277,7 @@ class Extended(Streaming):
         self.sounding.append(condition == 'sounding')
 
     def precision_recall(self, levels, textbook=False):
-        """T confidences -> precision, recall (T,) there: the points of Figure 7."""
+        """T confidences -> precision, recall (T,) there (Figure 7). textbook: see Extended."""
         levels = torch.as_tensor(levels, dtype=torch.float64)               # (T,)
         confidence, iou = torch.tensor([self.confidence, self.iou], dtype=torch.float64)    # (N,)
         sounding = torch.tensor(self.sounding, dtype=torch.bool)            # (N,)

@@ -20,6 +20,7 @@ import struct
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +51,9 @@ FEATURES_MB = 2.3       # of the published BEATs for 10 s in float16 (data.Audio
 # ============ One file ============
 
 def look_at(job):
-    """job: (look_at_frame, path), or another such function and its arguments. -> its findings
-
-    {'error': a sentence} for an unreadable file.
-    """
-    function, *values = job
+    """job: look_at_frame or the like, of one file. -> its findings, or {'error': a sentence}"""
     try:
-        return function(*values)
+        return job()
     except (OSError, SampleError) as error:         # OSError: of a disk with bad blocks
         return {'error': sentence_for(error)}
 
@@ -126,10 +123,10 @@ def jobs_of(samples, seconds):
     """{file that exists: its job for look_at}"""
     jobs = {}
     for s in samples:
-        jobs |= {path: (look_at_frame, path) for path in s.images}
+        jobs |= {path: partial(look_at_frame, path) for path in s.images}
         heard = seconds / 2 if s.stereo else seconds        # both channels, one after the other
-        jobs |= {path: (look_at_sound, path, heard) for path in s.sounds}
-        jobs |= {mask: (look_at_mask, mask, frame) for mask, frame in zip(s.masks, s.images)}
+        jobs |= {path: partial(look_at_sound, path, heard) for path in s.sounds}
+        jobs |= {mask: partial(look_at_mask, mask, frame) for mask, frame in zip(s.masks, s.images)}
     return {path: job for path, job in jobs.items() if path.is_file()}
 
 
@@ -202,7 +199,7 @@ def main(argv=None):
     add = parser.add_argument
     add('--preset', choices=list(PRESETS), default='paper', help='default: paper')
     add('--data-root', type=some_path, help="default: the preset's")
-    add('--benchmarks', nargs='+', choices=list(EXPECTED), default=EXPECTED, metavar='NAME',
+    add('--benchmarks', nargs='+', choices=list(EXPECTED), default=list(EXPECTED), metavar='NAME',
         help=f'default: all of {", ".join(EXPECTED)}')
     add('--workers', type=between(int, 1), default=os.cpu_count() or 1,
         help='threads (default: one per core)')

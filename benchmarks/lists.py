@@ -104,7 +104,7 @@ def unique(pairs, path):
 
 
 def read_rows(path, columns, header=False, blank=None):
-    """A csv file -> [the fields of `columns` in each line]. Only the column `blank` may be empty.
+    """A csv file -> [(the fields of `columns`) of each line]. Only the column `blank` may be empty.
 
     header: the first line names the columns, in any order and perhaps with others.
     """
@@ -132,8 +132,8 @@ def read_rows(path, columns, header=False, blank=None):
 def read_boxes(path, name, box):
     """A json list [{name: a file, box: boxes, perhaps 'class'}] -> {id: (boxes, class or None)}.
 
-    An id is the stem of the file. 'bbox' holds several [x0, y0, x1, y1] in shares of the frame,
-    'gt_box' a single one in 224 pixels.
+    An id is the stem of the file. box: 'bbox', several [x0, y0, x1, y1] in shares of the frame, or
+    'gt_box', a single one in 224 pixels.
     """
     try:
         entries = json.loads(annotation(path))
@@ -145,11 +145,12 @@ def read_boxes(path, name, box):
     for number, entry in enumerate(entries):
         try:
             boxes = np.array([entry[box]] if box == 'gt_box' else entry[box])       # (boxes, 4)
+            if boxes.dtype.kind not in 'if' or boxes.shape[1:] != (4,):
+                raise ValueError
+            if not np.isfinite(boxes).all():
+                raise ValueError
             label = (entry.get('class') or '').strip() or None
             found.append((Path(entry[name]).stem, (boxes.tolist(), label)))
-            numbers = boxes.dtype.kind in 'if' and np.isfinite(boxes).all()
-            if not numbers or boxes.shape[1:] != (4,):
-                raise ValueError
         except (AttributeError, KeyError, TypeError, ValueError):   # NumPy's, too, of ragged lists
             raise ValueError(f'{path}: entry {number} needs {name!r}, a text, and {box!r}, four '
                              'numbers for each box; fetch it again') from None

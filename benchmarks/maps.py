@@ -38,7 +38,7 @@ def save_heatmaps(folder, ids, maps):
 
 
 def save_confidences(folder, confidences):
-    """confidences: [(id, confidence)]"""
+    """Write folder/confidence.csv. confidences: [(id, confidence)]"""
     lines = ['id,confidence', *(f'{name},{value}' for name, value in confidences)]
     write_file(Path(folder, 'confidence.csv'), '\n'.join(lines) + '\n')
 
@@ -89,7 +89,7 @@ def read_confidences(folder):
 
 
 def maps_below(folder, needs):
-    """-> read_maps of this folder, a function of samples. FileNotFoundError: there is no folder"""
+    """-> read_maps of this folder, a function of samples. FileNotFoundError where it is missing"""
     if not folder.is_dir():
         raise FileNotFoundError(f'no folder {folder}: --heatmaps needs one per benchmark; '
                                 '--benchmarks or --task names those that are there')

@@ -24,7 +24,8 @@ def list_vggss(root):
 def extended(plain, folder, plain_folder):
     """The plain set, then as many pairs in which nothing visible sounds. Ids: <frame>_<sound>.
 
-    Files are looked for in extend_frames and extend_audio, then in the folders of the plain set.
+    Files are looked for in folder/extend_frames and extend_audio, then in plain_folder/frames and
+    audio, those of the plain set.
     """
     path = folder / f'{folder.name}_test_plus_silent.csv'
     pairs = [(s, s.id, s.id, 'sounding') for s in sorted(plain, key=lambda s: s.id)]
