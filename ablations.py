@@ -94,9 +94,9 @@ def folder_of(out, preset, options, seed):
 def commands_left(folder, options):
     """The commands that a run still needs: train.py and evaluate.py, evaluate.py alone, or none."""
     last = folder / 'last.pt'
-    scores = folder / 'scores.json'
+    scored = folder / 'scores.json'
     score = ['evaluate.py', '--checkpoint', str(last), '--benchmarks', *SCORED,
-             '--json', str(scores)]
+             '--json', str(scored)]
     for option, value in zip(options, options[1:]):
         if option in FOR_BOTH:
             score += [option, value]
@@ -105,7 +105,7 @@ def commands_left(folder, options):
         if last.exists() or (folder / 'previous.pt').exists():
             train.append('--resume')
         return [train, score]
-    retrained = last.exists() and scores.exists() and scores.stat().st_mtime < last.stat().st_mtime
+    retrained = last.exists() and scored.exists() and scored.stat().st_mtime < last.stat().st_mtime
     return [score] if retrained or not read_scores(folder) else []
 
 

@@ -127,7 +127,7 @@ def summarised(vggss, is4):
 
 
 def table_of(columns):
-    """The table that train.py prints, in per cent. columns: {name: scores} -> text"""
+    """The table that train.py prints, in per cent. columns: {name: scores, or None} -> text"""
     rows = []
     for name in ('cIoU', 'AUC', 'mIoU', 'mIoU_multi', 'both_right', 'area_silence', 'area_noise'):
         factor = 100 if name.startswith('area') else 1      # areas are fractions

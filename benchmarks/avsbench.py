@@ -34,10 +34,10 @@ def list_avs_ms3(root):
     return _list_avsbench(root / 'avsbench/ms3', 'avs1_ms3_test.csv')
 
 
-def _list_avsbench(folder, annotation):
+def _list_avsbench(folder, list_file):
     """Lines <clip>_<1..5>,label; the five frames of a clip share the sound <clip>.wav."""
     samples = []
-    for name, label in read_rows(folder / annotation, ('id', 'label')):
+    for name, label in read_rows(folder / list_file, ('id', 'label')):
         frame = file_of(folder / 'visual_frames', name, ('.png', '.jpg'))
         sound = file_of(folder / 'audio_wav', name.rpartition('_')[0], SOUNDS)
         mask = folder / f'gt_masks/{name}.png'

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 
-from benchmarks.lists import BenchmarkSample, annotation, read_rows
+from benchmarks.lists import BenchmarkSample, annotation_text, read_rows
 from media import PICTURES, SOUNDS, file_of
 
 
@@ -25,7 +25,7 @@ def _read_xml(path):
     """root > annotator > bbox > (an id, xmin, ymin, xmax, ymax) -> boxes in 256 pixels."""
     boxes = []
     try:
-        for box in ET.fromstring(annotation(path)).iterfind('*/bbox'):
+        for box in ET.fromstring(annotation_text(path)).iterfind('*/bbox'):
             boxes.append([float(corner.text) for corner in box[1:]])
         if np.shape(boxes)[1:] != (4,) or not np.isfinite(boxes).all():
             raise ValueError

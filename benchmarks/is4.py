@@ -27,13 +27,14 @@ def list_vpo(folder):
     return samples
 
 
-def _list_boxed(folder, annotation, masks, suffixes, label_of):
+def _list_boxed(folder, boxes_file, masks, suffixes, label_of):
     """A json list [{image, audio, gt_box: a box in 224 pixels}]; `image` names the files.
 
-    Ids of the same frame differ after their last _. The folder `masks` may be missing.
+    Ids of the same frame differ after their last _. masks: a folder, which may be missing.
+    suffixes: of masks. label_of(id) -> class name or None.
     """
     samples = []
-    for name, (boxes, _) in read_boxes(folder / annotation, 'image', 'gt_box').items():
+    for name, (boxes, _) in read_boxes(folder / boxes_file, 'image', 'gt_box').items():
         frame = file_of(folder / 'visual_frames', name, PICTURES)
         sound = file_of(folder / 'audio_wav', name, SOUNDS)
         mask = [file_of(folder / masks, name, suffixes)] if (folder / masks).is_dir() else []

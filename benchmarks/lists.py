@@ -50,7 +50,7 @@ def files_of_root(root):
     return [('a file of the data', Path(root, name)) for name in DATA]
 
 
-def annotation(path, remedy='fetch it again'):
+def annotation_text(path, remedy='fetch it again'):
     """The text of a file that lists samples or boxes."""
     if not path.is_file():
         raise FileNotFoundError(f'no annotation file {path}, which lists samples or boxes: {WHERE}')
@@ -70,7 +70,7 @@ def utf8_text(path, remedy):
 
 def csv_lines(path, remedy='fetch it again'):
     """Yields (line number, stripped fields) of the lines of a csv file that are not blank."""
-    for number, line in enumerate(annotation(path, remedy).split('\n'), 1):
+    for number, line in enumerate(annotation_text(path, remedy).split('\n'), 1):
         try:                # one by one: a stray quote would join all lines up to the next quote
             fields = [field.strip() for field in next(csv.reader([line], strict=True), [])]
         except csv.Error as error:
@@ -136,7 +136,7 @@ def read_boxes(path, name, box):
     'gt_box', a single one in 224 pixels.
     """
     try:
-        entries = json.loads(annotation(path))
+        entries = json.loads(annotation_text(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is not valid JSON ({error}): fetch it again') from None
     if not isinstance(entries, list) or not entries:

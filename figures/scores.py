@@ -14,8 +14,11 @@ from launch import write_file
 
 
 def scores_of(metric, dataset, binary=False):
-    """A row's scores and counts; None if it has no sample (the oracle, without class names)."""
-    if not metric:
+    """A row's scores and counts; None if it has no sample (the oracle, without class names).
+
+    binary: whether its maps are 0 and 1, which have no adaptive scores.
+    """
+    if not len(metric):
         return None
     scores = {name: value for name, value in metric.compute().items()
               if not (binary and name.endswith('_adap'))}

@@ -175,7 +175,9 @@ def time_terms(step, repeats):
 
 
 def measure_step(preset, device, variants, batch_sizes, only_count, repeats):
-    """-> {'step': a dict for each batch size and variant, 'terms': a dict for each batch size and
+    """Time steps and count their operations. only_count: batch sizes that are not timed.
+
+    -> {'step': a dict for each batch size and variant, 'terms': a dict for each batch size and
     term of the first of ours, 'matrix_product': one dict}
     """
     size = PRESETS[preset].image_size, PRESETS[preset].seconds
@@ -203,8 +205,8 @@ def measure_step(preset, device, variants, batch_sizes, only_count, repeats):
             if found:
                 row['times'] = timed[0]['seconds'] / row['seconds']
                 row['% of product'] = 100 * total / row['seconds'] / limits[variant.precision]
-            if found and variant.precision == 'float32':
-                refuse_difference(timed[0], found, B)
+                if variant.precision == 'float32':
+                    refuse_difference(timed[0], found, B)
             rows.append(row)
         terms += [{'B': B, 'step': variants[1].name(), 'term': term, 'seconds': seconds.get(term),
                    '10^9 operations': n / 1e9} for term, n in counts[1].items()]
