@@ -189,6 +189,7 @@ def run(args):
                                            cache))
         localisers[name] = functools.partial(localise_all, parts)
 
+    paper = 'av' if preset == 'paper' else None         # either variant: its own row is not shown
     scores = {method: {} for method in args.methods}
     for name, dataset in datasets.items():
         tasks = tasks_of(name, args.wanted)
@@ -198,8 +199,8 @@ def run(args):
             folders = [(row, Path(args.save_heatmaps, row, name)) for row in rows]
         metrics, _ = score_benchmark(dataset, tasks, localisers[name], rows, args.batch_size,
                                      folders=folders, reading=args.reading)
-        add_scores(scores, args.wanted, dataset, metrics, 'av' if preset == 'paper' else None,
-                   args.json, args.csv, binary=REGIONS)
+        add_scores(scores, args.wanted, dataset, metrics, paper, args.json, args.csv,
+                   binary=REGIONS)
     print_retrieved(correct)
     return scores
 
@@ -229,7 +230,8 @@ def print_retrieved(correct):
             rows.append([BENCHMARK_NAMES[name], *(100 * sum(r) / count for r in right), count])
     if rows and rank_and_processes()[0] == 0:
         print('\nClass names retrieved (%)')
-        print(table(rows, ['benchmark', *of_methods, 'n']))
+        methods = next(iter(correct.values()))
+        print(table(rows, ['benchmark', *methods, 'n']))
 
 
 # ---- The command line ----------------------------------------------------------------------------

@@ -302,7 +302,7 @@ def file_hash(paths):
 def caption_pairs(args, device, rank=0, processes=1):
     """Run the stages that the command line names. -> {id: sentence} of the pairs that failed
 
-    rank, processes: those that share the work. In train.py the first process captions alone.
+    rank, processes: of torchrun, which share the batches. train.py's first process captions alone.
     Which pairs make a batch depends on the batch size alone, so several processes, or a run that
     was killed and restarted, write the same files as a single uninterrupted one.
     """

@@ -218,7 +218,7 @@ def main(argv=None):
             print(f'{name}: {sentence}', file=sys.stderr)
     if args.json:
         write_file(args.json, json.dumps({'counts': counts, 'sentences': sentences}, indent=1))
-    findings = list(max(counts.values(), key=len))
+    findings = list(max(counts.values(), key=len))      # an unreadable list has few, VGGSound most
     rows = [[key, *(found.get(key) for found in counts.values())] for key in findings]
     print(table(rows, ['', *counts], decimals=2))
     free = shutil.disk_usage(root if root.exists() else '.').free

@@ -15,6 +15,7 @@ DATA = ('vggsound', 'vggss', 'flickr', 'is4', 'vpo_ss', 'vpo_ms', 'avsbench', 'a
 
 @dataclass
 class BenchmarkSample:
+    """The files and annotations of a sample; nothing of them is opened."""
     id: str
     images: list                # the frame; of a mixture two, left and right
     sounds: list                # files to hear; two are mixed; none in silence and noise

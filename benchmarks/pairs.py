@@ -15,7 +15,7 @@ HEADINGS = ('id', 'file', 'video', 'videoid', 'youtubeid', 'ytid')     # of the 
 def read_list(path):
     """Read a list of pairs, each line in one of FORMS. -> {id: split, or None without one}
 
-    VGGSound's authors have published the second and the fourth. Labels are not used.
+    VGGSound's authors have published those with ".mp4" and with a split. Labels are not used.
     """
     path = Path(path)
     listed = []

@@ -72,7 +72,8 @@ def with_others(localiser, others, benchmark, shown, samples):
     for row, read in others.items():
         maps[row] = [None] * len(samples)
         for i, sample in enumerate(samples):
-            if 'error' in sample or not (benchmark in EXTENDED or sample['id'] in shown):
+            wanted = benchmark in EXTENDED or sample['id'] in shown
+            if 'error' in sample or not wanted:
                 continue
             copy = dict(sample)         # gets an error or a confidence of this row
             [maps[row][i]] = read([copy])['ours']
