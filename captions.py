@@ -155,13 +155,13 @@ def parse_answer(text):
     words = dropwhile(lambda word: word in BEFORE or not is_word(word), words)
     words = list(takewhile(lambda word: word not in AFTER and is_word(word), words))
     if len(words) > MOST_WORDS:
-        verb = next((k for k, word in enumerate(words) if k and word.endswith('ing')), None)
-        if verb or 'of' in words:               # "man playing an electric guitar", "flock of ..."
-            words = words[:verb][:MOST_WORDS]
+        at = next((k for k, word in enumerate(words) if k and word.endswith('ing')), None)
+        if at or 'of' in words:                 # "man playing an electric guitar", "flock of ..."
+            words = words[:at][:MOST_WORDS]
         else:                                   # "big red fire truck"
             words = words[-MOST_WORDS:]
     while words and words[-1] in ('a', 'an', 'the', 'of', 'and', 'or', 'to', 'by'):
-        words.pop()
+        words.pop()                             # "flock of the" -> "flock"
     return ' '.join(words)
 
 

@@ -265,6 +265,7 @@ def evaluate(args):
     if args.image:
         return one_pair(model, PRESETS[preset], args.image, args.audio, args.out)
     datasets = open_benchmarks(args.wanted, preset, args.data_root, args.limit)
+    # all before the first benchmark is scored, so that a missing file is reported at once
     localisers = {name: localiser_of(dataset, tasks_of(name, args.wanted), model, tokenizer,
                                      args.heatmaps, args.mixture_labels, args.mixture_rows)
                   for name, dataset in datasets.items()}

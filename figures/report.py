@@ -105,15 +105,15 @@ def examples_of(task, benchmark, metrics, pictured):
         if name not in metric.ids:
             continue
         frame = displayable(sample['image'])
-        truth = sample[metric.needs[0]].numpy()
+        truth = sample[metric.needs[0]].numpy()         # every metric needs its ground truth first
         if sample['sources'] is None:
             truth = truth[None]                                             # (1, h, w)
         else:                                   # of a mixture, whose two frames were squashed
             size = truth.shape[:0:-1]                                       # w, h
             frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-        heats = {}
-        scores = {}
-        heats['overlay'], scores['IoU'] = heat_and_iou(name, metric, maps[first])
+        heat, iou = heat_and_iou(name, metric, maps[first])
+        heats = {'overlay': heat}
+        scores = {'IoU': iou}
         if 'confidence' in metric.needs:
             scores['confidence'] = metric.confidence[metric.ids.index(name)]
         for row in [row for row in maps if row.startswith(BY)]:
@@ -126,7 +126,7 @@ def examples_of(task, benchmark, metrics, pictured):
 
 
 def heat_and_iou(name, metric, heat):
-    """Of one row: the maps of a sample's k sources (k, h, w), its IoU. None where there is none."""
+    """Of one row: maps (k, h, w) of k sources, of the sample with the id `name`; its IoU; or None"""
     if name not in metric.ids:
         return None, None
     place = metric.ids.index(name)
