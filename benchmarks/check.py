@@ -90,8 +90,9 @@ def header_unlike_data(path):
     with open(path, 'rb') as file:
         for name, start, size in wav_chunks(file):
             end = start + size
-            if name == b'fmt ':
-                layout, _, rate, bytes_a_second, width = struct.unpack('<HHIIH', file.read(14))
+            parts = file.read(14)
+            if name == b'fmt ' and len(parts) == 14:        # fewer in a damaged one, at the end
+                layout, _, rate, bytes_a_second, width = struct.unpack('<HHIIH', parts)
                 contradiction = layout in UNCOMPRESSED and bytes_a_second != rate * width
     # fewer bytes after the last chunk than a chunk's head are padding
     return contradiction or os.path.getsize(path) - end >= 8

@@ -114,6 +114,13 @@ def test_a_good_header_is_like_its_data(tmp_path, kind, subtype):
     assert not check_file.header_unlike_data(tmp_path / 'a.wav')
 
 
+def test_a_header_that_the_end_of_the_file_cuts_is_left_out(tmp_path):
+    soundfile.write(tmp_path / 'a.wav', np.zeros(16_000), 16_000)
+    with open(tmp_path / 'a.wav', 'ab') as file:
+        file.write(b'fmt \x10\0\0\0\1\0')
+    assert 'error' not in check_file.look_at((check_file.look_at_sound, tmp_path / 'a.wav', 1.0))
+
+
 def test_a_sound_that_does_not_state_its_length_is_as_long_as_what_it_holds(tmp_path):
     soundfile.write(tmp_path / 'a.wav', RNG.uniform(-0.5, 0.5, 32_000), 16_000)
     write_number(tmp_path / 'a.wav', 40, 0)
