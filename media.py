@@ -276,11 +276,12 @@ def read_mask(path, frame_size=None, ade_class=None):
 # A program that writes into a pipe cannot know how many samples follow, and an MP3 need not say it:
 # such a sound ends where its file ends. A file that states more samples than it holds is truncated,
 # which decoders do not report. libsndfile decodes all but those sounds that it would end too early.
-# FFmpeg reads these to their end; it is slower, takes RIFX for RIFF and shortens an OGG.
+# FFmpeg reads these to their end; it is slower, and shortens an OGG.
 
 PLACEHOLDER = 0x7FFFF000        # sizes from here on mean "unknown" in a WAV (sox, ffmpeg)
 UNKNOWN_FRAMES = 2**63 - 1      # libsndfile's number of samples where a FLAC does not state it
 FFMPEG_OPTIONS = {'format_whitelist': 'wav,mp3'}        # a playlist would name further files
+FORMATS_OF_SOUNDS = ('WAV', 'WAVEX', 'FLAC', 'OGG', 'MP3')      # one that is truncated is noticed
 
 
 def _read_samples(path, seconds):
@@ -290,6 +291,8 @@ def _read_samples(path, seconds):
     try:
         wav_size, lacking_bytes = _wav_size(path)
         with soundfile.SoundFile(name) as sound:
+            if sound.format not in FORMATS_OF_SOUNDS or sound.endian == 'BIG':      # RIFX
+                raise ValueError(f'{sound.format}: only RIFF WAV, FLAC, OGG and MP3 are read')
             rate = sound.samplerate
             wanted = math.ceil(seconds * rate)
             if wav_size == 0 or sound.format == 'MP3' and not _mp3_states_length(path):
@@ -303,9 +306,8 @@ def _read_samples(path, seconds):
         raise SampleError(f'{path} is not a readable sound ({reason}): replace it') from None
     if lacking_bytes > 0 and wav_size < PLACEHOLDER:
         raise SampleError(f'{path} is cut short by {lacking_bytes} bytes: fetch it again')
-    if len(samples) < wanted and _is_chain(path):
-        raise SampleError(f'{path} is a chain of several sounds, of which only the first can be '
-                          'read: save it as wav')
+    if len(samples) < wanted and sound.format == 'OGG':
+        _check_ogg(path)
     lacking = min(wanted, stated or 0) - len(samples)
     if lacking > 0:
         raise SampleError(f'{path} is cut short by {lacking} samples: fetch it again')
@@ -331,10 +333,18 @@ def _mp3_states_length(path):
     return bool(flags and flags[1][0] & 1)
 
 
-def _is_chain(path):
-    """Whether an OGG holds several sounds one after the other, as internet radio writes it."""
-    flags = b''.join(re.findall(rb'OggS\0(.)', Path(path).read_bytes(), re.DOTALL))     # of pages
-    return any(not page & 2 and following & 2 for page, following in zip(flags, flags[1:]))
+def _check_ogg(path):
+    """SampleError where an OGG ends early: it is truncated, or holds several sounds in a row."""
+    ogg = Path(path).read_bytes()
+    flags = b''.join(re.findall(rb'OggS\0(.)', ogg, re.DOTALL))     # of pages; 2: first, 4: last
+    if any(not page & 2 and following & 2 for page, following in zip(flags, flags[1:])):
+        raise SampleError(f'{path} is a chain of several sounds, of which only the first can be '
+                          'read: save it as wav')         # internet radio writes such files
+    page = ogg[ogg.rindex(b'OggS\0'):]
+    count = sum(page[26:27])                    # of the parts of the page, whose sizes follow
+    size = 27 + count + sum(page[27:27 + count])
+    if len(page) < size or not flags[-1] & 4:
+        raise SampleError(f'{path} is cut short within or before its last page: fetch it again')
 
 
 def _wav_size(path):
