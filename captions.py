@@ -465,8 +465,11 @@ def is_finished(file, batch, retry_failed):
 def read_json(file):
     """A stage's settings or a batch's lines. ValueError if the file is damaged."""
     try:
-        return json.loads(file.read_text(encoding='utf-8'))
-    except ValueError:
+        content = json.loads(file.read_text(encoding='utf-8'))
+        if file.name == 'settings.json':
+            return {**content, 'model': content['model']}
+        return [{**line, 'id': line['id'], 'error': line['error']} for line in content]
+    except (ValueError, TypeError, LookupError):            # another program's, or edited
         raise ValueError(f'{file} is damaged: delete it, or start over with --overwrite') from None
 
 
@@ -529,7 +532,7 @@ def parse_args(argv=None):
         parser.error(f'--out {args.out} is a folder: name a file in it')
     inputs = [('--ids', args.ids), ('--audio-captions', args.audio_captions)]
     inputs += [(what, place) for what, place in files_of_root(args.data_root)
-               if place.suffix != '.jsonl']             # captions.jsonl is the result
+               if not place.name.startswith('captions')]        # captions.jsonl is the result
     if sentence := overwritten([('--out', args.out)], inputs):
         parser.error(sentence)
     begun = args.overwrite or args.folders['object'].exists()

@@ -200,6 +200,9 @@ def test_a_result_inside_a_folder_of_the_data_is_refused(root, capsys):
         with pytest.raises(SystemExit):
             run(root, stage, out='data/vggsound/frames/captions.jsonl')
         assert '--out would overwrite a file of the data' in capsys.readouterr().err
+    with pytest.raises(SystemExit):                         # the drawn world's list of scenes
+        run(root, 'all', '--overwrite', out='data/scenes.jsonl')
+    assert '--out would overwrite a file of the data' in capsys.readouterr().err
     assert sorted(path.suffix for path in (root / 'vggsound/frames').iterdir()) == ['.jpg'] * 7
 
 

@@ -139,7 +139,7 @@ def test_a_damaged_batch_is_named_and_made_again_when_deleted(root, calls):
     folder = root.parent / 'out'
     before = contents(folder)
     name = 'audio_captions/000000.json'
-    for damaged in (before[name][:40], b'', bytes(40)):
+    for damaged in (before[name][:40], b'', bytes(40), b'null', b'3', b'[{}]', b'[[]]', b'["a"]'):
         (folder / name).write_bytes(damaged)
         with pytest.raises(ValueError, match=f'{name} is damaged: delete it'):
             run(root, 'all')
@@ -147,9 +147,10 @@ def test_a_damaged_batch_is_named_and_made_again_when_deleted(root, calls):
     run(root, 'all')
     assert contents(folder) == before
     name = 'captions.answers/settings.json'
-    (folder / name).write_bytes(before[name][:40])
-    with pytest.raises(ValueError, match=f'{name} is damaged: .* start over'):
-        run(root, 'all')
+    for damaged in (before[name][:40], b'null', b'[]', b'{}', b'[{}]', b'"model"'):
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(ValueError, match=f'{name} is damaged: .* start over'):
+            run(root, 'all')
     (folder / name).unlink()
     with pytest.raises(ValueError, match='begun with another stage, .* start over'):
         run(root, 'all')
