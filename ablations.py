@@ -226,7 +226,7 @@ def parse_args(argv=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('--table', type=int, choices=list(TABLES), required=True, help='of section 4.3')
-    add('--seeds', type=int, nargs='+', default=[0], help='one run each (default: 0)')
+    add('--seeds', type=between(int, 0), nargs='+', default=[0], help='one run each (default: 0)')
     add('--out', type=some_path, default='runs/ablations', help='default: runs/ablations')
     add('--preset', choices=['miniature', 'paper'], default='miniature')
     add('--data-root', type=some_path, help="default: the preset's")

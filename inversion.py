@@ -389,7 +389,7 @@ def parse_args(argv=None):
     add('--data-root', type=some_path, help='folder of the datasets (default: the preset\'s)')
     add('--condition', choices=['image', 'text'], default='image', help='what the captioner is '
         'trained on: frames (the paper, default), or captions with noise (CapDec)')
-    add('--seed', type=between(int, 0, 2**63 - 1), default=0)
+    add('--seed', type=between(int, 0), default=0)
     add('--clipseg', type=some_path, help='hub name or folder instead of the preset\'s')
     add('--beats', type=some_path, help='BEATs file instead of the preset\'s')
     add('--device', choices=['cpu', 'cuda', 'mps'], help='default: cuda, else cpu')

@@ -14,7 +14,6 @@ Nothing of the method is here.
 import argparse
 import contextlib
 import io
-import math
 import os
 import signal
 import sys
@@ -37,12 +36,16 @@ def some_path(text):
     return text
 
 
-def between(kind, least, most=math.inf):
+LARGEST = 2**63 - 1     # torch, and Python where it counts, take no larger int
+
+
+def between(kind, least, most=LARGEST):
     """argparse's type of an int or float (kind) within these limits, both included."""
     def number(text):
         value = kind(text)
         if not least <= value <= most:                  # nan too
-            limits = f'at least {least:g}' if most == math.inf else f'{least:g} to {most:g}'
+            both = most < LARGEST or value > most
+            limits = f'{least:g} to {most:g}' if both else f'at least {least:g}'
             raise argparse.ArgumentTypeError(f'must be {limits}, not {text}')
         return value
 

@@ -407,7 +407,7 @@ def parse_args(argv=None):
     add = parser.add_argument_group('the run').add_argument
     add('--preset', choices=list(PRESETS), default='miniature', help='scale')
     add('--variant', choices=['av', 'av_llm'], default='av', help='Eq. 5 or Eq. 7')
-    add('--seed', type=between(int, 0, 2**63 - 1), default=0)
+    add('--seed', type=between(int, 0), default=0)
     add('--out', type=some_path,
         help='folder (default: runs/<preset>-<variant>-seed<seed>)')
     add('--resume', action='store_true',
@@ -439,7 +439,7 @@ def parse_args(argv=None):
     add('--lr-schedule', choices=['constant', 'linear'],
         help='linear: to 0 at the last step; with other --steps, --resume changes '
              'the slope')
-    add('--save-seconds', type=between(float, 0),
+    add('--save-seconds', type=between(float, 0, math.inf),
         help='seconds between checkpoints, at least')
     add('--workers', type=between(int, 0), help='worker processes that load data')
 

@@ -270,7 +270,7 @@ def test_bad_sounds_pictures_and_checkpoints_are_named(small, small_world, tmp_p
 
 @pytest.mark.parametrize('line, words', [
     ('say --figure a.png --audio b.wav', '--figure shows VGG-SS'),
-    ('train --seed -1', 'argument --seed: must be 0 to'),
+    ('train --seed -1', 'argument --seed: must be at least 0'),
     ('train --epochs 0', 'must be at least 1'), ('say --beam 0', 'must be at least 1'),
     ('say --captioner a.pt --figure a.png --captioner a.png', '--figure would overwrite'),
     ('train --captions a.jsonl --out a.jsonl', '--out would overwrite'),

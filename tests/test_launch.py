@@ -120,6 +120,10 @@ def test_a_number_lies_between_its_limits(text, sentence, capsys):
     error = capsys.readouterr().err
     assert f'argument --n: {sentence}' in error
     assert error.count('argument --x: must be at least 0, not') == 2
+    with pytest.raises(SystemExit):                     # torch would overflow much later
+        parser.parse_args(['--x', str(2**64)])
+    assert 'argument --x: must be 0 to 9.22337e+18, not 18446744073709551616' in (
+        capsys.readouterr().err)
 
 
 
