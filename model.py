@@ -25,7 +25,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch.utils.checkpoint import checkpoint as activation_checkpoint
-from transformers import AutoTokenizer, CLIPSegForImageSegmentation
+from transformers import AutoTokenizer, CLIPSegForImageSegmentation, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from beats import load_beats
@@ -449,7 +449,12 @@ def from_pretrained(part, name, option, **settings):
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()      # load_pretrained reports missing weights
     try:
-        return part.from_pretrained(name, trust_remote_code=False, **settings)
+        loaded = part.from_pretrained(name, trust_remote_code=False, **settings)
+        tokenizer = getattr(loaded, 'tokenizer', loaded)        # a processor has one
+        # Without its files transformers makes one that reads every text as the same
+        if isinstance(tokenizer, PreTrainedTokenizerBase) and tokenizer.vocab_size < 10:
+            raise ValueError('a tokenizer without a vocabulary: tokenizer.json is missing')
+        return loaded
     except Exception as error:          # transformers, its hub client, json, safetensors: any kind
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise OSError(f'no usable {part.__name__} at {name!r} ({reason}): put its folder there, go '

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoProcessor, AutoTokenizer, CLIPModel
 
 import captions
 import model
@@ -121,6 +121,16 @@ def test_a_model_that_is_absent_damaged_incomplete_or_of_another_kind_is_named(t
     for content in (complete[:len(complete) // 2], b'damaged', b''):
         (folder / 'model.safetensors').write_bytes(content)
         assert 'no usable CLIPModel' in sentence(OSError, folder)
+
+
+@pytest.mark.parametrize('name, part', [
+    ('clipseg', AutoTokenizer), ('qwen2_audio', AutoProcessor), ('mistral', AutoTokenizer)])
+def test_a_tokenizer_without_its_vocabulary_is_refused_rather_than_empty(tmp_path, name, part):
+    folder = shutil.copytree(model.ROOT / 'miniature/weights' / name, tmp_path / name)
+    for file in folder.glob('tokenizer*'):
+        file.unlink()
+    with pytest.raises(OSError, match=f'no usable {part.__name__} at '):
+        model.from_pretrained(part, str(folder), '--llm')
 
 
 # ---- load_model
