@@ -370,15 +370,17 @@ class AudioFeatures:
         self.bytes = 2 * T * beats.feature_dim              # of a sound's features, float16
 
     def get(self, sample, sound):
-        """Read one sound's features (T, 3 * width), float16; None if absent or outdated."""
+        """Read one sound's features (T, 3 * width), float16; None if absent, old or damaged."""
         path = self.folder / f'{sample}.npy'
         try:
             if path.stat().st_mtime_ns <= sound.stat().st_mtime_ns:
                 return None
             with open(path, 'rb') as file:
-                return torch.from_numpy(np.lib.format.read_array(file))
+                array = np.lib.format.read_array(file)
         except (OSError, ValueError):                       # absent, truncated or not a .npy file
             return None
+        whole = array.dtype == np.float16 and array.nbytes == self.bytes
+        return torch.from_numpy(array) if whole else None
 
     @torch.no_grad()
     def complete(self, batch, beats, device):

@@ -93,7 +93,7 @@ def test_a_sound_is_not_decoded_where_its_features_are_cached(tmp_path, pairs, b
 
 
 @pytest.mark.parametrize('content', ['', 'truncated', 'header', 'text', 'pickle', 'zip',
-                                     'folder'])
+                                     'folder', 'shape', 'type'])
 def test_a_damaged_or_foreign_file_counts_as_absent_and_is_written_again(tmp_path, pairs, beats,
                                                                          content):
     features = opened(tmp_path / 'cache', beats, pairs)
@@ -103,8 +103,12 @@ def test_a_damaged_or_foreign_file_counts_as_absent_and_is_written_again(tmp_pat
     path.unlink()
     archive = io.BytesIO()
     np.savez(archive, np.ones(3))
+    arrays = {'shape': io.BytesIO(), 'type': io.BytesIO()}
+    np.save(arrays['shape'], np.load(io.BytesIO(good))[:-1])
+    np.save(arrays['type'], np.load(io.BytesIO(good)).astype('V2'))
     contents = {'': b'', 'truncated': good[:-2], 'header': good[:60], 'text': b'no features',
-                'pickle': pickle.dumps({'x': 1}), 'zip': archive.getvalue()}
+                'pickle': pickle.dumps({'x': 1}), 'zip': archive.getvalue(),
+                **{name: file.getvalue() for name, file in arrays.items()}}
     if content == 'folder':
         path.mkdir()
     else:
