@@ -118,6 +118,14 @@ def share(batches):
     return batches[rank * each:(rank + 1) * each]
 
 
+def merge_across_ranks(metric):
+    """-> a metric with the samples of all processes. A collective call."""
+    first, *others = gather_lists([metric])
+    for other in others:
+        first.merge(other)
+    return first
+
+
 def score_benchmark(dataset, tasks, localiser, rows, batch_size, shown=(), folders=(), **settings):
     """Score a benchmark, in all processes together. -> {task: {row: metric}}, what `score` returns
 
@@ -132,8 +140,8 @@ def score_benchmark(dataset, tasks, localiser, rows, batch_size, shown=(), folde
                    unit=' batches', disable=rank > 0)
     pictured = gather_lists(score(dataset, batches, metrics, localiser, shown, folders))
     for of_rows in metrics.values():
-        for metric in of_rows.values():
-            metric.merge_across_ranks()
+        for row, metric in of_rows.items():
+            of_rows[row] = merge_across_ranks(metric)
     dataset.unreadable = gather_lists(dataset.unreadable)
     if len(dataset.unreadable) == len(dataset):
         raise ValueError(f'no sample of {dataset.name} could be scored, the first because '

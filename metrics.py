@@ -2,7 +2,7 @@
 
     metric = SingleSource('fixed:0.5', reading='release')
     metric.update(heatmaps, *[batch[key] for key in metric.needs])      # (B, H, W) in 0..1
-    metric.merge_across_ranks()             # under torchrun; does nothing in one process
+    metric.merge(other)                     # of another process, which scored other samples
     metric.compute()                        # {'cIoU': 49.5, 'AUC': ..., 'cIoU_adap': ..., ...}
 
 Tables 1, 2: SingleSource; 3, 4: Extended; 5: Robustness; 6: Segmentation; 7: Interactive; 8:
@@ -19,8 +19,6 @@ import math
 
 import numpy as np
 import torch
-
-from launch import gather_lists
 
 SWEEP = torch.arange(1, 20) / 20                    # 0.05, 0.10 .. 0.95, as the release prints
 F_THRESHOLDS = torch.linspace(0, 1 - 1e-10, 255)    # of the F-score (AVSBench's released code)
@@ -159,13 +157,6 @@ class Streaming:
         """Add the samples of another metric of the same class."""
         for name in (*self.kept, 'ids'):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def merge_across_ranks(self):
-        """Under torchrun: afterwards every rank holds the samples of all. Call it once."""
-        first, *others = gather_lists([self])
-        for other in others:
-            first.merge(other)
-        self.__dict__ = first.__dict__
 
 
 # ---- Single sound source localization (Tables 1 and 2) and segmentation (Table 6) ----------------

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import evaluate
-import metrics
 from figures.scores import without_nan
 from known_world import Run, build, known_map, one_thread  # noqa: F401
 
@@ -82,13 +81,14 @@ def test_what_other_processes_found_is_gathered(monkeypatch, tmp_path):
         other.ids = [name.replace('ext_flickr', 'theirs') for name in metric.ids]
         metric.merge(other)
         merged.append(metric)
+        return metric
 
     def gather(mine):
         if mine and isinstance(mine[0], tuple):
             return [*mine, *(({**sample, 'id': 'theirs.b_1'}, maps) for sample, maps in mine[:1])]
         return mine
     monkeypatch.setattr(evaluate, 'gather_lists', gather)
-    monkeypatch.setattr(metrics.Streaming, 'merge_across_ranks', merge)
+    monkeypatch.setattr(evaluate, 'merge_across_ranks', merge)
     run('--benchmarks', 'ext_flickr', '--figures', tmp_path / 'p', '--examples', 5,
         '--save-heatmaps', tmp_path / 'm')
     confidences = (tmp_path / 'm/ext_flickr/confidence.csv').read_text().splitlines()

@@ -11,6 +11,7 @@ import torch.multiprocessing as multiprocessing
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import metrics as M  # noqa: E402
+from evaluate import merge_across_ranks  # noqa: E402
 from test_thresholds import HEAT, LEFT  # noqa: E402
 
 N = 12
@@ -72,9 +73,7 @@ def test_neither_batch_size_nor_order_nor_merging_shows(threshold):
 def one_of_two_ranks(rank, folder):
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank,
                                          world_size=2)
-    fed = everything(list(range(rank, N, 2)), 3)
-    for metric in fed:
-        metric.merge_across_ranks()
+    fed = [merge_across_ranks(metric) for metric in everything(list(range(rank, N, 2)), 3)]
     torch.save(results(fed), f'{folder}/{rank}.pt')
     torch.distributed.destroy_process_group()
 
