@@ -63,9 +63,9 @@ RECIPES = {
     # Paper [11]: 180,000 steps at 1e-4. The miniature takes 400, at twenty
     # times that rate. With only twelve classes, a batch of more than 8 would
     # often hold a class twice. Many more steps only raise b / w, as p+ = 0.4
-    # asks for masks larger than these objects. At a constant rate of 2e-3, one
-    # or two of the classes have wrong masks at any time, and which ones keeps
-    # changing, so the rate falls to 0.
+    # asks for masks larger than these objects. At a constant rate of 2e-3 the
+    # gap to the oracle depends on the step at which training stops (up to 4
+    # points on other scenes, docs/results.md), so the rate falls to 0.
     'miniature': {
         'steps': 400,
         'batch_size': 8,
