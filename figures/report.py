@@ -126,7 +126,7 @@ def examples_of(task, benchmark, metrics, pictured):
 
 
 def heat_and_iou(name, metric, heat):
-    """Of one row: maps (k, h, w) of k sources, of the sample with the id `name`; its IoU; or None"""
+    """Of one row: the maps (k, h, w) of sample `name`, k sources, and its IoU; or None, None."""
     if name not in metric.ids:
         return None, None
     place = metric.ids.index(name)
