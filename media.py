@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 SAMPLE_RATE = 16_000            # Hz
 SOUNDS = ('.wav', '.flac', '.ogg', '.mp3')      # looked for in this order
+CHECKED = ('WAV', 'WAVEX', 'FLAC', 'OGG', 'MP3')    # formats in which truncation is noticed
 PICTURES = ('.jpg', '.png', '.jpeg')
 # Pillow may open no other format: for EPS it would start Ghostscript. A phone's MPO counts as JPEG.
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
@@ -116,6 +117,37 @@ def decode(path, seconds):
     if rate // math.gcd(rate, SAMPLE_RATE) > 2000:      # the resampler would take minutes
         raise SampleError(f'{path} has the odd rate of {rate} Hz: resample it to {SAMPLE_RATE}')
     return torch.from_numpy(np.ascontiguousarray(samples.T)), rate, stated
+
+
+def _read_samples(path, seconds):
+    """Decode. -> the first samples (samples, channels), their rate, how many are stated or None"""
+    check_file(path)
+    name = os.fsencode(path) if os.name == 'posix' else path    # soundfile would encode it as UTF-8
+    try:
+        wav_size, lacking_bytes = _wav_size(path)
+        with soundfile.SoundFile(name) as sound:
+            rate = sound.samplerate
+            wanted = math.ceil(seconds * rate)
+            if wav_size == 0 or sound.format == 'MP3' and not _mp3_states_length(path):
+                return _decode_to_end(path, wanted, sound.channels), rate, None
+            sound.seekable = lambda: False      # else it seeks after reading: fails at a FLAC's end
+            samples = sound.read(min(wanted, sound.frames), 'float32', always_2d=True)
+            stated = sound.frames if sound.frames < UNKNOWN_FRAMES else None
+    except Exception as error:                          # damaged files raise many kinds of errors
+        reason = getattr(error, 'error_string', '') or getattr(error, 'strerror', '') or str(error)
+        reason, *_ = reason.split('\n')
+        raise SampleError(f'{path} is not a readable sound ({reason}): replace it') from None
+    if lacking_bytes > 0 and wav_size < PLACEHOLDER:
+        raise SampleError(f'{path} is cut short by {lacking_bytes} bytes: fetch it again')
+    if len(samples) < wanted and sound.format == 'OGG':
+        _check_ogg(path)
+    if len(samples) < wanted and (sound.format not in CHECKED or sound.endian == 'BIG'):   # RIFX
+        raise SampleError(f'{path} is shorter than {seconds:g} s, and its format ({sound.format}) '
+                          'does not show whether it is cut short: save it as wav')
+    lacking = min(wanted, stated or 0) - len(samples)
+    if lacking > 0:
+        raise SampleError(f'{path} is cut short by {lacking} samples: fetch it again')
+    return samples, rate, stated
 
 
 def mono(sound, path):
@@ -281,37 +313,6 @@ def read_mask(path, frame_size=None, ade_class=None):
 PLACEHOLDER = 0x7FFFF000        # sizes from here on mean "unknown" in a WAV (sox, ffmpeg)
 UNKNOWN_FRAMES = 2**63 - 1      # libsndfile's number of samples where a FLAC does not state it
 FFMPEG_OPTIONS = {'format_whitelist': 'wav,mp3'}        # a playlist would name further files
-FORMATS_OF_SOUNDS = ('WAV', 'WAVEX', 'FLAC', 'OGG', 'MP3')      # one that is truncated is noticed
-
-
-def _read_samples(path, seconds):
-    """Decode. -> the first samples (samples, channels), their rate, how many are stated or None"""
-    check_file(path)
-    name = os.fsencode(path) if os.name == 'posix' else path    # soundfile would encode it as UTF-8
-    try:
-        wav_size, lacking_bytes = _wav_size(path)
-        with soundfile.SoundFile(name) as sound:
-            if sound.format not in FORMATS_OF_SOUNDS or sound.endian == 'BIG':      # RIFX
-                raise ValueError(f'{sound.format}: only RIFF WAV, FLAC, OGG and MP3 are read')
-            rate = sound.samplerate
-            wanted = math.ceil(seconds * rate)
-            if wav_size == 0 or sound.format == 'MP3' and not _mp3_states_length(path):
-                return _decode_to_end(path, wanted, sound.channels), rate, None
-            sound.seekable = lambda: False      # else it seeks after reading: fails at a FLAC's end
-            samples = sound.read(min(wanted, sound.frames), 'float32', always_2d=True)
-            stated = sound.frames if sound.frames < UNKNOWN_FRAMES else None
-    except Exception as error:                          # damaged files raise many kinds of errors
-        reason = getattr(error, 'error_string', '') or getattr(error, 'strerror', '') or str(error)
-        reason, *_ = reason.split('\n')
-        raise SampleError(f'{path} is not a readable sound ({reason}): replace it') from None
-    if lacking_bytes > 0 and wav_size < PLACEHOLDER:
-        raise SampleError(f'{path} is cut short by {lacking_bytes} bytes: fetch it again')
-    if len(samples) < wanted and sound.format == 'OGG':
-        _check_ogg(path)
-    lacking = min(wanted, stated or 0) - len(samples)
-    if lacking > 0:
-        raise SampleError(f'{path} is cut short by {lacking} samples: fetch it again')
-    return samples, rate, stated
 
 
 def _decode_to_end(path, wanted, channels):
