@@ -32,7 +32,7 @@ import torch
 from benchmarks.lists import read_boxes
 from benchmarks.pairs import read_ids
 from launch import between, run_script, some_path, write_file
-from media import SAMPLE_RATE, SampleError, at_16_khz, mono
+from media import SAMPLE_RATE, SampleError, at_16_khz, check_file, mono
 from miniature.world import in_parallel, usable_cores
 
 SUFFIXES = ('.mp4', '.webm', '.mkv', '.avi', '.mov')
@@ -120,8 +120,9 @@ def open_stream(path, kind):
     """Open the first 'video' or 'audio' stream of a file. Yields PyAV's container, stream, first.
 
     first: when the earliest stream begins, in seconds, from where times are counted. SampleError
-    where there is no such stream, or where PyAV cannot decode.
+    where there is no such file or stream, or where PyAV cannot decode.
     """
+    check_file(path)
     try:
         with av.open(str(path)) as container:
             streams = getattr(container.streams, kind)
