@@ -50,6 +50,7 @@ TASKS = {   # {task: {benchmark: the metric of section 4.1}}, benchmarks in the 
                    'robust_s4': Robustness, 'robust_ms3': Robustness},          # Table 5
     'interactive': {'is4': Interactive, 'vpo_ms': Interactive},                 # Table 7
     'multisource': {'vgg_instruments': MultiSource, 'vgg_duet': MultiSource}}   # Table 8
+MOST_PRINTED = 20       # sentences of unreadable samples, of each benchmark
 SHIPPED = {'av': 'miniature/weights/av.pt', 'av_llm': 'miniature/weights/av_llm.pt'}
 
 
@@ -80,10 +81,12 @@ def score(dataset, batches, metrics, localiser, shown=(), folders=()):
 
 
 def readable(dataset, samples):
-    """-> the samples without an error. Errors go to dataset.unreadable; each is printed once."""
+    """-> the samples without an error. Errors go to dataset.unreadable; MOST_PRINTED are printed."""
     for sentence in [str(s['error']) for s in samples if 'error' in s]:
-        if sentence not in dataset.unreadable:
-            tqdm.write(f'{dataset.name}: {sentence}')
+        printed = len(set(dataset.unreadable))
+        if sentence not in dataset.unreadable and printed <= MOST_PRINTED:
+            more = 'further ones are counted only'
+            tqdm.write(f'{dataset.name}: {sentence if printed < MOST_PRINTED else more}')
         dataset.unreadable.append(sentence)
     return [s for s in samples if 'error' not in s]
 

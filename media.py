@@ -136,7 +136,8 @@ def _read_samples(path, seconds):
     except Exception as error:                          # damaged files raise many kinds of errors
         reason = getattr(error, 'error_string', '') or getattr(error, 'strerror', '') or str(error)
         reason, *_ = reason.split('\n')
-        raise SampleError(f'{path} is not a readable sound ({reason}): replace it') from None
+        raise SampleError(f'{path} is not a readable sound ({reason}): replace it by '
+                          'a WAV, FLAC, OGG or MP3') from None
     if lacking_bytes > 0 and wav_size < PLACEHOLDER:
         raise SampleError(f'{path} is cut short by {lacking_bytes} bytes: fetch it again')
     if len(samples) < wanted and sound.format == 'OGG':

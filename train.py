@@ -190,8 +190,7 @@ def data_parallel(model):
         return model
     device = next(model.parameters()).device
     devices = [device.index] if device.type == 'cuda' else None
-    return DistributedDataParallel(model, device_ids=devices,
-                                   broadcast_buffers=False)
+    return DistributedDataParallel(model, device_ids=devices)
 
 
 def print_skipped(batch, before):

@@ -64,7 +64,7 @@ def loss_curve(log_path, png_path, p_pos, p_neg):
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)      # not 0.5
         axis.set_xlabel('step')
         if axis.lines and axis is not w_axis:
-            axis.legend(fontsize=9, frameon=False)
+            axis.legend(fontsize=9, edgecolor='none')       # opaque: lines run below it
     save(figure, png_path)
 
 
