@@ -81,7 +81,7 @@ def score(dataset, batches, metrics, localiser, shown=(), folders=()):
 
 
 def readable(dataset, samples):
-    """-> the samples without an error. Errors go to dataset.unreadable; MOST_PRINTED are printed."""
+    """-> the samples without an error. Errors go to dataset.unreadable; the first are printed."""
     for sentence in [str(s['error']) for s in samples if 'error' in s]:
         printed = len(set(dataset.unreadable))
         if sentence not in dataset.unreadable and printed <= MOST_PRINTED:
