@@ -17,12 +17,13 @@ import dataclasses
 import functools
 import math
 import os
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torchaudio.compliance.kaldi import get_mel_banks
+
+from launch import read_weights
 
 SAMPLE_RATE = 16000         # Hz; BEATs' own (released code)
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582       # log filterbank over AudioSet (released code)
@@ -287,32 +288,31 @@ def load_beats(path, keep_predictor=False):
 
     keep_predictor: keep a fine-tuned file's AudioSet predictor, model.predictor (nn.Linear).
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'There is no BEATs checkpoint at {path}: {HOW_TO_GET}.')
+    file = read_weights(path, HOW_TO_GET)
     try:
-        file = torch.load(path, map_location='cpu', weights_only=True)
         cfg = BEATsConfig.from_cfg(file['cfg'])
         weights = dict(file['model'])
     except ValueError as error:             # a setting that BEATsConfig refuses
         reason = str(error).rstrip('.')
-        raise ValueError(f'{path} needs another encoder ({reason}): {HOW_TO_GET}.') from None
-    except Exception as error:              # torch.load has no exception of its own for other files
+        raise ValueError(f'{path} needs another encoder ({reason}): {HOW_TO_GET}') from None
+    except Exception:                       # another program's file
         raise ValueError(f"{path} is no BEATs checkpoint (a dict of 'cfg' and 'model'): "
-                         f'{HOW_TO_GET}.') from error
+                         f'{HOW_TO_GET}') from None
     if not keep_predictor:
         cfg = dataclasses.replace(cfg, finetuned_model=False)
         weights = {name: weights[name] for name in weights if not name.startswith('predictor.')}
     elif not cfg.finetuned_model:
-        raise ValueError(f'{path} was not fine-tuned and holds no predictor: {HOW_TO_GET}.')
+        raise ValueError(f'{path} was not fine-tuned and holds no predictor: {HOW_TO_GET}')
     model = BEATs(cfg)
-    own = model.state_dict()
-    for name in (*own, *weights):
-        wanted, found = (tuple(w[name].shape) if name in w else 'absent' for w in (own, weights))
-        if wanted != found:
-            raise ValueError(f'The weights in {path} do not fit its cfg, where {name} should be '
-                             f'{wanted} and is {found}: {HOW_TO_GET}.')
-    model.load_state_dict(weights)          # copied into float32, in whatever precision they come
+    try:
+        model.load_state_dict(weights)      # copied into float32, in whatever precision they come
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip('\t .')[:200]
+        raise ValueError(f'the weights in {path} do not fit its cfg ({reason}): '
+                         f'{HOW_TO_GET}') from None
+    lost = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if lost:
+        raise ValueError(f'{path}: {lost[0]} holds values that are not numbers: {HOW_TO_GET}')
     return model.eval().requires_grad_(False)
 
 

@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from launch import agree, largest, rank_and_processes, read_or_none, wait_for_all, write_file
+from launch import agree, largest, rank_and_processes, read_weights, wait_for_all, write_file
 
 LOG_EVERY = 10          # steps
 LOCK_SECONDS = 10       # the worker processes of a killed run hold its lock for up to 5
@@ -170,14 +170,13 @@ class Run:
     def _load(self, model, optimiser, scaler, settings):
         """Load a folder's newest checkpoint that can be read. -> the trainer's state"""
         path = self.last
-        saved = read_or_none(path)
-        if saved is None:
+        remedy = 'put a good copy in its place, or --overwrite the run'
+        try:
+            saved = read_weights(path, remedy)
+        except (FileNotFoundError, ValueError):
             self.say(f'{path} is missing or damaged; trying the one before it')
             path = self.previous
-            saved = read_or_none(path)
-        if saved is None:
-            raise ValueError(f'{self.last} is damaged and there is no good {path}: put a copy of '
-                             'one in its place, or --overwrite the run')
+            saved = read_weights(path, remedy)
         trainer = saved.get('trainer') or {}
         if 'settings' not in trainer:
             raise ValueError(f'{path} holds weights but no state of a training: it can be '

@@ -40,12 +40,11 @@ from transformers import (AutoTokenizer, GPT2Config, GPT2LMHeadModel,
 from benchmarks.lists import csv_lines, files_of_root
 from captions import captions_path, read_texts
 from data import VGGSound, draw_miniature, epoch_batches
-from encoders import read_entries
 from evaluate import load, open_benchmarks, readable
 from figures.report import sheet_of_samples
 from figures.tables import table
-from launch import (between, check_outputs, overwritten, pick_device, run_script, some_path,
-                    write_file)
+from launch import (between, check_outputs, overwritten, pick_device, read_weights, run_script,
+                    some_path, write_file)
 from localise import embed_names, localise
 from media import PICTURES, evaluation_image, read_audio, read_image
 from model import PRESETS, ROOT, embed_image, from_pretrained, load_pretrained
@@ -366,7 +365,7 @@ def names_class(sentence, label):
 def read_captioner(path, preset, dim, tokenizer):
     """Load the file that train wrote. -> Captioner, eval mode. OSError, ValueError: unusable"""
     remedy = 'make one by inversion.py train, or correct --captioner'
-    saved = read_entries(path, remedy)
+    saved = read_weights(path, remedy)
     captioner = Captioner(SCALES[preset], dim, tokenizer)
     try:
         captioner.load_state_dict(saved['captioner'])

@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import zipfile
 from datetime import timedelta
 from pathlib import Path
 
@@ -237,18 +238,31 @@ def write_file(path, content, remedy='free some space or name another place'):
         raise OSError(f'cannot write {path} ({error.strerror or error}): {remedy}') from None
 
 
-def read_or_none(path):
-    """A checkpoint file as a dict; None where it is absent or damaged. OSError: unreadable now."""
+def read_weights(path, remedy, mapped=False):
+    """The dict in a file of torch.save: tensors and plain values. No code in it is ever run.
+
+    mapped: map a large file into memory, so that entries that are not used are never read.
+    FileNotFoundError: absent. OSError: unreadable now. ValueError: damaged, or of another kind.
+    """
     path = Path(path)
     if not path.is_file():                              # reading a pipe would wait for a writer
-        return None
+        raise FileNotFoundError(f'there is no file {path}: {remedy}')
     try:
-        content = path.read_bytes()
+        mapped = mapped and zipfile.is_zipfile(path)
+        content = path if mapped else io.BytesIO(path.read_bytes())
     except OSError as error:
         raise OSError(f'cannot read {path} ({error.strerror}): it may be intact, so make it '
                       'readable and try again') from None
     try:
-        saved = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
-    except Exception:           # a truncated zip, a foreign pickle, another program's file
-        return None
-    return saved if isinstance(saved, dict) and 'audio_proj' in saved else None
+        saved = torch.load(content, map_location='cpu', weights_only=True, mmap=mapped)
+    except Exception as error:      # torch.load has no exception of its own for damaged files
+        if isinstance(error, MemoryError) or 'allocate memory' in str(error):
+            raise
+        reason = 'it is truncated or of another format'
+        if 'global' in str(error).lower():          # a function or class that the pickle names
+            reason = 'it holds Python objects that could run code, where only tensors are allowed'
+        raise ValueError(f'{path} is no checkpoint ({reason}): {remedy}') from None
+    if not isinstance(saved, dict):
+        raise ValueError(f'{path} is no checkpoint (a {type(saved).__name__} where a dict of '
+                         f'tensors is expected): {remedy}')
+    return saved

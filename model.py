@@ -29,7 +29,7 @@ from transformers import AutoTokenizer, CLIPSegForImageSegmentation, PreTrainedT
 from transformers.utils import logging as transformers_logging
 
 from beats import load_beats
-from launch import read_or_none
+from launch import read_weights
 from losses import all_gather, first_own_row
 from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, to_grid, to_image
 
@@ -463,14 +463,11 @@ def from_pretrained(part, name, option, **settings):
 
 def read_checkpoint(path):
     """-> {'audio_proj', 'masker_i', ...}. ValueError: damaged; OSError: absent or unreadable"""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'no checkpoint at {path}: train one with train.py or correct '
-                                '--checkpoint')
-    saved = read_or_none(path)
+    saved = read_weights(path, 'train one with train.py or correct --checkpoint')
     try:
         weights = [*saved['audio_proj'].values(), *saved['masker_i'].values()]
         finite = all(torch.as_tensor(weight).isfinite().all() for weight in weights)
-    except Exception:           # a damaged file (saved is None), or another program's
+    except Exception:           # another program's file
         raise ValueError(f"{path} is not a checkpoint of this method: it must hold 'audio_proj' "
                          "and 'masker_i', as train.py and the authors write them") from None
     if not finite:

@@ -21,39 +21,14 @@ the encoders share: reading a checkpoint, and preparing images.
 Shapes: B images, N audios, D embedding, T audio frames, H W pixels, h w feature cells.
 """
 
-import zipfile
-from pathlib import Path
-
 import torch
 from PIL import Image
 
+from launch import read_weights
 from media import normalise
 
 
 # ---- Checkpoints ---------------------------------------------------------------------------------
-
-def read_entries(path, remedy):
-    """A checkpoint's dict. FileNotFoundError, OSError, ValueError: one sentence with the remedy."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'there is no file {path}: {remedy}')
-    mapped = zipfile.is_zipfile(path)       # memory-mapped, so unused entries are never read
-    try:
-        entries = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
-    except PermissionError as error:
-        raise OSError(f'cannot read {path} ({error.strerror}): make it readable') from None
-    except Exception as error:      # torch.load has no exception of its own for damaged files
-        if isinstance(error, MemoryError) or 'allocate memory' in str(error):
-            raise
-        reason = 'it is truncated or of another format'
-        if 'global' in str(error).lower():          # a function or class that the pickle names
-            reason = 'it holds Python objects that could run code, where only tensors are allowed'
-        raise ValueError(f'{path} is no checkpoint ({reason}): {remedy}') from None
-    if not isinstance(entries, dict):
-        raise ValueError(f'{path} is no checkpoint (a {type(entries).__name__} where a dict of '
-                         f'tensors is expected): {remedy}')
-    return entries
-
 
 class Weights:
     """The tensors of a checkpoint that one encoder uses. OSError, ValueError: one sentence.
@@ -62,7 +37,7 @@ class Weights:
     keep; all others are skipped. encoder, remedy: for the error's sentence.
     """
     def __init__(self, file, used, encoder, remedy):
-        entries = file if isinstance(file, dict) else read_entries(file, remedy)
+        entries = file if isinstance(file, dict) else read_weights(file, remedy, mapped=True)
         self.problem = f'{"the dict" if entries is file else file} is no checkpoint of {encoder}'
         self.remedy = remedy
         self.tensors = {name: value for name, value in entries.items()

@@ -10,15 +10,15 @@ from model import read_checkpoint
 
 
 def test_what_is_no_checkpoint_and_what_is_not_there_are_told_apart(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no checkpoint at'):
+    with pytest.raises(FileNotFoundError, match='there is no file'):
         read_checkpoint(tmp_path)
-    with pytest.raises(FileNotFoundError, match='no checkpoint at'):
+    with pytest.raises(FileNotFoundError, match='there is no file'):
         read_checkpoint(tmp_path / 'none.pt')
     os.mkfifo(tmp_path / 'pipe.pt')                         # to read it would wait for its writer
-    with pytest.raises(FileNotFoundError, match='no checkpoint at .*pipe.pt'):
+    with pytest.raises(FileNotFoundError, match='there is no file .*pipe.pt: train one'):
         read_checkpoint(tmp_path / 'pipe.pt')
     (tmp_path / 'a.pt').write_bytes(b'')
-    with pytest.raises(ValueError, match='is not a checkpoint'):
+    with pytest.raises(ValueError, match='a.pt is no checkpoint'):
         read_checkpoint(tmp_path / 'a.pt')
     odd = torch.ones(2, device='meta')                      # no values, so not even infinite ones
     torch.save({'audio_proj': {'a': odd}, 'masker_i': {}}, tmp_path / 'a.pt')

@@ -176,5 +176,5 @@ def test_a_checkpoint_of_another_size_is_named(tmp_path, loaded):
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
     (tmp_path / 'x.pt').write_text('hello')
-    with pytest.raises(ValueError, match='x.pt is not a checkpoint'):
+    with pytest.raises(ValueError, match='x.pt is no checkpoint .*: train one with train.py'):
         read_checkpoint(tmp_path / 'x.pt')
