@@ -97,7 +97,7 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
     run: checkpoint.Run. state: the counters that a checkpoint keeps.
     """
     rank, processes = rank_and_processes()
-    parallel = data_parallel(model)
+    parallel = data_parallel(model.train())     # its dropout is active
     last = state['last_step']
     steps = training_steps(pairs, state['step'], last, args.batch_size,
                            args.accumulate, rank, processes, args.workers)
@@ -109,7 +109,6 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
         rate = learning_rate(args.lr, args.lr_schedule, step, last)
         optimiser.param_groups[0]['lr'] = rate
         optimiser.zero_grad()
-        model.train()
         parts = []                  # loss, terms and areas of each batch
         for batch in batches:       # one, or --accumulate N
             state['skipped'] = print_skipped(batch, state['skipped'])
@@ -257,6 +256,7 @@ def validate(args, model, pairs):
         for name, mean in means.items():
             totals[name] = totals.get(name, 0) + float(mean) * B
         count += B
+    model.train()
     scores = {f'val_{name}': total / count for name, total in totals.items()}
     return {**scores, 'val_n': count}
 
