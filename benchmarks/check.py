@@ -1,6 +1,6 @@
 """Check the files of a data root before two days of training (section 4.1, Datasets).
 
-    python -m benchmarks.check --preset paper
+    python -m benchmarks.check --preset paper           # without --preset: the miniature
     python -m benchmarks.check --preset paper --benchmarks vggsound vggss --json check.json
 
 Opens every frame, sound, mask and list, without a model, and counts what is missing, unreadable or
@@ -34,6 +34,7 @@ from launch import (between, check_outputs, overwritten, run_script, sentence_fo
                     write_file)
 from media import (SAMPLE_RATE, SOUNDS, SampleError, decode, file_of, mono, read_image, read_mask,
                    read_pickled_mask, wav_chunks)
+from miniature import world
 from model import PRESETS
 
 # Samples in the paper and the releases. Videos vanish from the web, so everyone has fewer
@@ -179,7 +180,8 @@ def check(names, root, seconds, workers=1):
                 continue
             jobs = jobs_of(samples, seconds)
             new = {path: job for path, job in jobs.items() if path not in found}
-            found |= zip(new, tqdm(pool.map(look_at, new.values()), name, len(new)))
+            results = list(tqdm(pool.map(look_at, new.values()), name, len(new)))
+            found |= zip(new, results)
             of_set = {path: found[path] for path in jobs}
             counts[name], sentences[name] = count(name, samples, of_set)
     spent = time.time() - began
@@ -188,7 +190,7 @@ def check(names, root, seconds, workers=1):
     if pairs and found:
         counts['vggsound'] |= {
             'hours to read an epoch at this speed': 2 * pairs * spent / len(found) / 3600,
-            'GB of features (--cache-audio)': pairs * FEATURES_MB / 1000}
+            "GB of the paper's features (--cache-audio)": pairs * FEATURES_MB / 1000}
     return counts, sentences
 
 
@@ -198,7 +200,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser('python -m benchmarks.check', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('--preset', choices=list(PRESETS), default='paper', help='default: paper')
+    add('--preset', choices=list(PRESETS), default='miniature', help='default: miniature')
     add('--data-root', type=some_path, help="default: the preset's")
     add('--benchmarks', nargs='+', choices=list(EXPECTED), default=list(EXPECTED), metavar='NAME',
         help=f'default: all of {", ".join(EXPECTED)}')
@@ -213,6 +215,8 @@ def main(argv=None):
     if sentence := overwritten([('--json', args.json)], files_of_root(root)):
         parser.error(sentence)
     check_outputs([args.json], [])
+    if args.preset == 'miniature' and not args.data_root:
+        world.build(root)                               # unless it is there
     counts, sentences = check(args.benchmarks, root, config.seconds, args.workers)
     for name, several in sentences.items():
         for sentence in several[:args.examples]:

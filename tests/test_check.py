@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from benchmarks import check as check_file
 from benchmarks.check import check, main
 from benchmarks.lists import BenchmarkSample, boxes_out
+from model import PRESETS
 
 RNG = np.random.default_rng(0)
 
@@ -158,7 +160,7 @@ def test_complete_pairs_are_good_and_shared_files_are_opened_once(tmp_path, caps
     printed = capsys.readouterr().out
     assert '4 files in ' in printed
     assert re.search('hours to read an epoch at this speed +0.00', printed)
-    assert re.search(r'GB of features \(--cache-audio\) +0.00', printed)
+    assert re.search(r"GB of the paper's features \(--cache-audio\) +0.00", printed)
 
 
 def test_a_list_whose_files_are_all_missing_is_reported(tmp_path, capsys):
@@ -167,6 +169,22 @@ def test_a_list_whose_files_are_all_missing_is_reported(tmp_path, capsys):
     assert main(['--preset', 'miniature', '--data-root', str(tmp_path), '--workers', '1',
                  '--benchmarks', 'vggsound']) == 1
     assert 'vggsound/frames/a_000001.jpg is missing' in capsys.readouterr().err
+
+
+def test_without_options_the_miniature_is_drawn_and_checked(monkeypatch):
+    drawn = []
+    checked = []
+
+    def check_nothing(names, root, seconds, workers):
+        checked.append((root, seconds))
+        return {name: {'samples': 0} for name in names}, {}
+
+    monkeypatch.setattr(check_file.world, 'build', drawn.append)
+    monkeypatch.setattr(check_file, 'check', check_nothing)
+    root = Path(PRESETS['miniature'].data_root)
+    assert main([]) == main(['--data-root', 'own']) == main(['--preset', 'paper']) == 0
+    assert drawn == [root]
+    assert checked == [(root, 2.0), (Path('own'), 2.0), (Path(PRESETS['paper'].data_root), 10.0)]
 
 
 def test_a_set_that_cannot_be_listed_costs_no_other_set(root, monkeypatch):
