@@ -7,7 +7,8 @@
 
 A row of a table is a model trained with other options (train.py) and scored on the benchmarks of
 the paper's columns (evaluate.py). Each run has a folder below --out, named after its options, so
-tables share their default row; a finished run is not repeated, an interrupted one is resumed.
+tables share their default row; a finished run is not repeated, an interrupted one is resumed. A
+line is printed when a training or an evaluation begins; it names the log with its output.
 """
 
 import argparse
@@ -26,7 +27,6 @@ from urllib.parse import quote
 
 import torch
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from figures.tables import BENCHMARK_NAMES, paper_scores, table
 from launch import between, check_outputs, run_script, sentence_for, some_path
@@ -119,20 +119,24 @@ def read_scores(folder):
     return scores if scored >= set(SCORED) else {}
 
 
-def run(folder, options, environment):
+def run(folder, options, environment, label):
     """Train and score one run, as far as it is not done yet; the output goes to <folder>.log.
 
-    environment: variables added to this process's. RuntimeError where a command fails.
+    environment: variables added to this process's. label: begins the line that says what runs.
+    RuntimeError where a command fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.with_name(f'{folder.name}.log')
     with acquire(folder.with_name(f'{folder.name}.lock')):      # of another ablations.py
         with acquire(folder / 'lock'):          # of a train.py that outlived its ablations.py
             pass
-        for script, *rest in commands_left(folder, options):
+        commands = commands_left(folder, options)
+        if not commands:
+            print(f'{label}: {folder} is finished', flush=True)
+        for script, *rest in commands:
             if stopping.is_set():
                 raise RuntimeError('interrupted')
-            tqdm.write(f'{script}: {folder.name}')
+            print(f'{label}: {script}, whose output is in {log}', flush=True)
             with open(log, 'a', encoding='utf-8') as file:
                 process = subprocess.Popen(
                     [sys.executable, ROOT / script, *rest], stdout=file,
@@ -154,7 +158,8 @@ def acquire(path):
             return lock.acquire(timeout=1)
         except Timeout:
             if not waits:
-                tqdm.write(f'{path}: another process works on this run; waiting until it ends')
+                print(f'{path}: another process works on this run; waiting until it ends',
+                      flush=True)
             waits = True
     raise RuntimeError('interrupted')
 
@@ -167,20 +172,21 @@ def run_all(runs, jobs):
         gpus = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(count)))
         gpus = gpus.split(',')[:count]
         free = [{'CUDA_VISIBLE_DEVICES': gpus[job % count]} for job in range(jobs)]
+    labels = {folder: f'run {k} of {len(runs)}' for k, folder in enumerate(runs, 1)}
     failed = {}
     stopping.clear()
 
     def run_one(folder):
         environment = free.pop()
         try:
-            run(folder, runs[folder], environment)
+            run(folder, runs[folder], environment, labels[folder])
         except (OSError, RuntimeError) as error:
             failed[folder] = sentence_for(error) or str(error)
         free.append(environment)
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            list(tqdm(pool.map(run_one, runs), total=len(runs), unit=' runs'))
+            list(pool.map(run_one, runs))
         except BaseException:           # Ctrl-C: the runs have it too, save and end
             stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -261,7 +267,10 @@ def main(argv=None):
             runs[folder] = [*options, '--seed', str(seed), '--preset', args.preset]
     if args.dry_run:
         for folder, options in runs.items():
-            for command in commands_left(folder, options):
+            commands = commands_left(folder, options)
+            if not commands:
+                print(f'# {folder} is finished')
+            for command in commands:
                 print('python', shlex.join(command))
         return 0
     check_outputs([], [args.out])

@@ -111,6 +111,25 @@ def test_the_table_has_the_mean_of_the_seeds_beside_the_paper_and_is_found_again
     assert row in capsys.readouterr().out
 
 
+def test_a_line_says_which_run_of_how_many_is_trained_scored_or_finished(stubs, capsys):
+    command = ['--table', '14', '--out', str(stubs)]
+    finished, *others = [folder_of(stubs, 'miniature', options, 0)
+                         for options in TABLES[14].values()]
+    finished.mkdir(parents=True)
+    (finished / 'summary.json').touch()
+    scores = {'single': dict.fromkeys(ablations.SCORED, {})}
+    (finished / 'scores.json').write_text(json.dumps(scores))
+    assert main(command) == 0
+    expected = [f'run 1 of 4: {finished} is finished']
+    for k, folder in enumerate(others, 2):
+        expected += [f'run {k} of 4: {script}, whose output is in {folder}.log'
+                     for script in ('train.py', 'evaluate.py')]
+    assert capsys.readouterr().out.splitlines()[:7] == expected
+    assert main([*command, '--dry-run']) == 0
+    assert capsys.readouterr().out.splitlines() == [f'# {folder} is finished'
+                                                    for folder in (finished, *others)]
+
+
 def test_table_14_has_flickr_s_columns(stubs, capsys):
     assert main(['--table', '14', '--out', str(stubs)]) == 0
     out = capsys.readouterr().out
@@ -147,14 +166,14 @@ def test_a_run_waits_for_another_process_that_works_on_it_and_says_so(stubs, loc
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     holder.stdout.readline()
 
-    def write(text):
+    def write(text, **_):
         if 'another process' in text:
             said.append(text)
             holder.communicate('')          # it ends
 
     said = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablations.tqdm, 'write', write)
+        patch.setattr(ablations, 'print', write, raising=False)
         assert main(['--table', '14', '--out', str(stubs)]) == 0
     assert len(said) == 1 and lock.format(folder) in said[0]
 
@@ -177,7 +196,7 @@ def test_a_run_is_scored_with_the_weights_it_was_trained_with(tmp_path):
 def test_jobs_share_the_gpus_that_the_scheduler_gave(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    monkeypatch.setattr(ablations, 'run', lambda folder, options, gpu: given.append(gpu))
+    monkeypatch.setattr(ablations, 'run', lambda folder, options, gpu, _: given.append(gpu))
     for visible, expected in (('2,3', {'2', '3'}), (None, {'0', '1'})):
         monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
         if visible:
