@@ -153,7 +153,7 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path):
     for read, sentence in ((lambda: read_sound(silent, 0, 10), 'silent.mp4 has no audio track'),
                            (lambda: read_frame(short, 5), 'short.mkv shows nothing at 5.0 s'),
                            (lambda: read_sound(truncated, 0, 10), 'truncated.mkv is cut short'),
-                           (lambda: read_frame(headless, 5), 'headless.mp4 cannot be decoded'),
+                           (lambda: read_frame(headless, 5), r'headless.mp4 cannot be decoded \(Inv'),
                            (lambda: read_sound(tmp_path, 0, 10), 'a folder or a pipe'),
                            (lambda: read_frame(tmp_path / 'no.mp4', 5), 'no.mp4 is missing'),
                            (lambda: read_sound(late, 0, 10), 'late.mkv has no sound in the 10 s')):
@@ -275,6 +275,14 @@ def test_what_a_killed_run_has_left_half_written_goes(clips, tmp_path):
     main(['--videos', str(clips), '--out', str(tmp_path / 'o'), '--processes', '1'])
     names = ['a_000001.jpg', 'b_000002.jpg', 'c_000003.jpg']
     assert sorted(path.name for path in left.parent.iterdir()) == names
+
+
+def test_a_missing_folder_or_list_names_its_option(clips, tmp_path):
+    command = ['--out', str(tmp_path / 'o'), '--videos']
+    with pytest.raises(FileNotFoundError, match='there is no folder .*none: correct --videos'):
+        main([*command, str(tmp_path / 'none')])
+    with pytest.raises(FileNotFoundError, match='there is no list .*none.csv: correct --list'):
+        main([*command, str(clips), '--list', str(tmp_path / 'none.csv')])
 
 
 def test_a_folder_without_videos_and_complete_videos_without_seconds_are_refused(tmp_path, capsys):

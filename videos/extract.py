@@ -133,7 +133,8 @@ def open_stream(path, kind):
     except (av.error.FFmpegError, ValueError, MemoryError) as error:
         if isinstance(error, SampleError):
             raise
-        raise SampleError(f'{path} cannot be decoded ({error}): fetch it again') from None
+        reason = getattr(error, 'strerror', None) or error      # without "[Errno 1094995529]"
+        raise SampleError(f'{path} cannot be decoded ({reason}): fetch it again') from None
 
 
 def time_of(frame):
@@ -175,6 +176,8 @@ def extract_clip(job):
 
 def ids_of(path):
     """The ids of a list: train.csv in any form of benchmarks/pairs.py, or vggss.json."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'there is no list {path}: correct --list')
     if Path(path).suffix == '.json':
         return list(read_boxes(Path(path), 'file', 'bbox'))
     return read_ids(path)
@@ -182,6 +185,8 @@ def ids_of(path):
 
 def videos_in(folder, names):
     """{id, or with names 'whole' a YouTube id: its video}. ValueError: two videos of one id."""
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f'there is no folder {folder}: correct --videos')
     videos = {}
     for path in sorted(Path(folder).iterdir()):
         if path.suffix.lower() not in SUFFIXES:
