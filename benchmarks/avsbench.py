@@ -21,7 +21,7 @@ def list_avs_s4(root):
     """S4: one source. Senocak et al. (2025) made its boxes, s4_box.json in 224 pixels."""
     path = root / 'avsbench/s4/s4_box.json'
     boxes = read_boxes(path, 'image', 'gt_box')
-    samples = _list_avsbench(root / 'avsbench/s4', 'avs1_s4_test.csv')
+    samples = list_avsbench(root / 'avsbench/s4', 'avs1_s4_test.csv')
     for s in samples:
         if s.id not in boxes:
             raise ValueError(f'{path} has no box for {s.id}: fetch it again')
@@ -31,10 +31,10 @@ def list_avs_s4(root):
 
 def list_avs_ms3(root):
     """MS3: several sources, labels such as "guitar, violin", no boxes. Empty masks are kept."""
-    return _list_avsbench(root / 'avsbench/ms3', 'avs1_ms3_test.csv')
+    return list_avsbench(root / 'avsbench/ms3', 'avs1_ms3_test.csv')
 
 
-def _list_avsbench(folder, list_file):
+def list_avsbench(folder, list_file):
     """Lines <clip>_<1..5>,label; the five frames of a clip share the sound <clip>.wav."""
     samples = []
     for name, label in read_rows(folder / list_file, ('id', 'label')):

@@ -16,12 +16,12 @@ def list_flickr(root):
     for name, _ in read_rows(root / 'flickr/flickr_test.csv', ('id', 'label')):
         frame = file_of(folder / 'frames', name, PICTURES)
         sound = file_of(folder / 'audio', name, SOUNDS)
-        boxes = _read_xml(folder / f'Annotations/{name}.xml')
+        boxes = read_xml(folder / f'Annotations/{name}.xml')
         samples.append(BenchmarkSample(name, [frame], [sound], boxes=boxes, unit=256, agreement=2))
     return samples
 
 
-def _read_xml(path):
+def read_xml(path):
     """root > annotator > bbox > (an id, xmin, ymin, xmax, ymax) -> boxes in 256 pixels."""
     boxes = []
     try:

@@ -6,8 +6,8 @@ from media import GROUND_TRUTH_SIZE, PICTURES, SOUNDS, file_of
 
 def list_is4(root):
     """Two samples per frame; an id is <scene>_<the object that sounds>."""
-    return _list_boxed(root / 'is4', 'synthetic3240_bbox.json', 'gt_masks', ('.png', '.jpg'),
-                       lambda name: name.rpartition('_')[2])
+    return list_boxed(root / 'is4', 'synthetic3240_bbox.json', 'gt_masks', ('.png', '.jpg'),
+                      lambda name: name.rpartition('_')[2])
 
 
 def list_vpo(folder):
@@ -19,15 +19,15 @@ def list_vpo(folder):
     """
     path = folder / 'labels.csv'
     labels = unique(read_rows(path, ('id', 'label')), path) if path.exists() else {}
-    samples = _list_boxed(folder, f'{folder.name}_bbox.json', 'gray_masks', ('.jpg', '.png'),
-                          labels.get)
+    samples = list_boxed(folder, f'{folder.name}_bbox.json', 'gray_masks', ('.jpg', '.png'),
+                         labels.get)
     if labels and not any(s.label for s in samples):
         raise ValueError(f'{path} names no sample of its set, the first being {samples[0].id}: '
                          'write a line id,label for each, or remove the file')
     return samples
 
 
-def _list_boxed(folder, boxes_file, masks, suffixes, label_of):
+def list_boxed(folder, boxes_file, masks, suffixes, label_of):
     """A json list [{image, audio, gt_box: a box in 224 pixels}]; `image` names the files.
 
     Ids of the same frame differ after their last _. masks: a folder, which may be missing.

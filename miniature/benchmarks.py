@@ -48,7 +48,7 @@ ADE_CLASS |= {name: 2500 + 83 * i for i, name in enumerate(PLACES)}
 # Training pairs and VGG-SS, IS4
 # ------------------------------------------------------------------------------------------------
 
-def _write_vggsound(root, split, index, seed):
+def write_vggsound(root, split, index, seed):
     """A scene and the sound of one of its objects."""
     rng = sample_generator(seed, split, index)
     scene = draw_sounding_scene(rng)
@@ -64,7 +64,7 @@ def _write_vggsound(root, split, index, seed):
     return [{**record(sample, scene, source), 'split': split, 'bbox': box}]
 
 
-def _write_is4(root, split, index, seed):
+def write_is4(root, split, index, seed):
     """Two sounding objects, sometimes a silent third, and one sample for each of the two sounds."""
     rng = sample_generator(seed, split, index)
     names = list(rng.choice(SOUNDING, 2, replace=False))
@@ -79,11 +79,11 @@ def _write_is4(root, split, index, seed):
         save_mask(root / 'is4/gt_masks' / f'{sample}.png', thing.mask)
         save_sound(root / 'is4/audio_wav' / f'{sample}.wav', thing.name, rng)
         records.append({**record(sample, scene, thing.name), 'split': split,
-                        'gt_box': _gt_box(thing.mask)})
+                        'gt_box': gt_box(thing.mask)})
     return records
 
 
-def _gt_box(mask):
+def gt_box(mask):
     return [v * BOX_PIXELS / IMAGE_SIZE for v in box_of(mask)]
 
 
@@ -91,7 +91,7 @@ def _gt_box(mask):
 # Sounds of nothing in sight: the extended sets, and Flickr's sounding samples
 # ------------------------------------------------------------------------------------------------
 
-def _write_extended(root, split, index, seed):
+def write_extended(root, split, index, seed):
     """A frame and a sound that it does not make: three kinds in turn, of Mo and Morgado (2022a)."""
     rng = sample_generator(seed, split, index)
     if split == 'ext_vggss':
@@ -116,7 +116,7 @@ def _write_extended(root, split, index, seed):
     return [{**record(video, scene, heard), 'split': split, 'audio': audio}]
 
 
-def _write_flickr(root, split, index, seed):
+def write_flickr(root, split, index, seed):
     """A scene with a sounding object, as several people would have boxed it in a hurry."""
     rng = sample_generator(seed, split, index)
     source = str(rng.choice(SOUNDING))
@@ -126,12 +126,12 @@ def _write_flickr(root, split, index, seed):
     folder = root / 'flickr/test'
     save_image(folder / 'frames' / f'{sample}.jpg', scene.image)
     save_sound(folder / 'audio' / f'{sample}.wav', source, rng)
-    boxes = [_coarse_box(scene.objects[0].box, rng) for _ in range(rng.integers(2, 4))]
-    write_text(folder / 'Annotations' / f'{sample}.xml', _annotation_xml(boxes))
+    boxes = [coarse_box(scene.objects[0].box, rng) for _ in range(rng.integers(2, 4))]
+    write_text(folder / 'Annotations' / f'{sample}.xml', annotation_xml(boxes))
     return [{**record(sample, scene, source), 'split': split}]
 
 
-def _coarse_box(box, rng):
+def coarse_box(box, rng):
     """One annotator's box of an object: each edge off by a share of the side. -> FLICKR_PIXELS"""
     x0, y0, x1, y1 = (v * FLICKR_PIXELS / IMAGE_SIZE for v in box)
     left, top, right, bottom = rng.uniform(*COARSE, 4)
@@ -140,7 +140,7 @@ def _coarse_box(box, rng):
     return [int(min(max(v, 0), FLICKR_PIXELS)) for v in edges]
 
 
-def _annotation_xml(boxes):
+def annotation_xml(boxes):
     """One annotator per box. A bbox's first child is its number, as released; readers skip it."""
     people = ''
     for i, box in enumerate(boxes):
@@ -154,7 +154,7 @@ def _annotation_xml(boxes):
 # Small and hidden objects: VPO-SS and VPO-MS
 # ------------------------------------------------------------------------------------------------
 
-def _write_vpo(root, split, index, seed):
+def write_vpo(root, split, index, seed):
     """SS: one small sounding object. MS: two or three near each other, of which one to three are
     asked for."""
     rng = sample_generator(seed, split, index)
@@ -176,7 +176,7 @@ def _write_vpo(root, split, index, seed):
         save_mask(root / split / 'gray_masks' / f'{sample}.jpg', thing.mask)
         save_sound(root / split / 'audio_wav' / f'{sample}.wav', thing.name, rng)
         records.append({**record(sample, scene, thing.name), 'split': split,
-                        'gt_box': _gt_box(thing.mask)})
+                        'gt_box': gt_box(thing.mask)})
     return records
 
 
@@ -215,7 +215,7 @@ def draw_views(rng, names, leave=None):
     return scenes
 
 
-def _write_avs(root, split, index, seed):
+def write_avs(root, split, index, seed):
     """S4: one sound, and one object that makes it. MS3: up to three sounds at once, among objects
     that could sound and do not; sometimes a frame shows none of its sources."""
     rng = sample_generator(seed, split, index)
@@ -245,7 +245,7 @@ def _write_avs(root, split, index, seed):
         save_image(folder / 'visual_frames' / f'{clip}_{k}.png', scene.image)
         save_mask(folder / 'gt_masks' / f'{clip}_{k}.png', mask)
         records.append({**record(f'{clip}_{k}', scene, ', '.join(sources)), 'split': split,
-                        'clip': clip, 'gt_box': _gt_box(mask)})
+                        'clip': clip, 'gt_box': gt_box(mask)})
     return records
 
 
@@ -265,7 +265,7 @@ def save_stereo(path, wav, rng):
 # Every object of a class: DenseAV ADE20K
 # ------------------------------------------------------------------------------------------------
 
-def _write_ade20k(root, split, index, seed):
+def write_ade20k(root, split, index, seed):
     """A scene coded object by object, and a sound that asks for a class. Two rows in fifteen cannot
     be used: one without a class, one without a sound."""
     rng = sample_generator(seed, split, index)
@@ -277,7 +277,7 @@ def _write_ade20k(root, split, index, seed):
     image = f'ADE_val_{index + 1:08d}'
     clip = f'{source}{index:05d}_{0:06d}'
     save_image(root / 'ade20k/frames' / f'{image}.jpg', scene.image)
-    save_image(root / 'ade20k/annotations' / f'{image}_seg.png', _ade_colours(scene))
+    save_image(root / 'ade20k/annotations' / f'{image}_seg.png', ade_colours(scene))
     class_id = 0 if index % 15 == 1 else ADE_CLASS[source]
     heard = '' if index % 15 == 2 else f'vggsound/{clip}.wav'
     if heard:
@@ -286,7 +286,7 @@ def _write_ade20k(root, split, index, seed):
     return [{**record(image, scene, source), 'split': split, 'row': row}]
 
 
-def _ade_colours(scene):
+def ade_colours(scene):
     """ADE20K's code for a scene: class = red / 10 * 256 + green, blue tells objects apart.
 
     -> (H, W, 3) uint8
@@ -303,7 +303,7 @@ def _ade_colours(scene):
 # Two frames side by side: VGGSound-Instruments and -Duet
 # ------------------------------------------------------------------------------------------------
 
-def _write_instruments(root, split, index, seed):
+def write_instruments(root, split, index, seed):
     """One instrument, sometimes beside a silent object; the mask is a pickled array of 0 and 1."""
     rng = sample_generator(seed, split, index)
     names = [str(rng.choice(INSTRUMENTS))]
@@ -319,7 +319,7 @@ def _write_instruments(root, split, index, seed):
     return [{**record(sample, scene, names[0]), 'split': split}]
 
 
-def _pairs(records, count, rng):
+def pair_up(records, count, rng):
     """The first `count` samples, each with one of another class. -> rows (id, class, id, class)"""
     rows = []
     for first in records[:count]:
@@ -335,11 +335,11 @@ def _pairs(records, count, rng):
 # ------------------------------------------------------------------------------------------------
 
 # vgg_duet draws nothing: it pairs samples of vggss
-WRITERS = {'train': _write_vggsound, 'val': _write_vggsound, 'vggss': _write_vggsound,
-           'is4': _write_is4, 'ext_vggss': _write_extended, 'flickr': _write_flickr,
-           'ext_flickr': _write_extended, 'vpo_ss': _write_vpo, 'vpo_ms': _write_vpo,
-           'avs_s4': _write_avs, 'avs_ms3': _write_avs, 'ade20k': _write_ade20k,
-           'vgg_instruments': _write_instruments}
+WRITERS = {'train': write_vggsound, 'val': write_vggsound, 'vggss': write_vggsound,
+           'is4': write_is4, 'ext_vggss': write_extended, 'flickr': write_flickr,
+           'ext_flickr': write_extended, 'vpo_ss': write_vpo, 'vpo_ms': write_vpo,
+           'avs_s4': write_avs, 'avs_ms3': write_avs, 'ade20k': write_ade20k,
+           'vgg_instruments': write_instruments}
 
 
 def write_sample(job):
@@ -385,12 +385,12 @@ def write_annotations(root, splits, seed, records):
         rows = [r['row'] for r in by_split['ade20k']]
         write_csv(root / 'ade20k/prompted_segmentation.csv', [header, *rows])
     if 'vgg_instruments' in splits:
-        rows = _pairs(by_split['vgg_instruments'], splits['vgg_instruments'],
-                      sample_generator(seed, 'instrument pairs', 0))
+        rows = pair_up(by_split['vgg_instruments'], splits['vgg_instruments'],
+                       sample_generator(seed, 'instrument pairs', 0))
         write_csv(root / 'vgg_instruments/vgginstruments_multi_test.csv', rows)
     if 'vgg_duet' in splits:
-        rows = _pairs(by_split.get('vggss', []), splits['vgg_duet'],
-                      sample_generator(seed, 'vgg_duet', 0))
+        rows = pair_up(by_split.get('vggss', []), splits['vgg_duet'],
+                       sample_generator(seed, 'vgg_duet', 0))
         write_csv(root / 'vgg_duet/vggsound_duet_test.csv', rows)
     drawn = [{key: r[key] for key in ('id', 'place', 'objects', 'sounding', 'split')}
              for r in records]

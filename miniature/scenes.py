@@ -65,7 +65,7 @@ def draw_scene(rng, names=None, size=IMAGE_SIZE, sizes=None, overlap=None):
     place = str(rng.choice(PLACES))
     picture = Image.fromarray(background(place, size, rng))
     colours = [str(rng.choice(list(COLOURS))) for _ in names]
-    sprites = [sprite(name, colour, _object_pixels(len(names), size, rng, sizes), rng)
+    sprites = [sprite(name, colour, object_pixels(len(names), size, rng, sizes), rng)
                for name, colour in zip(names, colours)]
     scene = compose(picture, place, names, colours, sprites, rng, overlap)
     # an object was hidden behind another one: draw again
@@ -83,13 +83,13 @@ def draw_sounding_scene(rng):
 def compose(picture, place, names, colours, sprites, rng, overlap=None):
     """Paste sprites on a picture, later ones over earlier ones. -> Scene, None if one is hidden"""
     size = picture.width
-    sprites, corners = _arrange(sprites, size, rng, overlap)
+    sprites, corners = arrange(sprites, size, rng, overlap)
     owner = np.zeros((size, size), np.uint8)        # 1 + index of the object seen at each pixel
     for i, (drawn, (x, y)) in enumerate(zip(sprites, corners)):
         picture.paste(drawn, (x, y), drawn)
         shape = np.asarray(drawn.getchannel('A')) > 127
         owner[y:y + drawn.height, x:x + drawn.width][shape[:size - y, :size - x]] = i + 1
-    image = _photograph(np.asarray(picture, np.float32), rng)
+    image = photograph(np.asarray(picture, np.float32), rng)
     objects = []
     for i, (name, colour) in enumerate(zip(names, colours)):
         mask = owner == i + 1
@@ -99,13 +99,13 @@ def compose(picture, place, names, colours, sprites, rng, overlap=None):
     return Scene(image, objects, place)
 
 
-def _object_pixels(count, size, rng, sizes):
+def object_pixels(count, size, rng, sizes):
     if not sizes:
         sizes = SMALL if rng.random() < SMALL_SHARE else OBJECT_SIZE[count]
     return max(12, round(rng.uniform(*sizes) * size))
 
 
-def _arrange(sprites, size, rng, overlap):
+def arrange(sprites, size, rng, overlap):
     """Corners for the sprites so that no two boxes overlap too much. -> sprites, corners
 
     Sprites that do not fit in 15 attempts are made smaller.
@@ -114,24 +114,24 @@ def _arrange(sprites, size, rng, overlap):
         overlap = OCCLUDED_OVERLAP if rng.random() < OCCLUDED_SHARE else OVERLAP
     while True:
         for _ in range(15):
-            boxes = [_random_box(one, size, rng) for one in sprites]
+            boxes = [random_box(one, size, rng) for one in sprites]
             pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1:]]
-            if all(_overlap(a, b) <= overlap for a, b in pairs):
+            if all(overlap_share(a, b) <= overlap for a, b in pairs):
                 return sprites, [box[:2] for box in boxes]
-        sprites = [_smaller(one) for one in sprites]
+        sprites = [smaller(one) for one in sprites]
 
 
-def _random_box(image, size, rng):
+def random_box(image, size, rng):
     x, y = (int(rng.integers(0, max(1, size - side + 1))) for side in image.size)
     return x, y, x + image.width, y + image.height
 
 
-def _smaller(image):
+def smaller(image):
     shape = tuple(max(8, int(side * 0.92)) for side in image.size)
     return image.resize(shape, Image.Resampling.LANCZOS)
 
 
-def _overlap(a, b):
+def overlap_share(a, b):
     """Shared area of two boxes as a share of the smaller one's."""
     width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
     height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
@@ -139,7 +139,7 @@ def _overlap(a, b):
     return width * height / min(areas)
 
 
-def _photograph(pixels, rng):
+def photograph(pixels, rng):
     """Contrast, brightness and grain of a camera. (H, W, 3) float -> uint8"""
     pixels = (pixels - 128) * rng.uniform(0.8, 1.1) + 128 + rng.uniform(-18, 18)
     pixels = pixels + rng.standard_normal(pixels.shape) * rng.uniform(0, 5)

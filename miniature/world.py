@@ -46,7 +46,7 @@ SPLITS = {'train': 2400, 'val': 240, 'vggss': 300, 'is4': 240, 'ext_vggss': 300,
 # Is the world there?
 # ------------------------------------------------------------------------------------------------
 
-def _manifest(root):
+def read_manifest(root):
     """What world.json says of the folder. None without one."""
     try:
         found = json.loads((root / 'world.json').read_text(encoding='utf-8'))
@@ -55,7 +55,7 @@ def _manifest(root):
         return None
 
 
-def _sizes(root):
+def file_sizes(root):
     """{path below root: bytes} of every file but the manifest."""
     files = (path for path in root.rglob('*') if path.is_file() and path.name != 'world.json')
     return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
@@ -66,7 +66,7 @@ def ready(root, seed=0, splits=None):
 
     Files beside the world's own (captions, say) do not matter.
     """
-    manifest = _manifest(Path(root))
+    manifest = read_manifest(Path(root))
     wanted = (VERSION, seed, splits or SPLITS)
     if not manifest or (manifest['version'], manifest['seed'], manifest['splits']) != wanted:
         return False
@@ -77,10 +77,10 @@ def ready(root, seed=0, splits=None):
         return False
 
 
-def _refuse_to_lose(root, seed):
+def refuse_to_lose(root, seed):
     """ValueError where root holds files of others, or the world of another seed."""
-    manifest = _manifest(root) or {'files': {}, 'seed': seed}
-    foreign = _sizes(root).keys() - manifest['files'].keys()
+    manifest = read_manifest(root) or {'files': {}, 'seed': seed}
+    foreign = file_sizes(root).keys() - manifest['files'].keys()
     if not foreign and manifest['seed'] == seed:
         return
     held = f'{min(foreign)}, which' if foreign else f'the world of seed {manifest["seed"]}, and it'
@@ -111,11 +111,11 @@ def build(root, seed=0, splits=None, processes=None, force=False):
     place = Path(os.path.realpath(root))            # where a link leads
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(place):
+        with locked(place):
             if force or not ready(root, seed, splits):      # another process may have drawn it
                 if root.exists() and not force:
-                    _refuse_to_lose(root, seed)
-                _draw(place, seed, splits, processes or usable_cores())
+                    refuse_to_lose(root, seed)
+                draw(place, seed, splits, processes or usable_cores())
     except OSError as error:
         if not error.strerror:
             raise
@@ -125,7 +125,7 @@ def build(root, seed=0, splits=None, processes=None, force=False):
 
 
 @contextlib.contextmanager
-def _locked(place):
+def locked(place):
     """One process draws at a time; a second one waits, and finds the world that it wanted."""
     lock = FileLock(place.with_name(f'{place.name}.lock'))
     open(lock.lock_file, 'ab').close()      # an error where nothing can be written: FileLock waits
@@ -140,7 +140,7 @@ def _locked(place):
         lock.release()
 
 
-def _draw(place, seed, splits, processes):
+def draw(place, seed, splits, processes):
     """The files are made in a folder beside `place`, which is renamed when it is complete."""
     for left in place.parent.glob(f'{glob.escape(place.name)}.partial-*'):
         shutil.rmtree(left, ignore_errors=True)                 # by a drawing that was killed
@@ -151,7 +151,8 @@ def _draw(place, seed, splits, processes):
         written = in_parallel(write_sample, jobs, f'drawing {place.name}', processes)
         records = [r for records in written for r in records]
         write_annotations(partial, splits, seed, records)
-        manifest = {'version': VERSION, 'seed': seed, 'splits': splits, 'files': _sizes(partial)}
+        manifest = {'version': VERSION, 'seed': seed, 'splits': splits,
+                    'files': file_sizes(partial)}
         (partial / 'world.json').write_text(json.dumps(manifest), encoding='utf-8')
         if place.exists():
             shutil.rmtree(place)
@@ -165,9 +166,9 @@ def in_parallel(function, jobs, label, processes):
     if processes == 1:
         return list(tqdm(map(function, jobs), label, len(jobs)))
     spawn = multiprocessing.get_context('spawn')        # the one way that every system has
-    pool = ProcessPoolExecutor(processes, spawn, _begin)
+    pool = ProcessPoolExecutor(processes, spawn, begin_process)
     try:
-        with _without_main_script():
+        with without_main_script():
             results = pool.map(function, jobs, chunksize=8)
         return list(tqdm(results, label, len(jobs)))
     except BrokenProcessPool:
@@ -177,7 +178,7 @@ def in_parallel(function, jobs, label, processes):
         pool.shutdown(cancel_futures=True)
 
 
-def _begin():
+def begin_process():
     """The start of a drawing process: Ctrl-C is for its parent, and it ends when its parent has."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, 'pthread_sigmask'):      # train.py blocks SIGTERM, by which the pool ends it
@@ -190,7 +191,7 @@ def _begin():
 
 
 @contextlib.contextmanager
-def _without_main_script():
+def without_main_script():
     """Processes that are started in it do not import the script that draws, and with it torch."""
     script = sys.modules['__main__']
     sys.modules['__main__'] = types.ModuleType('__main__')

@@ -154,7 +154,7 @@ def test_what_a_killed_drawing_left_is_removed(tmp_path):
 def test_a_second_process_waits_for_the_first_and_draws_nothing(tmp_path, monkeypatch, capsys):
     place = tmp_path / 'w'
     drawn = []
-    draw = world._draw
+    draw = world.draw
 
     class LockOfTheFirst:
         """Held until the first process has drawn the world."""
@@ -171,7 +171,7 @@ def test_a_second_process_waits_for_the_first_and_draws_nothing(tmp_path, monkey
             drawn.append('released')
 
     monkeypatch.setattr(world, 'FileLock', LockOfTheFirst)
-    monkeypatch.setattr(world, '_draw', lambda *given: drawn.append('again'))
+    monkeypatch.setattr(world, 'draw', lambda *given: drawn.append('again'))
     world.build(place, splits={'val': 1}, processes=1)
     assert drawn == ['released'] and world.ready(place, 0, {'val': 1})
     assert 'another process is drawing w: waiting for it' in capsys.readouterr().err

@@ -43,7 +43,7 @@ def load_tiny(weights, name):
     return load_captioner(STAGE_OF[name], str(weights / name), torch.float32, 'cpu')
 
 
-def _pair(job):
+def one_pair(job):
     index, seed = job
     rng = sample_generator(seed, 'captions-test', index)
     scene = draw_sounding_scene(rng)
@@ -55,7 +55,7 @@ def _pair(job):
 def check_captioners(weights, seed, count=HELD_OUT):
     """Quality over new pairs, from pixels and waveforms to answers, by captions.py. -> dict"""
     jobs = [(index, seed) for index in range(count)]
-    pairs = in_parallel(_pair, jobs, 'drawing test pairs', usable_cores())
+    pairs = in_parallel(one_pair, jobs, 'drawing test pairs', usable_cores())
     images, things, sources, wavs = zip(*pairs)
     images = [Image.fromarray(image) for image in images]
     wavs = [torch.from_numpy(wav) for wav in wavs]

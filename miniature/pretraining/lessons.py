@@ -35,7 +35,7 @@ def scene_set(split, count, seed):
     return in_parallel(one_scene, jobs, f'drawing {split} scenes', usable_cores())
 
 
-def _clip(job):
+def one_clip(job):
     name, split, index, seed = job
     return name, sound(name, sample_generator(seed, f'captions-{split}-{name}', index))
 
@@ -43,7 +43,7 @@ def _clip(job):
 def sound_set(split, per_sound, seed):
     """-> list of (name of the sound, waveform (samples,) float32)"""
     jobs = [(name, split, i, seed) for name in HEARD for i in range(per_sound)]
-    return in_parallel(_clip, jobs, f'drawing {split} sounds', usable_cores())
+    return in_parallel(one_clip, jobs, f'drawing {split} sounds', usable_cores())
 
 
 def all_texts():

@@ -29,7 +29,7 @@ def cosine_schedule(step, steps, peak, warmup=80):
     return peak * min(1, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
-def _clip(job):
+def one_clip(job):
     name, split, index, seed = job
     wav = sound(name, sample_generator(seed, f'beats-{split}-{name}', index))
     return (wav * 32767).astype(np.int16)
@@ -39,7 +39,7 @@ def sound_set(split, per_sound, seed):
     """-> clips (n, samples) int16 and labels (n,), indices into HEARD."""
     jobs = [(name, split, index, seed) for name in HEARD for index in range(per_sound)]
     labels = np.repeat(np.arange(len(HEARD)), per_sound)
-    return np.stack(in_parallel(_clip, jobs, f'drawing {split} sounds', usable_cores())), labels
+    return np.stack(in_parallel(one_clip, jobs, f'drawing {split} sounds', usable_cores())), labels
 
 
 def beats_batch(clips, labels, rng):

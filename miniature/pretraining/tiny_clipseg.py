@@ -44,7 +44,7 @@ DECODER_LEARNING_RATE = 5e-4
 # Scenes as arrays
 # ------------------------------------------------------------------------------------------------
 
-def _scene(job):
+def one_scene(job):
     split, index, seed = job
     scene = draw_scene(sample_generator(seed, f'clip-{split}', index))
     owner = np.zeros(scene.image.shape[:2], np.uint8)
@@ -58,7 +58,7 @@ def scene_set(split, count, seed):
     """-> images (n, H, W, 3) uint8, owners (n, H, W) uint8 (0, or 1 + the object seen there),
     things [[(class, colour)]], places [str]"""
     jobs = [(split, index, seed) for index in range(count)]
-    scenes = in_parallel(_scene, jobs, f'drawing {split} scenes', usable_cores())
+    scenes = in_parallel(one_scene, jobs, f'drawing {split} scenes', usable_cores())
     images, owners, things, places = zip(*scenes)
     return np.stack(images), np.stack(owners), things, places
 

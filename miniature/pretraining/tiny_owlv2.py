@@ -49,7 +49,7 @@ def build_owlv2(clip):
     return model.eval()
 
 
-def _scene(job):
+def one_scene(job):
     split, index, seed = job
     scene = draw_scene(sample_generator(seed, f'owlv2-{split}', index))
     return scene.image, [thing.box for thing in scene.objects]
@@ -58,7 +58,7 @@ def _scene(job):
 def scene_set(split, count, seed):
     """-> images (n, H, W, 3) uint8, [boxes (objects, 4) in shares of the frame]"""
     jobs = [(split, index, seed) for index in range(count)]
-    scenes = in_parallel(_scene, jobs, f'drawing {split} scenes', usable_cores())
+    scenes = in_parallel(one_scene, jobs, f'drawing {split} scenes', usable_cores())
     images, boxes = zip(*scenes)
     return np.stack(images), [torch.tensor(some) / IMAGE_SIZE for some in boxes]
 

@@ -39,7 +39,7 @@ LEARNING_RATE = 2e-3
 
 
 # ---- Pairs ---------------------------------------------------------------------------------------
-def _pair(job):
+def one_pair(job):
     """-> frame, crop of what sounds, crop of another object or None (PIL); waveform; its name"""
     split, index, seed = job
     rng = sample_generator(seed, f'spaces-{split}', index)
@@ -63,7 +63,7 @@ def loose_crop(frame, box, rng):
 def pair_set(split, count, seed):
     """-> frames, sounding crops, other crops (some None), waveforms, names: lists of `count`"""
     jobs = [(split, index, seed) for index in range(count)]
-    pairs = in_parallel(_pair, jobs, f'drawing {split} pairs', usable_cores())
+    pairs = in_parallel(one_pair, jobs, f'drawing {split} pairs', usable_cores())
     return [list(column) for column in zip(*pairs)]
 
 
