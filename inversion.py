@@ -357,9 +357,12 @@ def names_class(sentence, label):
     to begin with it, or to be its ending and have four letters or more.
     """
     words = re.findall(r'\w+', sentence.lower())
-    ends = [word for word in words if len(word) > 3]
-    return all(any(word.startswith(part) for word in words) or part.endswith(tuple(ends))
-               for part in re.findall(r'\w+', label.lower()))
+    ends = tuple(word for word in words if len(word) > 3)
+    for part in re.findall(r'\w+', label.lower()):
+        begins = any(word.startswith(part) for word in words)
+        if not begins and not part.endswith(ends):
+            return False
+    return True
 
 
 def read_captioner(path, preset, dim, tokenizer):

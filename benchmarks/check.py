@@ -224,7 +224,9 @@ def main(argv=None):
     if args.json:
         write_file(args.json, json.dumps({'counts': counts, 'sentences': sentences}, indent=1))
     findings = list(max(counts.values(), key=len))      # an unreadable list has few, VGGSound most
-    rows = [[key, *(found.get(key) for found in counts.values())] for key in findings]
+    rows = []
+    for key in findings:
+        rows.append([key, *(found.get(key) for found in counts.values())])
     print(table(rows, ['', *counts], decimals=2))
     free = shutil.disk_usage(root if root.exists() else '.').free
     print(f'{free / 1e9:,.0f} GB are free below {root}')

@@ -45,6 +45,7 @@ class Weights:
         self.tensors.pop('audio.fbsp.bias', None)       # AudioCLIP's, which is empty
 
     def error(self, reason):
+        """The ValueError of an unusable checkpoint, to be raised."""
         return ValueError(f'{self.problem} ({reason}): {self.remedy}')
 
     def shape(self, name, dimensions):

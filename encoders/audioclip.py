@@ -32,7 +32,8 @@ from encoders import Weights
 SAMPLE_RATE = 44_100            # Hz
 SAMPLES = 5 * SAMPLE_RATE       # 5 s of each sound (the release's evaluation)
 FULL_SCALE = 32_768             # of 16-bit samples
-WINDOW, HOP = 1654, 561         # samples (released checkpoint)
+WINDOW = 1654                   # samples (released checkpoint)
+HOP = 561                       # samples (released checkpoint)
 BLACKMAN_HARRIS = 0.35875, 0.48829, 0.14128, 0.01168        # the terms of the window
 TAPS = 2048                     # of the filters; the window stands in the middle
 FILTERS = TAPS // 2 + 1

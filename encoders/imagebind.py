@@ -28,10 +28,15 @@ from encoders import Weights
 SAMPLE_RATE = 16_000            # Hz
 CLIPS = 3                       # parts of a sound, whose embeddings are averaged (released code)
 CLIP_SECONDS = 2
-FRAME, HOP, FFT = 400, 160, 512         # samples: 25 ms, 10 ms, and the next power of two (Kaldi)
-MELS, FRAMES = 128, 204         # the size of the audio tower's picture
-MEL_MEAN, MEL_STD = -4.268, 9.138       # log mel over AudioSet (released code)
-AUDIO_PATCH, AUDIO_STRIDE = 16, 10      # patches overlap: 12 x 19 of them
+FRAME = 400                     # samples, 25 ms (Kaldi)
+HOP = 160                       # samples, 10 ms (Kaldi)
+FFT = 512                       # samples, the next power of two after FRAME (Kaldi)
+MELS = 128                      # the height of the audio tower's picture
+FRAMES = 204                    # its width
+MEL_MEAN = -4.268               # of the log mel over AudioSet (released code)
+MEL_STD = 9.138
+AUDIO_PATCH = 16
+AUDIO_STRIDE = 10               # patches overlap: 12 x 19 of them
 VIDEO_FRAMES = 2                # an image is a video of two equal frames
 LARGEST_SCALE = 100             # limit of Scale, whose trained value is 20
 PARTS = 'preprocessors', 'trunks', 'heads', 'postprocessors'
@@ -86,8 +91,10 @@ def mel_triangles():
     mel = 1127 * torch.log(1 + hertz / 700)[:, None]                    # (257, 1)
     first, last = (1127 * math.log(1 + corner / 700) for corner in (20, SAMPLE_RATE / 2))
     corners = torch.linspace(first, last, MELS + 2, dtype=torch.float64)
-    left, centre, right = corners[:-2], corners[1:-1], corners[2:]      # (128,) each
-    rising = (mel - left) / (centre - left)
+    left = corners[:-2]                                                 # (128,)
+    centre = corners[1:-1]
+    right = corners[2:]
+    rising = (mel - left) / (centre - left)                             # (257, 128)
     falling = (right - mel) / (right - centre)
     return torch.minimum(rising, falling).clamp(min=0)
 
@@ -139,8 +146,8 @@ class Layer(nn.Module):
         self.norm_1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = nn.MultiheadAttention(width, heads, add_bias_kv=extra_key, batch_first=True)
         self.norm_2 = nn.LayerNorm(width, eps=1e-6)
-        fc1, fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.mlp = nn.ModuleDict({'fc1': fc1, 'fc2': fc2})
+        self.mlp = nn.ModuleDict({'fc1': nn.Linear(width, 4 * width),
+                                  'fc2': nn.Linear(4 * width, width)})
 
     def forward(self, x):                                               # (N, tokens, width)
         y = self.norm_1(x)

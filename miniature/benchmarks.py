@@ -84,6 +84,7 @@ def write_is4(root, split, index, seed):
 
 
 def gt_box(mask):
+    """The box of a mask, in 224 pixels."""
     return [v * BOX_PIXELS / IMAGE_SIZE for v in box_of(mask)]
 
 
@@ -96,10 +97,12 @@ def write_extended(root, split, index, seed):
     rng = sample_generator(seed, split, index)
     if split == 'ext_vggss':
         folder = root / 'vggss'
-        video, other = f'mute{index:05d}_{0:06d}', f'else{index:05d}_{0:06d}'
+        video = f'mute{index:05d}_{0:06d}'
+        other = f'else{index:05d}_{0:06d}'
     else:
         folder = root / 'flickr'
-        video, other = f'{20_000_130_166 + 7919 * index}', f'{30_000_130_166 + 7919 * index}'
+        video = f'{20_000_130_166 + 7919 * index}'
+        other = f'{30_000_130_166 + 7919 * index}'
     if index % 3 == 2:          # nothing in the frame can sound
         scene = draw_scene(rng, list(rng.choice(SILENT, rng.integers(1, 3), replace=False)))
     else:
@@ -364,7 +367,9 @@ EXTENDED = {'ext_vggss': 'vggss/vggss_test_plus_silent.csv',
 
 def write_annotations(root, splits, seed, records):
     """The annotation files of the splits that were drawn. records: those of all writers."""
-    by_split = {split: [r for r in records if r['split'] == split] for split in splits}
+    by_split = {split: [] for split in splits}
+    for r in records:
+        by_split[r['split']].append(r)
     for split in LABELS.keys() & splits.keys():
         write_csv(root / LABELS[split], [(r['id'], r['sounding']) for r in by_split[split]])
     for split in GT_BOXES.keys() & splits.keys():
@@ -392,6 +397,8 @@ def write_annotations(root, splits, seed, records):
         rows = pair_up(by_split.get('vggss', []), splits['vgg_duet'],
                        sample_generator(seed, 'vgg_duet', 0))
         write_csv(root / 'vgg_duet/vggsound_duet_test.csv', rows)
-    drawn = [{key: r[key] for key in ('id', 'place', 'objects', 'sounding', 'split')}
-             for r in records]
-    write_text(root / 'scenes.jsonl', ''.join(json.dumps(r) + '\n' for r in drawn))
+    lines = []
+    for r in records:
+        drawn = {key: r[key] for key in ('id', 'place', 'objects', 'sounding', 'split')}
+        lines.append(json.dumps(drawn) + '\n')
+    write_text(root / 'scenes.jsonl', ''.join(lines))

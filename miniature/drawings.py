@@ -1,6 +1,6 @@
 """Drawings of the miniature: eighteen kinds of object.
 
-The miniature stands in for VGGSound (Section 4.1) on a laptop. Twelve kinds of object sound
+The miniature stands in for VGGSound (section 4.1) on a laptop. Twelve kinds of object sound
 (SOUNDING, see sounds.py) and six do not (SILENT); every object comes in ten colours, and no two
 drawings are alike. Nothing here learns and nothing is downloaded.
 
@@ -434,7 +434,13 @@ def contact_sheet(path, tile=72, seed=0):
     sheet.save(path)
 
 
-if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description='Draw every class on every place.')
+def main():
+    parser = argparse.ArgumentParser('python -m miniature.drawings',
+                                     description='Draw every class on every place.')
     parser.add_argument('path', nargs='?', default='drawings.png', help='(default: drawings.png)')
     contact_sheet(parser.parse_args().path)
+
+
+if __name__ == '__main__':
+    from launch import run_script           # here, not above: drawing processes need no torch
+    run_script('miniature.drawings', main, 'interrupted')

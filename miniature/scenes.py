@@ -100,6 +100,7 @@ def compose(picture, place, names, colours, sprites, rng, overlap=None):
 
 
 def object_pixels(count, size, rng, sizes):
+    """The longer side of an object, in a scene of `count` objects and `size` pixels."""
     if not sizes:
         sizes = SMALL if rng.random() < SMALL_SHARE else OBJECT_SIZE[count]
     return max(12, round(rng.uniform(*sizes) * size))
@@ -122,11 +123,13 @@ def arrange(sprites, size, rng, overlap):
 
 
 def random_box(image, size, rng):
+    """A place for a sprite in a scene of `size` pixels. -> (x0, y0, x1, y1)"""
     x, y = (int(rng.integers(0, max(1, size - side + 1))) for side in image.size)
     return x, y, x + image.width, y + image.height
 
 
 def smaller(image):
+    """A sprite reduced to 92% of each side."""
     shape = tuple(max(8, int(side * 0.92)) for side in image.size)
     return image.resize(shape, Image.Resampling.LANCZOS)
 

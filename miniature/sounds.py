@@ -1,6 +1,6 @@
 """The sounds of the miniature: two seconds of audio per class, synthesised with NumPy.
 
-The paper trains on VGGSound clips (Section 4.1). Here every clip is made from a random generator,
+The paper trains on VGGSound clips (section 4.1). Here every clip is made from a random generator,
 so that the whole method runs on a laptop with nothing to download. The file holds, in this order:
 building blocks, one function per sounding class, one per ambient sound (heard, but nothing in the
 picture makes it), the functions that the rest of the repository calls, and the caption phrases for
@@ -433,8 +433,9 @@ DESCRIPTIONS = {
 }
 
 
-if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description='Write three clips of every sound.')
+def main():
+    parser = argparse.ArgumentParser('python -m miniature.sounds',
+                                     description='Write three clips of every sound.')
     parser.add_argument('folder', type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -443,3 +444,8 @@ if __name__ == '__main__':
             clip = sound(name, np.random.default_rng(example))
             soundfile.write(folder / f'{name}_{example}.wav', clip, SAMPLE_RATE)    # 16 bits
     print(f'wrote {3 * (len(SYNTH) + 1)} clips to {folder}')
+
+
+if __name__ == '__main__':
+    from launch import run_script           # here, not above: drawing processes need no torch
+    run_script('miniature.sounds', main, 'interrupted')

@@ -1,6 +1,7 @@
 """The miniature's scripts: options reach what is run, and each draw of random numbers is used."""
 
 import hashlib
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -34,6 +35,20 @@ def test_the_world_s_options_reach_it(monkeypatch, capsys, options, expected):
     monkeypatch.setattr(sys, 'argv', ['world', *options])
     world.main()
     assert asked == [expected] and capsys.readouterr().out == f'{expected[0]}\n'
+
+
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')           # each is imported already
+@pytest.mark.parametrize('name, place', [('drawings', 'file/a.png'), ('sounds', 'file')])
+def test_a_sheet_or_sounds_that_cannot_be_written_are_one_sentence(tmp_path, monkeypatch, capsys,
+                                                                  name, place):
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(sys, 'argv', [name, str(tmp_path / place)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f'miniature.{name}', run_name='__main__')
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert said.startswith(f'miniature.{name}: cannot use {tmp_path / place} (')
+    assert said.count('\n') == 1
 
 
 def fingerprint(place):
