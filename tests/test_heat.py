@@ -9,7 +9,7 @@ from PIL import Image
 from media import SampleError
 from model import PRESETS, ROOT, load_model
 from test_extract import write_video
-from videos import heat
+from videos import drawn, heat
 from videos.drawn import NAMES, TURN, draw_clip
 from videos.extract import read_sound
 from videos.heat import embed_moments, heat_video, heatmaps, main, read_frames
@@ -116,11 +116,11 @@ def test_an_error_within_the_video_leaves_no_file(model, tmp_path, monkeypatch):
 
 
 def test_the_command_draws_its_own_clip(tmp_path, monkeypatch, capsys):
-    drawn = []
-    monkeypatch.setattr(heat, 'draw_clip', lambda path: drawn.append(write_video(
+    clips = []
+    monkeypatch.setattr(heat, 'draw_clip', lambda path: clips.append(write_video(
         path, [0, 0.5], sound=(0, 1), codec='mpeg4', audio_codec='aac')))
     main(['--out', str(tmp_path / 'heat.mp4'), '--device', 'cpu'])
-    assert len(drawn) == 1 and (tmp_path / 'heat.mp4').stat().st_size
+    assert len(clips) == 1 and (tmp_path / 'heat.mp4').stat().st_size
     assert 'heatmaps of a drawn clip' in capsys.readouterr().out
 
 
@@ -141,6 +141,12 @@ def test_what_cannot_be_done_is_one_sentence_and_leaves_no_file(model, tmp_path,
     monkeypatch.setattr(heat, 'load', None)             # not reached
     with pytest.raises(OSError, match='folder.mp4: it is no file'):
         main([str(mute), '--out', str(tmp_path / 'folder.mp4')])
+
+
+def test_a_clip_that_cannot_be_written_names_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawn, 'TURN', 0.1)
+    with pytest.raises(OSError, match='cannot write .*: it is no file'):
+        draw_clip(tmp_path)
 
 
 def test_a_gif_of_a_very_narrow_video_is_a_pixel_wide(tmp_path):

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import io
 import itertools
 from fractions import Fraction
 
@@ -11,7 +12,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from launch import run_script, some_path
+from launch import run_script, some_path, write_file
 from miniature.drawings import background, sprite
 from miniature.sounds import SAMPLE_RATE, sound
 
@@ -47,15 +48,17 @@ def draw_clip(path):
                 always[i] &= shape
             yield k / RATE, np.asarray(image)
 
-    write_mp4(str(path), pictures(), wav[None], SAMPLE_RATE)
+    file = io.BytesIO()
+    write_mp4(file, pictures(), wav[None], SAMPLE_RATE)
+    write_file(path, file.getvalue())
     return always
 
 
 def write_mp4(file, pictures, sound, rate):
     """Write a video: H.264 and AAC where this PyAV has them, else MPEG-4 and MP2.
 
-    file: a path, or a file open for writing. pictures: iterator of (seconds, (H, W, 3) uint8), at
-    least one. sound: (channels, samples) float32, `rate` of them a second.
+    file: open for writing. pictures: iterator of (seconds, (H, W, 3) uint8), at least one.
+    sound: (channels, samples) float32, `rate` of them a second.
     """
     ticks = Fraction(1, 90_000)
     first = next(pictures)
