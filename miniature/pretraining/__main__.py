@@ -1,7 +1,7 @@
 """Train the miniature's models from random weights, or measure the weights that are there.
 
     python -m miniature.pretraining                  # two hours on two cores
-    python -m miniature.pretraining --only beats     # three minutes of it
+    python -m miniature.pretraining --only beats     # ten minutes of it
     python -m miniature.pretraining --check          # quality on held-out scenes and sounds
 
 Written to miniature/weights, in the formats of the real ones and in 16-bit floats: clipseg, blip2,
