@@ -122,7 +122,7 @@ def feature_layers(n):
 class PositionConv(nn.Module):
     """Grouped convolution over time with weight norm: weight = g v / |v|, one norm per kernel tap.
 
-    torch's weight_norm would give weight_g and weight_v other names than the official files.
+    torch's own weight_norm with the official names, weight_g and weight_v, is deprecated.
     """
     def __init__(self, D, kernel, groups):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Equations 1 to 7 of the paper (sections 3.3 to 3.6), one function each.
+"""Equations 1 to 7 of the paper (sections 3.3 to 3.6).
 
     terms = loss_terms(out)                     # Eq. 1, Eq. 2 and 3, Eq. 4, of a model.Alignment
     loss = total_loss(terms, weights)           # Eq. 5; with terms['acl_c'] of Eq. 6: Eq. 7
@@ -59,8 +59,9 @@ def feature_similarities(v_F, A, first=0, reading='paper'):
     first: the row of A at which the images' own audios begin (global negatives).
     Paper [14]: S^F_ij = v^F_ij . A_j, the audio that made the mask. The release takes A_i, the
     image's own audio (reading='release'): the masks of other sounds should not cover its source.
-    Paper [15]: silent on empty masks, which M_I in the place of M_F can be (Table 13). There v_F is
-    0, and the cosine's gradient would divide by its norm; so S is set to 0, without a gradient.
+    Paper [15]: section 3.3 warns of empty masks, which M_I in the place of M_F can be (Table 13),
+    but does not say what S^F is then. v_F is 0, and the cosine's gradient would divide by its norm;
+    so S is set to 0, without a gradient.
     """
     audio = A.unsqueeze(0)                                          # (1, N, D): A_j
     if reading == 'release':
@@ -78,10 +79,11 @@ def area_regulariser(areas, p_pos=P_POS, p_neg=P_NEG, reading='release'):
 
     areas (B, B), areas[i, j] the mean of the mask of image i under audio j -> scalar
     Paper [16]: Eq. 4 is a sum of absolute differences over B positives and B(B - 1) negatives
-    (reading='sum'). At B = 16 that is about a hundred times any other term, which cannot be meant
-    with all lambdas 1. The default is the release's: |mean of the positives - p_pos| + |sum of the
-    negatives / B^2 - p_neg|, the absolute value of a mean, divided by B^2 although there are only
-    B^2 - B negatives. reading='mean' is Eq. 4 with each sum divided by its count.
+    (reading='sum'). At B = 16 that is about twenty times any other term (in the miniature, before
+    and after training), which cannot be meant with all lambdas 1. The default is the release's:
+    |mean of the positives - p_pos| + |sum of the negatives / B^2 - p_neg|, the absolute value of a
+    mean, divided by B^2 although there are only B^2 - B negatives. reading='mean' is Eq. 4 with
+    each sum divided by its count.
     """
     B = len(areas)
     positive = areas.diagonal()                                     # (B,)

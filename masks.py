@@ -4,8 +4,7 @@ MaskGen_I  w * M_G + b, then a binary Gumbel-Max sample with a straight-through 
            inference sigmoid(M_G + b / w) instead, without noise (Section 3.7).
 MaskGen_F  min-max normalisation of each map and a soft threshold, at the feature grid (Eq. 2).
 
-Shapes: B images, N audios, H W pixels, h w feature cells. Logits may have any shape whose last two
-dimensions are the map.
+Shapes: B images, N audios, H W pixels, h w feature cells.
 """
 
 import torch

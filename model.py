@@ -1,8 +1,9 @@
-"""The method: Sections 3.1 (embedder), 3.2 (grounder, mask generators) and 3.7 (inference).
+"""The method: Sections 3.1 (embedder), 3.2 (grounder), 3.3 (v_I) and 3.7 (inference).
 
     wav -BEATs-> features -AudioTokenizer-> audio token -prompt, CLIP text encoder-> A       3.1
     image -CLIP vision encoder-> activations, v_D;  activations, A -CLIPSeg decoder-> M_G    3.2
-    M_G -MaskGen_I, MaskGen_F (masks.py)-> M_I, M_F;  M_I * image -CLIP vision encoder-> v_I
+    M_G -MaskGen_I, MaskGen_F (masks.py)-> M_I, M_F                                          3.2
+    M_I * image -CLIP vision encoder-> v_I                                                   3.3
     sigmoid(M_G + b / w)                                                                     3.7
 
 E_A (beats.py), CLIP and CLIPSeg (transformers) are frozen. Only the AudioTokenizer's projection and
@@ -104,7 +105,7 @@ class SoundLocalizer(nn.Module):
             first = first_own_row(B)
         vision = encode_image(self.clipseg, image)                  # v_D (B, D, h, w)
         M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)    # (B, N, H, W)
-        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # masks stay in float32
+        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # not in half precision
         grid = vision.v_D.shape[-2:]                                # (h, w)
 
         # Paper [17]: Eq. 4 measures "the image masks", so the areas are those of the mask in use.
@@ -153,7 +154,7 @@ class SoundLocalizer(nn.Module):
         return M_G
 
     def image_masks(self, M_G, kind, grid, uniform=None):
-        """M_G (B, N, H, W) -> image masks of that shape. grid: (h, w); uniform: see MaskGenI."""
+        """M_G (B, N, H, W) -> image masks of that shape. grid: (h, w); uniform: binary_gumbel."""
         if kind == 'soft':                      # Table 13: no w, no b, no noise
             return torch.sigmoid(M_G)
         if kind == 'feature':                   # Table 13: M_F in the place of M_I

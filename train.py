@@ -94,7 +94,7 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
     args: the options (parse_args). pairs, validation: data.open_pairs.
     answers, for Eq. 7: C (texts, D) and {id: its row of C}; else None.
     scaler: scales the loss in fp16, and does nothing in other precisions.
-    run: checkpoint.Run. state: the counters that a checkpoint keeps.
+    run: checkpoint.Run. state: the step and what else --resume needs (train).
     """
     rank, processes = rank_and_processes()
     parallel = data_parallel(model.train())     # its dropout is active
@@ -160,7 +160,7 @@ def forward(model, batch, precision, cache=None, **options):
     autocast = torch.autocast(device.type, HALF.get(precision),
                               enabled=precision in HALF)
     features = None
-    if cache:       # only E_A runs under autocast, which cannot stack float16 features
+    if cache:       # autocast for E_A alone: in bf16 it cannot stack float16 features
         E_A = getattr(model, 'module', model).beats         # DDP: model.module
         features = cache.complete(batch, autocast(E_A), device)
     with autocast:
