@@ -40,7 +40,9 @@ HOW_TO_GET = ('download BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt from the
 @torch.inference_mode(False)        # cached tensors must also work where gradients are computed
 def kaldi_window_and_mels(device):
     """Kaldi's Povey window (400,), and the mel triangles from 20 Hz to 8 kHz (257, 128)."""
-    mels = get_mel_banks(N_MELS, FFT, SAMPLE_RATE, 20.0, 0.0, 100.0, -500.0, 1.0)[0]
+    # high_freq 0 is half the sample rate; a warp factor of 1 switches vtln_low and vtln_high off
+    mels, _ = get_mel_banks(N_MELS, FFT, SAMPLE_RATE, low_freq=20.0, high_freq=0.0,
+                            vtln_low=100.0, vtln_high=-500.0, vtln_warp_factor=1.0)
     mels = F.pad(mels, (0, 1)).T        # a row of zeros: Kaldi leaves out the Nyquist bin
     return torch.hann_window(FRAME, periodic=False).pow(0.85).to(device), mels.to(device)
 
@@ -176,7 +178,7 @@ class Attention(nn.Module):
         B, T, D = x.shape
         q, k, v = (linear(x).view(B, T, self.heads, -1).transpose(1, 2)     # (B, h, T, d) each
                    for linear in (self.q_proj, self.k_proj, self.v_proj))
-        # The gate of a query: the sums a, b of two groups of four numbers; heads share grep_linear.
+        # A query's gate: a, b = sigmoid of the sums of four numbers each; heads share grep_linear.
         groups = self.grep_linear(q).view(B, self.heads, T, 2, 4)
         a, b = groups.sum(-1).sigmoid().chunk(2, dim=-1)                    # (B, h, T, 1) each
         bias = (a * (b * self.grep_a - 1) + 2) * bias                       # (B, h, T, T)
@@ -270,7 +272,7 @@ class BEATs(nn.Module):
             raise ValueError(f'A wav of {x.shape[1]} frames is too short for one {p} x {p} patch: '
                              f'{p} frames are {FRAME + (p - 1) * HOP} samples at 16 kHz.')
         x = x[:, None].to(self.patch_embedding.weight.dtype)
-        x = self.patch_embedding(x)     # (B, 512, frames // 16, 8), without the last frames
+        x = self.patch_embedding(x)     # (B, 512, frames // 16, 8): up to 15 last frames are lost
         x = self.layer_norm(x.flatten(2).transpose(1, 2))                   # (B, T, 512)
         if self.post_extract_proj is not None:
             x = self.post_extract_proj(x)                                   # (B, T, D)

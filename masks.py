@@ -19,7 +19,7 @@ SOFT_THRESHOLD, SOFTNESS = 0.5, 0.07  # MaskGen_F's soft threshold and its tempe
 
 # ---- MaskGen_I: binary masks on pixels ------------------------------------------------------
 
-def binary_gumbel(logits, uniform=None, temperature=GUMBEL_TEMPERATURE):
+def binary_gumbel(logits, uniform=None):
     """Sample a 0/1 mask with the gradient of the relaxed sample (Jang et al., 2017).
 
     P(mask = 1) = sigmoid(logits). One uniform number per pixel is enough, as the difference of two
@@ -30,7 +30,7 @@ def binary_gumbel(logits, uniform=None, temperature=GUMBEL_TEMPERATURE):
         tiny = torch.finfo(torch.float32).tiny
         uniform = torch.rand_like(logits, dtype=torch.float32).clamp(min=tiny)
     logistic = uniform.log() - (-uniform).log1p()
-    relaxed = torch.sigmoid((logits + logistic) / temperature)
+    relaxed = torch.sigmoid((logits + logistic) / GUMBEL_TEMPERATURE)
     hard = (relaxed > 0.5).to(relaxed.dtype)
     return hard + (relaxed - relaxed.detach())      # straight-through: hard, gradient of relaxed
 

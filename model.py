@@ -199,7 +199,7 @@ class SoundLocalizer(nn.Module):
 # ---- 3.1 AudioTokenizer: projection and attentive pooling of E_A's features -------------------
 
 class AudioProjection(nn.Module):
-    """The trained half of the AudioTokenizer. (B, T, 3 * width of E_A) -> (B, k, text width)."""
+    """The trained half of the AudioTokenizer. (N, T, 3 * width of E_A) -> (N, k, text width)."""
     def __init__(self, in_dim, out_dim, tokens=1):
         super().__init__()
         self.fc1 = nn.Linear(in_dim, in_dim)
@@ -213,8 +213,9 @@ class AudioProjection(nn.Module):
 class AttentivePooling(nn.Module):
     """Factor graph attention (Yariv et al., 2023): a softmax over T of the mixed potentials.
 
-    x: (B, T, D) -> (B, k, D). Paper [3]: does not say how Table 11's k tokens differ. Here each has
-    its own row of the unary potential and its own mixture; k = 1 is the released module.
+    x: (N, T, dim) -> (N, k, dim). Paper [3]: does not say how Table 11's k tokens differ. Here each
+    has its own row of the unary potential and its own mixture; k = 1 is the released module, whose
+    lists of one give un_models and pp_models their names.
     """
     def __init__(self, dim, tokens=1):
         super().__init__()
@@ -224,17 +225,17 @@ class AttentivePooling(nn.Module):
                                                for _ in range(tokens))
 
     def forward(self, x):
-        channels_first = rearrange(x, 'b t d -> b d t')
-        unary = self.un_models[0](channels_first)                   # (B, k, T)
-        agreement = self.pp_models[0](channels_first)               # (B, T)
-        mixed = [mix(torch.stack([unary[:, i], agreement], 1))      # (B, 2, T) -> (B, 1, T)
+        channels_first = rearrange(x, 'n t dim -> n dim t')
+        unary = self.un_models[0](channels_first)                   # (N, k, T)
+        agreement = self.pp_models[0](channels_first)               # (N, T)
+        mixed = [mix(torch.stack([unary[:, i], agreement], 1))      # (N, 2, T) -> (N, 1, T)
                  for i, mix in enumerate(self.reduce_potentials)]
-        attention = torch.cat(mixed, 1).softmax(-1)                 # (B, k, T)
-        return attention @ x                                        # (B, k, D)
+        attention = torch.cat(mixed, 1).softmax(-1)                 # (N, k, T)
+        return attention @ x                                        # (N, k, dim)
 
 
 class UnaryPotential(nn.Module):
-    """How much each of T patches matters by itself. x: (B, D, T) -> (B, k, T), for k tokens."""
+    """How much each of T patches matters by itself. x: (N, dim, T) -> (N, k, T)."""
     def __init__(self, dim, tokens):
         super().__init__()
         self.embed = nn.Conv1d(dim, dim, 1)
@@ -246,17 +247,17 @@ class UnaryPotential(nn.Module):
 
 
 class SelfPotential(nn.Module):
-    """How much each patch agrees with the others. x: (B, D, T) -> (B, T)."""
+    """How much each patch agrees with the others. x: (N, dim, T) -> (N, T)."""
     def __init__(self, dim):
         super().__init__()
         self.embed_X = nn.Conv1d(dim, dim, 1)
         self.embed_Y = nn.Conv1d(dim, dim, 1)
 
     def forward(self, x):
-        X = F.normalize(self.embed_X(x), dim=1)         # (B, D, T), unit length over D
+        X = F.normalize(self.embed_X(x), dim=1)         # (N, dim, T), unit length over dim
         Y = F.normalize(self.embed_Y(x), dim=1)
         # The mean of X . Y over Y's patches is X . mean(Y), which needs no (T, T) matrix.
-        return torch.einsum('bdt,bd->bt', X, Y.mean(-1))
+        return torch.einsum('ndt,nd->nt', X, Y.mean(-1))
 
 
 # ---- 3.1 E_CLIP_t: CLIP's text encoder on a prompt with audio tokens --------------------------
