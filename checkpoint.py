@@ -49,11 +49,11 @@ taking_steps = threading.Event()
 def watch_signals():
     """Wait in a thread for the signals HELD, which train.py has blocked.
 
-    During the steps they are noted for stop_asked, but a second Ctrl-C ends the process at once.
-    Before and after the steps they end it too, Ctrl-C by KeyboardInterrupt.
+    During the steps they are noted for stop_asked, but Ctrl-C after any of them ends the process at
+    once. Before and after the steps each ends it, Ctrl-C by KeyboardInterrupt.
     """
     if hasattr(signal, 'pthread_sigmask'):
-        # The first pool of processes would start it later, and it unblocks SIGINT and SIGTERM
+        # Else it starts with the first pool of processes, and unblocks SIGINT and SIGTERM then
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
         threading.Thread(target=_watch, daemon=True).start()
@@ -121,7 +121,7 @@ class Run:
             raise FileExistsError(
                 f'{self.folder} holds a finished run: choose another --out, --overwrite it, or '
                 'train it longer by --resume --overwrite and more --epochs or --steps')
-        # Other files beside a lock are of a run that failed before its first checkpoint
+        # A lock without checkpoints: a run that failed before its first one, not worth keeping
         names = ('last.pt', 'previous.pt') if (self.folder / 'lock').exists() else RUN_FILES
         if any((self.folder / name).exists() for name in names) and not (resume or overwrite):
             raise FileExistsError(f'{self.folder} holds an unfinished run: go on with --resume, or '
@@ -227,12 +227,12 @@ class Run:
             taking_steps.clear()
 
     def _set_aside(self):
-        """Rename the old run's files to *.old; of a resumed run, which goes on, its summary."""
+        """Rename to *.old what this run will replace: its summary, with --overwrite all files."""
         saved = self.last.exists() or self.previous.exists()
         for name in RUN_FILES if self.starts_over else ['summary.json']:
             path = self.folder / name
             old = self.folder / f'{name}.old'
-            # Where a first attempt to start over saved nothing, *.old are still the old run's
+            # After an --overwrite that ended before its first checkpoint, *.old are the old run's
             if path.exists() and (saved or not old.exists()):
                 os.replace(path, old)
 

@@ -4,9 +4,10 @@
     image = evaluation_image(read_image('a.jpg'), 352)      # (3, 352, 352), CLIP-normalised
     boxes = box_map([[0.1, 0.2, 0.5, 0.9]])                 # (224, 224) of 0 and 1
 
-Sounds may have any rate and number of channels, pictures have 8 bits a channel. A file that cannot
-be used raises SampleError, one sentence with the file and the remedy. Which files make a sample:
-data.py and benchmarks/. The last two sections (unusual headers, pickles) can be skipped at first.
+Sounds may have any usual rate and number of channels, pictures have 8 bits a channel. A file that
+cannot be used raises SampleError, one sentence with the file and the remedy. Which files make a
+sample: data.py and benchmarks/. _read_samples and the last two sections (headers without a length,
+pickles) can be skipped at first.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
 # Pillow warns from 89 megapixels on; its error from 179 on becomes a SampleError.
 warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 LOUDEST = 10                    # largest accepted peak; full scale is 1
-OPPOSED = 0.2                   # below this share of energy in their mean, channels cancel (mono)
+OPPOSED = 0.2                   # channels cancel if their mean has a smaller share of energy (mono)
 TOLERANCE = 0.05                # seconds past the end that part_heard does not report
 # Paper [65]: the size of the scored maps is not named; the released code has 224 x 224
 GROUND_TRUTH_SIZE = 224
@@ -120,7 +121,7 @@ def decode(path, seconds):
 
 
 def _read_samples(path, seconds):
-    """Decode. -> the first samples (samples, channels), their rate, how many are stated or None"""
+    """-> the first samples (samples, channels), their rate, how many the header states or None"""
     check_file(path)
     name = os.fsencode(path) if os.name == 'posix' else path    # soundfile would encode it as UTF-8
     try:
@@ -201,8 +202,8 @@ def _open_picture(path):
             if picture.mode.startswith('I') or picture.mode == 'F':     # Pillow would clip values
                 raise ValueError('16 bits or more a channel where 8 are needed')
             yield picture
-    except (OSError, ValueError, SyntaxError, TypeError, struct.error,      # the last two: EXIF
-            Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError,
+            TypeError, struct.error) as error:                  # these two: damaged EXIF
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SampleError(f'{path} is not a readable picture ({reason}): replace it by one of the '
                           f'formats {", ".join(FORMATS)}') from None
@@ -232,7 +233,7 @@ def displayable(image):
 
 def evaluation_image(image, size):
     """PIL -> (3, size, size), squashed to a square, bicubic, not cropped (released code)."""
-    # Paper [21]: "resized to 352x352"
+    # Paper [21]: "resized to 352x352", without a word on the aspect ratio
     return normalise(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
@@ -308,8 +309,8 @@ def read_mask(path, frame_size=None, ade_class=None):
 # ---- Sound files without their true length -------------------------------------------------------
 # A program that writes into a pipe cannot know how many samples follow, and an MP3 need not say it:
 # such a sound ends where its file ends. A file that states more samples than it holds is truncated,
-# which decoders do not report. libsndfile decodes all but those sounds that it would end too early.
-# FFmpeg reads these to their end; it is slower, and shortens an OGG.
+# which decoders do not report. libsndfile decodes all sounds but those that it would end too early:
+# these FFmpeg reads to their end. It is slower, and shortens an OGG.
 
 PLACEHOLDER = 0x7FFFF000        # sizes from here on mean "unknown" in a WAV (sox, ffmpeg)
 UNKNOWN_FRAMES = 2**63 - 1      # libsndfile's number of samples where a FLAC does not state it
@@ -360,8 +361,8 @@ def _wav_size(path):
 
 def wav_chunks(file):
     """Yields the name, start and size of each chunk of a WAV; the file is then at that start."""
-    start = 20                                  # after RIFF, its size, WAVE and a chunk's head
-    if file.read(start - 8)[:4] != b'RIFF':     # whose size is often wrong, and not needed
+    start = 20                                  # 'RIFF', a size, 'WAVE'; a chunk's name and size
+    if file.read(start - 8)[:4] != b'RIFF':     # its size is often wrong, and not needed
         return
     while re.match(rb'[ -~]{4}.{4}', head := file.read(8), re.DOTALL):      # names are text
         size = int.from_bytes(head[4:], 'little')

@@ -82,7 +82,7 @@ FREE = {
     'data_root', 'data_root_given', 'skip_bad_samples',
     'workers', 'device', 'cache_audio', 'cache_share', 'pair_chunk',
     'epochs', 'steps',
-    'captions'}     # another file, with the same answers: settings in train()
+    'captions'}     # train() compares the answers, not the file's name
 
 
 # ============ the loop ============
@@ -174,7 +174,7 @@ def loss_weights(args):
 
 
 def learning_rate(lr, schedule, step, last_step):
-    """Of a step: lr ('constant'), or falling from lr to 0 ('linear')."""
+    """The rate of a step: lr ('constant'), or falling to 0 after the last ('linear')."""
     left = (last_step - step) / last_step
     return lr * left if schedule == 'linear' else lr
 
@@ -209,7 +209,7 @@ def print_skipped(batch, before):
 def check_finite(parts, optimiser, scaler, step, batches, last_pt):
     """ValueError if the loss or a gradient is not finite, before the weights change.
 
-    parts, batches: take_steps, of this step. last_pt: the path of last.pt.
+    parts: the losses of this step's batches. last_pt: the last good checkpoint.
     """
     loss = sum(part['loss'].item() for part in parts) / len(parts)
     finite = math.isfinite(loss)
@@ -353,7 +353,8 @@ def make_data(args):
 def adam(model, lr, weight_decay, with_mask):
     """The optimiser of the audio projection and of MaskGen_I's w and b.
 
-    with_mask: a loss uses w and b. Else DDP would wait for their gradients.
+    with_mask: whether a loss uses w and b. If none does they are frozen, as DDP
+    would wait for their gradients.
     Paper [19]: silent on the heatmaps of a model that never trains w and b
     (Table 9, row B; Table 13, rows 2 and 3). Here they are sigmoid(M_G + b/w)
     as always, with the initial b/w = 1.4.
@@ -362,7 +363,7 @@ def adam(model, lr, weight_decay, with_mask):
     """
     model.masker_i.requires_grad_(with_mask)
     trained = [p for p in model.parameters() if p.requires_grad]
-    fused = trained[0].is_cuda or None
+    fused = trained[0].is_cuda or None      # on a GPU one kernel for all weights
     return torch.optim.Adam(trained, lr, weight_decay=weight_decay, fused=fused)
 
 
