@@ -400,7 +400,7 @@ class AudioFeatures:
             for k, features in zip(absent, fresh):
                 found[k] = features
                 self.keep(batch['id'][k], features)
-        return torch.stack(found).to(device).float()
+        return torch.stack([features.to(device).float() for features in found])
 
     def keep(self, sample, features):
         """Write one sound's features. If that fails, print it once and write no more."""

@@ -160,10 +160,10 @@ def forward(model, batch, precision, cache=None, **options):
     autocast = torch.autocast(device.type, HALF.get(precision),
                               enabled=precision in HALF)
     features = None
-    if cache:       # autocast for E_A alone: in bf16 it cannot stack float16 features
-        E_A = getattr(model, 'module', model).beats         # DDP: model.module
-        features = cache.complete(batch, autocast(E_A), device)
     with autocast:
+        if cache:
+            E_A = getattr(model, 'module', model).beats     # DDP: model.module
+            features = cache.complete(batch, E_A, device)
         return model(image, wav, features=features, **options)
 
 
