@@ -98,15 +98,15 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
     """
     rank, processes = rank_and_processes()
     parallel = data_parallel(model.train())     # its dropout is active
-    last = state['last_step']
-    steps = training_steps(pairs, state['step'], last, args.batch_size,
+    last_step = state['last_step']
+    steps = training_steps(pairs, state['step'], last_step, args.batch_size,
                            args.accumulate, rank, processes, args.workers)
-    bar = tqdm(steps, total=last, initial=state['step'], disable=rank > 0,
+    bar = tqdm(steps, total=last_step, initial=state['step'], disable=rank > 0,
                unit=' steps', dynamic_ncols=True)
     for step, epoch, ends_epoch, batches in bar:
         # Gumbel noise and dropout depend on the step, not on --resume
         torch.manual_seed(hash((args.seed, rank, step)) % 2**63)
-        rate = learning_rate(args.lr, args.lr_schedule, step, last)
+        rate = learning_rate(args.lr, args.lr_schedule, step, last_step)
         optimiser.param_groups[0]['lr'] = rate
         optimiser.zero_grad()
         parts = []                  # loss, terms and areas of each batch
@@ -227,7 +227,7 @@ def check_finite(parts, optimiser, scaler, step, batches, last_pt):
 
 @torch.no_grad()
 def validate(args, model, pairs):
-    """Means of Eq. 5 (not Eq. 7) and of retrieval over held-out pairs, in eval mode.
+    """Eq. 5 (never Eq. 7) and retrieval, averaged over held-out pairs, in eval mode.
 
     Only the first process has these pairs. -> {'val_loss', ..., 'val_n'};
     val_retrieval: the share of v_I whose most similar A is their own sound's.
