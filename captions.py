@@ -328,18 +328,16 @@ def caption_pairs(args, device, rank=0, processes=1):
         batches = {args.folders[stage] / f'{k // size:06d}.json': lines[k:k + size]
                    for k in range(0, len(lines), size)}
         retry = args.retry_failed and stage != 'object'     # an answer fails with its captions
-        todo = [file for file in list(batches)[rank::processes]
-                if not is_finished(file, batches[file], retry)]
-        read = partial(read_input, stage, args.data_root / 'vggsound',
-                       PRESETS[args.preset].seconds, settings['prompt'], made)
-        describe = list                             # what was read: captions made elsewhere
-        if todo and not (stage == 'audio' and made):
-            captioner = load_captioner(stage, settings['model'], getattr(torch, dtype), device)
-            describe = partial(STAGES[stage].describe, *captioner,
-                               max_new_tokens=settings['max_new_tokens'])
-        for file in tqdm(todo, stage, unit=' batches', disable=rank > 0 or not todo):
-            batch = caption_batch(stage, batches[file], read, describe)
-            write_file(file, json.dumps(batch, ensure_ascii=False, indent=1) + '\n', GO_ON)
+        todo = {file: batches[file] for file in list(batches)[rank::processes]
+                if not is_finished(file, batches[file], retry)}
+        if stage == 'audio' and made:               # captions made elsewhere
+            for file, batch in todo.items():
+                write_json(file, [{**line, 'audio_caption': made[line['id']], 'error': None}
+                                  for line in batch])
+        elif todo:
+            read = partial(read_input, stage, args.data_root / 'vggsound',
+                           PRESETS[args.preset].seconds, settings['prompt'])
+            caption_batches(stage, settings, todo, read, getattr(torch, dtype), device, rank == 0)
         wait()
         done = [line for file in batches for line in read_json(file)]
         failed |= {line['id']: line['error'] for line in done if line['error']}
@@ -365,29 +363,34 @@ def check_files(folder, ids, stages, made):
                              'correct the list (--ids)')
 
 
-def read_input(stage, folder, seconds, prompt, made, line):
-    """What a stage's model takes of a pair. -> (image, waveform or text), None or an error"""
+def caption_batches(stage, settings, batches, read, dtype, device, show):
+    """Write the files of these batches. batches: {file: lines}; read: of a line, see read_input
+
+    A model is freed when this returns, so that no two of them have to fit the GPU.
+    """
+    key = 'answer' if stage == 'object' else f'{stage}_caption'
+    captioner = load_captioner(stage, settings['model'], dtype, device)
+    describe = partial(STAGES[stage].describe, *captioner,
+                       max_new_tokens=settings['max_new_tokens'])
+    for file, lines in tqdm(batches.items(), stage, unit=' batches', disable=not show):
+        with ThreadPoolExecutor() as threads:
+            inputs = list(threads.map(read, lines))
+        readable = [content for content, error in inputs if not error]
+        texts = iter(describe(readable) if readable else [])
+        write_json(file, [{**line, key: None if error else next(texts), 'error': error}
+                          for line, (_, error) in zip(lines, inputs)])
+
+
+def read_input(stage, folder, seconds, prompt, line):
+    """What a stage's model takes of a pair. -> (image, waveform or prompt), None or an error"""
     try:
         if stage == 'image':
             return read_image(file_of(folder / 'frames', line['id'], FRAMES)), None
-        if stage == 'audio' and made:
-            return made[line['id']], None           # a caption, of --audio-captions
         if stage == 'audio':
             return read_audio(file_of(folder / 'audio', line['id'], SOUNDS), seconds), None
     except SampleError as error:
         return None, str(error)
     return prompt.format(image=line['image_caption'], audio=line['audio_caption']), line['error']
-
-
-def caption_batch(stage, lines, read, describe):
-    """-> the lines of a batch, each with its caption or answer, or with an error"""
-    key = 'answer' if stage == 'object' else f'{stage}_caption'
-    with ThreadPoolExecutor() as threads:
-        inputs = list(threads.map(read, lines))
-    readable = [content for content, error in inputs if not error]
-    texts = iter(describe(readable) if readable else [])
-    return [{**line, key: None if error else next(texts), 'error': error}
-            for line, (_, error) in zip(lines, inputs)]
 
 
 def join_captions(folders, captions_from, ids):
@@ -445,7 +448,7 @@ def begin_stages(settings_of, folders, ids, dtype, overwrite):
             file.unlink()
         file = folder / 'settings.json'
         if not any(folder.glob('[0-9]*.json')):
-            write_file(file, json.dumps(now, ensure_ascii=False, indent=1) + '\n', GO_ON)
+            write_json(file, now)
         before = read_json(file) if file.exists() else {}
         for name in now:
             if before.get(name) != now[name]:
@@ -460,6 +463,11 @@ def is_finished(file, batch, retry_failed):
     same = [line.items() <= new.items() for line, new in zip(batch, found)]
     failed = any(line['error'] for line in found)
     return len(found) == len(batch) and all(same) and not (retry_failed and failed)
+
+
+def write_json(file, content):
+    """Write a stage's settings or a batch's lines."""
+    write_file(file, json.dumps(content, ensure_ascii=False, indent=1) + '\n', GO_ON)
 
 
 def read_json(file):

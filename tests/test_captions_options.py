@@ -1,6 +1,7 @@
 """captions.py: every option reaches the models, every caption and answer comes back to its pair."""
 
 import json
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -119,6 +120,23 @@ def test_each_stage_alone_loads_its_own_model(root, calls):
         assert (given['model'], given['processor']) == (f'model {name}', name)
     assert lines_of(root.parent / 'out/captions.jsonl')[0]['models'] == {
         'image': 'see@revision', 'audio': 'hear@revision', 'llm': 'think@revision'}
+
+
+def test_a_model_is_freed_before_the_next_one_is_loaded(root, calls, monkeypatch):
+    """The paper's are of 7 to 17 GB, and have a GPU of 24 GB."""
+    models = []
+
+    def load_captioner(stage, name, dtype, device):
+        for seen in calls.values():
+            seen.clear()                                    # the stand-ins hold the models, too
+        assert not any(model() for model in models), f'two models in memory: {stage}'
+        model = torch.nn.Identity()
+        models.append(weakref.ref(model))
+        return model, SimpleNamespace(name=name)
+
+    monkeypatch.setattr(captions, 'load_captioner', load_captioner)
+    run(root, 'all')
+    assert len(models) == 3
 
 
 def test_token_limits_and_batch_sizes_are_each_stage_s_own(root, calls, monkeypatch):
