@@ -270,12 +270,10 @@ def load_captioner(stage, name, dtype, device):
 
 
 def model_revision(stage, name):
-    """'name@revision': the commit of a hub's model, or a hash of a folder's files or of a file.
+    """'name@revision': the commit of a hub's model, or a hash of a folder's files.
 
     ValueError where the model is of another kind than the stage's.
     """
-    if Path(name).is_file():                    # captions made elsewhere
-        return f'{Path(name).name}@{file_hash([Path(name)])}'
     option = STAGES[stage].option
     config = from_pretrained(AutoConfig, name, option)
     if config.model_type not in STAGES[stage].types:
@@ -308,33 +306,20 @@ def caption_pairs(args, device, rank=0, processes=1):
     """
     wait = wait_for_all if processes > 1 else lambda: None
     dtype = args.dtype or ('bfloat16' if device.type == 'cuda' else 'float32')
-    if rank > 0:
-        wait()                                  # until the first process has checked everything
-    elif args.preset == 'miniature' and not args.data_root_given:
-        draw_miniature(args.data_root)
-    ids = read_ids(args.ids, training=True)
-    made = read_audio_captions(args.audio_captions, ids) if args.audio_captions else {}
     if rank == 0:
-        print_other_splits(args.ids)
-        check_files(args.data_root / 'vggsound', ids, args.settings, made)
-        begin_stages(args.settings, args.folders, ids, dtype, args.overwrite)
-        wait()
+        begin_stages(args, dtype)
+    wait()                              # for the first process, which has checked everything
+    ids = read_ids(args.ids, training=True)
     failed = {}
     for stage, settings in args.settings.items():
         lines = [{'id': i} for i in ids]
         if stage == 'object':
             lines, models = join_captions(args.folders, args.captions_from, ids)
-        size = settings['batch_size']
-        batches = {args.folders[stage] / f'{k // size:06d}.json': lines[k:k + size]
-                   for k in range(0, len(lines), size)}
+        batches = batches_of(args.folders[stage], lines, settings['batch_size'])
         retry = args.retry_failed and stage != 'object'     # an answer fails with its captions
         todo = {file: batches[file] for file in list(batches)[rank::processes]
                 if not is_finished(file, batches[file], retry)}
-        if stage == 'audio' and made:               # captions made elsewhere
-            for file, batch in todo.items():
-                write_json(file, [{**line, 'audio_caption': made[line['id']], 'error': None}
-                                  for line in batch])
-        elif todo:
+        if todo:
             read = partial(read_input, stage, args.data_root / 'vggsound',
                            PRESETS[args.preset].seconds, settings['prompt'])
             caption_batches(stage, settings, todo, read, getattr(torch, dtype), device, rank == 0)
@@ -346,21 +331,47 @@ def caption_pairs(args, device, rank=0, processes=1):
     return failed
 
 
+def begin_stages(args, dtype):
+    """Check lists, files and models before hours of work; write each stage's settings.json."""
+    if args.preset == 'miniature' and not args.data_root_given:
+        draw_miniature(args.data_root)
+    ids = read_ids(args.ids, training=True)
+    made = read_audio_captions(args.audio_captions, ids) if args.audio_captions else {}
+    print_other_splits(args.ids)
+    stages = [stage for stage in args.settings if not (stage == 'audio' and made)]
+    check_files(args.data_root / 'vggsound', ids, stages)
+    models = {stage: model_revision(stage, args.settings[stage]['model']) for stage in stages}
+    if made:
+        file = Path(args.audio_captions)
+        models['audio'] = f'{file.name}@{file_hash([file])}'
+    pairs = {'dtype': dtype, 'pairs': len(ids),
+             'list of pairs': hashlib.sha256('\n'.join(ids).encode()).hexdigest()[:16]}
+    for stage, settings in args.settings.items():
+        now = {**settings, 'model': models[stage], **pairs}
+        begin_folder(args.folders[stage], now, args.overwrite)
+    if made:                            # its batches are then finished
+        lines = [{'id': i, 'audio_caption': made[i], 'error': None} for i in ids]
+        size = args.settings['audio']['batch_size']
+        for file, batch in batches_of(args.folders['audio'], lines, size).items():
+            if not file.exists():
+                write_json(file, batch)
+
+
+def check_files(folder, ids, stages):
+    """ValueError where no pair has a frame, or a sound: the list is of other data."""
+    for stage, kind, suffixes in (('image', 'frames', FRAMES), ('audio', 'audio', SOUNDS)):
+        there = (file_of(folder / kind, i, suffixes).is_file() for i in ids)
+        if stage in stages and not any(there):
+            raise ValueError(f'none of the {len(ids)} pairs has a file in {folder / kind}, the '
+                             f'first being {ids[0][:60]!r}: name their data by --data-root, or '
+                             'correct the list (--ids)')
+
+
 def read_audio_captions(path, ids):
     """Captions of sounds that were made elsewhere. -> {id: caption}"""
     found = {i: text for i, text in read_texts(path, 'audio_caption').items() if text}
     check_complete(path, found, ids, 'add their captions, or name the file of this dataset')
     return found
-
-
-def check_files(folder, ids, stages, made):
-    """ValueError where no pair has a frame, or a sound: the list is of other data."""
-    for stage, kind, suffixes in (('image', 'frames', FRAMES), ('audio', 'audio', SOUNDS)):
-        needed = stage in stages and not (stage == 'audio' and made)
-        if needed and not any(file_of(folder / kind, i, suffixes).is_file() for i in ids):
-            raise ValueError(f'none of the {len(ids)} pairs has a file in {folder / kind}, the '
-                             f'first being {ids[0][:60]!r}: name their data by --data-root, or '
-                             'correct the list (--ids)')
 
 
 def caption_batches(stage, settings, batches, read, dtype, device, show):
@@ -432,37 +443,36 @@ GO_ON = ('free some space; the same command, without --overwrite, then goes on f
          'finished batch')
 
 
-def begin_stages(settings_of, folders, ids, dtype, overwrite):
-    """Write each stage's settings.json. ValueError if its folder has batches of other settings."""
-    listed = hashlib.sha256('\n'.join(ids).encode()).hexdigest()[:16]
-    now_of = {}                         # all models are checked before --overwrite deletes anything
-    for stage, settings in settings_of.items():
-        now_of[stage] = {**settings, 'model': model_revision(stage, settings['model']),
-                         'dtype': dtype, 'pairs': len(ids), 'list of pairs': listed}
-    for stage, now in now_of.items():
-        folder = folders[stage]
-        old = list(folder.glob('*.partial*'))               # of processes killed in write_file
-        if overwrite:
-            old += folder.glob('[0-9]*.json')
-        for file in old:
-            file.unlink()
-        file = folder / 'settings.json'
-        if not any(folder.glob('[0-9]*.json')):
-            write_json(file, now)
-        before = read_json(file) if file.exists() else {}
-        for name in now:
-            if before.get(name) != now[name]:
-                raise ValueError(f'{folder} was begun with another {name}, '
-                                 f'{str(before.get(name))[:60]!r}: rerun with the same, choose an '
-                                 '--out in another folder, or start over with --overwrite')
+def begin_folder(folder, settings, overwrite):
+    """Write a stage's settings.json. ValueError if its folder has batches of other settings."""
+    old = list(folder.glob('*.partial*'))               # of processes killed in write_file
+    if overwrite:
+        old += folder.glob('[0-9]*.json')
+    for file in old:
+        file.unlink()
+    file = folder / 'settings.json'
+    if not any(folder.glob('[0-9]*.json')):
+        write_json(file, settings)
+    begun = read_json(file) if file.exists() else {}
+    for name, value in settings.items():
+        if begun.get(name) != value:
+            raise ValueError(f'{folder} was begun with another {name}, '
+                             f'{str(begun.get(name))[:60]!r}: rerun with the same, choose an '
+                             '--out in another folder, or start over with --overwrite')
 
 
-def is_finished(file, batch, retry_failed):
+def batches_of(folder, lines, size):
+    """-> {file of a batch: its lines}"""
+    return {folder / f'{k // size:06d}.json': lines[k:k + size]
+            for k in range(0, len(lines), size)}
+
+
+def is_finished(file, lines, retry_failed):
     """Whether a batch's file exists and was made from these lines (captions may have changed)."""
-    found = read_json(file) if file.exists() else []
-    same = [line.items() <= new.items() for line, new in zip(batch, found)]
-    failed = any(line['error'] for line in found)
-    return len(found) == len(batch) and all(same) and not (retry_failed and failed)
+    done = read_json(file) if file.exists() else []
+    same = [line.items() <= new.items() for line, new in zip(lines, done)]
+    failed = any(line['error'] for line in done)
+    return len(done) == len(lines) and all(same) and not (retry_failed and failed)
 
 
 def write_json(file, content):

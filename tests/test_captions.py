@@ -402,8 +402,11 @@ def test_a_list_of_other_data_is_refused_before_a_model_is_loaded(run, tmp_path)
 
 def test_a_model_that_is_absent_or_does_not_fit_is_named_with_its_option(run, tiny, tmp_path):
     out = tmp_path / 'captions.jsonl'
-    with pytest.raises(OSError, match='no usable AutoConfig at .*nowhere.* another by --llm'):
-        run('all', out, '--llm', tmp_path / 'nowhere')
+    file = tiny / 'mistral/model.safetensors'               # in place of its folder
+    for option, name in (('--llm', tmp_path / 'nowhere'), ('--llm', file), ('--image-model', file),
+                         ('--audio-model', file)):
+        with pytest.raises(OSError, match=f'no usable AutoConfig at .*{name}.* by {option}'):
+            run('all', out, option, name)
     assert not list(tmp_path.iterdir())                     # before hours of work, not after
     for stage, option, wrong in (('image', '--image-model', 'mistral'),
                                  ('audio', '--audio-model', 'blip2')):
