@@ -170,7 +170,8 @@ def parse_answer(text):
 def load_answers(path, model, tokenizer, ids):
     """CLIP's embedding of each different answer to the given pairs.
 
-    -> C (texts, D), {id: row of C}, a hash of all ids with their answers (for --resume)
+    -> C (texts, D), {id: row of C} of the pairs with an answer, a hash of their ids and answers
+    (for --resume)
     """
     answers = read_texts(path, 'object')
     check_complete(path, answers, ids, 'add them, or name the file of this dataset')
@@ -192,7 +193,8 @@ def load_answers(path, model, tokenizer, ids):
 
 def captions_path(root, captions_from='both'):
     """A data root's captions.jsonl, or Table 10's captions-image.jsonl and captions-audio.jsonl."""
-    return Path(root) / f'captions-{captions_from}.jsonl'.replace('-both', '')
+    kind = '' if captions_from == 'both' else f'-{captions_from}'
+    return Path(root) / f'captions{kind}.jsonl'
 
 
 def read_texts(path, key):
@@ -210,9 +212,10 @@ def read_texts(path, key):
         rows = json_lines(path, 'make the file again')
     texts = []
     for row in rows:
-        if not isinstance(row.get('id'), str) or not isinstance(row.get(key, 0), str | None):
+        known = isinstance(row.get('id'), str) and key in row
+        if not known or not isinstance(row[key], str | None):
             raise ValueError(f'{path}: {str(row)[:80]} needs an id and an {key}, both texts')
-        text = (row[key] or '').encode('utf-8', 'replace').decode('utf-8')      # \ud83d: ?
+        text = (row[key] or '').encode('utf-8', 'replace').decode('utf-8')  # half an emoji: ?
         texts.append((row['id'], ' '.join(text.split())))
     return unique(texts, path)
 
@@ -316,7 +319,7 @@ def caption_pairs(args, device, rank=0, processes=1):
         if stage == 'object':
             lines, models = join_captions(args.folders, args.captions_from, ids)
         batches = batches_of(args.folders[stage], lines, settings['batch_size'])
-        retry = args.retry_failed and stage != 'object'     # an answer fails with its captions
+        retry = args.retry_failed and stage != 'object'     # answers have no errors of their own
         todo = {file: batches[file] for file in list(batches)[rank::processes]
                 if not is_finished(file, batches[file], retry)}
         if todo:
@@ -393,7 +396,7 @@ def caption_batches(stage, settings, batches, read, dtype, device, show):
 
 
 def read_input(stage, folder, seconds, prompt, line):
-    """What a stage's model takes of a pair. -> (image, waveform or prompt), None or an error"""
+    """What a stage's model takes of a pair. -> an image, waveform or prompt; an error or None"""
     try:
         if stage == 'image':
             return read_image(file_of(folder / 'frames', line['id'], FRAMES)), None
