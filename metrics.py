@@ -38,7 +38,7 @@ CONDITIONS = ('positive', 'silence', 'noise', 'offscreen')      # of Table 5
 # We infer 0.5: Table 5's FPR is exactly 0.50 for earlier methods (top50), but lower for this one.
 # Paper [48]: the tables contradict the paper's words in four places. --reading chooses:
 #                    release (the evaluators)           paper (the words)
-#   cIoU, IIoU       IoU >= 0.5                         IoU "greater than 0.5"
+#   cIoU, IIoU, AP   IoU >= 0.5                         IoU "greater than 0.5"
 #   LocAcc           IoU > 0.5                          "identical to cIoU": the same, > 0.5
 #   w/ Adap.         K - 1 pixels, fewer among ties     "the top K pixels", exactly
 #   AP, max-F1       some of the confidences            the confidences of "all samples"
@@ -54,7 +54,7 @@ def thresholds_for(heatmap, policy, ground_truth=None):
     # An empty ground truth, K = 0, has the median too, as in Senocak et al.'s code.
     K = int((ground_truth > 0).sum()) if policy == 'adaptive' else 0
     place = heatmap.numel() - K if K else heatmap.numel() // 2
-    values = heatmap.flatten().cpu().numpy()            # partition: 40 times as fast as sorting
+    values = heatmap.flatten().cpu().numpy()            # partition: faster than sorting
     return heatmap.new_tensor([np.partition(values, place)[place]])
 
 
@@ -68,7 +68,7 @@ def overlap(heatmap, ground_truth, thresholds, strict=False):
     x = heatmap.flatten()                                                   # (P,)
     g = ground_truth.flatten()                                              # (P,)
     compare = torch.gt if strict else torch.ge
-    # Comparing straight into 0. and 1. takes a third of the time of converting from bool.
+    # Comparing straight into 0. and 1. is several times as fast as converting from bool.
     empty = torch.eq(g, 0, out=torch.empty_like(g))                         # (P,)
     T = len(thresholds)
     if T == 1:
@@ -251,8 +251,8 @@ class Extended(Streaming):
     """AP, max_F1 with precision and recall there, LocAcc.
 
     At a level c, the samples with confidence >= c are detections. One is right if something sounds
-    in the frame (condition 'sounding'; its boxes may be clipped to nothing) and IoU >= 0.5, else
-    wrong; a sounding sample below c is a miss. LocAcc is over sounding samples.
+    in the frame (condition 'sounding'; its boxes may be clipped to nothing) and IoU >= 0.5 (by the
+    paper's words >), else wrong; a sounding sample below c is a miss. LocAcc is over sounding ones.
     Paper [54]: the evaluator behind Tables 3 and 4 computes AP without the highest confidence, from
     every (N // 200)-th other and without the curve's first rectangle; max-F1 from every (N // 10)-
     th, rounded to 0.1. reading='paper' takes all confidences.
@@ -354,7 +354,7 @@ class Robustness(Streaming):
 
 
 def global_score(positive, negative):
-    """Harmonic mean of the positive score and 100 - the negative one, in per cent (or lists)."""
+    """Harmonic mean of the positive score and 100 - the negative one, in per cent. Lists: of 19."""
     positive = torch.tensor(positive, dtype=torch.float64)                  # () or (19,)
     clean = 100 - torch.tensor(negative, dtype=torch.float64)
     both = positive + clean
