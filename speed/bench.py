@@ -72,7 +72,7 @@ OURS = [Variant('ours'), Variant('ours', cached=True), Variant('ours', 'bf16', c
 def random_model(clipseg_config, beats_config):
     """A SoundLocalizer of any size with random weights whose masks are neither empty nor full."""
     clipseg = CLIPSegForImageSegmentation(clipseg_config)
-    for module in clipseg.decoder.modules():    # transformers draws these with a deviation of 1
+    for module in clipseg.decoder.modules():    # transformers draws some with a deviation of 1
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, std=0.05)
             nn.init.zeros_(module.bias)

@@ -99,6 +99,29 @@ def test_a_killed_run_started_again_leaves_what_an_undisturbed_one_leaves(
     assert again == 9 + 1                                   # the batch that it was killed in
 
 
+@pytest.mark.parametrize('killed', range(1, 4))
+def test_a_run_killed_among_captions_made_elsewhere_goes_on(root, calls, monkeypatch, killed):
+    made = root / 'gama.csv'
+    made.write_text(''.join(f'{name},a sound {k}\n' for k, name in enumerate(NAMES)))
+    options = ['--batch-size', 3, '--audio-captions', made]
+    run(root, 'all', *options, out='undisturbed/captions.jsonl')
+    written, write = [], captions.write_file
+
+    def dies(path, content, remedy):
+        written.append(path)
+        if [file.parent.name for file in written[3:]] == ['audio_captions'] * killed:
+            raise KeyboardInterrupt
+        return write(path, content, remedy)
+
+    monkeypatch.setattr(captions, 'write_file', dies)       # after three settings.json
+    with pytest.raises(KeyboardInterrupt):
+        run(root, 'all', *options)
+    monkeypatch.setattr(captions, 'write_file', write)
+    run(root, 'all', *options)
+    assert contents(root.parent / 'out') == contents(root.parent / 'undisturbed')
+    assert not calls['audio']
+
+
 def test_a_model_that_fails_within_a_batch_costs_that_batch(root, calls, monkeypatch):
     run(root, 'all', '--batch-size', 3, out='undisturbed/captions.jsonl')
     stage = captions.STAGES['audio']
