@@ -347,10 +347,10 @@ def begin_stages(args, dtype):
     if made:
         file = Path(args.audio_captions)
         models['audio'] = f'{file.name}@{file_hash([file])}'
-    pairs = {'dtype': dtype, 'pairs': len(ids),
-             'list of pairs': hashlib.sha256('\n'.join(ids).encode()).hexdigest()[:16]}
+    listed = hashlib.sha256('\n'.join(ids).encode()).hexdigest()[:16]
     for stage, settings in args.settings.items():
-        now = {**settings, 'model': models[stage], **pairs}
+        now = {**settings, 'model': models[stage], 'dtype': dtype, 'pairs': len(ids),
+               'list of pairs': listed}
         begin_folder(args.folders[stage], now, args.overwrite)
     if made:                            # its batches are then finished
         lines = [{'id': i, 'audio_caption': made[i], 'error': None} for i in ids]
@@ -383,14 +383,14 @@ def caption_batches(stage, settings, batches, read, dtype, device, show):
     A model is freed when this returns, so that no two of them have to fit the GPU.
     """
     key = 'answer' if stage == 'object' else f'{stage}_caption'
-    captioner = load_captioner(stage, settings['model'], dtype, device)
-    describe = partial(STAGES[stage].describe, *captioner,
-                       max_new_tokens=settings['max_new_tokens'])
+    describe = STAGES[stage].describe
+    tokens = settings['max_new_tokens']
+    model, processor = load_captioner(stage, settings['model'], dtype, device)
     for file, lines in tqdm(batches.items(), stage, unit=' batches', disable=not show):
         with ThreadPoolExecutor() as threads:
             inputs = list(threads.map(read, lines))
         readable = [content for content, error in inputs if not error]
-        texts = iter(describe(readable) if readable else [])
+        texts = iter(describe(model, processor, readable, tokens) if readable else [])
         write_json(file, [{**line, key: None if error else next(texts), 'error': error}
                           for line, (_, error) in zip(lines, inputs)])
 
