@@ -16,7 +16,6 @@ Shapes: B clips, T tokens, of 10 s 62 x 8 = 496; D width, 768; h heads, d = D / 
 import dataclasses
 import functools
 import math
-import os
 
 import torch
 import torch.nn.functional as F
@@ -316,11 +315,3 @@ def load_beats(path, keep_predictor=False):
     if lost:
         raise ValueError(f'{path}: {lost[0]} holds values that are not numbers: {HOW_TO_GET}')
     return model.eval().requires_grad_(False)
-
-
-def save_beats(path, model):
-    """Write {'cfg', 'model'} as the official files do, in float16: complete or not at all."""
-    weights = {name: weight.detach().cpu().half() for name, weight in model.state_dict().items()}
-    partial = f'{path}.partial{os.getpid()}'
-    torch.save({'cfg': {**FIXED, **dataclasses.asdict(model.cfg)}, 'model': weights}, partial)
-    os.replace(partial, path)

@@ -56,10 +56,10 @@ def watch_signals():
         # Else it starts with the first pool of processes, and unblocks SIGINT and SIGTERM then
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
-        threading.Thread(target=_watch, daemon=True).start()
+        threading.Thread(target=wait_for_signals, daemon=True).start()
 
 
-def _watch():
+def wait_for_signals():
     while True:
         number = signal.sigwait(HELD)
         if taking_steps.is_set() and not (asked and number == signal.SIGINT):
@@ -85,13 +85,13 @@ def end_only_with_parent(worker):
     both signals stay blocked here, as in train.py; a thread waits for a SIGTERM from the parent.
     """
     if hasattr(signal, 'sigwaitinfo'):
-        threading.Thread(target=_wait_for_parent, daemon=True).start()
+        threading.Thread(target=wait_for_parent, daemon=True).start()
     elif hasattr(os, 'setsid'):         # macOS does not report the sender of a signal
         os.setsid()                     # out of the group that Ctrl-C and clusters send signals to
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def _wait_for_parent():
+def wait_for_parent():
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
@@ -108,14 +108,14 @@ class Run:
 
     def __init__(self, folder, resume=False, overwrite=False, save_seconds=0.0):
         self.folder = Path(folder)
-        self.last = self.folder / 'last.pt'
-        self.previous = self.folder / 'previous.pt'
+        self.last_pt = self.folder / 'last.pt'
+        self.previous_pt = self.folder / 'previous.pt'
         self.log_file = self.folder / 'log.jsonl'
         self.starts_over = overwrite and not resume
         self.save_seconds = save_seconds        # least time between two checkpoints
-        self.first = rank_and_processes()[0] == 0
+        self.is_main = rank_and_processes()[0] == 0
         self.began = time.time()
-        if not self.first:
+        if not self.is_main:
             return
         if (self.folder / 'summary.json').exists() and not overwrite:
             raise FileExistsError(
@@ -140,7 +140,7 @@ class Run:
                           'another --out') from None
 
     def say(self, sentence):
-        if self.first:
+        if self.is_main:
             print(sentence)
 
     def seconds(self):
@@ -156,7 +156,7 @@ class Run:
         that cannot be read now may be intact: OSError. A damaged one is kept under another name.
         """
         state = None
-        if self.last.exists() or self.previous.exists():
+        if self.last_pt.exists() or self.previous_pt.exists():
             state = self._load(model, optimiser, scaler, settings)
         step = state['step'] if state else 0
         found = f'step {step}' if state else 'no checkpoint'
@@ -169,13 +169,13 @@ class Run:
 
     def _load(self, model, optimiser, scaler, settings):
         """Load a folder's newest checkpoint that can be read. -> the trainer's state"""
-        path = self.last
+        path = self.last_pt
         remedy = 'put a good copy in its place, or --overwrite the run'
         try:
             saved = read_weights(path, remedy)
         except (FileNotFoundError, ValueError):
             self.say(f'{path} is missing or damaged; trying the one before it')
-            path = self.previous
+            path = self.previous_pt
             saved = read_weights(path, remedy)
         trainer = saved.get('trainer') or {}
         if 'settings' not in trainer:
@@ -194,9 +194,9 @@ class Run:
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
             raise ValueError(f'{path} holds no usable state of a training: rename it to fall back '
                              'on previous.pt') from None
-        if path == self.previous and self.last.exists() and self.first:
+        if path == self.previous_pt and self.last_pt.exists() and self.is_main:
             kept = self.folder / 'last.damaged.pt'      # the next save would copy it to `previous`
-            os.replace(self.last, kept)
+            os.replace(self.last_pt, kept)
             self.say(f'the damaged last.pt is kept as {kept}')
         return state
 
@@ -214,7 +214,7 @@ class Run:
         self.saved_at = self.logged_at = time.time()
         self.logged_step = step
         self.pairs_per_step = pairs_per_step
-        if self.first:
+        if self.is_main:
             self._set_aside()
             if self.log_file.exists():
                 lines = self.log_file.read_text(encoding='utf-8', errors='replace').splitlines()
@@ -228,7 +228,7 @@ class Run:
 
     def _set_aside(self):
         """Rename to *.old what this run will replace: its summary, with --overwrite all files."""
-        saved = self.last.exists() or self.previous.exists()
+        saved = self.last_pt.exists() or self.previous_pt.exists()
         for name in RUN_FILES if self.starts_over else ['summary.json']:
             path = self.folder / name
             old = self.folder / f'{name}.old'
@@ -250,7 +250,7 @@ class Run:
 
     def write(self, entry):
         """Append a line to log.jsonl, in the first process. OSError names it."""
-        if self.first:
+        if self.is_main:
             try:
                 with open(self.log_file, 'a', encoding='utf-8') as file:
                     file.write(json.dumps(entry) + '\n')
@@ -264,7 +264,7 @@ class Run:
         -> the signal's number, or 0; the same in every process, as this is a collective call.
         """
         stop = stop_asked()
-        if self.first and (due or stop or time.time() - self.saved_at > self.save_seconds):
+        if self.is_main and (due or stop or time.time() - self.saved_at > self.save_seconds):
             self.save(content())
             self.saved_at = time.time()
         return stop
@@ -273,21 +273,21 @@ class Run:
         """Write last.pt; the one before it stays as previous.pt. OSError names the one left."""
         memory = io.BytesIO()
         torch.save(content, memory)
-        there = self.last.is_file()
-        kept = f'{self.last} is the last good' if there else 'there is no earlier'
+        there = self.last_pt.is_file()
+        kept = f'{self.last_pt} is the last good' if there else 'there is no earlier'
         remedy = f'free some space and --resume; {kept} checkpoint'
         if there:
-            write_file(self.previous, self.last.read_bytes(), remedy)
-        write_file(self.last, memory.getvalue(), remedy)
+            write_file(self.previous_pt, self.last_pt.read_bytes(), remedy)
+        write_file(self.last_pt, memory.getvalue(), remedy)
         for name in RUN_FILES:
             (self.folder / f'{name}.old').unlink(missing_ok=True)
 
     def leave(self, stop, step):
         """Say which signal has stopped the run. -> the exit code that shells give to it"""
-        if self.first:
+        if self.is_main:
             name = 'Ctrl-C' if stop == signal.SIGINT else signal.Signals(stop).name
-            print(f'train.py: stopped by {name}; step {step} is saved in {self.last}, and the same '
-                  'command with --resume goes on from there', file=sys.stderr)
+            print(f'train.py: stopped by {name}; step {step} is saved in {self.last_pt}, and the '
+                  'same command with --resume goes on from there', file=sys.stderr)
         wait_for_all()
         return 128 + stop
 

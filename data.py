@@ -75,7 +75,7 @@ class VGGSound(Dataset):
         self.epoch = 0
         self.skip_bad = skip_bad
         self.features = None
-        there = _stems_in(self.frames, FRAMES) & _stems_in(self.audio, SOUNDS)
+        there = stems_in(self.frames, FRAMES) & stems_in(self.audio, SOUNDS)
         ids = read_ids(self.list, split == 'train')
         self.ids = [i for i in ids if i in there]
         self.absent = [i for i in ids if i not in there]
@@ -96,11 +96,12 @@ class VGGSound(Dataset):
         return file_of(self.frames, sample, FRAMES), file_of(self.audio, sample, SOUNDS)
 
     def __getitem__(self, index):
+        """A sample; where it cannot be read, the next one (skip_bad), or its error."""
         unreadable = []
         attempts = MOST_IN_A_ROW if self.skip_bad and self.augmented else 1
         for k in range(attempts):
             try:
-                return {**self._pair((index + k) % len(self)), 'unreadable': unreadable}
+                return {**self.read_pair((index + k) % len(self)), 'unreadable': unreadable}
             except SampleError as error:
                 unreadable.append(str(error))
         reason = f'{unreadable[0]}; or --skip-bad-samples leaves such pairs out'
@@ -109,7 +110,7 @@ class VGGSound(Dataset):
                       f'{unreadable[0]}: make the disk readable; --resume goes on')
         return {'id': self.ids[index], 'error': SampleError(reason)}
 
-    def _pair(self, index):
+    def read_pair(self, index):
         """-> a sample. SampleError where a file cannot be read"""
         sample = self.ids[index]
         frame, sound = self.files_of(sample)
@@ -129,7 +130,7 @@ class VGGSound(Dataset):
         return {'id': sample, 'image': image, 'wav': wav, 'features': features}
 
 
-def _stems_in(folder, suffixes):
+def stems_in(folder, suffixes):
     """The names, without suffix, of a folder's files with one of these suffixes."""
     if not folder.is_dir():
         raise FileNotFoundError(f'no folder {folder}: {WHERE}')

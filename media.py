@@ -6,7 +6,7 @@
 
 Sounds may have any usual rate and number of channels, pictures have 8 bits a channel. A file that
 cannot be used raises SampleError, one sentence with the file and the remedy. Which files make a
-sample: data.py and benchmarks/. _read_samples and the last two sections (headers without a length,
+sample: data.py and benchmarks/. read_samples and the last two sections (headers without a length,
 pickles) can be skipped at first.
 """
 
@@ -48,7 +48,7 @@ JPEG_THRESHOLD = 128            # least grey of a JPEG mask that is object
 RESIZE_BEFORE_CROP = 1.1        # times the model's size, for training frames (released code)
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-_files_that_cancel = []         # the first file whose channels cancel; later ones are not printed
+files_that_cancel = []         # the first file whose channels cancel; later ones are not printed
 
 
 class SampleError(ValueError):
@@ -97,7 +97,7 @@ def noise(index, length):
 
 def part_heard(path, seconds):
     """How much of a sound read_audio uses: 'the first 2.0 of 5.0 s of a.wav'; None if all of it."""
-    samples, rate, stated = _read_samples(path, seconds + TOLERANCE)
+    samples, rate, stated = read_samples(path, seconds + TOLERANCE)
     if len(samples) < math.ceil((seconds + TOLERANCE) * rate):
         return None
     total = '' if stated is None else f' of {stated / rate:.1f}'
@@ -106,7 +106,7 @@ def part_heard(path, seconds):
 
 def decode(path, seconds):
     """Decode and check the first `seconds`. -> (channels, samples), rate, stated samples or None"""
-    samples, rate, stated = _read_samples(path, seconds)                # (samples, channels)
+    samples, rate, stated = read_samples(path, seconds)                # (samples, channels)
     if not len(samples):
         raise SampleError(f'{path} holds no sound (zero samples): replace it')
     peak = np.abs(samples).max()
@@ -120,17 +120,17 @@ def decode(path, seconds):
     return torch.from_numpy(np.ascontiguousarray(samples.T)), rate, stated
 
 
-def _read_samples(path, seconds):
+def read_samples(path, seconds):
     """-> the first samples (samples, channels), their rate, how many the header states or None"""
     check_file(path)
     name = os.fsencode(path) if os.name == 'posix' else path    # soundfile would encode it as UTF-8
     try:
-        wav_size, lacking_bytes = _wav_size(path)
+        wav_size, lacking_bytes = bytes_of_wav(path)
         with soundfile.SoundFile(name) as sound:
             rate = sound.samplerate
             wanted = math.ceil(seconds * rate)
-            if wav_size == 0 or sound.format == 'MP3' and not _mp3_states_length(path):
-                return _decode_to_end(path, wanted, sound.channels), rate, None
+            if wav_size == 0 or sound.format == 'MP3' and not mp3_states_length(path):
+                return decode_to_end(path, wanted, sound.channels), rate, None
             sound.seekable = lambda: False      # else it seeks after reading: fails at a FLAC's end
             samples = sound.read(min(wanted, sound.frames), 'float32', always_2d=True)
             stated = sound.frames if sound.frames < UNKNOWN_FRAMES else None
@@ -141,14 +141,8 @@ def _read_samples(path, seconds):
                           'a WAV, FLAC, OGG or MP3') from None
     if lacking_bytes > 0 and wav_size < PLACEHOLDER:
         raise SampleError(f'{path} is cut short by {lacking_bytes} bytes: fetch it again')
-    if len(samples) < wanted and sound.format == 'OGG':
-        _check_ogg(path)
-    if len(samples) < wanted and (sound.format not in CHECKED or sound.endian == 'BIG'):   # RIFX
-        raise SampleError(f'{path} is shorter than {seconds:g} s, and its format ({sound.format}) '
-                          'does not show whether it is cut short: save it as wav')
-    lacking = min(wanted, stated or 0) - len(samples)
-    if lacking > 0:
-        raise SampleError(f'{path} is cut short by {lacking} samples: fetch it again')
+    if len(samples) < wanted:
+        check_end(path, sound, min(wanted, stated or 0) - len(samples))
     return samples, rate, stated
 
 
@@ -161,8 +155,8 @@ def mono(sound, path):
     independent = energy.mean() / len(sound)        # energy of the mean of independent channels
     if mean.var(correction=0) >= OPPOSED * independent:     # in stereo: a correlation over -0.8
         return mean
-    if not _files_that_cancel:
-        _files_that_cancel.append(path)
+    if not files_that_cancel:
+        files_that_cancel.append(path)
         tqdm.write(f'{path}: its channels cancel each other, so the loudest of them is taken; '
                    'further files of this kind are not named', file=sys.stderr)
     return sound[energy.argmax()]
@@ -178,23 +172,23 @@ def at_16_khz(sound, rate, length):
 
 def read_image(path):
     """-> PIL image, RGB; transparent pixels become white."""
-    with _open_picture(path) as picture:
-        return _opaque(picture, 'white')
+    with open_picture(path) as picture:
+        return opaque(picture, 'white')
 
 
 def read_own_image(path):
     """A user's picture, upright, at most LONGEST_SIDE long -> PIL image, whether it was larger."""
-    with _open_picture(path) as picture:
+    with open_picture(path) as picture:
         large = max(picture.size) > LONGEST_SIDE
         picture.draft(None, (LONGEST_SIDE, LONGEST_SIDE))   # decodes a JPEG at 1/2, 1/4 or 1/8
         ImageOps.exif_transpose(picture, in_place=True)     # phones store the rotation as a tag
-        image = _opaque(picture, 'white')
+        image = opaque(picture, 'white')
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     return image, large
 
 
 @contextlib.contextmanager
-def _open_picture(path):
+def open_picture(path):
     """Open a picture of 8 bits a channel; errors while it is decoded become SampleErrors."""
     check_file(path)
     try:
@@ -209,7 +203,7 @@ def _open_picture(path):
                           f'formats {", ".join(FORMATS)}') from None
 
 
-def _opaque(picture, background):
+def opaque(picture, background):
     """-> RGB with `background` in place of transparent pixels, which may hide any colour."""
     if not picture.has_transparency_data:
         return picture.convert('RGB')
@@ -290,8 +284,8 @@ def read_mask(path, frame_size=None, ade_class=None):
     frame_size: (width, height) of the frame; the mask has the same size, or 224 x 224. ade_class:
     the object's class in an ADE20K annotation, where a pixel is of class red // 10 * 256 + green.
     """
-    with _open_picture(path) as opened:
-        picture = _opaque(opened, 'black')
+    with open_picture(path) as opened:
+        picture = opaque(opened, 'black')
         # Paper [22]: any non-zero pixel is object; of a JPEG, which has ringing at edges, any from
         # 128 on. The AVSBench release dithers (convert('1')), which speckles grey edges.
         threshold = JPEG_THRESHOLD if opened.format in ('JPEG', 'MPO') else 1
@@ -317,7 +311,7 @@ UNKNOWN_FRAMES = 2**63 - 1      # libsndfile's number of samples where a FLAC do
 FFMPEG_OPTIONS = {'format_whitelist': 'wav,mp3'}        # a playlist would name further files
 
 
-def _decode_to_end(path, wanted, channels):
+def decode_to_end(path, wanted, channels):
     """-> `wanted` samples, or as many as the file holds (samples, channels)"""
     to_float = av.AudioResampler('flt', frame_size=wanted)          # of the same rate and channels
     with open(path, 'rb') as file, av.open(file, options=FFMPEG_OPTIONS) as container:
@@ -327,7 +321,7 @@ def _decode_to_end(path, wanted, channels):
     return np.empty((0, channels), np.float32)
 
 
-def _mp3_states_length(path):
+def mp3_states_length(path):
     """Whether the first frame (Xing, Info) counts the frames; libsndfile estimates them if not."""
     mp3 = Path(path).read_bytes()
     if mp3.startswith(b'ID3'):              # skip the tag; its size: 7 bits in each of 4 bytes
@@ -336,7 +330,18 @@ def _mp3_states_length(path):
     return bool(flags and flags[1][0] & 1)
 
 
-def _check_ogg(path):
+def check_end(path, sound, lacking):
+    """SampleError where a sound that ends early is truncated, or may be. lacking: samples"""
+    if sound.format == 'OGG':
+        check_ogg(path)
+    if sound.format not in CHECKED or sound.endian == 'BIG':        # RIFX: a WAV of that order
+        raise SampleError(f'{path} ends early, and its format ({sound.format}) does not show '
+                          'whether it is cut short: save it as wav')
+    if lacking > 0:
+        raise SampleError(f'{path} is cut short by {lacking} samples: fetch it again')
+
+
+def check_ogg(path):
     """SampleError where an OGG ends early: it is truncated, or holds several sounds in a row."""
     ogg = Path(path).read_bytes()
     flags = b''.join(re.findall(rb'OggS\0(.)', ogg, re.DOTALL))     # of pages; 2: first, 4: last
@@ -350,7 +355,7 @@ def _check_ogg(path):
         raise SampleError(f'{path} is cut short within or before its last page: fetch it again')
 
 
-def _wav_size(path):
+def bytes_of_wav(path):
     """How many bytes of samples a WAV states, and how many of these it lacks. (None, 0): no WAV"""
     with open(path, 'rb') as file:
         for name, start, size in wav_chunks(file):
@@ -378,7 +383,7 @@ def read_pickled_mask(path):
     check_file(path)
     try:
         with open(path, 'rb') as file:
-            array = _ArraysOnly(file, encoding='latin1').load()
+            array = ArraysOnly(file, encoding='latin1').load()
     except Exception as error:                          # a damaged pickle can raise anything
         reason, *_ = str(error).split('\n')
         raise SampleError(f'{path} is not a pickled NumPy array ({type(error).__name__}: '
@@ -390,7 +395,7 @@ def read_pickled_mask(path):
     return torch.from_numpy(np.array(mask)).float()
 
 
-def _dtype(text, *_):
+def plain_dtype(text, *_):
     """numpy.dtype, for plain numbers only; a new one, whose byte order the pickle then sets."""
     if np.dtype(text).kind not in 'biuf':
         raise pickle.UnpicklingError(f'it holds values of type {text}')
@@ -399,14 +404,14 @@ def _dtype(text, *_):
 
 ARRAY_PARTS = {         # all functions that the pickle of an array names, and what it gets instead
     ('numpy', 'ndarray'): 'only named, never called',
-    ('numpy', 'dtype'): _dtype,
+    ('numpy', 'dtype'): plain_dtype,
     ('_codecs', 'encode'): lambda text, encoding: text.encode('latin1'),    # bytes, protocol 0 to 2
     ('numpy.core.multiarray', '_reconstruct'): lambda *_: np.zeros(0),      # filled later
     ('numpy.core.numeric', '_frombuffer'):
         lambda raw, kind, shape, order: np.frombuffer(raw, kind).reshape(shape, order=order)}
 
 
-class _ArraysOnly(pickle.Unpickler):
+class ArraysOnly(pickle.Unpickler):
     """Refuses all but arrays of numbers: a pickle can call any function that it names."""
 
     def find_class(self, module, name):

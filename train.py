@@ -129,7 +129,7 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
             scaler.scale(loss / len(batches)).backward()
             areas = losses.mean_areas(out.areas.detach(), out.first)
             parts.append({'loss': loss, **terms, **areas})
-        check_finite(parts, optimiser, scaler, step, batches, run.last)
+        check_finite(parts, optimiser, scaler, step, batches, run.last_pt)
         scaler.step(optimiser)
         scaler.update()
 
@@ -302,13 +302,13 @@ def train(args):
     state = run.resume(model, optimiser, scaler, settings) if args.resume else None
     if state is None:
         untrained = None
-        if run.first:
+        if run.is_main:
             scores, _ = held_out(model, tokenizer, args.preset, args.data_root,
                                  rows=['ours'])
             untrained = scores.get('ours')
         state = {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': untrained}
     elif state['step'] > last_step:
-        raise ValueError(f'{run.last} is of step {state["step"]}, past the last one, '
+        raise ValueError(f'{run.last_pt} is of step {state["step"]}, past the last one, '
                          f'{last_step}: ask for more --steps or --epochs')
     elif args.lr_schedule == 'linear' and state['last_step'] != last_step:
         run.say(f'the rate was to reach 0 after step {state["last_step"]}: '
@@ -326,7 +326,7 @@ def train(args):
                           run, state)
     if stop:
         return run.leave(stop, state['step'])
-    if run.first:
+    if run.is_main:
         finish(args, run, model, tokenizer, state, absent=len(pairs.absent))
     launch.wait_for_all()
     return 0
@@ -374,7 +374,7 @@ def finish(args, run, model, tokenizer, state, absent):
     """
     device = next(model.parameters()).device
     if args.precision in HALF:      # hold_frozen has rounded weights; load them again
-        model = load(args, run.last)[0].to(device)
+        model = load(args, run.last_pt)[0].to(device)
     scores, counts = held_out(model.eval(), tokenizer, args.preset, args.data_root)
     columns = {'untrained': state['untrained'], 'trained': scores.get('ours'),
                'oracle': scores.get('oracle'), 'ceiling': scores.get('ceiling')}

@@ -24,7 +24,6 @@ from benchmarks.ade20k import list_ade20k
 from benchmarks.avsbench import list_avs_ms3, list_avs_s4, with_negatives
 from benchmarks.flickr import list_flickr
 from benchmarks.is4 import list_is4, list_vpo
-from benchmarks.lists import BenchmarkSample
 from benchmarks.mixtures import list_vgg_duet, list_vgg_instruments
 from benchmarks.vggss import extended, list_vggss
 

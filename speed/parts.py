@@ -27,8 +27,10 @@ def one_thread():
     """For a with statement: torch computes on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 # ---- section `load` ---------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from PIL import Image
 
 import data
 import evaluate
-from benchmarks import BenchmarkSample
+from benchmarks.lists import BenchmarkSample
 from figures import report
 
 TASKS = {task: tuple(metrics) for task, metrics in evaluate.TASKS.items()}      # benchmarks

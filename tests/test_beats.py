@@ -9,7 +9,8 @@ import torch
 from torchaudio.compliance import kaldi
 
 from beats import (BEATs, BEATsConfig, FBANK_MEAN, FBANK_STD, fbank, feature_layers, load_beats,
-                   relative_bucket, save_beats)
+                   relative_bucket)
+from miniature.pretraining.tiny_beats import save_beats
 
 SMALL = dict(encoder_layers=3, encoder_embed_dim=32, encoder_ffn_embed_dim=48,
              encoder_attention_heads=4, embed_dim=16, predictor_class=5)

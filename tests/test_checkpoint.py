@@ -70,7 +70,7 @@ def hear(monkeypatch, numbers, steps):
     if steps:
         checkpoint.taking_steps.set()
     try:
-        checkpoint._watch()
+        checkpoint.wait_for_signals()
     except Ended:
         pass
     finally:

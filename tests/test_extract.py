@@ -153,7 +153,8 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path):
     for read, sentence in ((lambda: read_sound(silent, 0, 10), 'silent.mp4 has no audio track'),
                            (lambda: read_frame(short, 5), 'short.mkv shows nothing at 5.0 s'),
                            (lambda: read_sound(truncated, 0, 10), 'truncated.mkv is cut short'),
-                           (lambda: read_frame(headless, 5), r'headless.mp4 cannot be decoded \(Inv'),
+                           (lambda: read_frame(headless, 5),
+                            r'headless.mp4 cannot be decoded \(Inv'),
                            (lambda: read_sound(tmp_path, 0, 10), 'a folder or a pipe'),
                            (lambda: read_frame(tmp_path / 'no.mp4', 5), 'no.mp4 is missing'),
                            (lambda: read_sound(late, 0, 10), 'late.mkv has no sound in the 10 s')):

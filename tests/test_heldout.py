@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import data
 import heldout
 import model as model_file
-from benchmarks import BenchmarkSample
+from benchmarks.lists import BenchmarkSample
 from localise import localise
 from figures import report
 from heldout import BothRight

@@ -106,7 +106,7 @@ def test_a_format_whose_truncation_goes_unnoticed_is_read_where_it_is_long_enoug
     assert np.allclose(media.read_audio(path, 1.0), TONE[:RATE], atol=1e-4)
     content = path.read_bytes()
     path.write_bytes(content[:len(content) // 4])
-    refused(first_second, path, f'shorter than 1 s.*{kind.get("format", "WAV")}.*save it as wav')
+    refused(first_second, path, f'ends early.*{kind.get("format", "WAV")}.*save it as wav')
 
 
 def test_a_damaged_header_does_not_ask_for_all_memory(tmp_path):
@@ -217,7 +217,7 @@ def stereo(path, left, right, **more):
 
 def test_channels_that_cancel_each_other_are_heard_by_the_loudest_and_told_once(
         tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(media, '_files_that_cancel', [])
+    monkeypatch.setattr(media, 'files_that_cancel', [])
     for name, right in (('a', -TONE), ('b', -TONE), ('c', -0.8 * TONE), ('d', 0.2 - TONE)):
         wav = media.read_audio(stereo(tmp_path / f'{name}.wav', TONE, right), 2.0)
         assert np.allclose(wav, TONE, atol=1e-6), name
@@ -237,7 +237,7 @@ def test_left_and_right_are_the_first_two_of_more_channels(tmp_path):
 
 
 def test_other_channels_are_averaged(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(media, '_files_that_cancel', [])
+    monkeypatch.setattr(media, 'files_that_cancel', [])
     one, two = np.random.default_rng(0).normal(0, 0.1, (2, 2 * RATE))
     silence = np.zeros_like(one)
     for left, right in ((one, two), (one, -0.5 * one + 0.5 * two), (one, silence),
@@ -347,8 +347,8 @@ def test_one_colour_declared_transparent_is_white(tmp_path, mode, suffix, clear)
 
 def test_half_transparent_pixels_are_blended_and_palettes_with_alpha_are_read():
     half = Image.new('RGBA', (2, 2), (0, 100, 200, 128))
-    assert np.abs(np.asarray(media._opaque(half, 'white')) - (127, 177, 227)).max() <= 1
-    assert (np.asarray(media._opaque(half_clear('P').convert('PA'), 'white'))[:, :30] == 255).all()
+    assert np.abs(np.asarray(media.opaque(half, 'white')) - (127, 177, 227)).max() <= 1
+    assert (np.asarray(media.opaque(half_clear('P').convert('PA'), 'white'))[:, :30] == 255).all()
 
 
 @pytest.mark.parametrize('save', [{}, {'quality': 75}])

@@ -392,7 +392,7 @@ def test_instruments_and_duets_pair_samples_of_different_classes(every_benchmark
     assert {a for _, a, _, _ in rows} <= set(benchmarks.INSTRUMENTS)
     for name, record in records.items():
         with open(folder / f'annotations/{name}.pkl', 'rb') as file:
-            mask = media._ArraysOnly(file).load()
+            mask = media.ArraysOnly(file).load()
         assert type(mask) is np.ndarray and mask.dtype == np.uint8
         assert set(np.unique(mask)) == {0, 1}
         assert list(scenes.box_of(mask)) == record['objects'][0]['box']

@@ -1,5 +1,7 @@
 """The tiny BEATs: names what it hears, several things at once, as the real one after AudioSet."""
 
+import dataclasses
+import io
 import math
 
 import numpy as np
@@ -7,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from tqdm import trange
 
-from beats import BEATs, BEATsConfig, fbank, load_beats, save_beats
+from beats import FIXED, BEATs, BEATsConfig, fbank, load_beats
+from launch import write_file
 from miniature.drawings import SOUNDING
 from miniature.scenes import sample_generator
 from miniature.sounds import AMBIENT, mixture, sound
@@ -83,6 +86,14 @@ def pretrain_beats(path, seed, steps=STEPS):
         bar.set_postfix(loss=f'{loss.item():.3f}')
     save_beats(path, beats)
     return check_beats(path, seed)
+
+
+def save_beats(path, model):
+    """Write {'cfg', 'model'} as the official files do, in float16."""
+    weights = {name: weight.detach().cpu().half() for name, weight in model.state_dict().items()}
+    content = io.BytesIO()
+    torch.save({'cfg': {**FIXED, **dataclasses.asdict(model.cfg)}, 'model': weights}, content)
+    write_file(path, content.getvalue())
 
 
 def check_beats(path, seed):
