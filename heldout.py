@@ -19,6 +19,10 @@ from metrics import Segmentation, SingleSource, Streaming, mean
 from model import PRESETS
 
 ROWS = ('ours', 'oracle', 'ceiling')    # ceiling: the ground-truth masks as heatmaps
+PRINTED = {     # {key of summary.json: its name in table_of}
+    'cIoU': 'cIoU on boxes', 'AUC': 'AUC on boxes', 'mIoU': 'mIoU, all scenes',
+    'mIoU_multi': 'mIoU, two sounding objects', 'both_right': 'both sounds right',
+    'area_silence': 'area under silence', 'area_noise': 'area under noise'}
 
 
 class MaskIoU(Segmentation):
@@ -129,11 +133,12 @@ def summarised(vggss, is4):
 def table_of(columns):
     """The table that train.py prints, in per cent. columns: {name: scores, or None} -> text"""
     rows = []
-    for name in ('cIoU', 'AUC', 'mIoU', 'mIoU_multi', 'both_right', 'area_silence', 'area_noise'):
+    for name, words in PRINTED.items():
         factor = 100 if name.startswith('area') else 1      # areas are fractions
         values = [(scores or {}).get(name) for scores in columns.values()]
-        rows.append([f'{name}, %', *(value and value * factor for value in values)])
-    return table(rows, ['', *columns])
+        rows.append([words, *(value and value * factor for value in values)])
+    names = ['perfect masks' if name == 'ceiling' else name for name in columns]
+    return table(rows, ['%', *names])
 
 
 def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, frames=6):

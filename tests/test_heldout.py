@@ -12,6 +12,7 @@ import data
 import heldout
 import model as model_file
 from benchmarks.lists import BenchmarkSample
+from conftest import ROOT
 from localise import localise
 from figures import report
 from heldout import BothRight
@@ -276,6 +277,18 @@ def test_the_sheet_shows_untrained_trained_and_oracle_in_their_columns(monkeypat
     assert path == 'a.png' and names == ['dog', 'cat']
     assert columns == ['frame', 'sounding object', 'untrained', 'trained', 'text oracle']
     assert [row[1:] for row in rows] == 2 * [[224 * 50, 0.1, 0.2, 0.3]]
+
+
+def test_the_printed_table_has_the_words_of_the_page_of_results():
+    page = (ROOT / 'docs/results.md').read_text(encoding='utf-8')
+    lines = page.partition('\n## Held-out scenes')[2].partition('\n| % |')[2].split('\n')[2:9]
+    of_page = [line.split(' | ')[0].removeprefix('| ') for line in lines]
+    scores = {'cIoU': 1.0, 'AUC': 2.0, 'mIoU': 3.0, 'mIoU_multi': 4.0, 'both_right': 5.0,
+              'area_silence': 0.06, 'area_noise': 0.07}
+    heading, _, *printed = heldout.table_of({'untrained': None, 'ceiling': scores}).split('\n')
+    assert [line[:26].rstrip() for line in printed] == of_page
+    assert [line[26:].split() for line in printed] == [['-', f'{k}.0'] for k in range(1, 8)]
+    assert heading.split('  ')[-1] == 'perfect masks' and '| perfect masks |' in page
 
 
 HALF = torch.tensor([[[1., 1, 0, 0], [1, 1, 0, 0]]])                    # (1, H, W)
