@@ -78,7 +78,7 @@ def held_out(model, tokenizer, preset, data_root, rows=ROWS, batch_size=32):
     cIoU, AUC: VGG-SS, boxes. mIoU: every sample with a mask (VGG-SS has them in the miniature
     only). mIoU_multi, both_right: IS4, whose frames hold two sounding objects. area_silence,
     area_noise: VGG-SS's frames under silence and noise, row 'ours' only. In per cent; areas are
-    fractions. A score without samples is None. Missing and unreadable samples are printed.
+    fractions. A score without samples is None. Prints what is unreadable, and once what is missing.
     """
     config = PRESETS[preset]
     vggss = {'box': {row: SingleSource() for row in rows},
@@ -88,7 +88,7 @@ def held_out(model, tokenizer, preset, data_root, rows=ROWS, batch_size=32):
         try:
             dataset = Benchmark(name, data_root, config.image_size, config.seconds)
         except FileNotFoundError as error:
-            print(f'held-out scores without {name}: {error}')
+            say(f'held-out scores without {name}: {error}')
             continue
         if name == 'vggss':                 # each frame also under silence and under noise
             dataset.samples += [replace(s, condition=condition, number=number)
@@ -100,10 +100,16 @@ def held_out(model, tokenizer, preset, data_root, rows=ROWS, batch_size=32):
         score(dataset, batches, metrics, localiser)
         n = dataset.expected - len(dataset.missing) - len(set(dataset.unreadable))
         if n < dataset.expected:
-            print(f'{name}: scored {n} of {dataset.expected} samples')
+            say(f'{name}: scored {n} of {dataset.expected} samples')
     if lone := is4['pair']['ours'].waiting:
-        print(f'is4: {len(lone)} frames lack their second sound')
+        say(f'is4: {len(lone)} frames lack their second sound')
     return summarised(vggss, is4)
+
+
+@functools.cache
+def say(sentence):
+    """Print a sentence once: a training calls held_out twice."""
+    print(sentence)
 
 
 def localise_with_ceiling(model, samples, words, cache):
