@@ -24,7 +24,7 @@ TILE = 128                  # height of a tile
 GAP = 6                     # between tiles
 MARGIN = 12
 LINE = 18                   # height of a line of text
-LETTERS = 18                # in a line of a row's label
+LETTERS = 18                # in a line of a row's label; more where an id is longer
 INK = (25, 25, 25)          # colour of a label's name
 QUIET = (110, 110, 110)     # and of its facts
 BLANK = (240, 240, 240)     # where a tile is missing, or narrower than its column
@@ -112,8 +112,12 @@ def contact_sheet(rows, path, columns, labels, title=''):
 
 
 def label_lines(label):
-    """-> [(text, colour)], as many as fit beside a tile: a longer name ends in an ellipsis."""
+    """-> [(text, colour)], as many as fit beside a tile: a longer name ends in an ellipsis.
+
+    Breaks between words only, so that an id can be read and searched for.
+    """
     name, *facts = label.split('\n')[:TILE // LINE]
     free = max(1, TILE // LINE - len(facts))
-    lines = textwrap.wrap(name, LETTERS, max_lines=free, placeholder='…')
+    width = max([LETTERS, *(len(word) + 1 for word in name.split())])       # 1: of the ellipsis
+    lines = textwrap.wrap(name, width, break_on_hyphens=False, max_lines=free, placeholder='…')
     return [(line, INK) for line in lines] + [(fact, QUIET) for fact in facts]
