@@ -28,11 +28,11 @@ from tqdm import tqdm
 
 from benchmarks import BENCHMARKS
 from benchmarks.lists import files_of_root, read_labels
-from benchmarks.maps import maps_below, save_confidences, save_heatmaps
+from benchmarks.maps import maps_below, open_others, save_confidences, save_heatmaps, with_others
 from data import Benchmark, draw_miniature
 from figures.compare import comparison
 from figures.own import one_pair
-from figures.report import draw_report, draw_sheets, ids_to_show, open_others, with_others
+from figures.report import draw_report, draw_sheets, ids_to_show
 from figures.scores import in_json, print_counts, scores_of, write_scores
 from figures.tables import EXTENDED, ORACLE_TASKS, task_tables
 from launch import (between, check_outputs, gather_lists, given_options, overwritten,

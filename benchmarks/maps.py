@@ -1,4 +1,4 @@
-"""Heatmaps on disk: <folder>/<benchmark>/<id>.npy, ours or any other method's (--heatmaps).
+"""Heatmaps on disk: <folder>/<benchmark>/<id>.npy, ours or another method's (--heatmaps, --beside).
 
 A mixture has a map for each source, <id>_0.npy and <id>_1.npy. An extended set needs a confidence
 of each sample too: confidence.csv, lines id,confidence.
@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from benchmarks.lists import read_rows, unique
-from launch import write_file
+from launch import rank_and_processes, write_file
 from media import GROUND_TRUTH_SIZE, SampleError, check_file, file_of
 from metrics import top_quarter_mean
 
 SIZE = (GROUND_TRUTH_SIZE, GROUND_TRUTH_SIZE)                   # H, W
 PAIR_SIZE = (GROUND_TRUTH_SIZE, 2 * GROUND_TRUTH_SIZE)          # two frames side by side
+BY = 'by '          # begins the name of the row of another method (--beside)
 
 
 def save_heatmaps(folder, ids, maps):
@@ -128,3 +130,52 @@ def read_maps(folder, needs, confidences, samples):
         else:
             raise ValueError(f'{folder}/confidence.csv has no line for {name}: add it')
     return {'ours': maps}
+
+
+# ---- Other methods' maps beside ours (--beside) --------------------------------------------------
+def open_others(methods, dataset, tasks):
+    """--beside: the maps of other methods. -> {row: localiser}, of those that have this benchmark
+
+    methods: [(name, folder)], folders as of --save-heatmaps. tasks: {task: metric}.
+    """
+    needs = {key for metric in tasks.values() for key in metric.needs}
+    others = {}
+    for method, folder in methods:
+        maps = Path(folder, dataset.name)
+        try:
+            if not maps.is_dir():
+                raise FileNotFoundError(f'there is no folder {maps}')
+            confidences = read_confidences(maps)
+            lacking = [s.id for s in dataset.samples if s.id not in confidences]
+            if confidences and lacking:
+                raise ValueError(f'{maps}/confidence.csv has no line for {lacking[0]}')
+            others[BY + method] = maps_below(maps, needs)
+        except (OSError, ValueError) as error:      # it must not cost the run its scores
+            if rank_and_processes()[0] == 0:
+                print(f'{dataset.name}: {method} is not shown: {error}')
+    return others
+
+
+def with_others(localiser, others, benchmark, shown, samples):
+    """The maps of a localiser, and of others beside them. -> {row: maps}
+
+    others: see open_others. Their maps are read of the samples with an id in `shown` alone, but of
+    all in the extended sets, for Figure 7, where 'confidence' becomes {row: number}.
+    """
+    maps = localiser(samples)
+    for sample in samples:
+        if 'confidence' in sample:
+            sample['confidence'] = {'ours': sample['confidence']}
+    for row, read in others.items():
+        maps[row] = [None] * len(samples)
+        for i, sample in enumerate(samples):
+            wanted = 'confidence' in sample or sample['id'] in shown
+            if 'error' in sample or not wanted:
+                continue
+            copy = dict(sample)         # gets an error or a confidence of this row
+            [maps[row][i]] = read([copy])['ours']
+            if 'error' in copy:
+                tqdm.write(f'{benchmark}: {row}: {copy["error"]}')
+            elif 'confidence' in copy:
+                sample['confidence'][row] = copy['confidence']
+    return maps

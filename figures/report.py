@@ -19,69 +19,18 @@ import jinja2
 import numpy as np
 import soundfile
 from PIL import Image
-from tqdm import tqdm
 
-from benchmarks.maps import maps_below, read_confidences
+from benchmarks.maps import BY
 from figures import attempt, curves
 from figures.pictures import contact_sheet, ground_truth_tile, heat_colours, overlay
 from figures.tables import BENCHMARK_NAMES, EXTENDED, TASK_NAMES, cell_text, grids, score_of
-from launch import rank_and_processes, write_file
+from launch import write_file
 from media import SAMPLE_RATE, displayable
 from metrics import CONDITIONS
 
-BY = 'by '                  # begins the name of the row of another method (--beside)
 LOUD = 0.35                 # root mean square of a sound; a louder one is played at SOFTENED
 SOFTENED = 0.1
 SOUND_SECONDS = 240         # in one report, each 43 KB (16 kHz, 16 bit, base64)
-
-
-# ---- Other methods' maps beside ours (--beside) --------------------------------------------------
-def open_others(methods, dataset, tasks):
-    """--beside: the maps of other methods. -> {row: localiser}, of those that have this benchmark
-
-    methods: [(name, folder)], folders as of --save-heatmaps. tasks: {task: metric}.
-    """
-    needs = {key for metric in tasks.values() for key in metric.needs}
-    others = {}
-    for method, folder in methods:
-        maps = Path(folder, dataset.name)
-        try:
-            if not maps.is_dir():
-                raise FileNotFoundError(f'there is no folder {maps}')
-            confidences = read_confidences(maps)
-            lacking = [s.id for s in dataset.samples if s.id not in confidences]
-            if confidences and lacking:
-                raise ValueError(f'{maps}/confidence.csv has no line for {lacking[0]}')
-            others[BY + method] = maps_below(maps, needs)
-        except (OSError, ValueError) as error:      # it must not cost the run its scores
-            if rank_and_processes()[0] == 0:
-                print(f'{dataset.name}: {method} is not shown: {error}')
-    return others
-
-
-def with_others(localiser, others, benchmark, shown, samples):
-    """The maps of a localiser, and of others beside them. -> {row: maps}
-
-    others: see open_others. Their maps are read of the samples with an id in `shown` alone, but of
-    all in the extended sets, for Figure 7, where 'confidence' becomes {row: number}.
-    """
-    maps = localiser(samples)
-    for sample in samples:
-        if 'confidence' in sample:
-            sample['confidence'] = {'ours': sample['confidence']}
-    for row, read in others.items():
-        maps[row] = [None] * len(samples)
-        for i, sample in enumerate(samples):
-            wanted = benchmark in EXTENDED or sample['id'] in shown
-            if 'error' in sample or not wanted:
-                continue
-            copy = dict(sample)         # gets an error or a confidence of this row
-            [maps[row][i]] = read([copy])['ours']
-            if 'error' in copy:
-                tqdm.write(f'{benchmark}: {row}: {copy["error"]}')
-            elif 'confidence' in copy:
-                sample['confidence'][row] = copy['confidence']
-    return maps
 
 
 # ---- What is shown -------------------------------------------------------------------------------
