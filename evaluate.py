@@ -280,7 +280,8 @@ def evaluate(args):
     localisers = {name: localiser_of(dataset, tasks_of(name, args.wanted), model, tokenizer,
                                      args.heatmaps, args.mixture_labels, args.mixture_rows)
                   for name, dataset in datasets.items()}
-    rows = ('ours', 'oracle', *(MIXTURE_ROWS if args.mixture_rows else ()))
+    first = 'heatmaps' if args.heatmaps else 'ours'
+    rows = (first, 'oracle', *(MIXTURE_ROWS if args.mixture_rows else ()))
     paper = variant if preset == 'paper' else None          # the miniature has no row in the paper
     scores = {row: {task: {} for task in args.wanted} for row in rows}
     scored = {}

@@ -103,7 +103,7 @@ def maps_below(folder, needs):
 
 
 def read_maps(folder, needs, confidences, samples):
-    """As localise.localise, from files. -> {'ours': a map, or None, of each sample}
+    """As localise.localise, from files. -> {'heatmaps': a map, or None, of each sample}
 
     needs: what the metrics need of a sample: two maps for its 'sources', and its 'confidence',
     which is added (without confidences SLAVC's own). A sample that lacks a map gets an 'error'.
@@ -129,7 +129,7 @@ def read_maps(folder, needs, confidences, samples):
             sample['confidence'] = confidences[name]
         else:
             raise ValueError(f'{folder}/confidence.csv has no line for {name}: add it')
-    return {'ours': maps}
+    return {'heatmaps': maps}
 
 
 # ---- Other methods' maps beside ours (--beside) --------------------------------------------------
@@ -165,7 +165,7 @@ def with_others(localiser, others, benchmark, shown, samples):
     maps = localiser(samples)
     for sample in samples:
         if 'confidence' in sample:
-            sample['confidence'] = {'ours': sample['confidence']}
+            sample['confidence'] = dict.fromkeys(maps, sample['confidence'])
     for row, read in others.items():
         maps[row] = [None] * len(samples)
         for i, sample in enumerate(samples):
@@ -173,7 +173,7 @@ def with_others(localiser, others, benchmark, shown, samples):
             if 'error' in sample or not wanted:
                 continue
             copy = dict(sample)         # gets an error or a confidence of this row
-            [maps[row][i]] = read([copy])['ours']
+            [maps[row][i]] = read([copy])['heatmaps']
             if 'error' in copy:
                 tqdm.write(f'{benchmark}: {row}: {copy["error"]}')
             elif 'confidence' in copy:

@@ -46,9 +46,9 @@ def named(scores):
 
 
 def in_json(scores):
-    """The tasks of 'ours' at the top, each other row under its own name."""
+    """The tasks of 'ours', or of 'heatmaps', at the top, each other row under its own name."""
     rows = named(scores)
-    return {**rows.pop('ours', {}), **rows}
+    return {**rows.pop('ours', {}), **rows.pop('heatmaps', {}), **rows}
 
 
 def without_nan(value):

@@ -56,9 +56,9 @@ def task_tables(task, rows, paper=None):
 
     rows: {row: {benchmark: {metric: value, 'n': N, 'n_expected': M} or None}}, rows of any names,
     all of the same benchmarks, all dashes for None. 'oracle' is left out of Tables 3 to 5 and 8.
-    paper: the variant ('av', 'av_llm') whose row in the paper stands below 'ours', and every other
-    row has the paper's below it, where the paper has one; or None. Of a list of scores, one per
-    threshold of a sweep, the middle one is shown: threshold 0.5.
+    paper: the variant ('av', 'av_llm') whose row in the paper stands below 'ours' or 'heatmaps',
+    and every other row has the paper's below it, where the paper has one; or None. Of a list of
+    scores, one per threshold of a sweep, the middle one is shown: threshold 0.5.
     """
     return '\n\n'.join(f'{title}\n{table(lines, columns, decimals)}'
                        for title, columns, decimals, lines in grids(task, rows, paper))
@@ -92,9 +92,9 @@ def named_rows(task, benchmark, rows, paper):
         if row == 'oracle' and task not in ORACLE_TASKS:
             continue
         named.append((row, sets.get(benchmark) or {}))
-        key = {'ours': paper, 'oracle': ORACLE}.get(row, row)
+        key = {'ours': paper, 'heatmaps': paper, 'oracle': ORACLE}.get(row, row)
         if printed.get((task, benchmark, key)):             # a row of dashes is left out
-            title = ROW_NAMES[paper] if row == 'ours' else f'paper, {row}'
+            title = ROW_NAMES.get(key, f'paper, {row}')
             named.append((title, printed[task, benchmark, key]))
     return named
 

@@ -242,6 +242,21 @@ def test_saved_maps_score_the_same_without_a_model(everything, monkeypatch, tmp_
     assert run.reports[0][-1]['heatmaps'] == str(out / 'maps')
 
 
+def test_maps_on_disk_are_not_called_ours(everything, monkeypatch, tmp_path, capsys):
+    _, results, out = everything
+    run = Run(monkeypatch, tmp_path)
+    run('--heatmaps', out / 'maps', '--preset', 'paper', '--figures', tmp_path / 'pictures',
+        '--csv', tmp_path / 'a.csv', '--benchmarks', 'vggss', 'ext_vggss',
+        '--beside', f'others={out / "maps"}')
+    said = capsys.readouterr().out
+    assert 'VGG-SS     heatmaps ' in said and 'paper, AV alignment  49.5' in said
+    assert 'ours' not in said and 'Extended VGG-SS  heatmaps' in said
+    [(_, tables, _, _)] = run.reports
+    assert [list(rows) for rows, _ in tables.values()] == 2 * [['heatmaps', 'oracle']]
+    rows = {line.partition(',')[0] for line in (tmp_path / 'a.csv').read_text().splitlines()}
+    assert rows == {'row', 'heatmaps'}
+
+
 def test_maps_without_confidences_are_ranked_by_their_highest_quarter(monkeypatch, tmp_path,
                                                                       capsys):
     run = Run(monkeypatch, tmp_path)

@@ -234,7 +234,7 @@ def test_maps_are_read_by_id_with_their_own_confidence_and_the_rest_of_their_sam
     samples = [{'id': name} for name in 'abcd']
     confidences = {'d': .3, 'c': .2, 'a': .1, 'z': .9}
     found = read_maps(tmp_path, {'boxes', 'confidence'}, confidences, samples)
-    for one, value in zip(found['ours'], (.25, None, .75, .5)):
+    for one, value in zip(found['heatmaps'], (.25, None, .75, .5)):
         assert one is None if value is None else torch.equal(one, ramp(value))
     assert [s.get('confidence') for s in samples] == [pytest.approx(.1), None, pytest.approx(.2),
                                                       pytest.approx(.3)]
@@ -248,10 +248,10 @@ def test_two_maps_of_a_mixture_keep_their_order_and_orientation(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ['m_0.npy', 'm_1.npy']
     sample = {'id': 'm'}
     found = read_maps(tmp_path, {'sources'}, {}, [sample])
-    assert torch.equal(found['ours'][0], wide) and 'error' not in sample
+    assert torch.equal(found['heatmaps'][0], wide) and 'error' not in sample
     np.save(tmp_path / 'm_1.npy', np.zeros((448, 224), np.float16))
     found = read_maps(tmp_path, {'sources'}, {}, [sample])
-    assert found['ours'] == [None] and '(448, 224)' in str(sample['error'])
+    assert found['heatmaps'] == [None] and '(448, 224)' in str(sample['error'])
 
 
 def test_maps_of_whole_numbers_and_pictures_reach_from_0_to_1(tmp_path):

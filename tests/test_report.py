@@ -132,6 +132,11 @@ def test_our_rows_are_marked_and_no_others(tmp_path):
     assert kinds == ['ours', 'other', 'other', 'other'] * 2
 
 
+def test_the_row_of_maps_on_disk_is_marked_as_ours_is(tmp_path):
+    page = page_of(tmp_path, [], {'single': ({'heatmaps': {'vggss': SCORES}}, None)})
+    assert [attributes['class'] for attributes in page.all('tr') if attributes] == ['ours']
+
+
 def test_each_sound_of_a_card_has_its_own_name_and_puts_its_own_overlay_on_the_frame(tmp_path):
     two = [example('interactive', 'is4', group='a', label=name) for name in ('dog', 'cat')]
     page = page_of(tmp_path, two)
