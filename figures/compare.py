@@ -82,7 +82,19 @@ def one_table(number, measured):
     """Table `number` of the paper. measured: {(task, benchmark, row): {metric: value}}"""
     printed = paper_scores([number])
     task = next(iter(printed))[0]
-    [headings] = [names for title, _, names in TABLES[task] if str(number) in title]
+    parts = []
+    for title, _, headings in TABLES[task]:
+        if str(number) in title:
+            title = title.replace('Tables 1 and 2', f'Table {number}')
+            columns = ['benchmark', 'method', *headings.values(), 'n']
+            lines = lines_of(task, headings, printed, measured)
+            parts.append(f'{TASK_NAMES[task]} ({title}), measured | paper\n'
+                         f'{table(lines, columns)}')
+    return '\n\n'.join(parts)
+
+
+def lines_of(task, headings, printed, measured):
+    """The lines of a table with these metrics. printed: the paper's scores, keys as of measured"""
     lines = []
     for benchmark in dict.fromkeys(benchmark for _, benchmark, _ in printed):
         name = BENCHMARK_NAMES[benchmark]
@@ -97,8 +109,7 @@ def one_table(number, measured):
             for metric in headings:
                 places = 2 if 'FPR' in metric else 1
                 halves = [cell_text(score_of(one, metric), places) for one in (scores, paper)]
-                cells.append('{:>5} | {:>5}'.format(*halves))       # measured | paper
+                cells.append('{:>5} | {:>4}'.format(*halves))       # measured | paper
             lines.append([name, METHODS.get(row, row), *cells, count_of(scores)])
             name = ''
-    columns = ['benchmark', 'method', *headings.values(), 'n']
-    return f'{TASK_NAMES[task]} (Table {number}), measured | paper\n{table(lines, columns)}'
+    return lines
