@@ -13,6 +13,7 @@ one that fails is named and costs no other. An example is a sample of data.Bench
 import base64
 import io
 import math
+from collections import Counter
 from pathlib import Path
 
 import jinja2
@@ -35,8 +36,14 @@ SOUND_SECONDS = 240         # in one report, each 43 KB (16 kHz, 16 bit, base64)
 
 # ---- What is shown -------------------------------------------------------------------------------
 def ids_to_show(samples, frames):
-    """Ids of up to that many frames, spread over a benchmark, each with all of its sounds."""
-    groups = list(dict.fromkeys(sample.group for sample in samples))
+    """Ids of up to that many frames, spread over a benchmark, each with all of its sounds.
+
+    Frames with several sounds, where there are enough of them: many of VPO-MS have one.
+    """
+    sounds = Counter(sample.group for sample in samples)
+    groups = [group for group, count in sounds.items() if count > 1]
+    if len(groups) < frames:
+        groups = list(sounds)
     step = math.ceil(len(groups) / frames)
     chosen = set(groups[::step])
     return {sample.id for sample in samples if sample.group in chosen}

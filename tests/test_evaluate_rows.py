@@ -5,6 +5,7 @@ known_world.py says which maps, and how many units of each lie inside the ground
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import evaluate
 import figures.curves
 import metrics
+from figures import report
 from known_world import (EXTENDED, MIXED, NAMES, SHIFTS, SILENT, TASKS, Run, build, known_kind,
                          known_map, known_truth, one_thread)  # noqa: F401
 
@@ -376,6 +378,15 @@ def test_pictures_are_of_frames_spread_over_the_benchmark_with_all_sounds(monkey
            for (task, _), (examples, _) in run.sheets.items()}
     assert ids['interactive'] == ['a_1', 'a_2', 'c_1']      # the first and the third frame
     assert ids['robustness'] == ['a_1', 'a_1_silence', 'a_1_noise', 'a_1_offscreen']
+
+
+def test_pictures_prefer_frames_of_several_sounds_where_there_are_enough():
+    samples = [SimpleNamespace(id=f'{group}{k}', group=group)
+               for group, sounds in zip('abcdef', (1, 2, 1, 3, 1, 2)) for k in range(sounds)]
+    shown = {frames: report.ids_to_show(samples, frames) for frames in (1, 2, 3, 4, 6)}
+    assert [{name[0] for name in ids} for ids in shown.values()] == list(map(
+        set, ('b', 'bf', 'bdf', 'ace', 'abcdef')))
+    assert shown[3] == {'b0', 'b1', 'd0', 'd1', 'd2', 'f0', 'f1'}
 
 
 def test_the_curve_of_figure_7_has_its_axes_and_the_point_of_max_f1(everything, monkeypatch,
