@@ -6,7 +6,8 @@ one that fails is named and costs no other. An example is a sample of data.Bench
     condition: of CONDITIONS in AVSBench-Robust, 'sounding' or 'silent' in the extended sets
     frame (H, W, 3) uint8; truth (k, h, w), of k sources: two in a mixture, else one
     heats: {'overlay' or 'by <another method>': (k, h, w), or None without a map of the sample}
-    scores: {'IoU', 'confidence' or 'by <another method>': a number or None}, the last its IoU
+    scores: {'IoU', 'confidence' or 'by <another method>': a number or None}, the last its IoU; of a
+        mixture CAP, as a fraction, in place of IoU
     oracle: the text oracle's heatmap (h, w), or None; wav (samples,) in -1..1
 """
 
@@ -67,13 +68,13 @@ def examples_of(task, benchmark, metrics, pictured):
         else:                                   # of a mixture, whose two frames were squashed
             size = truth.shape[:0:-1]                                       # w, h
             frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-        heat, iou = heat_and_iou(name, metric, maps[first])
+        heat, score = heat_and_score(name, metric, maps[first])
         heats = {'overlay': heat}
-        scores = {'IoU': iou}
+        scores = {'IoU' if sample['sources'] is None else 'CAP': score}
         if 'confidence' in metric.needs:
             scores['confidence'] = metric.confidence[metric.ids.index(name)]
         for row in [row for row in maps if row.startswith(BY)]:
-            heats[row], scores[row] = heat_and_iou(name, metrics[row], maps[row])
+            heats[row], scores[row] = heat_and_score(name, metrics[row], maps[row])
         oracle = maps.get('oracle')
         examples.append({
             **sample, 'task': task, 'benchmark': benchmark, 'frame': frame, 'truth': truth,
@@ -81,13 +82,13 @@ def examples_of(task, benchmark, metrics, pictured):
     return examples
 
 
-def heat_and_iou(name, metric, heat):
-    """Of one row: the maps (k, h, w) of sample `name`, k sources, and its IoU; or None, None."""
+def heat_and_score(name, metric, heat):
+    """Of one row: the maps (k, h, w) of sample `name`, k sources, and its score; or None, None."""
     if name not in metric.ids:
         return None, None
     place = metric.ids.index(name)
     if 'sources' in metric.needs:               # each source beside the map it is scored with
-        return heat[metric.pairings[place]].numpy(), None
+        return heat[metric.pairings[place]].numpy(), metric.cap[place]
     return heat[None].numpy(), score_of({'IoU': metric.iou[place]}, 'IoU')
 
 

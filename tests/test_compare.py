@@ -201,7 +201,8 @@ def test_another_methods_maps_are_scored_and_shown_beside_ours(two_runs):
         assert list(mine['heats']) == ['overlay', 'by saved']       # the other has no folder
         ours, other = mine['heats'].values()
         assert np.allclose(other, ours, atol=1e-3)                  # sources in the same order
-        assert mine['scores']['by saved'] == mine['scores']['IoU']
+        score = 'CAP' if mine['task'] == 'multisource' else 'IoU'
+        assert mine['scores']['by saved'] == mine['scores'][score]
     assert list(curves) == ['precision_recall.png', 'precision_recall_ext_flickr.png']
     ours, saved = curves['precision_recall_ext_flickr.png'].values()
     assert list(curves['precision_recall_ext_flickr.png']) == ['ours', 'by saved']

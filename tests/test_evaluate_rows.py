@@ -332,7 +332,11 @@ def test_examples_hold_truth_map_and_iou_of_their_own_task(everything):
             assert np.array_equal(e['oracle'], known_map(e['id'], 'oracle'))
 
 
-def test_examples_of_mixtures_show_each_source_beside_the_map_that_it_is_scored_with(everything):
+CAP = {'a_1': (1 / 2 + 1) / 2,              # b_1: 1 or 3 of 10 units, the others among all the rest
+       'b_1': (.1 + .9 * 10 / 32 + .3 + .7 * 10 / 32) / 2}
+
+
+def test_examples_of_mixtures_show_each_source_beside_its_map_and_the_cap_of_both(everything):
     run, _, _ = everything
     examples = [e for e in run.reports[0][2] if e['task'] == 'multisource']
     for e in examples:
@@ -343,7 +347,7 @@ def test_examples_of_mixtures_show_each_source_beside_the_map_that_it_is_scored_
         for k in (0, 1):
             assert np.array_equal(e['truth'][k], truth[k])
             assert np.array_equal(e['heats']['overlay'][k], heat[k])
-        assert e['scores'] == {'IoU': None} and e['oracle'] is None
+        assert e['scores'] == pytest.approx({'CAP': CAP[e['id'][-3:]]}) and e['oracle'] is None
         assert e['frame'].shape == (224, 448, 3)
     assert len(examples) == 4
 

@@ -196,7 +196,7 @@ def mixture(**more):
     half = np.zeros((224, 448))
     half[50:150, 50:150] = 1
     return example('multisource', 'vgg_duet', label=['dog', 'cat'],
-                   frame=np.full((224, 448, 3), 255, np.uint8), scores={'IoU': None},
+                   frame=np.full((224, 448, 3), 255, np.uint8), scores={'CAP': 0.64},
                    truth=[half, half[:, ::-1]], heats={'overlay': [half, half[:, ::-1]]}, **more)
 
 
@@ -245,7 +245,7 @@ def test_sheet_of_each_task_has_the_papers_columns(tmp_path, kind, monkeypatch):
     if kind == 'multisource':                                       # each source in its own half
         left, right = rows[0][1], rows[0][3]
         assert (left[100, 100] == 255).all() and (right[100, 100] < 100).all()
-        assert (right[100, 348] == 255).all() and labels[0] == 'dog + cat'
+        assert (right[100, 348] == 255).all() and labels[0] == 'dog + cat\nCAP 0.64'
     if kind == 'segmentation':
         assert labels == ['a']                                      # the id, where no label is
 
