@@ -322,7 +322,8 @@ class Robustness(Streaming):
     conditions that have samples: global_score of mIoU and F, and the mean FPR.
     Paper [57]: F's thresholds begin at 0, so it is never below the score of predicting the whole
     frame: hence the 22.6 and 16.9 under every negative condition of Table 5.
-    Paper [58]: two of its G-FPR do not follow from the other columns; all its G-mIoU and G-F do.
+    Paper [58]: in its rows of this method two G-FPR do not follow from the other columns; all
+    G-mIoU and G-F do.
     """
     needs = ('mask', 'condition')
 

@@ -36,7 +36,7 @@ def loss_curve(log_path, png_path, p_pos, p_neg):
         raise ValueError(f'{log_path} holds no logged step yet, so there is no curve to draw.')
     titles = ['Training loss', 'Validation loss', 'Mask area (fraction of the image)',
               'Mask projection $w M_G + b$']
-    figure, axes = _axes((10, 6.4), 2, titles)
+    figure, axes = axes_of((10, 6.4), 2, titles)
     losses, validation, areas, w_axis = axes
     b_axis = w_axis.twinx()             # small changes of w and of b, each on its own scale
     b_axis.spines[:].set_visible(False)
@@ -73,7 +73,7 @@ def precision_recall_picture(metrics, path):
 
     metrics: {name: Extended}.
     """
-    figure, [axis] = _axes((5.6, 5), 1, ['Precision and recall; a dot is max-F1'])
+    figure, [axis] = axes_of((5.6, 5), 1, ['Precision and recall; a dot is max-F1'])
     r, p = np.meshgrid(np.linspace(0.01, 1, 100), np.linspace(0.01, 1, 100))
     f1 = 2 * p * r / (p + r)
     grey = axis.contour(r, p, f1, [0.2, 0.4, 0.6, 0.8], colors='#bbbbbb', linewidths=0.8)
@@ -114,7 +114,7 @@ def smooth(values):
     return [values[i - side:i + side + 1].mean() for i, side in enumerate(sides)]
 
 
-def _axes(size, columns, titles):
+def axes_of(size, columns, titles):
     """-> a figure of `size` inches, and a list of its axes, one per title."""
     import_matplotlib()
     from matplotlib.figure import Figure                # pyplot would need a display

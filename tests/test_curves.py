@@ -16,8 +16,8 @@ from metrics import Extended
 @pytest.fixture
 def drawn(monkeypatch):
     """Every figure that is drawn: [(figure, axes)]"""
-    made, axes = [], curves._axes
-    monkeypatch.setattr(curves, '_axes', lambda *given: made.append(axes(*given)) or made[-1])
+    made, axes = [], curves.axes_of
+    monkeypatch.setattr(curves, 'axes_of', lambda *given: made.append(axes(*given)) or made[-1])
     return made
 
 

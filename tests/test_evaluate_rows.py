@@ -404,8 +404,8 @@ def test_the_curve_of_figure_7_has_its_axes_and_the_point_of_max_f1(everything, 
     assert precision.tolist() == pytest.approx([2 / 5, 1 / 2, 2 / 3, 1, 1])
     assert recall.tolist() == pytest.approx([1, 2 / 3, 2 / 3, 2 / 3, 1 / 3])
     drawn = []
-    axes = figures.curves._axes
-    monkeypatch.setattr(figures.curves, '_axes',
+    axes = figures.curves.axes_of
+    monkeypatch.setattr(figures.curves, 'axes_of',
                         lambda *given: drawn.append(axes(*given)) or drawn[0])
     figures.curves.precision_recall_picture({'one': metric}, tmp_path / 'p.png')
     [axis] = drawn[0][1]
