@@ -277,9 +277,10 @@ class Extended(Streaming):
         hits = (detected & right).sum(1)                                    # (T,)
         found = (detected & sounding).sum(1)                                # (T,)
         misses = sounding.sum() - (hits if textbook else found)
+        hits = hits.double()                    # a ratio of integer tensors would be float32
         precision = (hits / detected.sum(1)).nan_to_num(1.0)                # 0/0: 1
         recall = (hits / (hits + misses)).nan_to_num(1.0)
-        return precision.double(), recall.double()
+        return precision, recall
 
     def average_precision(self, textbook=False):
         """The area under the interpolated precision-recall curve, in per cent."""
