@@ -169,6 +169,9 @@ def test_more_rows_of_a_mixture_show_where_its_loss_is(echo, monkeypatch):
     assert sorted(levels(found['hard_mask'][0])) == pytest.approx([.6, .9])
     assert levels(found['nearest_text'][0]) == pytest.approx(classes[text, 0].tolist())
     assert sorted(levels(found['true_classes'][0])) == pytest.approx([.3, .9])
+    sample['label'] = ['cat', 'cat']
+    found = localise_sources(echo, [sample], classes, names=['dog', 'cat', 'bird', 'frog'])
+    assert levels(found['true_classes'][0]) == pytest.approx([.44, .44])
 
 
 # ------------------------------------------------------------------------------------------------
