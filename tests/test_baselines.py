@@ -164,6 +164,14 @@ def test_boxes_of_a_file_come_best_first_and_none_means_the_whole_frame(tmp_path
     assert read_boxes(boxes_file(tmp_path, entry()), 1)['a'].tolist() == [[.5, 0, 1, 1]]
 
 
+def test_whole_pixels_of_a_box_of_a_file_stay_whole(tmp_path):
+    share = [9 / 224, 11 / 224, 13 / 224, 15 / 224]
+    [box] = read_boxes(boxes_file(tmp_path, entry(boxes=[share], scores=[1])))['a']
+    rows, columns = box_map(box).nonzero(as_tuple=True)
+    assert sorted({*columns.tolist()}) == [9, 10, 11, 12]
+    assert sorted({*rows.tolist()}) == [11, 12, 13, 14]
+
+
 @pytest.mark.parametrize('line, word', [
     (entry(boxes=[[0, 0, 224, 112], [0, 0, 1, 1]]), 'shares of the frame'),
     (entry(boxes=[[-.1, 0, 1, 1], [0, 0, 1, 1]]), 'shares of the frame'),
