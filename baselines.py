@@ -199,8 +199,7 @@ def run(args):
             folders = [(row, Path(args.save_heatmaps, row, name)) for row in rows]
         metrics, _ = score_benchmark(dataset, tasks, localisers[name], rows, args.batch_size,
                                      folders=folders, reading=args.reading)
-        add_scores(scores, args.wanted, dataset, metrics, paper, args.json, args.csv,
-                   binary=REGIONS)
+        add_scores(scores, args.wanted, dataset, metrics, paper, args.json, args.csv)
     print_retrieved(correct)
     return scores
 

@@ -157,18 +157,17 @@ def score_benchmark(dataset, tasks, localiser, rows, batch_size, shown=(), folde
 
 
 # ---- All benchmarks: from metrics to tables ------------------------------------------------------
-def add_scores(scores, wanted, dataset, metrics, paper, json_file, csv_file, binary=()):
+def add_scores(scores, wanted, dataset, metrics, paper, json_file, csv_file):
     """Add the scores of a benchmark; write all scores, and print the tables that are complete.
 
     scores: {row: {task: {benchmark: its scores}}}. wanted: {task: {benchmark: metric}}, all that
-    will be scored. metrics: {task: {row: metric}}. paper: see task_tables. binary: rows of 0/1
-    maps, which have no K highest pixels and so no adaptive scores.
+    will be scored. metrics: {task: {row: metric}}. paper: see task_tables.
     """
     for task, of_rows in metrics.items():
         for row, metric in of_rows.items():
             if row in scores:                       # not those of --beside
                 of_task = scores[row].setdefault(task, {})
-                of_task[dataset.name] = scores_of(metric, dataset, row in binary)
+                of_task[dataset.name] = scores_of(metric, dataset)
     if rank_and_processes()[0] > 0:
         return
     print_counts(dataset, metrics)

@@ -115,6 +115,7 @@ class Streaming:
     # Paper [50]: the IoU of an empty ground truth and an empty prediction. The VGG-SS evaluator
     # gets 0/0 = NaN, a failure even at the AUC's level of 0; the extended-set one gets 0.
     empty = 0.0
+    graded = 0      # batches with a value between 0 and 1; maps of 0 and 1 have no K highest pixels
 
     def __init__(self, threshold='fixed:0.5', reading='release'):
         self.threshold = threshold
@@ -134,6 +135,7 @@ class Streaming:
         ground_truth = ground_truth.to(heatmaps.device).float()
         if not (heatmaps.sum() + ground_truth.sum()).isfinite():
             raise ValueError('a heatmap or a ground truth holds NaN or infinity')
+        self.graded += bool(((heatmaps > 0) & (heatmaps < 1)).any())
         for sample in zip(heatmaps, ground_truth, *more):
             self.add(*sample)
 
@@ -157,6 +159,7 @@ class Streaming:
         """Add the samples of another metric of the same class."""
         for name in (*self.kept, 'ids'):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.graded += other.graded
 
 
 # ---- Single sound source localization (Tables 1 and 2) and segmentation (Table 6) ----------------

@@ -13,15 +13,15 @@ from figures.tables import ORACLE
 from launch import write_file
 
 
-def scores_of(metric, dataset, binary=False):
+def scores_of(metric, dataset):
     """A row's scores and counts; None if it has no sample (the oracle, without class names).
 
-    binary: whether its maps are 0 and 1, which have no adaptive scores.
+    Maps of 0 and 1, a region's, have no adaptive scores: all pixels of the region tie.
     """
     if not len(metric):
         return None
     scores = {name: value for name, value in metric.compute().items()
-              if not (binary and name.endswith('_adap'))}
+              if metric.graded or not name.endswith('_adap')}
     return {**scores, 'n': len(metric), 'n_expected': dataset.expected}
 
 

@@ -326,6 +326,10 @@ def test_every_cell_of_the_papers_baselines_is_filled_and_maps_score_as_saved(
     assert evaluate(args)['robustness'] == {
         name: scores['imagebind']['robustness'][name] for name in ('ext_vggss', 'robust_s4')}
     assert Path(tmp_path, 'maps/imagebind/ext_vggss/confidence.csv').is_file()
+    args = evaluate_args(['--heatmaps', str(tmp_path / 'maps/imagebind'), '--limit', '2',
+                          '--benchmarks', 'vggss', '--task', 'single',
+                          '--data-root', str(small_world)])
+    assert evaluate(args)['single'] == {'vggss': scores['imagebind']['single']['vggss']}
 
 
 def test_boxes_of_a_file_replace_the_detector(small_world, tmp_path, monkeypatch):

@@ -120,7 +120,7 @@ def test_rows_of_other_methods_are_scored_printed_and_written_like_ours(monkeypa
         dataset, evaluate.tasks_of('is4', wanted), localiser, list(scores), 16,
         folders=[('of text', tmp_path / 'maps/is4')])
     evaluate.add_scores(scores, wanted, dataset, meters, None, tmp_path / 'a.json',
-                        tmp_path / 'a.csv', binary=['of boxes'])
+                        tmp_path / 'a.csv')
     for task, values in FIRST.items():
         assert_scores(scores['of text'][task]['is4'], values, 4)
         found = scores['of boxes'][task]['is4']
