@@ -195,14 +195,15 @@ def data_parallel(model):
 def print_skipped(batch, before):
     """Print which pairs of a batch could not be read and were replaced.
 
-    before: how many there were before this batch. -> how many there are now
-    SampleError if a pair could not be replaced.
+    Of all processes: a collective call. before: how many there were before this
+    batch. -> how many there are now. SampleError if a pair could not be replaced.
     """
     if batch['errors']:
         raise batch['errors'][0]
-    skipped = sum(batch['unreadable'], [])
+    skipped = launch.gather_lists(sum(batch['unreadable'], []))
     for number, sentence in enumerate(skipped, before + 1):
-        tqdm.write(f'skipped ({number} so far): {sentence}')
+        if rank_and_processes()[0] == 0:
+            tqdm.write(f'skipped ({number} so far): {sentence}')
     return before + len(skipped)
 
 

@@ -262,6 +262,14 @@ def test_in_the_place_of_an_unreadable_pair_the_next_one_is_trained(training, tm
     assert rest.summary['skipped'] == {'without_files': 2, 'unreadable': 4}
 
 
+def test_skipped_pairs_of_all_processes_are_counted(monkeypatch, capsys):
+    monkeypatch.setattr(train.launch, 'gather_lists', lambda mine: [*mine, 'y of process 1'])
+    batch = {'errors': [], 'unreadable': [['x of process 0'], []]}
+    assert train.print_skipped(batch, 3) == 5
+    assert capsys.readouterr().out.splitlines() == [
+        'skipped (4 so far): x of process 0', 'skipped (5 so far): y of process 1']
+
+
 def test_ten_unreadable_pairs_in_a_row_stop_a_run(training, tmp_path):
     root = write_root(tmp_path / 'root')
     break_frames(root, *range(9))
