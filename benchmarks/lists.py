@@ -169,7 +169,8 @@ def read_labels(path, option):
     if not path.is_file():
         raise FileNotFoundError(f'no file of class names at {path}: correct {option}')
     lines = utf8_text(path, 'write a name per line').split('\n')
-    names = [line.strip() for line in lines if line.strip()]
+    names = [line.strip().strip('"') for line in lines]     # a csv quotes names with a comma
+    names = [name for name in names if name]
     if not names:
         raise ValueError(f'{path} holds no class name: write one per line')
     return list(unique(zip(names, names), path))

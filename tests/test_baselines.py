@@ -236,6 +236,8 @@ def test_candidates_are_the_benchmarks_own_names_or_those_of_a_file(tmp_path, ca
     path = tmp_path / 'labels.txt'
     path.write_text('dog\ncat, tabby\n\n', encoding='utf-8')
     assert read_labels(path, '--labels') == ['dog', 'cat, tabby']
+    path.write_bytes(b'dog\r\n"cat, tabby"\r\n')          # cut from a csv
+    assert read_labels(path, '--labels') == ['dog', 'cat, tabby']
     assert baselines.candidates(dataset_of('frog'), None, None, path) == ['frog']
     assert baselines.candidates(dataset_of(), None, None, path) == ['dog', 'cat, tabby']
     given = ['dog', 'cat']
