@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from beats import FRAME, HOP, N_MELS
@@ -288,6 +288,11 @@ def collate(samples):
         values = [s[key] for s in good]
         tensors = all(isinstance(value, torch.Tensor) for value in values)
         batch[key] = torch.stack(values) if tensors else values
+        if get_worker_info():
+            # DataLoader's queue does this too, but loses the batch, and the trainer waits for ever,
+            # where /dev/shm is full: 64 MB in a container. Here the error reaches the trainer.
+            for tensor in filter(torch.is_tensor, [batch[key]] if tensors else values):
+                tensor.share_memory_()
     return batch
 
 

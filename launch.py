@@ -112,6 +112,9 @@ def sentence_for(problem):
     full = "can't allocate memory" in text or 'MPS backend out of memory' in text
     if full or isinstance(problem, torch.OutOfMemoryError | MemoryError):
         return 'the device has too little memory: lower --batch-size'
+    if isinstance(problem, RuntimeError) and 'shared memory' in text:
+        return ('the loading processes find too little shared memory: enlarge /dev/shm (docker run '
+                '--shm-size 8g) or lower --workers, to 0 at the least; --resume goes on')
     if isinstance(problem, RuntimeError) and 'DataLoader worker' in text:
         reason = text.splitlines()[0].rstrip('. ')
         return (f'a loading process died ({reason}): free memory or lower --workers; --resume goes '

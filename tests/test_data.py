@@ -1,5 +1,6 @@
 """The loader on what real disks hold: odd audio, broken pictures, strange boxes, wrong lists."""
 
+import functools
 import json
 import os
 import shutil
@@ -223,3 +224,15 @@ def test_errors_travel_beside_the_good_samples():
     batch = data.collate([good, bad])
     assert batch['id'] == ['a'] and batch['image'].shape == (1, 3, 2, 2) and batch['mask'] == [None]
     assert [str(e) for e in batch['errors']] == ['b is bad']
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='a patched torch does not travel by spawn')
+def test_a_full_shared_memory_ends_the_loading_with_an_error(small_world, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError('unable to allocate shared memory(shm)')
+
+    pairs = data.VGGSound(small_world, 'train', 96, 2.0)
+    monkeypatch.setattr(data, 'DataLoader', functools.partial(data.DataLoader, timeout=30))
+    monkeypatch.setattr(torch.UntypedStorage, '_share_fd_cpu_', full)
+    with pytest.raises(RuntimeError, match='unable to allocate'):
+        next(iter(data.loader(pairs, workers=1, batch_size=2)))
