@@ -87,6 +87,7 @@ def run_script(name, main, interrupted):
     """
     try:
         code = main() or 0
+        print(end='', flush=True)               # an error where stdout is a full disk, say
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
         print(f'{name}: {interrupted}', file=sys.stderr)
@@ -97,8 +98,8 @@ def run_script(name, main, interrupted):
             print(f'{name}: {sentence}', file=sys.stderr)
         else:
             traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):          # the error that was printed
+        print(end='', flush=True)               # stdout is None where it is closed
     if dist.is_initialized():
         # A thread of gloo may still hold a tensor of its last all-reduce. To free it while Python
         # shuts down aborts the process, or deadlocks with DistributedDataParallel's destructor.

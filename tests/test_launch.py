@@ -178,6 +178,18 @@ def test_a_script_ends_with_one_sentence_and_a_code(monkeypatch, capsys, problem
     assert ('Traceback' in said) == (words == 'Traceback')
 
 
+@pytest.mark.parametrize('stdout, code', [(None, 0), ('/dev/full', 1)])
+def test_a_closed_or_full_stdout_gives_no_traceback(monkeypatch, capsys, stdout, code):
+    if stdout and not os.path.exists(stdout):
+        pytest.skip('no /dev/full here')
+    monkeypatch.setattr(sys, 'stdout', open(stdout, 'w') if stdout else None)
+    with pytest.raises(SystemExit) as end:
+        launch.run_script('a.py', lambda: print('scores'), '')
+    said = capsys.readouterr().err
+    assert end.value.code == code and 'Traceback' not in said
+    assert ('No space left' in said) == (code == 1)
+
+
 def test_acl_debug_shows_where_it_happened(monkeypatch, capsys):
     def main():
         raise ValueError('x is odd')
