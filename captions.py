@@ -442,8 +442,8 @@ def write_captions(out, lines, models):
 
 # ============ files of batches, and resuming ============
 
-GO_ON = ('free some space; the same command, without --overwrite, then goes on from the last '
-         'finished batch')
+GO_ON = ('free some space, and the same command, without --overwrite, goes on from the last '
+         'finished batch; or write elsewhere by captions.py --out, which train.py --captions reads')
 
 
 def begin_folder(folder, settings, overwrite):
