@@ -326,7 +326,8 @@ def training_steps(pairs, first, last, batch_size, accumulate, rank, processes, 
     """Steps first, ..., last - 1 of a training; after --resume, `first` may lie within an epoch.
 
     Yields (step, epoch, whether it is the last of its epoch or of all, its `accumulate` batches).
-    Batches at the end of an epoch that do not fill a step are dropped.
+    Batches at the end of an epoch that do not fill a step are dropped. SampleError: an unreadable
+    pair, without skip_bad.
     """
     per_epoch = steps_per_epoch(pairs, batch_size, processes, accumulate)
     for epoch in range(first // per_epoch, math.ceil(last / per_epoch)):
@@ -335,9 +336,16 @@ def training_steps(pairs, first, last, batch_size, accumulate, rank, processes, 
         batches = epoch_batches(len(pairs), batch_size, pairs.seed, epoch, rank, processes)
         done = accumulate * (steps.start - epoch * per_epoch)
         batches = batches[done:done + accumulate * len(steps)]
-        loaded = iter(loader(pairs, workers, batch_sampler=batches))
+        loaded = map(check_read, loader(pairs, workers, batch_sampler=batches))
         for step in steps:
             yield step, epoch, step == steps[-1], [next(loaded) for _ in range(accumulate)]
+
+
+def check_read(batch):
+    """-> the batch. SampleError if a sample of it could not be read."""
+    if batch['errors']:
+        raise batch['errors'][0]
+    return batch
 
 
 def loader(dataset, workers=0, **batching):

@@ -42,8 +42,8 @@ import checkpoint
 import launch
 import losses
 from captions import captions_path, load_answers, make_captions
-from data import (cache_features, draw_miniature, loader, open_pairs,
-                  steps_per_epoch, training_steps)
+from data import (cache_features, check_read, draw_miniature, loader,
+                  open_pairs, steps_per_epoch, training_steps)
 from figures import attempt, curves
 from heldout import before_after_sheet, held_out, table_of
 from launch import between, rank_and_processes, some_path
@@ -111,7 +111,8 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
         optimiser.zero_grad()
         parts = []                  # loss, terms and areas of each batch
         for batch in batches:       # one, or --accumulate N
-            state['skipped'] = print_skipped(batch, state['skipped'])
+            if args.skip_bad_samples:
+                state['skipped'] += print_skipped(batch, state['skipped'])
             # Figure 2: A, M_G, M_I, M_F, v_I and v_D
             out = forward(parallel, batch, args.precision, pairs.features,
                           image_mask=args.image_mask, feature_mask=args.feature_mask,
@@ -195,16 +196,14 @@ def data_parallel(model):
 def print_skipped(batch, before):
     """Print which pairs of a batch could not be read and were replaced.
 
-    Of all processes: a collective call. before: how many there were before this
-    batch. -> how many there are now. SampleError if a pair could not be replaced.
+    Those of all processes: a collective call. before: how many there were before
+    this batch. -> how many this batch has
     """
-    if batch['errors']:
-        raise batch['errors'][0]
     skipped = launch.gather_lists(sum(batch['unreadable'], []))
     for number, sentence in enumerate(skipped, before + 1):
         if rank_and_processes()[0] == 0:
             tqdm.write(f'skipped ({number} so far): {sentence}')
-    return before + len(skipped)
+    return len(skipped)
 
 
 def check_finite(parts, optimiser, scaler, step, batches, last_pt):
@@ -241,8 +240,8 @@ def validate(args, model, pairs):
     count = 0
     batch_size = args.batch_size // rank_and_processes()[1]
     for batch in loader(pairs, args.workers, batch_size=batch_size):
-        if batch['errors'] and not args.skip_bad_samples:
-            raise batch['errors'][0]
+        if not args.skip_bad_samples:
+            check_read(batch)
         B = len(batch['id'])
         if B < 2:                           # one pair has no negatives
             continue

@@ -26,6 +26,7 @@ import media
 import metrics
 import model
 import train
+from benchmarks.lists import BenchmarkSample
 
 SIGMOID = lambda x: 1 / (1 + math.exp(-x))
 
@@ -275,7 +276,7 @@ def test_the_robust_sets_draw_from_seed_42(tmp_path):
     expected = np.random.default_rng((42, 5)).uniform(-1, 1, 9)
     assert media.noise(5, 9).tolist() == pytest.approx(expected, abs=1e-6)
     names = ['violin', 'dog', 'man', 'helicopter', 'zither', 'rain']    # six categories
-    clips = [benchmarks.BenchmarkSample(name, [], [Path(f'{name}.wav')], name, None)
+    clips = [BenchmarkSample(name, [], [Path(f'{name}.wav')], name, None)
              for name in names]
     partners = [s.sounds[0].stem for s in benchmarks.avsbench.with_negatives(clips)[18:]]
     others = [[other for other in names if other != name] for name in names]

@@ -104,7 +104,7 @@ def test_evaluate_s_wrong_inputs(small_world, tmp_path):
     two = 'two.pt does not fit.*fga.reduce_potentials.1.weight'
     for root, arguments, words in (
             (small_world, ['--checkpoint', tmp_path / 'none.pt'], 'none.pt.* --checkpoint'),
-            (small_world, ['--checkpoint', tmp_path / 'bad.pt'], 'bad.pt is not a checkpoint'),
+            (small_world, ['--checkpoint', tmp_path / 'bad.pt'], 'bad.pt is no checkpoint'),
             (small_world, ['--checkpoint', tmp_path / 'two.pt'], two),
             (tmp_path, [], 'vggss.json.*--data-root'),
             (small_world, pair, 'none.jpg')):
