@@ -307,12 +307,8 @@ def train(args):
                                  rows=['ours'])
             untrained = scores.get('ours')
         state = {'step': 0, 'seconds': 0.0, 'skipped': 0, 'untrained': untrained}
-    elif state['step'] > last_step:
-        raise ValueError(f'{run.last_pt} is of step {state["step"]}, past the last one, '
-                         f'{last_step}: ask for more --steps or --epochs')
-    elif args.lr_schedule == 'linear' and state['last_step'] != last_step:
-        run.say(f'the rate was to reach 0 after step {state["last_step"]}: '
-                f'now it does after step {last_step}')
+    else:
+        check_resumed(run, state, last_step, args.lr_schedule)
     state |= {'last_step': last_step, 'settings': settings}
 
     if args.precision in HALF:
@@ -330,6 +326,16 @@ def train(args):
         finish(args, run, model, tokenizer, state, absent=len(pairs.absent))
     launch.wait_for_all()
     return 0
+
+
+def check_resumed(run, state, last_step, lr_schedule):
+    """ValueError if the checkpoint is past the last step; a new slope is printed."""
+    if state['step'] > last_step:
+        raise ValueError(f'{run.last_pt} is of step {state["step"]}, past the last one, '
+                         f'{last_step}: ask for more --steps or --epochs')
+    if lr_schedule == 'linear' and state['last_step'] != last_step:
+        run.say(f'the rate was to reach 0 after step {state["last_step"]}: '
+                f'now it does after step {last_step}')
 
 
 def load(args, last_pt=None):
