@@ -16,13 +16,12 @@ Shapes: B clips, T tokens, of 10 s 62 x 8 = 496; D width, 768; h heads, d = D / 
 import dataclasses
 import functools
 import math
+import os
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torchaudio.compliance.kaldi import get_mel_banks
-
-from launch import read_weights
 
 SAMPLE_RATE = 16000         # Hz; BEATs' own (released code)
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582       # log filterbank over AudioSet (released code)
@@ -289,14 +288,16 @@ def load_beats(path, keep_predictor=False):
 
     keep_predictor: keep a fine-tuned file's AudioSet predictor, model.predictor (nn.Linear).
     """
-    file = read_weights(path, HOW_TO_GET)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'there is no file {path}: {HOW_TO_GET}')
     try:
+        file = torch.load(path, map_location='cpu', weights_only=True)
         cfg = BEATsConfig.from_cfg(file['cfg'])
         weights = dict(file['model'])
     except ValueError as error:             # a setting that BEATsConfig refuses
         reason = str(error).rstrip('.')
         raise ValueError(f'{path} needs another encoder ({reason}): {HOW_TO_GET}') from None
-    except Exception:                       # another program's file
+    except Exception:                       # damaged, or another program's file
         raise ValueError(f"{path} is no BEATs checkpoint (a dict of 'cfg' and 'model'): "
                          f'{HOW_TO_GET}') from None
     if not keep_predictor:
