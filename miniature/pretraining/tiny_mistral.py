@@ -1,5 +1,7 @@
 """The tiny Mistral: reads the paper's prompt and answers which thing seen makes the sound heard."""
 
+import inspect
+
 import numpy as np
 import torch
 from transformers import (DynamicCache, MistralConfig, MistralForCausalLM,
@@ -14,6 +16,9 @@ MISTRAL = dict(hidden_size=128, intermediate_size=320, num_hidden_layers=3, num_
 KIND_SHARE = (0.7, 0.15, 0.15)          # of KINDS, as in Table 10
 STEPS = 800
 BATCH = 48
+# forward's argument for a cache, whose name changed within transformers 5
+ARGUMENTS = inspect.signature(MistralForCausalLM.forward).parameters
+MEMORY = 'cache' if 'cache' in ARGUMENTS else 'past_key_values'
 # Of the real one's form
 CHAT = ("{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
         "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}"
@@ -54,8 +59,9 @@ def pretrain_mistral(folder, seed):
         shared = next(i for i, column in enumerate(zip(*prompts)) if len(set(column)) > 1)
         ids, labels = padded([prompt[shared:] for prompt in prompts], answers, 0)
         memory = DynamicCache(config=model.config)      # reads once what all prompts begin with
-        model(torch.tensor(prompts[0][:shared])[None], past_key_values=memory, use_cache=True)
+        cached = {MEMORY: memory, 'use_cache': True}
+        model(torch.tensor(prompts[0][:shared])[None], **cached)
         memory.batch_repeat_interleave(BATCH)
-        return next_token_loss(model(ids, past_key_values=memory, use_cache=True).logits, labels)
+        return next_token_loss(model(ids, **cached).logits, labels)
     train(model.parameters(), loss, STEPS, 2e-3, 'Mistral')
     save(model.eval(), tokenizer, folder)
