@@ -287,19 +287,24 @@ def load_beats(path, keep_predictor=False):
     """An official checkpoint {'cfg', 'model'} -> BEATs in eval mode, frozen, float32.
 
     keep_predictor: keep a fine-tuned file's AudioSet predictor, model.predictor (nn.Linear).
+    OSError: absent, or unreadable now. ValueError: damaged, or of another kind.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'there is no file {path}: {HOW_TO_GET}')
     try:
         file = torch.load(path, map_location='cpu', weights_only=True)
-        cfg = BEATsConfig.from_cfg(file['cfg'])
+        settings = dict(file['cfg'])
         weights = dict(file['model'])
-    except ValueError as error:             # a setting that BEATsConfig refuses
-        reason = str(error).rstrip('.')
-        raise ValueError(f'{path} needs another encoder ({reason}): {HOW_TO_GET}') from None
+    except (OSError, MemoryError):          # the file may be intact
+        raise
     except Exception:                       # damaged, or another program's file
         raise ValueError(f"{path} is no BEATs checkpoint (a dict of 'cfg' and 'model'): "
                          f'{HOW_TO_GET}') from None
+    try:
+        cfg = BEATsConfig.from_cfg(settings)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        reason = str(error).rstrip('.')
+        raise ValueError(f'{path} needs another encoder ({reason}): {HOW_TO_GET}') from None
     if not keep_predictor:
         cfg = dataclasses.replace(cfg, finetuned_model=False)
         weights = {name: weights[name] for name in weights if not name.startswith('predictor.')}

@@ -244,8 +244,27 @@ def test_missing_file(tmp_path):
 def test_not_a_beats_checkpoint(tmp_path, content):
     path = tmp_path / 'e.pt'
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-    with pytest.raises(ValueError, match='e.pt is no (BEATs )?checkpoint .*: download BEATs_iter3'):
+    with pytest.raises(ValueError, match='e.pt is no BEATs checkpoint .*: download BEATs_iter3'):
         load_beats(path)
+
+
+def test_damaged_bytes_are_no_setting_of_another_encoder(tmp_path):
+    path = tmp_path / 'e.pt'
+    torch.save({'cfg': SMALL, 'model': {}}, path)
+    path.write_bytes(path.read_bytes().replace(b'encoder_layers', b'encoder_layer\xff'))
+    with pytest.raises(ValueError, match='e.pt is no BEATs checkpoint'):
+        load_beats(path)
+
+
+def test_a_file_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / 'e.pt').touch()
+
+    def fails(path, **_):
+        raise PermissionError(13, 'Permission denied', str(path))
+
+    monkeypatch.setattr(torch, 'load', fails)
+    with pytest.raises(PermissionError, match='e.pt'):
+        load_beats(tmp_path / 'e.pt')
 
 
 def test_weights_that_do_not_fit(tmp_path):
