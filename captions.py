@@ -335,7 +335,10 @@ def caption_pairs(args, device, rank=0, processes=1):
 
 
 def begin_stages(args, dtype):
-    """Check lists, files and models before hours of work; write each stage's settings.json."""
+    """Check lists, files and models before hours of work; write each stage's settings.json.
+
+    And the batches of captions made elsewhere (--audio-captions), so that no model is loaded.
+    """
     if args.preset == 'miniature' and not args.data_root_given:
         draw_miniature(args.data_root)
     ids = read_ids(args.ids, training=True)
@@ -352,7 +355,7 @@ def begin_stages(args, dtype):
         now = {**settings, 'model': models[stage], 'dtype': dtype, 'pairs': len(ids),
                'list of pairs': listed}
         begin_folder(args.folders[stage], now, args.overwrite)
-    if made:                            # its batches are then finished
+    if made:
         lines = [{'id': i, 'audio_caption': made[i], 'error': None} for i in ids]
         size = args.settings['audio']['batch_size']
         for file, batch in batches_of(args.folders['audio'], lines, size).items():
@@ -378,9 +381,9 @@ def read_audio_captions(path, ids):
 
 
 def caption_batches(stage, settings, batches, read, dtype, device, show):
-    """Write the files of these batches. batches: {file: lines}; read: of a line, see read_input
+    """Write the files of batches {file: lines}. read: read_input, a function of a line
 
-    A model is freed when this returns, so that no two of them have to fit the GPU.
+    The model is freed when this returns, so that no two of them have to fit the GPU.
     """
     key = 'answer' if stage == 'object' else f'{stage}_caption'
     describe = STAGES[stage].describe

@@ -289,8 +289,8 @@ def collate(samples):
         tensors = all(isinstance(value, torch.Tensor) for value in values)
         batch[key] = torch.stack(values) if tensors else values
         if get_worker_info():
-            # DataLoader's queue does this too, but loses the batch, and the trainer waits for ever,
-            # where /dev/shm is full: 64 MB in a container. Here the error reaches the trainer.
+            # DataLoader's queue would do this, but where /dev/shm is full (64 MB in a container) it
+            # loses the batch, and the trainer waits for ever. Here the error reaches the trainer.
             for tensor in filter(torch.is_tensor, [batch[key]] if tensors else values):
                 tensor.share_memory_()
     return batch
@@ -327,7 +327,7 @@ def training_steps(pairs, first, last, batch_size, accumulate, rank, processes, 
 
     Yields (step, epoch, whether it is the last of its epoch or of all, its `accumulate` batches).
     Batches at the end of an epoch that do not fill a step are dropped. SampleError: an unreadable
-    pair, without skip_bad.
+    pair; with skip_bad MOST_IN_A_ROW of them.
     """
     per_epoch = steps_per_epoch(pairs, batch_size, processes, accumulate)
     for epoch in range(first // per_epoch, math.ceil(last / per_epoch)):

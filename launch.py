@@ -7,6 +7,7 @@
     device = start_processes()                  # CUDA or the CPU; joins torchrun's group
     check_outputs(files, folders)               # OSError before the work, not after it
     write_file(path, content)                   # complete, or unchanged
+    saved = read_weights(path, remedy)          # a file of torch.save, without running code
 
 Nothing of the method is here.
 """
@@ -115,7 +116,7 @@ def sentence_for(problem):
         return 'the device has too little memory: lower --batch-size'
     if isinstance(problem, RuntimeError) and 'shared memory' in text:
         return ('the loading processes find too little shared memory: enlarge /dev/shm (docker run '
-                '--shm-size 8g) or lower --workers, to 0 at the least; --resume goes on')
+                '--shm-size 8g) or lower --workers, down to 0; --resume goes on')
     if isinstance(problem, RuntimeError) and 'DataLoader worker' in text:
         reason = text.splitlines()[0].rstrip('. ')
         return (f'a loading process died ({reason}): free memory or lower --workers; --resume goes '

@@ -6,8 +6,8 @@ one that fails is named and costs no other. An example is a sample of data.Bench
     condition: of CONDITIONS in AVSBench-Robust, 'sounding' or 'silent' in the extended sets
     frame (H, W, 3) uint8; truth (k, h, w), of k sources: two in a mixture, else one
     heats: {'overlay' or 'by <another method>': (k, h, w), or None without a map of the sample}
-    scores: {'IoU', 'confidence' or 'by <another method>': a number or None}, the last its IoU; of a
-        mixture CAP, as a fraction, in place of IoU
+    scores: {'IoU' (of a mixture 'CAP', a fraction), 'confidence', 'by <another method>' (its IoU or
+        CAP): a number or None}
     oracle: the text oracle's heatmap (h, w), or None; wav (samples,) in -1..1
 """
 
