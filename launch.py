@@ -88,7 +88,7 @@ def run_script(name, main, interrupted):
     """
     try:
         code = main() or 0
-        print(end='', flush=True)               # an error where stdout is a full disk, say
+        print(end='', flush=True)   # an error where stdout is a full disk; nothing if it is closed
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
         print(f'{name}: {interrupted}', file=sys.stderr)
@@ -99,8 +99,8 @@ def run_script(name, main, interrupted):
             print(f'{name}: {sentence}', file=sys.stderr)
         else:
             traceback.print_exc()
-    with contextlib.suppress(OSError):          # the error that was printed
-        print(end='', flush=True)               # stdout is None where it is closed
+    with contextlib.suppress(OSError):          # the same error again
+        print(end='', flush=True)               # os._exit would lose what is buffered
     if dist.is_initialized():
         # A thread of gloo may still hold a tensor of its last all-reduce. To free it while Python
         # shuts down aborts the process, or deadlocks with DistributedDataParallel's destructor.
