@@ -359,7 +359,7 @@ def begin_stages(args, dtype):
         lines = [{'id': i, 'audio_caption': made[i], 'error': None} for i in ids]
         size = args.settings['audio']['batch_size']
         for file, batch in batches_of(args.folders['audio'], lines, size).items():
-            if not file.exists():
+            if not is_finished(file, batch, retry_failed=False):
                 write_json(file, batch)
 
 

@@ -1,6 +1,7 @@
 """captions.py goes on after a kill, again where pairs failed, over with --overwrite."""
 
 import errno
+import json
 import os
 import shutil
 import threading
@@ -117,6 +118,10 @@ def test_a_run_killed_among_captions_made_elsewhere_goes_on(root, calls, monkeyp
     with pytest.raises(KeyboardInterrupt):
         run(root, 'all', *options)
     monkeypatch.setattr(captions, 'write_file', write)
+    run(root, 'all', *options)
+    assert contents(root.parent / 'out') == contents(root.parent / 'undisturbed')
+    file = root.parent / 'out/audio_captions/000001.json'
+    file.write_text(json.dumps(json.loads(file.read_text())[1:]))           # lacks a line
     run(root, 'all', *options)
     assert contents(root.parent / 'out') == contents(root.parent / 'undisturbed')
     assert not calls['audio']
