@@ -8,6 +8,7 @@ import subprocess
 import warnings
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -86,8 +87,12 @@ def test_placeholders_of_other_sample_formats(tmp_path):
                  {'samples': i24[:-1], 'bits': 24}, {'samples': f32, 'bits': 32, 'tag': 3},
                  {'tag': 0xFFFE, 'more': extensible}):
         for stated in (0xFFFFFFFF, 0):
-            wav = media.read_audio(wav_file(tmp_path / 'a.wav', stated, **more), 2.0)
-            assert np.allclose(wav[:-2], TONE[:-2], atol=2 / 127)
+            path = wav_file(tmp_path / 'a.wav', stated, **more)
+            incomplete = more.get('samples') == i24[:-1] and stated == 0
+            if incomplete and av.__version__ < '18':        # the last for Python 3.10
+                refused(lambda path: media.read_audio(path, 2.0), path, 'Invalid data')
+                continue
+            assert np.allclose(media.read_audio(path, 2.0)[:-2], TONE[:-2], atol=2 / 127)
 
 
 def test_a_size_of_0_before_eight_channels(tmp_path):
