@@ -253,17 +253,23 @@ def read_weights(path, remedy, mapped=False):
     if not path.is_file():                              # reading a pipe would wait for a writer
         raise FileNotFoundError(f'there is no file {path}: {remedy}')
     try:
-        mapped = mapped and zipfile.is_zipfile(path)
+        is_zip = zipfile.is_zipfile(path)
+        mapped = mapped and is_zip
         content = path if mapped else io.BytesIO(path.read_bytes())
     except OSError as error:
         raise OSError(f'cannot read {path} ({error.strerror}): it may be intact, so make it '
                       'readable and try again') from None
     try:
+        if is_zip and not mapped:
+            # torch.load compares no checksums: it would take a hole of zeros for weights
+            if zipfile.ZipFile(content).testzip():
+                raise ValueError
+            content.seek(0)
         saved = torch.load(content, map_location='cpu', weights_only=True, mmap=mapped)
     except Exception as error:      # torch.load has no exception of its own for damaged files
         if isinstance(error, MemoryError) or 'allocate memory' in str(error):
             raise
-        reason = 'it is truncated or of another format'
+        reason = 'it is damaged or of another format'
         if 'global' in str(error).lower():          # a function or class that the pickle names
             reason = 'it holds Python objects that could run code, where only tensors are allowed'
         raise ValueError(f'{path} is no checkpoint ({reason}): {remedy}') from None

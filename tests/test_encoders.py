@@ -408,7 +408,7 @@ def test_missing_and_truncated_files_and_other_contents_are_named(encoder, tmp_p
     complete = path.read_bytes()
     for content in (complete[:len(complete) // 2], complete[:20], b'', b'<html>not found</html>'):
         path.write_bytes(content)
-        assert 'it is truncated or of another format' in sentence(encoder, path)
+        assert 'it is damaged or of another format' in sentence(encoder, path)
     assert 'a list where a dict' in sentence(encoder, save(path, [1, 2]))
 
 

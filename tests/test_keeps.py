@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from launch import read_weights
 from miniature import world
 from model import read_checkpoint
 
@@ -34,3 +35,14 @@ def test_a_world_is_drawn_where_a_link_leads(tmp_path):
         assert link.is_symlink() and (place / 'vggsound/val.csv').is_file() and root == link
         for file in sorted(place.rglob('*'), reverse=True):
             file.rmdir() if file.is_dir() else file.unlink()
+
+
+def test_a_checkpoint_with_a_hole_of_zeros_is_damaged(tmp_path):
+    path = tmp_path / 'last.pt'
+    torch.save({'v': torch.ones(1000)}, path)
+    content = path.read_bytes()
+    assert read_weights(path, 'train one')['v'].sum() == 1000
+    start = content.index(torch.ones(100).numpy().tobytes())
+    path.write_bytes(content[:start] + bytes(400) + content[start + 400:])
+    with pytest.raises(ValueError, match='last.pt is no checkpoint .it is damaged .*: train one'):
+        read_weights(path, 'train one')
