@@ -170,8 +170,8 @@ def add_scores(scores, wanted, dataset, metrics, paper, json_file, csv_file):
                 of_task[dataset.name] = scores_of(metric, dataset)
     if rank_and_processes()[0] > 0:
         return
-    print_counts(dataset, metrics)
     write_scores(scores, json_file, csv_file)
+    print_counts(dataset, metrics)
     for task in metrics:
         rows = task_rows(scores, task)
         if all(len(sets) == len(wanted[task]) for sets in rows.values()):

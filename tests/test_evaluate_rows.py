@@ -136,6 +136,18 @@ def test_rows_of_other_methods_are_scored_printed_and_written_like_ours(monkeypa
     assert 'IS4 of text 50.0 75.0 37.5 43.8 4' in said and 'of boxes 75.0 - 47.5 - 4' in said
 
 
+def test_scores_are_written_before_anything_of_them_is_printed(monkeypatch, tmp_path):
+    run = Run(monkeypatch, tmp_path)
+
+    def full(*_):
+        raise OSError('stdout is full')
+    monkeypatch.setattr(evaluate, 'print_counts', full)
+    with pytest.raises(OSError, match='stdout is full'):
+        run('--task', 'single', '--benchmarks', 'is4', '--json', tmp_path / 'a.json')
+    assert_scores(json.loads((tmp_path / 'a.json').read_text())['single']['is4'],
+                  FIRST['single'], 4)
+
+
 def test_an_interrupted_run_leaves_scores_and_sheets_of_the_benchmarks_that_were_finished(
         monkeypatch, tmp_path):
     run = Run(monkeypatch, tmp_path)
