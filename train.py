@@ -384,7 +384,6 @@ def finish(args, run, model, tokenizer, state, absent):
     scores, counts = held_out(model.eval(), tokenizer, args.preset, args.data_root)
     columns = {'untrained': state['untrained'], 'trained': scores.get('ours'),
                'oracle': scores.get('oracle'), 'ceiling': scores.get('ceiling')}
-    print(table_of(columns))
 
     path = run.folder / 'loss.png'
     attempt(path, curves.loss_curve, run.log_file, path, args.p_pos, args.p_neg)
@@ -393,12 +392,13 @@ def finish(args, run, model, tokenizer, state, absent):
     attempt(path, before_after_sheet, untrained, model, tokenizer, args.preset,
             args.data_root, path)
     seconds = round(run.seconds(), 1)
-    print(f'{run.folder}: seed {args.seed}, {state["step"]} steps, {seconds:.0f} s in '
-          f'all, n = {counts}')
     skipped = {'without_files': absent, 'unreadable': state['skipped']}
     summary = {**columns, 'seconds': seconds, 'seed': args.seed, 'n': counts,
                'skipped': skipped}
     launch.write_file(run.folder / 'summary.json', json.dumps(summary, indent=1))
+    print(table_of(columns))
+    print(f'{run.folder}: seed {args.seed}, {state["step"]} steps, {seconds:.0f} s in '
+          f'all, n = {counts}')
 
 
 # ============ the command line ============

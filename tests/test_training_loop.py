@@ -338,6 +338,16 @@ def test_summary_and_table_hold_each_column_in_its_place(training, capsys):
     assert any('seed 3, 1 steps' in line for line in lines)
 
 
+def test_the_summary_is_written_before_the_table_is_printed(training, monkeypatch, tmp_path):
+    def full(_):
+        raise OSError('stdout is full')
+
+    monkeypatch.setattr(train, 'table_of', full)
+    with pytest.raises(OSError, match='stdout is full'):
+        training()
+    assert json.loads((tmp_path / 'run/summary.json').read_text())['n'] == {'boxes': 7}
+
+
 def test_the_pictures_show_the_weights_of_the_beginning_and_of_the_end(training):
     seen = training('--seed', '3', '--audio-tokens', '2', '--p-pos', '0.3', '--p-neg', '0.2')
     untrained, trained = seen.sheets[0][:2]
