@@ -2,7 +2,7 @@
 
     python evaluate.py --task interactive           # the checkpoint that ships, on the miniature
     python evaluate.py --task all --json scores.json --figures pictures     # all tables, pictures
-    python evaluate.py --preset paper --checkpoint weights/acl_ssl.pt       # the real benchmarks
+    python evaluate.py --checkpoint runs/paper-av-seed0/last.pt     # the real benchmarks
     torchrun --nproc_per_node=2 evaluate.py --task all      # the same scores, several processes
     python evaluate.py --heatmaps DIR --task single         # another method's maps, same rules
     python evaluate.py --compare av.json av_llm.json        # several results, the paper's beside

@@ -96,7 +96,8 @@ def held_out(model, tokenizer, preset, data_root, rows=ROWS, batch_size=32):
                                 for number, s in enumerate(dataset.samples)]
         words = embed_names(model, tokenizer, dataset) if 'oracle' in rows else None
         localiser = functools.partial(localise_with_ceiling, model, words=words, cache={})
-        batches = tqdm(dataset.batches(batch_size), name, leave=False, unit=' batches')
+        batches = tqdm(dataset.batches(batch_size), f'held-out scores, {name}', leave=False,
+                       unit=' batches')
         score(dataset, batches, metrics, localiser)
         n = dataset.expected - len(dataset.missing) - len(set(dataset.unreadable))
         if n < dataset.expected:

@@ -250,6 +250,8 @@ def read_weights(path, remedy, mapped=False):
     FileNotFoundError: absent. OSError: unreadable now. ValueError: damaged, or of another kind.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f'{path} is a folder: name a file in it, as last.pt')
     if not path.is_file():                              # reading a pipe would wait for a writer
         raise FileNotFoundError(f'there is no file {path}: {remedy}')
     try:

@@ -439,7 +439,7 @@ def parse_args(argv=None):
     add = group.add_argument
     add('--batch-size', type=between(int, 2), help='pairs over all processes')
     add('--lr', type=between(float, 1e-12, 10),
-        help='of Adam; the release diverges at 1e-3 and 4e-4')
+        help='of Adam; at paper scale the release diverges at 1e-3 and 4e-4')
     add('--weight-decay', type=between(float, 0, 10), default=1e-4,
         help='default: %(default)s')
     add('--lr-schedule', choices=['constant', 'linear'],
@@ -457,7 +457,7 @@ def parse_args(argv=None):
     add('--cache-audio', nargs='?', const='', metavar='DIR',
         help='keep BEATs\' features (default DIR: cache/beats in the data root)')
     add('--cache-share', type=share, default=1.0, metavar='SHARE',
-        help='of this share of train.csv alone, counted from its first line')
+        help='keep the features of this share of train.csv only, its first lines')
     add('--pair-chunk', type=between(int, 1), metavar='N',
         help='decode N pairs at a time, recomputed backward: less memory, more time')
 

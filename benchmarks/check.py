@@ -180,7 +180,8 @@ def check(names, root, seconds, workers=1):
                 continue
             jobs = jobs_of(samples, seconds)
             new = {path: job for path, job in jobs.items() if path not in found}
-            results = list(tqdm(pool.map(look_at, new.values()), name, len(new)))
+            looked = pool.map(look_at, new.values())
+            results = list(tqdm(looked, name, len(new), disable=not new))
             found |= zip(new, results)
             of_set = {path: found[path] for path in jobs}
             counts[name], sentences[name] = count(name, samples, of_set)

@@ -11,7 +11,7 @@ from model import read_checkpoint
 
 
 def test_what_is_no_checkpoint_and_what_is_not_there_are_told_apart(tmp_path):
-    with pytest.raises(FileNotFoundError, match='there is no file'):
+    with pytest.raises(FileNotFoundError, match='is a folder: name a file in it, as last.pt'):
         read_checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError, match='there is no file'):
         read_checkpoint(tmp_path / 'none.pt')
