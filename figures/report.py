@@ -139,9 +139,9 @@ def name_of(example):
 def facts_of(example):
     """-> ['sounding', 'IoU 0.81', 'confidence 0.68', 'by FNAC 0.47'], some may be missing"""
     facts = [example['condition']] if example['condition'] in ('sounding', 'silent') else []
-    scores = dict(example['scores'])                        # Figure 5 has the IoU of each method
-    if example['condition'] == 'silent':
-        del scores['IoU']                                   # nothing sounds in the frame
+    scores = example['scores']                              # Figure 5 has the IoU of each method
+    if example['condition'] == 'silent':                    # nothing sounds: there is no IoU
+        scores = {'confidence': scores['confidence']}
     return facts + [f'{word} {value:.2f}' for word, value in scores.items() if value is not None]
 
 

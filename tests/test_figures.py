@@ -220,6 +220,14 @@ GRIDS = {
     'multisource': (2, ['frame', 'ground truth 1', 'overlay 1', 'ground truth 2', 'overlay 2'])}
 
 
+def test_no_method_has_an_iou_where_nothing_sounds():
+    scores = {'IoU': 0.0, 'confidence': 0.25, 'by FNAC': 0.0}
+    facts = {condition: report.facts_of({'condition': condition, 'scores': scores})
+             for condition in ('silent', 'sounding')}
+    assert facts['silent'] == ['silent', 'confidence 0.25']
+    assert facts['sounding'] == ['sounding', 'IoU 0.00', 'confidence 0.25', 'by FNAC 0.00']
+
+
 @pytest.mark.parametrize('kind', EXAMPLES)
 def test_sheet_of_each_task_has_the_papers_columns(tmp_path, kind, monkeypatch):
     drawn = []

@@ -342,7 +342,8 @@ def test_hidden_parts_are_gone_from_the_image_the_owners_and_the_list():
         assert picture.all() == (len(seen) == 2)
         if len(seen) == 1:
             where = (slice(15, 35),) * 2 if seen == [1] else (slice(55, 85),) * 2
-            assert picture[(slice(None), *where)].mean() < 0.4      # the other one, but for speckles
+            # the other one, but for speckles
+            assert picture[(slice(None), *where)].mean() < 0.4
     assert kinds['one'] > 15 and kinds['none'] >= 1 and kinds['all'] > 15
 
 
