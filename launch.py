@@ -246,26 +246,28 @@ def write_file(path, content, remedy='free some space or name another place'):
 def read_weights(path, remedy, mapped=False):
     """The dict in a file of torch.save: tensors and plain values. No code in it is ever run.
 
-    mapped: map a large file into memory, so that entries that are not used are never read.
+    The checksums cost one pass over the file. Torch's old format, which is no zip, has none.
+    mapped: of a large file, take only those entries into memory that are used.
     FileNotFoundError: absent. OSError: unreadable now. ValueError: damaged, or of another kind.
     """
     path = Path(path)
-    if path.is_dir():
-        raise FileNotFoundError(f'{path} is a folder: name a file in it, as last.pt')
     if not path.is_file():                              # reading a pipe would wait for a writer
-        raise FileNotFoundError(f'there is no file {path}: {remedy}')
+        problem = f'{path} is a folder, not a file' if path.is_dir() else f'there is no file {path}'
+        raise FileNotFoundError(f'{problem}: {remedy}')
     try:
-        is_zip = zipfile.is_zipfile(path)
+        with open(path, 'rb') as file:
+            is_zip = file.read(4) == b'PK\3\4'          # as torch.load tells
         mapped = mapped and is_zip
         content = path if mapped else io.BytesIO(path.read_bytes())
     except OSError as error:
         raise OSError(f'cannot read {path} ({error.strerror}): it may be intact, so make it '
                       'readable and try again') from None
     try:
-        if is_zip and not mapped:
-            # torch.load compares no checksums: it would take a hole of zeros for weights
-            if zipfile.ZipFile(content).testzip():
-                raise ValueError
+        if is_zip:          # torch.load compares no checksums: a hole of zeros would be weights
+            with zipfile.ZipFile(content) as archive:
+                if archive.testzip():
+                    raise ValueError
+        if not mapped:
             content.seek(0)
         saved = torch.load(content, map_location='cpu', weights_only=True, mmap=mapped)
     except Exception as error:      # torch.load has no exception of its own for damaged files

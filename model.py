@@ -465,7 +465,8 @@ def from_pretrained(part, name, option, **settings):
 
 def read_checkpoint(path):
     """-> {'audio_proj', 'masker_i', ...}. ValueError: damaged; OSError: absent or unreadable"""
-    saved = read_weights(path, 'train one with train.py or correct --checkpoint')
+    saved = read_weights(path, 'train one with train.py or correct --checkpoint (of a run: its '
+                               'last.pt)')
     try:
         weights = [*saved['audio_proj'].values(), *saved['masker_i'].values()]
         finite = all(torch.as_tensor(weight).isfinite().all() for weight in weights)
