@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import math
 import os
+import zipfile
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +97,8 @@ class BEATsConfig:
         if D % self.encoder_attention_heads or D % self.conv_pos_groups:
             raise ValueError(f'encoder_embed_dim={D} must be a multiple of encoder_attention_heads '
                              'and of conv_pos_groups.')
+        if self.max_distance <= self.num_buckets // 4:      # relative_bucket takes a logarithm
+            raise ValueError(f'max_distance={self.max_distance} is too short.')
         feature_layers(self.encoder_layers)
 
     @classmethod
@@ -292,29 +295,35 @@ def load_beats(path, keep_predictor=False):
     if not os.path.isfile(path):
         raise FileNotFoundError(f'there is no file {path}: {HOW_TO_GET}')
     try:
-        file = torch.load(path, map_location='cpu', weights_only=True)
-        settings = dict(file['cfg'])
-        weights = dict(file['model'])
-    except (OSError, MemoryError):          # the file may be intact
+        # torch.load compares no checksums: a hole of zeros would be weights. Old files have none
+        if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip():
+            raise ValueError
+        saved = torch.load(path, map_location='cpu', weights_only=True)
+        settings = dict(saved['cfg'])
+        weights = dict(saved['model'])
+    except MemoryError:
         raise
+    except OSError as error:                # the file may be intact
+        raise OSError(f'cannot read {path} ({error.strerror}): make it readable, or '
+                      f'{HOW_TO_GET}') from None
     except Exception:                       # damaged, or another program's file
         raise ValueError(f"{path} is no BEATs checkpoint (a dict of 'cfg' and 'model'): "
                          f'{HOW_TO_GET}') from None
     try:
         cfg = BEATsConfig.from_cfg(settings)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        reason = str(error).rstrip('.')
+        with_predictor = bool(cfg.finetuned_model and keep_predictor)
+        model = BEATs(dataclasses.replace(cfg, finetuned_model=with_predictor))
+    except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
+        reason = str(error).split('\n')[0].rstrip('.')
         raise ValueError(f'{path} needs another encoder ({reason}): {HOW_TO_GET}') from None
-    if not keep_predictor:
-        cfg = dataclasses.replace(cfg, finetuned_model=False)
-        weights = {name: weights[name] for name in weights if not name.startswith('predictor.')}
-    elif not cfg.finetuned_model:
+    if keep_predictor and not with_predictor:
         raise ValueError(f'{path} was not fine-tuned and holds no predictor: {HOW_TO_GET}')
-    model = BEATs(cfg)
     try:
+        if not keep_predictor:
+            weights = {name: weights[name] for name in weights if not name.startswith('predictor.')}
         model.load_state_dict(weights)      # copied into float32, in whatever precision they come
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip('\t .')[:200]
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[:2][-1].strip('\t .')[:200]
         raise ValueError(f'the weights in {path} do not fit its cfg ({reason}): '
                          f'{HOW_TO_GET}') from None
     lost = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]

@@ -263,10 +263,9 @@ def read_weights(path, remedy, mapped=False):
         raise OSError(f'cannot read {path} ({error.strerror}): it may be intact, so make it '
                       'readable and try again') from None
     try:
-        if is_zip:          # torch.load compares no checksums: a hole of zeros would be weights
-            with zipfile.ZipFile(content) as archive:
-                if archive.testzip():
-                    raise ValueError
+        # torch.load compares no checksums: a hole of zeros would be weights
+        if is_zip and zipfile.ZipFile(content).testzip():
+            raise ValueError
         if not mapped:
             content.seek(0)
         saved = torch.load(content, map_location='cpu', weights_only=True, mmap=mapped)
