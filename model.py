@@ -465,16 +465,25 @@ def from_pretrained(part, name, option, **settings):
 
 def read_checkpoint(path):
     """-> {'audio_proj', 'masker_i', ...}. ValueError: damaged; OSError: absent or unreadable"""
-    saved = read_weights(path, 'train one with train.py or correct --checkpoint (of a run: its '
-                               'last.pt)')
+    remedy = 'train one with train.py or correct --checkpoint (of a run: its last.pt)'
+    saved = read_weights(path, remedy)
     try:
-        weights = [*saved['audio_proj'].values(), *saved['masker_i'].values()]
+        weights = [*dict(saved['audio_proj']).values(), *dict(saved['masker_i']).values()]
         finite = all(torch.as_tensor(weight).isfinite().all() for weight in weights)
     except Exception:           # another program's file
         raise ValueError(f"{path} is not a checkpoint of this method: it must hold 'audio_proj' "
                          "and 'masker_i', as train.py and the authors write them") from None
     if not finite:
         raise ValueError(f'{path} holds weights that are not finite: take an earlier checkpoint')
+    named = {'prompt': PROMPT, 'audio_tokens': 1, 'preset': 'paper', 'variant': 'av', **saved}
+    tokens = named['audio_tokens']
+    usable = {'prompt': isinstance(named['prompt'], str) and named['prompt'].count('<*>') == 1,
+              'audio_tokens': type(tokens) is int and tokens > 0,
+              'preset': named['preset'] in list(PRESETS),
+              'variant': named['variant'] in ['av', 'av_llm']}
+    for name in usable:
+        if not usable[name]:
+            raise ValueError(f'{path}: its {name!r} is none that train.py writes: {remedy}')
     return saved
 
 
@@ -485,8 +494,8 @@ def load_trained(model, saved, path):
     try:
         model.audio_proj.load_state_dict(saved['audio_proj'])
         model.masker_i.load_state_dict(scalars)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip('\t .')
+    except (RuntimeError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[:2][-1].strip('\t .')
         raise ValueError(f'{path} does not fit this model: {reason}; give the --preset, --clipseg '
                          'and --beats it was trained with') from None
 

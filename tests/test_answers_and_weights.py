@@ -181,8 +181,21 @@ def test_a_checkpoint_with_one_number_or_weight_too_odd_is_refused(asked, tmp_pa
     torch.save({**saved, 'masker_i': {**saved['masker_i'], 'v': torch.ones(1)}}, path)
     with pytest.raises(ValueError, match='last.pt does not fit .*Unexpected key.*"v"'):
         model.load_model('miniature', path)
+    torch.save({**saved, 'audio_proj': {**saved['audio_proj'], 3: torch.ones(1)}}, path)
+    with pytest.raises(ValueError, match='last.pt does not fit'):
+        model.load_model('miniature', path)
     weight = saved['audio_proj']['fc1.weight'].clone()
     weight[0, 1] = float('nan')
     torch.save({**saved, 'audio_proj': {**saved['audio_proj'], 'fc1.weight': weight}}, path)
     with pytest.raises(ValueError, match='last.pt holds weights that are not finite'):
         model.load_model('miniature', path)
+
+
+@pytest.mark.parametrize('name, value', [
+    ('prompt', None), ('prompt', 3), ('prompt', 'a photo'), ('audio_tokens', '2'),
+    ('audio_tokens', 1.0), ('audio_tokens', True), ('audio_tokens', -1), ('preset', 'large'),
+    ('preset', ['paper']), ('preset', torch.ones(2)), ('variant', 'llm'), ('variant', None)])
+def test_a_checkpoint_with_an_option_of_a_wrong_type_is_refused(tmp_path, name, value):
+    torch.save({'audio_proj': {}, 'masker_i': {}, name: value}, tmp_path / 'last.pt')
+    with pytest.raises(ValueError, match=f'last.pt: its .{name}. is none that .*: train one'):
+        model.read_checkpoint(tmp_path / 'last.pt')
