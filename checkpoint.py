@@ -35,6 +35,8 @@ from launch import agree, largest, rank_and_processes, read_weights, wait_for_al
 
 LOG_EVERY = 10          # steps
 LOCK_SECONDS = 10       # the worker processes of a killed run hold its lock for up to 5
+# What last.pt holds of a training besides its settings, the optimiser and the scaler
+STATE = {'step': int, 'last_step': int, 'seconds': float, 'skipped': int, 'untrained': dict | None}
 RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 'before_after.png')
 
 
@@ -153,7 +155,8 @@ class Run:
         """Load last.pt, or previous.pt where last.pt is damaged. -> the trainer's state, or None
 
         settings {name: value}: what must be as it was, or a ValueError names the option. A last.pt
-        that cannot be read now may be intact: OSError. A damaged one is kept under another name.
+        that cannot be read now may be intact: OSError. One that holds no training: ValueError. A
+        damaged one is kept under another name.
         """
         state = None
         if self.last_pt.exists() or self.previous_pt.exists():
@@ -177,23 +180,27 @@ class Run:
             self.say(f'{path} is missing or damaged; trying the one before it')
             path = self.previous_pt
             saved = read_weights(path, remedy)
-        trainer = saved.get('trainer') or {}
-        if 'settings' not in trainer:
-            raise ValueError(f'{path} holds weights but no state of a training: it can be '
-                             'evaluated, not resumed')
-        check_settings(trainer['settings'], settings, path)
         try:
+            trainer = saved['trainer']
+            state = {name: trainer[name] for name in STATE}
+            valid = [isinstance(state[name], kind) for name, kind in STATE.items()]
+            numbers = [*(state['untrained'] or {}).values(), *trainer['scaler'].values()]
+            valid += [isinstance(number, int | float | None) for number in numbers]
+            check_settings(trainer['settings'], settings, path)
             model.audio_proj.load_state_dict(saved['audio_proj'])
             model.masker_i.load_state_dict(saved['masker_i'])
-            fused = optimiser.param_groups[0]['fused']      # of this device, not the file's
-            optimiser.load_state_dict(trainer['optimiser'])
-            optimiser.param_groups[0]['fused'] = fused
+            own = optimiser.state_dict()['param_groups']    # `fused`: of this device
+            moments = trainer['optimiser']['state']         # empty where fp16 skipped all steps
+            for k, weight in enumerate(optimiser.param_groups[0]['params'] if moments else []):
+                shapes = [moments[k][name].shape for name in ('step', 'exp_avg', 'exp_avg_sq')]
+                valid.append(shapes == [(), weight.shape, weight.shape])
+            optimiser.load_state_dict({'state': moments, 'param_groups': own})
             scaler.load_state_dict(trainer['scaler'])
-            names = ('step', 'last_step', 'seconds', 'skipped', 'untrained')
-            state = {name: trainer[name] for name in names}
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-            raise ValueError(f'{path} holds no usable state of a training: rename it to fall back '
-                             'on previous.pt') from None
+            if not all(valid):
+                raise TypeError
+        except (KeyError, TypeError, AttributeError, RuntimeError):
+            raise ValueError(f'{path} holds no usable state of a training: rename it to go on from '
+                             'an earlier checkpoint, or --overwrite the run') from None
         if path == self.previous_pt and self.last_pt.exists() and self.is_main:
             kept = self.folder / 'last.damaged.pt'      # the next save would copy it to `previous`
             os.replace(self.last_pt, kept)
