@@ -70,7 +70,7 @@ class Weights:
             model.load_state_dict(self.tensors)         # into float32, whatever it was
         except RuntimeError as error:
             raise self.error(str(error).splitlines()[1].strip('\t .')[:200]) from None
-        for name, value in model.named_parameters():
+        for name, value in model.state_dict().items():
             if not value.isfinite().all():      # argmax of NaN would choose the first region
                 raise self.error(f'{name} holds values that are not numbers')
         return model.eval().requires_grad_(False)

@@ -438,6 +438,10 @@ def test_entries_that_do_not_fit_are_named(tmp_path):
             ({'modality_heads.vision.2.weight': torch.zeros(6)}, 'has the shape (6,)')):
         assert reason in sentence('imagebind', save(tmp_path / 'a.pt', {**weights, **wrong}),
                                   **heads)
+    mean = 'audio_encoder.layer1.0.bn1.running_mean'        # a buffer, no parameter
+    broken = {**small('wav2clip').state_dict(), mean: torch.full((4,), torch.nan)}
+    assert f'{mean} holds values that are not numbers' in sentence(
+        'wav2clip', save(tmp_path / 'a.pt', broken))
     without = {key: value for key, value in weights.items() if '.audio.blocks.' not in key}
     assert 'no entries modality_trunks.audio.blocks' in sentence(
         'imagebind', save(tmp_path / 'a.pt', without), **heads)
