@@ -39,7 +39,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.lists import WHERE, boxes_of_frames, boxes_out
 from benchmarks.pairs import FORMS, FRAMES, print_other_splits, read_ids
 from checkpoint import end_only_with_parent
-from launch import agree, rank_and_processes, write_file
+from launch import agree, is_made, rank_and_processes, write_file
 from media import (SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map, evaluation_image,
                    file_of, noise, read_audio, read_channels, read_image, read_mask,
                    read_pickled_mask, side_by_side, training_image)
@@ -127,7 +127,7 @@ class VGGSound(Dataset):
             image = training_image(image, self.image_size, generator)   # (3, H, W)
         else:
             image = evaluation_image(image, self.image_size)
-        return {'id': sample, 'image': image, 'wav': wav, 'features': features}
+        return {'id': sample, 'image': image, 'wav': wav, 'features': features, 'sound': sound}
 
 
 def stems_in(folder, suffixes):
@@ -366,8 +366,9 @@ class AudioFeatures:
     E_A is frozen and sounds are not augmented, so the features never change. They are in
     <folder>/<hash of the weights and of the length>/<id>.npy, float16: 2.3 MB for 10 s, 330 GB for
     144,000 sounds. No smaller: the pooling after E_A is trained, so it needs all T features, and
-    those of zero padding differ from sound to sound, as E_A attends to the rest. A file is valid
-    while it is newer than its sound. ids: of the sounds whose features are written.
+    those of zero padding differ from sound to sound, as E_A attends to the rest. A file has the
+    time stamp of its sound, and is valid while the sound keeps it. ids: of the sounds whose
+    features are written.
     """
 
     def __init__(self, folder, beats, seconds, ids):
@@ -387,7 +388,7 @@ class AudioFeatures:
         """Read one sound's features (T, 3 * width), float16; None if absent, old or damaged."""
         path = self.folder / f'{sample}.npy'
         try:
-            if path.stat().st_mtime_ns <= sound.stat().st_mtime_ns:
+            if not is_made(path, sound):
                 return None
             with open(path, 'rb') as file:
                 array = np.lib.format.read_array(file)
@@ -400,8 +401,9 @@ class AudioFeatures:
     def complete(self, batch, beats, device):
         """The E_A features of a batch; those that are not cached are computed and written.
 
-        batch: with 'id', 'wav' (B, samples) and 'features'. -> (B, T, 3 * width) float32 on the
-        device. New ones are rounded to float16 too, so that every epoch has the same numbers.
+        batch: with 'id', 'wav' (B, samples), 'features' and 'sound', its file. -> (B, T, 3 *
+        width) float32 on the device. New ones are rounded to float16 too, so that every epoch has
+        the same numbers.
         """
         found = list(batch['features'])
         absent = [k for k, features in enumerate(found) if features is None]
@@ -413,17 +415,17 @@ class AudioFeatures:
                                  'without --cache-audio')
             for k, features in zip(absent, fresh):
                 found[k] = features
-                self.keep(batch['id'][k], features)
+                self.keep(batch['id'][k], features, batch['sound'][k])
         return torch.stack([features.to(device).float() for features in found])
 
-    def keep(self, sample, features):
-        """Write one sound's features. If that fails, print it once and write no more."""
+    def keep(self, sample, features, sound):
+        """Write the features of a file `sound`. If that fails, print it once and write no more."""
         if not self.writable or sample not in self.ids:
             return
         content = io.BytesIO()
         np.save(content, features.numpy())
         try:
-            write_file(self.folder / f'{sample}.npy', content.getvalue())
+            write_file(self.folder / f'{sample}.npy', content.getvalue(), source=sound)
         except OSError as error:
             self.writable = False
             tqdm.write(f'BEATs features are no longer kept: {error}')

@@ -224,8 +224,11 @@ def check_outputs(files, folders):
                           'place') from None
 
 
-def write_file(path, content, remedy='free some space or name another place'):
-    """Write text or bytes atomically: the file is complete, or unchanged. OSError names it."""
+def write_file(path, content, remedy='free some space or name another place', source=None):
+    """Write text or bytes atomically: the file is complete, or unchanged. OSError names it.
+
+    source: the file that it is made of, whose time stamp it gets (is_made).
+    """
     target = Path(os.path.realpath(path))           # renaming would replace a link, not its file
     if target.exists() and not target.is_file():
         raise OSError(f'cannot write {path}: it is no file; name another place')
@@ -236,11 +239,22 @@ def write_file(path, content, remedy='free some space or name another place'):
             file.write(content.encode('utf-8') if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        if source:
+            os.utime(partial, ns=(source.stat().st_mtime_ns,) * 2)
         os.replace(partial, target)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise OSError(f'cannot write {path} ({error.strerror or error}): {remedy}') from None
+
+
+def is_made(path, source):
+    """Whether write_file made this file of its source as that is now. OSError: one is absent
+
+    Not whether it is newer: a source may be replaced by a file with an older time stamp.
+    """
+    # 10 ms: exFAT keeps times no finer
+    return abs(path.stat().st_mtime_ns - source.stat().st_mtime_ns) < 10**7
 
 
 def read_weights(path, remedy, mapped=False):

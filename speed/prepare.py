@@ -6,7 +6,7 @@
 Frames are resized to what training_image crops from, so the crops are equal to the bit; sounds are
 cut or padded, at 16 kHz with 16 bits. A pair is 0.77 MB at 352 pixels and 10 s. Everything else
 (validation, benchmarks, captions, pairs beyond --share) is linked, or copied where links are not
-allowed. An interrupted run continues: pairs that are newer than their sources are kept.
+allowed. An interrupted run continues: what was made of files that have not changed is kept.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.pairs import print_other_splits
 from data import VGGSound
-from launch import between, overwritten, run_script, some_path, write_file
+from launch import between, is_made, overwritten, run_script, some_path, write_file
 from media import RESIZE_BEFORE_CROP, SAMPLE_RATE, SampleError, read_audio, read_image
 from model import PRESETS
 
@@ -107,7 +107,7 @@ def prepare_pair(pairs, folder, sample):
     """Write one pair below folder. -> None, or the SampleError of a file that cannot be read"""
     sources = pairs.files_of(sample)
     targets = folder / f'frames/{sample}.bmp', folder / f'audio/{sample}.wav'
-    if all(map(is_newer, targets, sources, file_bytes(pairs))):
+    if all(map(is_prepared, targets, sources, file_bytes(pairs))):
         return None
     for source in sources:      # linked by an earlier start with a smaller --share
         (folder / source.parent.name / source.name).unlink(missing_ok=True)
@@ -119,18 +119,17 @@ def prepare_pair(pairs, folder, sample):
     side = int(RESIZE_BEFORE_CROP * pairs.image_size)
     frame = io.BytesIO()
     image.resize((side, side), Image.Resampling.BICUBIC).save(frame, 'BMP')
-    write_file(targets[0], frame.getvalue())
+    write_file(targets[0], frame.getvalue(), source=sources[0])
     wav = (wav * 2**15).round().clamp(-2**15, 2**15 - 1)            # resampling may overshoot
     sound = io.BytesIO()
     soundfile.write(sound, wav.short().numpy(), SAMPLE_RATE, format='WAV', subtype='PCM_16')
-    write_file(targets[1], sound.getvalue())
+    write_file(targets[1], sound.getvalue(), source=sources[1])
     return None
 
 
-def is_newer(target, source, size):
-    """Whether a copy is newer than its source and has this size, which another preset's lacks."""
-    return (target.exists() and target.stat().st_size == size
-            and target.stat().st_mtime_ns > source.stat().st_mtime_ns)
+def is_prepared(target, source, size):
+    """Whether a copy is of its source as it is now, and of this size: other presets have others."""
+    return target.exists() and target.stat().st_size == size and is_made(target, source)
 
 
 def main(argv=None):

@@ -179,7 +179,8 @@ def test_cached_features_are_those_of_each_pair_s_own_sound(
     assert training().forwards[0]['features'] is None
     flags = ['--cache-audio', str(tmp_path / 'cache'), '--cache-share', share]
     fresh = []
-    watch(monkeypatch, data.AudioFeatures, 'keep', lambda _, self, sample, f: fresh.append(sample))
+    watch(monkeypatch, data.AudioFeatures, 'keep',
+          lambda _, self, sample, *_more: fresh.append(sample))
     seen = training('--epochs', '2', *flags, folder='cached')
     assert len(list(tmp_path.glob('cache/*/*.npy'))) == cached + 4      # four of validation
     assert len(fresh) == TRAIN + 4 + TRAIN - cached         # the second epoch reads what it can
