@@ -37,16 +37,14 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 import losses
 from beats import FRAME, HOP, N_MELS, SAMPLE_RATE, BEATs, BEATsConfig
 from figures.tables import table
-from launch import (between, given_options, overwritten, run_script, some_path, start_processes,
-                    write_file)
+from launch import (between, given_options, overwritten, run_script, sentence_for, some_path,
+                    start_processes, write_file)
 from model import PRESETS, SoundLocalizer, load_model
 from speed.costs import (by_terms, count_vision, keep_freed_memory, matrix_product_rate, name_of,
                          now, peak_bytes, seconds_of)
 from speed.parts import measure_evaluation, measure_loading, measure_metrics, measure_videos
 from speed.plain import plain_reading
 
-EPOCHS, PAIRS = 20, 144_000         # Section 4.1
-GPU_RATE = 0.4 * 989e12             # operations a second: 40% (assumed) of an H100's peak in bf16
 BATCH_SIZES = {'miniature': [2, 4, 8], 'paper': [2, 4, 8, 16]}
 TOLERANCE = 1e-4                    # relative, of float32 losses and gradients
 
@@ -200,8 +198,7 @@ def measure_step(preset, device, variants, batch_sizes, only_count, repeats):
         totals = [sum(count.values()) for count in counts]
         for variant, total, found in zip(variants, totals, timed):
             row = {'B': B, 'step': variant.name(), 'operations': total,
-                   'times, counted': totals[0] / total,
-                   'GPU hours': EPOCHS * PAIRS / B * total / GPU_RATE / 3600, **found}
+                   'times, counted': totals[0] / total, **found}
             if found:
                 row['times'] = timed[0]['seconds'] / row['seconds']
                 row['% of product'] = 100 * total / row['seconds'] / limits[variant.precision]
@@ -243,8 +240,9 @@ def measure_memory(preset, device, variants, batch_sizes, free_memory):
         with ProcessPoolExecutor(1, spawn) as pool:
             peak = pool.submit(peak_of_one_step, B, variant, preset, device, free_memory)
         held = None
-        if peak.exception():            # the system kills a process that has taken all memory
-            tqdm.write(f'{variant.name()} at B = {B} did not finish: {peak.exception()}')
+        if error := peak.exception():   # the system kills a process that has taken all memory
+            tqdm.write(f'{variant.name()} at B = {B} did not finish: '
+                       f'{sentence_for(error) or error}')
         else:
             held = peak.result()
         rows.append({'B': B, 'step': variant.name(), 'peak GB': held and held / 1e9})
@@ -262,9 +260,7 @@ TITLES = {
     'memory': 'Peak memory of a step, with weights and libraries, each in its own process (a dash: '
               'not finished, or not told by this system)',
     'step': 'A training step (forward, loss, backward, Adam). times: how many times as long the '
-            'plain reading takes.\n% of product: of the rate of one large matrix product (below).\n'
-            f'GPU hours: an estimate for {EPOCHS} epochs of {PAIRS:,} pairs at '
-            f'{GPU_RATE / 1e12:.0f}e12/s, 40% of one H100 in bf16',
+            'plain reading takes.\n% of product: of the rate of one large matrix product (below)',
     'terms': 'Its terms',
     'matrix_product': '10^12 operations a second of one large matrix product',
     'load': 'Training pairs, 640 x 360 JPEG and 16-bit sound, read by one process',
@@ -272,7 +268,7 @@ TITLES = {
     'evaluate': 'Evaluation: heatmaps of 224 x 224 for images under audios',
     'metrics': 'mIoU at 19 thresholds and F at 255, one thread'}
 STEP_COLUMNS = {'B': 0, 'step': 0, 'seconds': 3, 'times': 2, 'loss': 6, 'gradient': 6,
-                'passes': 0, 'times, counted': 2, '% of product': 1, 'GPU hours': 2}    # decimals
+                'passes': 0, 'times, counted': 2, '% of product': 1}            # decimals
 
 
 def parse_args(argv=None):

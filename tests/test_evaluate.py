@@ -105,9 +105,9 @@ def test_pictures_and_a_report_come_with_every_task(everything):
 def test_three_processes_score_what_one_scores(everything, small_world, tmp_path):
     one = json.loads((everything[0] / 'a.json').read_text())
     named = ('flickr', 'is4', 'avs_ms3', 'ext_flickr', 'robust_ms3', 'vgg_instruments')
-    command = ['--standalone', '--nproc_per_node=3', ROOT / 'evaluate.py', '--benchmarks', *named,
-               '--data-root', small_world, '--json', tmp_path / 'three.json',
-               '--save-heatmaps', tmp_path / 'maps', '--batch-size', 8]
+    command = ['--standalone', '--nproc_per_node=3', ROOT / 'evaluate.py', '--device', 'cpu',
+               '--benchmarks', *named, '--data-root', small_world,
+               '--json', tmp_path / 'three.json', '--save-heatmaps', tmp_path / 'maps', '--batch-size', 8]
     done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', *map(str, command)],
                           capture_output=True, text=True, cwd=ROOT, timeout=400,
                           env={**os.environ, 'OMP_NUM_THREADS': '1'})

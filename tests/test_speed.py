@@ -274,8 +274,6 @@ def test_sections_print_tables_and_write_json(tiny, monkeypatch, tmp_path, capsy
     assert ours['% of product'] == pytest.approx(ours['operations'] / ours['seconds'] / 1e7)
     assert cached['operations'] < ours['operations']
     assert [row['B'] for row in counted] == [3] * 4 and 'seconds' not in counted[0]
-    assert counted[1]['GPU hours'] == pytest.approx(
-        20 * 144_000 / 3 * counted[1]['operations'] / (0.4 * 989e12) / 3600)
     assert {row['B'] for row in report['terms'] if row['seconds'] is None} == {3}
     said = capsys.readouterr().out
     assert 'decoder' in said and 'ours bf16, cached audio' in said
