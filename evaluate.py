@@ -28,11 +28,12 @@ from tqdm import tqdm
 
 from benchmarks import BENCHMARKS
 from benchmarks.lists import files_of_root, read_labels
-from benchmarks.maps import maps_below, open_others, save_confidences, save_heatmaps, with_others
+from benchmarks.maps import (maps_below, open_others, read_maps, save_confidences, save_heatmaps,
+                             with_others)
 from data import Benchmark, draw_miniature
 from figures.compare import comparison
 from figures.own import one_pair
-from figures.report import draw_report, draw_sheets, ids_to_show
+from figures.report import BY, draw_report, draw_sheets, ids_to_show
 from figures.scores import in_json, print_counts, scores_of, write_scores
 from figures.tables import EXTENDED, ORACLE_TASKS, task_tables
 from launch import (between, check_outputs, gather_lists, given_options, overwritten,
@@ -58,8 +59,8 @@ SHIPPED = {'av': 'miniature/weights/av.pt', 'av_llm': 'miniature/weights/av_llm.
 def score(dataset, batches, metrics, localiser, shown=(), folders=()):
     """Update every metric with these batches. -> [(sample, {row: its heatmap})] of those in `shown`
 
-    metrics: {task: {row: metric}}. For the extended sets the localiser adds 'confidence' to the
-    samples. shown: ids. folders: [(row, where its heatmaps are saved)].
+    metrics: {task: {row: metric}}. For the extended sets the localiser adds to each sample its
+    'confidence', {row: number}. shown: ids. folders: [(row, where its heatmaps are saved)].
     """
     pictured = []
     for batch in batches:
@@ -95,7 +96,7 @@ def feed(metric, samples, maps, row):
     """Update a metric with the samples it can score: those with a map and with its ground truth.
 
     Negatives, whose sound comes from nothing in the frame, are only for metrics that need the
-    condition. A 'confidence' may be {row: number}: that of this row is taken.
+    condition.
     """
     kept = []
     for sample, heat in zip(samples, maps):
@@ -107,7 +108,7 @@ def feed(metric, samples, maps, row):
     truth = []
     for key in metric.needs:
         values = [sample[key] for sample, _ in kept]
-        if isinstance(values[0], dict):
+        if key == 'confidence':
             values = [of_rows[row] for of_rows in values]
         truth.append(torch.stack(values) if torch.is_tensor(values[0]) else values)
     metric.update(torch.stack([heat for _, heat in kept]), *truth)
@@ -243,7 +244,7 @@ def localiser_of(dataset, tasks, model, tokenizer, heatmaps, mixture_labels, mix
     """
     needs = {key for metric in tasks.values() for key in metric.needs}
     if heatmaps:
-        return maps_below(Path(heatmaps, dataset.name), needs)
+        return functools.partial(read_maps, maps_below(Path(heatmaps, dataset.name), needs))
     if 'sources' in needs:
         names = dataset.classes
         if mixture_labels:
@@ -291,7 +292,7 @@ def evaluate(args):
         others = open_others(args.beside, dataset, tasks)
         localiser = localisers[name]
         if others:
-            localiser = functools.partial(with_others, localiser, others, name, shown)
+            localiser = functools.partial(with_others, localiser, others, shown)
         folders = [('ours', Path(args.save_heatmaps, name))] if args.save_heatmaps else []
         scored[name], pictured = score_benchmark(
             dataset, tasks, localiser, [*rows, *others], args.batch_size, shown, folders,
@@ -371,11 +372,11 @@ def parse_args(argv=None):
 
 
 def named_folder(text):
-    """argparse's type of NAME=DIR. -> (NAME, DIR)"""
+    """argparse's type of NAME=DIR. -> (the row of that method, DIR)"""
     name, _, folder = text.partition('=')
     if not name.strip() or not folder or not Path(folder).is_dir():
         raise argparse.ArgumentTypeError(f'expected NAME=DIR, a folder that exists, not {text!r}')
-    return name, folder
+    return BY + name, folder
 
 
 def check_options(args, given):

@@ -44,7 +44,7 @@ def localise(model, samples, words=None, cache=None, with_confidence=False):
         size = samples[0]['image'].shape[-2:]
         values = confidence(model, vision, A, size)                             # (B,)
         for sample, value in zip(samples, values.tolist()):
-            sample['confidence'] = value
+            sample['confidence'] = {'ours': value}
     return {'ours': list(maps[:B]), 'oracle': [oracle.get(i) for i in range(B)]}
 
 

@@ -21,7 +21,6 @@ from metrics import top_quarter_mean
 
 SIZE = (GROUND_TRUTH_SIZE, GROUND_TRUTH_SIZE)                   # H, W
 PAIR_SIZE = (GROUND_TRUTH_SIZE, 2 * GROUND_TRUTH_SIZE)          # two frames side by side
-BY = 'by '          # begins the name of the row of another method (--beside)
 
 
 def save_heatmaps(folder, ids, maps):
@@ -91,7 +90,10 @@ def read_confidences(folder):
 
 
 def maps_below(folder, needs):
-    """-> read_maps of this folder, a function of samples. FileNotFoundError where it is missing"""
+    """-> read_map of this folder, a function of an id. FileNotFoundError where it is missing
+
+    needs: what the metrics need of a sample: two maps for its 'sources', and its 'confidence'.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f'no folder {folder}: --heatmaps needs one per benchmark; '
                                 '--benchmarks or --task names those that are there')
@@ -99,48 +101,55 @@ def maps_below(folder, needs):
     if 'confidence' in needs and not confidences:
         print(f'no {folder}/confidence.csv: taking the mean of the highest quarter of each map, as '
               'SLAVC does')
-    return functools.partial(read_maps, folder, needs, confidences)
+    return functools.partial(read_map, folder, needs, confidences)
 
 
-def read_maps(folder, needs, confidences, samples):
+def read_map(folder, needs, confidences, name):
+    """-> a sample's map, (2, H, W) of a mixture; its confidence, None where it is not needed
+
+    confidences: {id: number}; without any it is SLAVC's. SampleError where there is no valid map.
+    """
+    if 'sources' in needs:
+        heat = torch.stack([read_heatmap(folder, f'{name}_{k}', PAIR_SIZE) for k in (0, 1)])
+    else:
+        heat = read_heatmap(folder, name, SIZE)
+    if 'confidence' not in needs:
+        return heat, None
+    if not confidences:
+        return heat, top_quarter_mean(heat[None]).item()
+    if name not in confidences:
+        raise ValueError(f'{folder}/confidence.csv has no line for {name}: add it')
+    return heat, confidences[name]
+
+
+def read_maps(read, samples):
     """As localise.localise, from files. -> {'heatmaps': a map, or None, of each sample}
 
-    needs: what the metrics need of a sample: two maps for its 'sources', and its 'confidence',
-    which is added (without confidences SLAVC's own). A sample that lacks a map gets an 'error'.
+    read: see maps_below. A sample that lacks a map gets an 'error'.
     """
     maps = []
     for sample in samples:
-        name = sample['id']
         try:
-            if 'sources' in needs:
-                heat = torch.stack([read_heatmap(folder, f'{name}_{k}', PAIR_SIZE) for k in (0, 1)])
-            else:
-                heat = read_heatmap(folder, name, SIZE)
+            heat, confidence = read(sample['id'])
         except SampleError as error:
             sample['error'] = error
             maps.append(None)
             continue
         maps.append(heat)
-        if 'confidence' not in needs:
-            continue
-        if not confidences:
-            sample['confidence'] = top_quarter_mean(heat[None]).item()
-        elif name in confidences:
-            sample['confidence'] = confidences[name]
-        else:
-            raise ValueError(f'{folder}/confidence.csv has no line for {name}: add it')
+        if confidence is not None:
+            sample['confidence'] = {'heatmaps': confidence}
     return {'heatmaps': maps}
 
 
 # ---- Other methods' maps beside ours (--beside) --------------------------------------------------
 def open_others(methods, dataset, tasks):
-    """--beside: the maps of other methods. -> {row: localiser}, of those that have this benchmark
+    """--beside: the maps of other methods. -> {row: read_map}, of those that have this benchmark
 
-    methods: [(name, folder)], folders as of --save-heatmaps. tasks: {task: metric}.
+    methods: [(row, folder)], folders as of --save-heatmaps. tasks: {task: metric}.
     """
     needs = {key for metric in tasks.values() for key in metric.needs}
     others = {}
-    for method, folder in methods:
+    for row, folder in methods:
         maps = Path(folder, dataset.name)
         try:
             if not maps.is_dir():
@@ -149,33 +158,31 @@ def open_others(methods, dataset, tasks):
             lacking = [s.id for s in dataset.samples if s.id not in confidences]
             if confidences and lacking:
                 raise ValueError(f'{maps}/confidence.csv has no line for {lacking[0]}')
-            others[BY + method] = maps_below(maps, needs)
+            others[row] = maps_below(maps, needs)
         except (OSError, ValueError) as error:      # it must not cost the run its scores
             if rank_and_processes()[0] == 0:
-                print(f'{dataset.name}: {method} is not shown: {error}')
+                print(f'{dataset.name}, {row}, is not shown: {error}')
     return others
 
 
-def with_others(localiser, others, benchmark, shown, samples):
+def with_others(localiser, others, shown, samples):
     """The maps of a localiser, and of others beside them. -> {row: maps}
 
     others: see open_others. Their maps are read of the samples with an id in `shown` alone, but of
-    all in the extended sets, for Figure 7, where 'confidence' becomes {row: number}.
+    all in the extended sets, for Figure 7.
     """
     maps = localiser(samples)
-    for sample in samples:
-        if 'confidence' in sample:
-            sample['confidence'] = dict.fromkeys(maps, sample['confidence'])
     for row, read in others.items():
         maps[row] = [None] * len(samples)
         for i, sample in enumerate(samples):
-            wanted = 'confidence' in sample or sample['id'] in shown
-            if 'error' in sample or not wanted:
+            is_extended = 'confidence' in sample
+            if 'error' in sample or not (is_extended or sample['id'] in shown):
                 continue
-            copy = dict(sample)         # gets an error or a confidence of this row
-            [maps[row][i]] = read([copy])['heatmaps']
-            if 'error' in copy:
-                tqdm.write(f'{benchmark}: {row}: {copy["error"]}')
-            elif 'confidence' in copy:
-                sample['confidence'][row] = copy['confidence']
+            try:
+                maps[row][i], confidence = read(sample['id'])
+            except SampleError as error:
+                tqdm.write(f'{row}: {error}')
+                continue
+            if is_extended:
+                sample['confidence'][row] = confidence
     return maps

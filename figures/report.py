@@ -22,7 +22,6 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from benchmarks.maps import BY
 from figures import attempt, curves
 from figures.pictures import contact_sheet, ground_truth_tile, heat_colours, overlay
 from figures.tables import BENCHMARK_NAMES, EXTENDED, TASK_NAMES, cell_text, grids, score_of
@@ -30,6 +29,7 @@ from launch import write_file
 from media import SAMPLE_RATE, displayable
 from metrics import CONDITIONS
 
+BY = 'by '                  # begins the name of the row of another method (--beside)
 LOUD = 0.35                 # root mean square of a sound; a louder one is played at SOFTENED
 SOFTENED = 0.1
 SOUND_SECONDS = 240         # in one report, each 43 KB (16 kHz, 16 bit, base64)

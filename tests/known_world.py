@@ -245,7 +245,7 @@ class Run:
             assert own is None or torch.equal(own, code(s['label'])[0])
             oracle.append(None if own is None else known_map(s['id'], 'oracle'))
             if with_confidence:
-                s['confidence'] = EXTENDED[s['id'].split('.')[1]][1]
+                s['confidence'] = {'ours': EXTENDED[s['id'].split('.')[1]][1]}
         return {'ours': [known_map(s['id']) for s in samples], 'oracle': oracle}
 
     def localise_sources(self, model, samples, classes, cache=None, names=None):

@@ -225,7 +225,7 @@ def test_samples_are_read_once_and_only_maps_that_are_shown(two_runs, monkeypatc
 
 def test_a_method_without_maps_of_a_benchmark_is_named(two_runs, tmp_path, capsys):
     two_runs()
-    assert f'none is not shown: there is no folder {tmp_path / "nothing/is4"}' in (
+    assert f'by none, is not shown: there is no folder {tmp_path / "nothing/is4"}' in (
         capsys.readouterr().out)
 
 
@@ -239,5 +239,5 @@ def test_maps_that_are_missing_or_wrong_cost_another_method_only(two_runs, tmp_p
     assert lacking == {'is4.a_2'}
     assert all(list(e['heats']) == ['overlay'] for e in examples if e['benchmark'] == 'ext_flickr')
     said = capsys.readouterr().out
-    assert f'ext_flickr: saved is not shown: {confidences} has no line for' in said
+    assert f'ext_flickr, by saved, is not shown: {confidences} has no line for' in said
     assert 'no heatmap' in said and list(curves) == ['precision_recall.png']

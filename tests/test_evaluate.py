@@ -17,7 +17,7 @@ from PIL import Image
 
 import evaluate
 import metrics
-from benchmarks.maps import read_confidences, read_heatmap, read_maps, save_heatmaps
+from benchmarks.maps import maps_below, read_confidences, read_heatmap, read_maps, save_heatmaps
 from conftest import ROOT
 from data import Benchmark, SampleError
 from localise import localise_sources
@@ -214,17 +214,17 @@ def test_a_confidence_file_with_a_bad_line_is_named(tmp_path):
     table, sample = tmp_path / 'confidence.csv', {'id': 'a'}
     needs = {'boxes', 'confidence'}
     assert read_confidences(tmp_path) == {}
-    read_maps(tmp_path, {'boxes'}, {}, [sample])
+    read_maps(maps_below(tmp_path, {'boxes'}), [sample])
     assert 'confidence' not in sample
     table.write_text('id,confidence\na,0.25\n')
-    read_maps(tmp_path, needs, read_confidences(tmp_path), [sample])
-    assert sample['confidence'] == 0.25
+    read_maps(maps_below(tmp_path, needs), [sample])
+    assert sample['confidence'] == {'heatmaps': 0.25}
     table.write_text('id,confidence\na,0.25\nonly-one-column\n')
     with pytest.raises(ValueError, match='confidence.csv, line 3'):
         read_confidences(tmp_path)
     table.write_text('b,0.5\n')
     with pytest.raises(ValueError, match='confidence.csv has no line for a'):
-        read_maps(tmp_path, needs, read_confidences(tmp_path), [sample])
+        read_maps(maps_below(tmp_path, needs), [sample])
 
 
 @pytest.fixture(scope='module')

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 import localise as localise_file
-from benchmarks.maps import read_confidences, read_heatmap, read_maps, save_heatmaps
+from benchmarks.maps import (maps_below, read_confidences, read_heatmap, read_maps,
+                             save_heatmaps)
 from data import SampleError
 from evaluate import feed
 from localise import localise, localise_sources
@@ -120,7 +121,7 @@ def test_the_confidence_is_of_the_sound_and_the_masked_features_of_its_image(ech
     samples[0]['wav'] = torch.tensor([3., 4])
     samples[1]['wav'] = torch.tensor([5., 12])
     localise(echo, samples, WORDS, with_confidence=True)
-    confidences = [float(sample['confidence']) for sample in samples]
+    confidences = [sample['confidence']['ours'] for sample in samples]
     assert confidences == pytest.approx([3 / 5, 12 / 13], abs=1e-4)
     assert asked == [(True, [[3, 4], [5, 12]], (8, 8))]
 
@@ -235,12 +236,12 @@ def ramp(value, size=(224, 224)):
 def test_maps_are_read_by_id_with_their_own_confidence_and_the_rest_of_their_sample(tmp_path):
     save_heatmaps(tmp_path, ['c', 'a', 'd'], torch.stack([ramp(.75), ramp(.25), ramp(.5)]))
     samples = [{'id': name} for name in 'abcd']
-    confidences = {'d': .3, 'c': .2, 'a': .1, 'z': .9}
-    found = read_maps(tmp_path, {'boxes', 'confidence'}, confidences, samples)
+    (tmp_path / 'confidence.csv').write_text('d,0.3\nc,0.2\na,0.1\nz,0.9\n')
+    found = read_maps(maps_below(tmp_path, {'boxes', 'confidence'}), samples)
     for one, value in zip(found['heatmaps'], (.25, None, .75, .5)):
         assert one is None if value is None else torch.equal(one, ramp(value))
-    assert [s.get('confidence') for s in samples] == [pytest.approx(.1), None, pytest.approx(.2),
-                                                      pytest.approx(.3)]
+    assert [s.get('confidence') for s in samples] == [{'heatmaps': .1}, None, {'heatmaps': .2},
+                                                      {'heatmaps': .3}]
     [error] = [s['error'] for s in samples if 'error' in s]
     assert isinstance(error, SampleError) and f'no heatmap {tmp_path / "b"}.npy' in str(error)
 
@@ -250,10 +251,10 @@ def test_two_maps_of_a_mixture_keep_their_order_and_orientation(tmp_path):
     save_heatmaps(tmp_path, ['m'], wide[None])
     assert sorted(file.name for file in tmp_path.iterdir()) == ['m_0.npy', 'm_1.npy']
     sample = {'id': 'm'}
-    found = read_maps(tmp_path, {'sources'}, {}, [sample])
+    found = read_maps(maps_below(tmp_path, {'sources'}), [sample])
     assert torch.equal(found['heatmaps'][0], wide) and 'error' not in sample
     np.save(tmp_path / 'm_1.npy', np.zeros((448, 224), np.float16))
-    found = read_maps(tmp_path, {'sources'}, {}, [sample])
+    found = read_maps(maps_below(tmp_path, {'sources'}), [sample])
     assert found['heatmaps'] == [None] and '(448, 224)' in str(sample['error'])
 
 
