@@ -29,7 +29,6 @@ from tqdm import tqdm
 from benchmarks import BENCHMARKS
 from benchmarks.lists import BenchmarkSample, boxes_out, files_of_root
 from benchmarks.pairs import FRAMES, read_ids
-from figures.tables import table
 from launch import (between, check_outputs, overwritten, run_script, sentence_for, some_path,
                     write_file)
 from media import (SAMPLE_RATE, SOUNDS, SampleError, decode, file_of, mono, read_image, read_mask,
@@ -224,11 +223,12 @@ def main(argv=None):
             print(f'{name}: {sentence}', file=sys.stderr)
     if args.json:
         write_file(args.json, json.dumps({'counts': counts, 'sentences': sentences}, indent=1))
-    findings = list(max(counts.values(), key=len))      # an unreadable list has few, VGGSound most
-    rows = []
-    for key in findings:
-        rows.append([key, *(found.get(key) for found in counts.values())])
-    print(table(rows, ['', *counts], decimals=2))
+    for name, found in counts.items():
+        print(name)
+        for finding, number in found.items():
+            text = f'{number:,}' if isinstance(number, int) else f'{number:,.2f}'
+            if number:
+                print(f'{text:>11} {finding}')
     free = shutil.disk_usage(root if root.exists() else '.').free
     print(f'{free / 1e9:,.0f} GB are free below {root}')
     return 1 if any(sentences.values()) else 0
