@@ -37,7 +37,7 @@ from transformers import (AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoT
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from benchmarks.lists import files_of_root, json_lines, read_rows, unique
-from benchmarks.pairs import FRAMES, print_other_splits, read_ids
+from benchmarks.pairs import FRAMES, read_ids
 from data import draw_miniature
 from launch import (between, overwritten, pick_device, rank_and_processes, run_script, some_path,
                     start_processes, wait_for_all, write_file)
@@ -310,9 +310,10 @@ def caption_pairs(args, device, rank=0, processes=1):
     wait = wait_for_all if processes > 1 else lambda: None
     dtype = args.dtype or ('bfloat16' if device.type == 'cuda' else 'float32')
     if rank == 0:
-        begin_stages(args, dtype)
+        ids = begin_stages(args, dtype)
     wait()                              # for the first process, which has checked everything
-    ids = read_ids(args.ids, training=True)
+    if rank > 0:
+        ids = read_ids(args.ids, training=True)
     failed = {}
     for stage, settings in args.settings.items():
         lines = [{'id': i} for i in ids]
@@ -335,7 +336,7 @@ def caption_pairs(args, device, rank=0, processes=1):
 
 
 def begin_stages(args, dtype):
-    """Check lists, files and models before hours of work; write each stage's settings.json.
+    """Check lists, files and models before hours of work; write settings.json. -> the pairs' ids
 
     And the batches of captions made elsewhere (--audio-captions), so that no model is loaded.
     """
@@ -343,7 +344,6 @@ def begin_stages(args, dtype):
         draw_miniature(args.data_root)
     ids = read_ids(args.ids, training=True)
     made = read_audio_captions(args.audio_captions, ids) if args.audio_captions else {}
-    print_other_splits(args.ids)
     stages = [stage for stage in args.settings if not (stage == 'audio' and made)]
     check_files(args.data_root / 'vggsound', ids, stages)
     models = {stage: model_revision(stage, args.settings[stage]['model']) for stage in stages}
@@ -361,6 +361,7 @@ def begin_stages(args, dtype):
         for file, batch in batches_of(args.folders['audio'], lines, size).items():
             if not is_finished(file, batch, retry_failed=False):
                 write_json(file, batch)
+    return ids
 
 
 def check_files(folder, ids, stages):

@@ -37,7 +37,7 @@ from tqdm import tqdm
 from beats import FRAME, HOP, N_MELS
 from benchmarks import BENCHMARKS
 from benchmarks.lists import WHERE, boxes_of_frames, boxes_out
-from benchmarks.pairs import FORMS, FRAMES, print_other_splits, read_ids
+from benchmarks.pairs import FORMS, FRAMES, read_ids
 from checkpoint import end_only_with_parent
 from launch import agree, is_made, rank_and_processes, write_file
 from media import (SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map, evaluation_image,
@@ -148,7 +148,6 @@ def open_pairs(root, image_size, seconds, seed, skip_bad):
                           'and not all find the same: give every machine the same data')
     if rank > 0:
         return pairs, None
-    print_other_splits(pairs.list)
     if pairs.absent:
         print(f'left out {len(pairs.absent)} samples of {pairs.list} without files, e.g. '
               f'{pairs.absent[0]}')

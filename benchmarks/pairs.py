@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks.lists import csv_lines, unique
+from launch import rank_and_processes
 
 FRAMES = ('.jpg', '.bmp')       # of training frames; .bmp is what `data.py prepare` writes
 # a line of train.csv or val.csv
@@ -40,16 +41,15 @@ def read_list(path):
 
 
 def read_ids(path, training=False):
-    """The ids of a list; training: without those of another split. ValueError if none is left."""
+    """The ids of a list. training: without those of another split, whose number is printed.
+
+    ValueError if none is left.
+    """
     listed = read_list(path)
     ids = [i for i in listed if not training or listed[i] in (None, 'train')]
     if not ids:
         raise ValueError(f'{path} has no line of the split "train": take VGGSound\'s own list, or '
                          'one without a split')
+    if len(ids) < len(listed) and rank_and_processes()[0] == 0:
+        print(f'{path}: left out {len(listed) - len(ids)} lines of other splits than "train"')
     return ids
-
-
-def print_other_splits(path):
-    """Print how many lines of a list are not for training."""
-    if others := sum(split not in (None, 'train') for split in read_list(path).values()):
-        print(f'{path}: left out {others} lines of other splits than "train"')

@@ -22,7 +22,6 @@ import soundfile
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.pairs import print_other_splits
 from data import VGGSound
 from launch import between, is_made, overwritten, run_script, some_path, write_file
 from media import RESIZE_BEFORE_CROP, SAMPLE_RATE, SampleError, read_audio, read_image
@@ -37,7 +36,6 @@ def prepare(root, out, image_size, seconds, share=1.0, skip_bad=False):
     ValueError where `out` holds anything else; SampleError: a pair cannot be read.
     """
     pairs = VGGSound(root, 'train', image_size, seconds, augmented=True, skip_bad=skip_bad)
-    print_other_splits(pairs.list)
     folder = Path(out, 'vggsound')
     marker = Path(out, PREPARED)
     source = str(Path(root).resolve())
