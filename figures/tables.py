@@ -22,7 +22,7 @@ BENCHMARK_NAMES = {
     'ext_vggss': 'Extended VGG-SS', 'ext_flickr': 'Extended Flickr',
     'robust_s4': 'AVSBench-Robust S4', 'robust_ms3': 'AVSBench-Robust MS3',
     'vgg_instruments': 'VGGSound-Instruments', 'vgg_duet': 'VGGSound-Duet'}
-ROW_NAMES = {'av': 'paper, AV alignment', 'av_llm': 'paper, AV + LLM alignment'}
+ROW_NAMES = {'av': "paper's AV alignment", 'av_llm': "paper's AV + LLM alignment"}
 ORACLE_TASKS = ('single', 'segmentation', 'interactive')    # the paper's tables with an oracle
 ORACLE = 'clipseg_gt_text'      # the row 'oracle' in files
 ADAPTED = 'w/ Adap.'

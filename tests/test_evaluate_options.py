@@ -242,8 +242,8 @@ def test_backbones_and_initial_shift_are_the_given_ones_or_the_presets(monkeypat
         assert built[-2:] == [(*own, config.w, config.b), (*given, config.w, config.b)]
 
 
-PAPER_ROWS = {'av': 'paper, AV alignment 49.5 64.0 46.3 54.1',
-              'av_llm': 'paper, AV + LLM alignment 52.1 64.5 46.9 54.5'}
+PAPER_ROWS = {'av': "paper's AV alignment 49.5 64.0 46.3 54.1",
+              'av_llm': "paper's AV + LLM alignment 52.1 64.5 46.9 54.5"}
 
 
 @pytest.mark.parametrize('saved, arguments, preset, row', [

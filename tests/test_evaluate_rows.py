@@ -263,7 +263,7 @@ def test_maps_on_disk_are_not_called_ours(everything, monkeypatch, tmp_path, cap
         '--csv', tmp_path / 'a.csv', '--benchmarks', 'vggss', 'ext_vggss',
         '--beside', f'others={out / "maps"}')
     said = capsys.readouterr().out
-    assert 'VGG-SS     heatmaps ' in said and 'paper, AV alignment  49.5' in said
+    assert 'VGG-SS     heatmaps ' in said and "paper's AV alignment  49.5" in said
     assert 'ours' not in said and 'Extended VGG-SS  heatmaps' in said
     [(_, tables, _, _)] = run.reports
     assert [list(rows) for rows, _ in tables.values()] == 2 * [['heatmaps', 'oracle']]

@@ -53,7 +53,7 @@ NAMES = {'vggss': 'VGG-SS', 'flickr': 'Flickr-SoundNet', 'is4': 'IS4', 'ade20k':
          'ext_vggss': 'Extended VGG-SS', 'ext_flickr': 'Extended Flickr',
          'robust_s4': 'AVSBench-Robust S4', 'robust_ms3': 'AVSBench-Robust MS3',
          'vgg_instruments': 'VGGSound-Instruments', 'vgg_duet': 'VGGSound-Duet'}
-LABELS = {'av': 'paper, AV alignment', 'av_llm': 'paper, AV + LLM alignment'}
+LABELS = {'av': "paper's AV alignment", 'av_llm': "paper's AV + LLM alignment"}
 
 
 def distinct(task, first):
