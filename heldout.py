@@ -27,7 +27,6 @@ PRINTED = {     # {key of summary.json: its name in table_of}
 
 class MaskIoU(Segmentation):
     """mIoU. Segmentation would compute F too, whose 255 thresholds cost a fifth of the time."""
-    kept = ('iou',)
 
     def add(self, heatmap, mask):
         self.iou.append(self.score(self.threshold, heatmap, (mask > 0).float()))
@@ -40,11 +39,14 @@ class BothRight(Streaming):
     """both_right: the share, in per cent, of frames in which both sounds are localised correctly.
 
     Under each of a frame's two sounds, the mean heat on the sound's own object must exceed that on
-    the other object; no threshold. waiting: the first sample of each frame, until its second comes.
+    the other object; no threshold.
     """
     needs = ('mask', 'group')
-    kept = ('right', 'waiting')
-    waiting = {}                            # {group: (heatmap, mask)}
+    kept = ('right',)
+
+    def __init__(self):
+        super().__init__()
+        self.waiting = {}       # {group: (heatmap, mask)} of frames of which one sample was seen
 
     def add(self, heatmap, mask, group):
         if group not in self.waiting:
@@ -65,8 +67,11 @@ class Areas(Streaming):
     kept = ('silence', 'noise')
 
     def add(self, heatmap, boxes, condition):
-        if condition in self.kept:
-            getattr(self, condition).append(float((heatmap > 0.5).float().mean()))
+        area = float((heatmap > 0.5).float().mean())
+        if condition == 'silence':
+            self.silence.append(area)
+        elif condition == 'noise':
+            self.noise.append(area)
 
     def compute(self):
         return {'area_silence': mean(self.silence), 'area_noise': mean(self.noise)}

@@ -13,7 +13,6 @@ a comment `Paper [n]` says how, and tests/released_evaluators.py computes its nu
 Shapes: B maps in a batch, H W pixels, P = H * W, T thresholds (19 for 'sweep', else 1), N samples.
 """
 
-import copy
 import itertools
 import math
 
@@ -101,10 +100,10 @@ def mean(values, scale=1):
 
 
 class Streaming:
-    """What all metrics share: update() adds a batch and keeps a few numbers of each sample.
+    """What all metrics share: update() adds a batch and keeps some numbers of each sample.
 
-    needs: the keys of a batch whose values update() takes after the heatmaps. kept: the attributes
-    that hold the numbers, by default lists. A subclass has add(), which scores one sample, and
+    needs: the keys of a batch whose values update() takes after the heatmaps. kept: the lists that
+    hold the numbers, self.iou and so on. A subclass has add(), which scores one sample, and
     compute(). len(): the samples seen.
     """
     needs = ()
@@ -121,7 +120,7 @@ class Streaming:
         self.threshold = threshold
         self.reading = reading
         for name in (*self.kept, 'ids'):        # ids: of the samples, where the caller adds them
-            setattr(self, name, copy.copy(getattr(type(self), name, [])))
+            setattr(self, name, [])
 
     def __len__(self):
         return len(getattr(self, self.kept[0]))
@@ -158,7 +157,7 @@ class Streaming:
     def merge(self, other):
         """Add the samples of another metric of the same class."""
         for name in (*self.kept, 'ids'):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            getattr(self, name).extend(getattr(other, name))
         self.graded += other.graded
 
 
@@ -211,10 +210,8 @@ class Segmentation(Streaming):
     Paper [53]: "w/ Adap." has no public code for segmentation; here it is the same top-K mask.
     """
     needs = ('mask',)
-    kept = ('iou', 'iou_adaptive', 'area', 'f_adaptive', 'f_sum')
+    kept = ('iou', 'iou_adaptive', 'area', 'f_adaptive', 'f_curves')
     strict = True                           # as AVSBench's evaluator
-    # Sums of F as whole numbers, in units of 2^-40: floats would depend on the order of samples.
-    f_sum = torch.zeros(len(F_THRESHOLDS), dtype=torch.int64)
 
     def add(self, heatmap, mask):
         mask = (mask > 0).float()
@@ -226,11 +223,13 @@ class Segmentation(Streaming):
         if total:
             self.f_adaptive.append(float(f_score(inside, outside, total)))
             f = f_score(*overlap(heatmap, mask, F_THRESHOLDS.to(mask.device)))      # (255,)
-            self.f_sum = self.f_sum + (f * 2**40).round().long()
+            # In units of 2^-40: the sum of floats would depend on the order of the samples.
+            self.f_curves.append((f * 2**40).round().long())
 
     def f_curve(self):
         """Mean F at each of the 255 thresholds, in per cent. (255,)"""
-        return 100 * self.f_sum.double() / 2**40 / len(self.f_adaptive)
+        total = sum(self.f_curves, torch.zeros(len(F_THRESHOLDS), dtype=torch.int64))   # (255,)
+        return 100 * total.double() / 2**40 / len(self.f_curves)
 
     def compute(self):
         return {'mIoU': mean(self.iou, 100), 'mIoU_adap': mean(self.iou_adaptive, 100),

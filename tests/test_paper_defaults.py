@@ -260,7 +260,7 @@ def test_the_sweep_is_of_19_thresholds_f_s_of_255_and_auc_s_of_21():
     sweep.update(heat, torch.ones_like(heat))
     shares = [sum(v > t / 20 for v in (0.06, 0.12, 0.92, 0.97)) / 4 for t in range(1, 20)]
     assert sweep.iou[0] == pytest.approx(shares)
-    assert len(metrics.F_THRESHOLDS) == len(sweep.f_sum) == 255
+    assert len(metrics.F_THRESHOLDS) == len(sweep.f_curve()) == 255
     assert metrics.F_THRESHOLDS[[0, 1, -1]].tolist() == pytest.approx([0, 1 / 254, 1], abs=1e-6)
     assert metrics.AUC_POINTS.tolist() == pytest.approx([k / 20 for k in range(21)])
 
