@@ -95,8 +95,8 @@ def maps_below(folder, needs):
     needs: what the metrics need of a sample: two maps for its 'sources', and its 'confidence'.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f'no folder {folder}: --heatmaps needs one per benchmark; '
-                                '--benchmarks or --task names those that are there')
+        raise FileNotFoundError(f'there is no folder {folder}; --benchmarks or --task names the '
+                                'sets that have maps')
     confidences = read_confidences(folder)
     if 'confidence' in needs and not confidences:
         print(f'no {folder}/confidence.csv: taking the mean of the highest quarter of each map, as '
@@ -107,7 +107,8 @@ def maps_below(folder, needs):
 def read_map(folder, needs, confidences, name):
     """-> a sample's map, (2, H, W) of a mixture; its confidence, None where it is not needed
 
-    confidences: {id: number}; without any it is SLAVC's. SampleError where there is no valid map.
+    confidences: {id: number}; without any it is SLAVC's. SampleError: a sample lacks its map or its
+    confidence, or its map is not valid.
     """
     if 'sources' in needs:
         heat = torch.stack([read_heatmap(folder, f'{name}_{k}', PAIR_SIZE) for k in (0, 1)])
@@ -118,7 +119,7 @@ def read_map(folder, needs, confidences, name):
     if not confidences:
         return heat, top_quarter_mean(heat[None]).item()
     if name not in confidences:
-        raise ValueError(f'{folder}/confidence.csv has no line for {name}: add it')
+        raise SampleError(f'{folder}/confidence.csv has no line for {name}: add it')
     return heat, confidences[name]
 
 
@@ -150,15 +151,8 @@ def open_others(methods, dataset, tasks):
     needs = {key for metric in tasks.values() for key in metric.needs}
     others = {}
     for row, folder in methods:
-        maps = Path(folder, dataset.name)
         try:
-            if not maps.is_dir():
-                raise FileNotFoundError(f'there is no folder {maps}')
-            confidences = read_confidences(maps)
-            lacking = [s.id for s in dataset.samples if s.id not in confidences]
-            if confidences and lacking:
-                raise ValueError(f'{maps}/confidence.csv has no line for {lacking[0]}')
-            others[row] = maps_below(maps, needs)
+            others[row] = maps_below(Path(folder, dataset.name), needs)
         except (OSError, ValueError) as error:      # it must not cost the run its scores
             if rank_and_processes()[0] == 0:
                 print(f'{dataset.name}, {row}, is not shown: {error}')
