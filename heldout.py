@@ -160,15 +160,11 @@ def before_after_sheet(untrained, trained, tokenizer, preset, data_root, path, f
         dataset = Benchmark('is4', data_root, config.image_size, config.seconds, 2 * frames)
     except FileNotFoundError:
         return                                              # held_out has printed why
-    words = embed_names(trained, tokenizer, dataset)
-    shown = []
-    maps = []
-    for batch in dataset.batches(1):                        # a frame under both of its sounds
-        if samples := readable(dataset, [dataset[i] for i in batch]):
-            before = localise(untrained, samples)['ours']
-            after = localise(trained, samples, words)
-            shown += samples
-            maps += zip(before, after['ours'], after['oracle'])
-    if shown:
+    order = sum(dataset.batches(1), [])     # a frame under both of its sounds, one after the other
+    samples = readable(dataset, [dataset[i] for i in order])
+    if samples:
+        before = localise(untrained, samples)['ours']
+        after = localise(trained, samples, embed_names(trained, tokenizer, dataset))
+        maps = zip(before, after['ours'], after['oracle'])
         columns = ['frame', 'sounding object', 'untrained', 'trained', 'text oracle']
-        sheet_of_samples(path, shown, maps, columns, [s['label'] or s['id'] for s in shown])
+        sheet_of_samples(path, samples, maps, columns, [s['label'] or s['id'] for s in samples])
