@@ -32,7 +32,7 @@ from benchmarks.maps import (maps_below, open_others, read_maps, save_confidence
                              with_others)
 from data import Benchmark, draw_miniature
 from figures.compare import comparison
-from figures.own import one_pair
+from figures.pictures import one_pair
 from figures.report import BY, draw_report, draw_sheets, ids_to_show
 from figures.scores import in_json, print_counts, scores_of, write_scores
 from figures.tables import EXTENDED, ORACLE_TASKS, task_tables
