@@ -25,7 +25,7 @@ def scores_of(metric, dataset):
     return {**scores, 'n': len(metric), 'n_expected': dataset.expected}
 
 
-def write_scores(scores, json_file=None, csv_file=None):
+def write_scores(scores, json_file, csv_file):
     """Write --json and --csv, where given. The csv has lines row,task,benchmark,metric,value."""
     if json_file:
         write_file(json_file, json.dumps(without_nan(in_json(scores)), indent=1))

@@ -139,13 +139,13 @@ def count_of(scores):
     return n if n == expected else f'{n} of {expected}'
 
 
-def table(rows, columns, decimals=1):
+def table(rows, columns, decimals=None):
     """Aligned text for a terminal, without a last newline.
 
     rows: lists of values in the order of columns, None for a dash. decimals: the places of floats,
-    one number or a list with one per column.
+    a number per column; default: 1.
     """
-    decimals = decimals if isinstance(decimals, list) else [decimals] * len(columns)
+    decimals = decimals or [1] * len(columns)
     aligned = []
     for heading, places, *values in zip(columns, decimals, *rows):
         cells = [heading, *(cell_text(value, places) for value in values)]
