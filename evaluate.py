@@ -96,7 +96,7 @@ def feed(metric, samples, maps, row):
     """Update a metric with the samples it can score: those with a map and with its ground truth.
 
     Negatives, whose sound comes from nothing in the frame, are only for metrics that need the
-    condition.
+    condition. row: that of the maps, whose confidence is taken.
     """
     kept = []
     for sample, heat in zip(samples, maps):
