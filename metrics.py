@@ -224,7 +224,7 @@ class Segmentation(Streaming):
             self.f_adaptive.append(float(f_score(inside, outside, total)))
             f = f_score(*overlap(heatmap, mask, F_THRESHOLDS.to(mask.device)))      # (255,)
             # In units of 2^-40: the sum of floats would depend on the order of the samples.
-            self.f_curves.append((f * 2**40).round().long())
+            self.f_curves.append((f * 2**40).round().long().cpu())
 
     def f_curve(self):
         """Mean F at each of the 255 thresholds, in per cent. (255,)"""

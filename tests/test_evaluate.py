@@ -107,7 +107,8 @@ def test_three_processes_score_what_one_scores(everything, small_world, tmp_path
     named = ('flickr', 'is4', 'avs_ms3', 'ext_flickr', 'robust_ms3', 'vgg_instruments')
     command = ['--standalone', '--nproc_per_node=3', ROOT / 'evaluate.py', '--device', 'cpu',
                '--benchmarks', *named, '--data-root', small_world,
-               '--json', tmp_path / 'three.json', '--save-heatmaps', tmp_path / 'maps', '--batch-size', 8]
+               '--json', tmp_path / 'three.json', '--save-heatmaps', tmp_path / 'maps',
+               '--batch-size', 8]
     done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', *map(str, command)],
                           capture_output=True, text=True, cwd=ROOT, timeout=400,
                           env={**os.environ, 'OMP_NUM_THREADS': '1'})
