@@ -24,6 +24,17 @@ SMALL = {'train': 96, 'val': 16, 'vggss': 16, 'is4': 8, 'ext_vggss': 6, 'flickr'
          'vgg_instruments': 6, 'vgg_duet': 8}
 
 
+@pytest.hookimpl(tryfirst=True)     # before pytest-xdist looks
+def pytest_cmdline_main(config):
+    """The complete suite runs in several processes, a file in one of them; named tests in one."""
+    complete = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    is_worker = 'PYTEST_XDIST_WORKER' in os.environ
+    if complete and not is_worker and config.pluginmanager.has_plugin('xdist'):
+        if config.option.numprocesses is None:
+            config.option.numprocesses = min(8, os.cpu_count() or 1)
+            config.option.dist = 'loadfile'
+
+
 @pytest.fixture(scope='session')
 def small_world(tmp_path_factory):
     """A data root with a few dozen pairs, in the layout of the real datasets.
