@@ -44,6 +44,7 @@ from launch import (between, overwritten, pick_device, rank_and_processes, run_s
 from media import SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image
 from model import PRESETS, ROOT, from_pretrained, load_pretrained
 
+KEYS = {'image': 'image_caption', 'audio': 'audio_caption', 'object': 'answer'}     # of a stage
 CAPTIONS_OF = {'both': ['image', 'audio'], 'image': ['image'], 'audio': ['audio']}     # Table 10
 # Paper [33]: the paper does not say how captions are decoded. Here greedily, so that a caption
 # depends on its pair alone: without a checkpoint's sampling and repetition penalty, which would
@@ -310,40 +311,38 @@ def caption_pairs(args, device, rank=0, processes=1):
     wait = wait_for_all if processes > 1 else lambda: None
     dtype = args.dtype or ('bfloat16' if device.type == 'cuda' else 'float32')
     if rank == 0:
-        ids = begin_stages(args, dtype)
+        begin_stages(args, dtype)
     wait()                              # for the first process, which has checked everything
-    if rank > 0:
-        ids = read_ids(args.ids, training=True)
+    ids = read_ids(args.ids, training=True)
     failed = {}
     for stage, settings in args.settings.items():
         lines = [{'id': i} for i in ids]
         if stage == 'object':
             lines, models = join_captions(args.folders, args.captions_from, ids)
-        batches = batches_of(args.folders[stage], lines, settings['batch_size'])
         retry = args.retry_failed and stage != 'object'     # answers have no errors of their own
-        todo = {file: batches[file] for file in list(batches)[rank::processes]
-                if not is_finished(file, batches[file], retry)}
+        todo = unfinished_batches(args.folders[stage], stage, lines, settings['batch_size'], retry,
+                                  rank, processes)
         if todo:
             read = partial(read_input, stage, args.data_root / 'vggsound',
                            PRESETS[args.preset].seconds, settings['prompt'])
             caption_batches(stage, settings, todo, read, getattr(torch, dtype), device, rank == 0)
         wait()
-        done = [line for file in batches for line in read_json(file)]
-        failed |= {line['id']: line['error'] for line in done if line['error']}
+        done = finished_lines(args.folders[stage], stage)
+        failed |= {i: done[i]['error'] for i in ids if done[i]['error']}
         if stage == 'object' and rank == 0:
-            write_captions(args.out, done, models)
+            write_captions(args.out, [done[i] for i in ids], models)
     return failed
 
 
 def begin_stages(args, dtype):
-    """Check lists, files and models before hours of work; write settings.json. -> the pairs' ids
+    """Check lists, files and models before hours of work; write settings.json.
 
     And the batches of captions made elsewhere (--audio-captions), so that no model is loaded.
     """
     if args.preset == 'miniature' and not args.data_root_given:
         draw_miniature(args.data_root)
     ids = read_ids(args.ids, training=True)
-    made = read_audio_captions(args.audio_captions, ids) if args.audio_captions else {}
+    made = args.audio_captions and read_audio_captions(args.audio_captions, ids)
     stages = [stage for stage in args.settings if not (stage == 'audio' and made)]
     check_files(args.data_root / 'vggsound', ids, stages)
     models = {stage: model_revision(stage, args.settings[stage]['model']) for stage in stages}
@@ -356,12 +355,10 @@ def begin_stages(args, dtype):
                'list of pairs': listed}
         begin_folder(args.folders[stage], now, args.overwrite)
     if made:
-        lines = [{'id': i, 'audio_caption': made[i], 'error': None} for i in ids]
         size = args.settings['audio']['batch_size']
-        for file, batch in batches_of(args.folders['audio'], lines, size).items():
-            if not is_finished(file, batch, retry_failed=False):
-                write_json(file, batch)
-    return ids
+        todo = unfinished_batches(args.folders['audio'], 'audio', made, size)
+        for file, lines in todo.items():
+            write_json(file, lines)
 
 
 def check_files(folder, ids, stages):
@@ -375,10 +372,10 @@ def check_files(folder, ids, stages):
 
 
 def read_audio_captions(path, ids):
-    """Captions of sounds that were made elsewhere. -> {id: caption}"""
+    """Captions of sounds that were made elsewhere. -> the audio stage's lines"""
     found = {i: text for i, text in read_texts(path, 'audio_caption').items() if text}
     check_complete(path, found, ids, 'add their captions, or name the file of this dataset')
-    return found
+    return [{'id': i, 'audio_caption': found[i], 'error': None} for i in ids]
 
 
 def caption_batches(stage, settings, batches, read, dtype, device, show):
@@ -386,7 +383,6 @@ def caption_batches(stage, settings, batches, read, dtype, device, show):
 
     The model is freed when this returns, so that no two of them have to fit the GPU.
     """
-    key = 'answer' if stage == 'object' else f'{stage}_caption'
     describe = STAGES[stage].describe
     tokens = settings['max_new_tokens']
     model, processor = load_captioner(stage, settings['model'], dtype, device)
@@ -395,7 +391,7 @@ def caption_batches(stage, settings, batches, read, dtype, device, show):
             inputs = list(threads.map(read, lines))
         readable = [content for content, error in inputs if not error]
         texts = iter(describe(model, processor, readable, tokens) if readable else [])
-        write_json(file, [{**line, key: None if error else next(texts), 'error': error}
+        write_json(file, [{**line, KEYS[stage]: None if error else next(texts), 'error': error}
                           for line, (_, error) in zip(lines, inputs)])
 
 
@@ -419,15 +415,13 @@ def join_captions(folders, captions_from, ids):
     lines = [{'id': i, 'image_caption': None, 'audio_caption': None, 'error': None} for i in ids]
     models = {'image': None, 'audio': None}
     for stage in CAPTIONS_OF[captions_from]:
-        folder = folders[stage]
-        files = sorted(folder.glob('[0-9]*.json'))
-        row_of = {row['id']: row for file in files for row in read_json(file)}
-        check_complete(folder, row_of, ids, f'run captions.py {stage} for them first')
-        models[stage] = read_json(folder / 'settings.json')['model']
+        done = finished_lines(folders[stage], stage)
+        check_complete(folders[stage], done, ids, f'run captions.py {stage} for them first')
+        models[stage] = read_json(folders[stage] / 'settings.json')['model']
         for line in lines:
-            row = row_of[line['id']]
-            line[f'{stage}_caption'] = row[f'{stage}_caption']
-            line['error'] = line['error'] or row['error']
+            captioned = done[line['id']]
+            line[KEYS[stage]] = captioned[KEYS[stage]]
+            line['error'] = line['error'] or captioned['error']
     models['llm'] = read_json(folders['object'] / 'settings.json')['model']
     return lines, models
 
@@ -436,8 +430,8 @@ def write_captions(out, lines, models):
     """Write --out, with the objects that the answers name."""
     for line in lines:
         error = line.pop('error')
-        answer = line.pop('answer')
-        line |= {'object': '' if error else parse_answer(answer), 'models': models, 'error': error}
+        answer = line.pop('answer') or ''           # null where a caption failed
+        line |= {'object': parse_answer(answer), 'models': models, 'error': error}
     text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
     write_file(out, text, GO_ON)
     named = sum(line['object'] != '' for line in lines)
@@ -468,32 +462,45 @@ def begin_folder(folder, settings, overwrite):
                              '--out in another folder, or start over with --overwrite')
 
 
-def batches_of(folder, lines, size):
-    """-> {file of a batch: its lines}"""
-    return {folder / f'{k // size:06d}.json': lines[k:k + size]
-            for k in range(0, len(lines), size)}
+def unfinished_batches(folder, stage, lines, size, retry_failed=False, rank=0, processes=1):
+    """A process's share of the batches to be made. -> {file of a batch: its lines}
+
+    Answers are made again where the captions in their lines have changed.
+    """
+    done = finished_lines(folder, stage)
+    todo = {}
+    for k in range(0, len(lines), size)[rank::processes]:
+        batch = lines[k:k + size]
+        found = [done.get(line['id'], {'error': None}) for line in batch]
+        same = all(line.items() <= old.items() for line, old in zip(batch, found))
+        if not same or retry_failed and any(old['error'] for old in found):
+            todo[folder / f'{k // size:06d}.json'] = batch
+    return todo
 
 
-def is_finished(file, lines, retry_failed):
-    """Whether a batch's file exists and was made from these lines (captions may have changed)."""
-    done = read_json(file) if file.exists() else []
-    same = [line.items() <= new.items() for line, new in zip(lines, done)]
-    failed = any(line['error'] for line in done)
-    return len(done) == len(lines) and all(same) and not (retry_failed and failed)
+def finished_lines(folder, stage):
+    """-> {id: line} of a stage's finished batches"""
+    names = 'id', 'error', KEYS[stage]
+    files = sorted(folder.glob('[0-9]*.json'))
+    return {line['id']: line for file in files for line in read_json(file, list, names)}
 
 
 def write_json(file, content):
-    """Write a stage's settings or a batch's lines."""
     write_file(file, json.dumps(content, ensure_ascii=False, indent=1) + '\n', GO_ON)
 
 
-def read_json(file):
-    """A stage's settings or a batch's lines. ValueError if the file is damaged."""
+def read_json(file, kind=dict, names=('model',)):
+    """settings.json, a dict, or a batch, a list of dicts. ValueError: damaged, or lacks a name
+
+    names: of texts in each dict, which may be null.
+    """
     try:
         content = json.loads(file.read_text(encoding='utf-8'))
-        if file.name == 'settings.json':
-            return {**content, 'model': content['model']}
-        return [{**line, 'id': line['id'], 'error': line['error']} for line in content]
+        entries = content if kind is list else [content]
+        valid = [isinstance(entry[name], str | None) for entry in entries for name in names]
+        if not isinstance(content, kind) or not all(valid):
+            raise TypeError
+        return content
     except (ValueError, TypeError, LookupError):            # another program's, or edited
         raise ValueError(f'{file} is damaged: delete it, or start over with --overwrite') from None
 
@@ -530,12 +537,11 @@ def parse_args(argv=None):
     args.folders = {'image': args.out.parent / 'image_captions',
                     'audio': args.out.parent / 'audio_captions',
                     'object': args.out.parent / f'{args.out.stem}.answers'}
-    if args.audio_captions:
-        if args.audio_model:
-            parser.error('--audio-captions and --audio-model do not go together: leave one out')
-        args.audio_model = args.audio_captions          # a file in the place of a model
-    every = [*CAPTIONS_OF[args.captions_from], 'object']
-    stages = every if args.stage == 'all' else [args.stage]
+    if args.audio_captions and args.audio_model:
+        parser.error('--audio-captions and --audio-model do not go together: leave one out')
+    stages = [args.stage]
+    if args.stage == 'all':
+        stages = [*CAPTIONS_OF[args.captions_from], 'object']
     prompts = {'image': None, 'audio': AUDIO_PROMPT, 'object': OBJECT_PROMPTS[args.captions_from]}
     args.settings = {}          # of each stage that runs: what its texts depend on
     for stage in stages:

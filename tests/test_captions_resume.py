@@ -167,13 +167,21 @@ def test_a_damaged_batch_is_named_and_made_again_when_deleted(root, calls):
     folder = root.parent / 'out'
     before = contents(folder)
     name = 'audio_captions/000000.json'
-    for damaged in (before[name][:40], b'', bytes(40), b'null', b'3', b'[{}]', b'[[]]', b'["a"]'):
+    for damaged in (before[name][:40], b'', bytes(40), b'null', b'3', b'{}', b'[{}]', b'[[]]',
+                    b'["a"]', before[name].replace(b'audio_caption', b'caption'),
+                    before[name].replace(b'"sound 3"', b'3')):
         (folder / name).write_bytes(damaged)
         with pytest.raises(ValueError, match=f'{name} is damaged: delete it'):
             run(root, 'all')
     (folder / name).unlink()
     run(root, 'all')
     assert contents(folder) == before
+    answers = folder / 'captions.answers/000000.json'
+    answers.write_bytes(before['captions.answers/000000.json'].replace(b'answer', b'object'))
+    with pytest.raises(ValueError, match='000000.json is damaged: delete it'):
+        run(root, 'all')
+    answers.unlink()
+    run(root, 'all')
     name = 'captions.answers/settings.json'
     for damaged in (before[name][:40], b'null', b'[]', b'{}', b'[{}]', b'"model"'):
         (folder / name).write_bytes(damaged)
