@@ -104,8 +104,10 @@ class VGGSound(Dataset):
                 return {**self.read_pair((index + k) % len(self)), 'unreadable': unreadable}
             except SampleError as error:
                 unreadable.append(str(error))
-        reason = f'{unreadable[0]}; or --skip-bad-samples leaves such pairs out'
-        if len(unreadable) > 1:
+        reason = unreadable[0]
+        if not self.skip_bad:
+            reason += '; or --skip-bad-samples leaves such pairs out'
+        elif self.augmented:
             reason = (f'{len(unreadable)} pairs in a row cannot be read, the first because '
                       f'{unreadable[0]}: make the disk readable; --resume goes on')
         return {'id': self.ids[index], 'error': SampleError(reason)}

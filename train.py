@@ -106,7 +106,8 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
     for step, epoch, ends_epoch, batches in bar:
         # Gumbel noise and dropout depend on the step, not on --resume
         torch.manual_seed(hash((args.seed, rank, step)) % 2**63)
-        rate = learning_rate(args.lr, args.lr_schedule, step, last_step)
+        left = (last_step - step) / last_step
+        rate = args.lr * left if args.lr_schedule == 'linear' else args.lr
         optimiser.param_groups[0]['lr'] = rate
         optimiser.zero_grad()
         parts = []                  # loss, terms and areas of each batch
@@ -144,8 +145,7 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
         if stop:
             return stop
         if ends_epoch and validation:
-            scores = validate(args, model, validation)
-            run.write({'step': step + 1, 'epoch': epoch, **scores})
+            run.write({'step': step + 1, 'epoch': epoch, **validate(args, model, validation)})
     return checkpoint.stop_asked()      # by a signal during the last validation
 
 
@@ -172,12 +172,6 @@ def loss_weights(args):
     """The lambdas of Eq. 5 and 7, by the names of losses.loss_terms."""
     return {'acl_i': args.lambda_i, 'acl_f': args.lambda_f,
             'reg': args.lambda_reg, 'acl_c': args.lambda_c}
-
-
-def learning_rate(lr, schedule, step, last_step):
-    """The rate of a step: lr ('constant'), or falling to 0 after the last ('linear')."""
-    left = (last_step - step) / last_step
-    return lr * left if schedule == 'linear' else lr
 
 
 def data_parallel(model):
@@ -242,6 +236,8 @@ def validate(args, model, pairs):
     for batch in loader(pairs, args.workers, batch_size=batch_size):
         if not args.skip_bad_samples:
             check_read(batch)
+        for error in batch['errors']:
+            tqdm.write(f'left out of the validation: {error}')
         B = len(batch['id'])
         if B < 2:                           # one pair has no negatives
             continue

@@ -222,12 +222,15 @@ def break_frames(root, *numbers):
         (root / f'vggsound/frames/{name(n)}.jpg').write_bytes(b'no picture')
 
 
-def test_the_first_unreadable_pair_stops_a_run_unless_told_otherwise(training, tmp_path):
+def test_the_first_unreadable_pair_stops_a_run_unless_told_otherwise(training, tmp_path, capsys):
     root = write_root(tmp_path / 'root')
     break_frames(root, TRAIN)
     with pytest.raises(ValueError, match=f'{name(TRAIN)}.jpg .*--skip-bad-samples'):
         validate(root, 5)
     assert validate(root, 5, skip_bad=True)['val_n'] == 4
+    said, = capsys.readouterr().out.splitlines()
+    assert said.startswith('left out of the validation: ') and f'{name(TRAIN)}.jpg' in said
+    assert '--skip-bad-samples' not in said
     break_frames(root, 3)
     with pytest.raises(ValueError, match=f'{name(3)}.jpg .*--skip-bad-samples'):
         training('--epochs', '1', root=root)
