@@ -1,11 +1,5 @@
 """A run: its folder, its checkpoints and the signals that stop it. Nothing of the method is here.
 
-    run = Run(folder, resume, overwrite)            # the folder, locked; never another run's
-    state = run.resume(model, optimiser, scaler, settings)
-    with run.steps_from(step, seconds, pairs_per_step):         # signals wait for a step's end
-        run.log(step, epoch, values)                            # a line of log.jsonl
-        stop = run.save_if_due_or_asked(due, content)           # a signal's number, or 0
-
 A folder holds last.pt and previous.pt, the checkpoint before it: {'audio_proj', 'masker_i'} as the
 authors' checkpoint, and what resuming needs. No random state is saved, as every step seeds itself.
 The other files are explained in train.py. `lock` is held by the process that trains.

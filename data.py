@@ -395,8 +395,8 @@ class AudioFeatures:
                 array = np.lib.format.read_array(file)
         except (OSError, ValueError):                       # absent, truncated or not a .npy file
             return None
-        whole = array.dtype == np.float16 and array.nbytes == self.bytes
-        return torch.from_numpy(array) if whole else None
+        complete = array.dtype == np.float16 and array.nbytes == self.bytes
+        return torch.from_numpy(array) if complete else None
 
     @torch.no_grad()
     def complete(self, batch, beats, device):

@@ -3,12 +3,6 @@
     python train.py --variant av                                # (rank, processes) = (0, 1)
     torchrun --nproc_per_node=2 train.py --preset paper         # (0, 2) and (1, 2)
 
-    run_script('x.py', main, interrupted)       # what goes wrong becomes one sentence
-    device = start_processes()                  # CUDA or the CPU; joins torchrun's group
-    check_outputs(files, folders)               # OSError before the work, not after it
-    write_file(path, content)                   # complete, or unchanged
-    saved = read_weights(path, remedy)          # a file of torch.save, without running code
-
 Nothing of the method is here.
 """
 
@@ -88,7 +82,7 @@ def run_script(name, main, interrupted):
     """
     try:
         code = main() or 0
-        print(end='', flush=True)   # an error where stdout is a full disk; nothing if it is closed
+        print(end='', flush=True)   # raises if stdout is a full disk; nothing if it is closed
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
         print(f'{name}: {interrupted}', file=sys.stderr)

@@ -43,10 +43,7 @@ DROPOUT = 0.5                       # Paper [2]: names no dropout; in the releas
 
 @dataclass
 class Alignment:
-    """The result of SoundLocalizer.forward: B images, each grounded with N audios, for the losses.
-
-    The audios are those of the batch, N = B, or of all processes (--negatives global).
-    """
+    """What SoundLocalizer.forward gives to the losses: B images, each grounded with N audios."""
     A: torch.Tensor             # (N, D) audio-driven embeddings
     M_G: torch.Tensor           # (B, N, H, W) logits, image i grounded with audio j
     areas: torch.Tensor         # (B, N) mean of each image mask, M-bar of Eq. 4
@@ -185,7 +182,7 @@ class SoundLocalizer(nn.Module):
         ids = ids.to(self.prompt_before.device)                         # (len(words), tokens)
         return self.clipseg.clip.get_text_features(**ids).pooler_output
 
-    def hold_frozen(self, dtype):
+    def cast_frozen(self, dtype):
         """Convert the frozen linear and convolution weights to dtype, for use under its autocast.
 
         Autocast would round them at every use, so the results are the same. Embeddings, layer

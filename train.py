@@ -308,7 +308,7 @@ def train(args):
     state |= {'last_step': last_step, 'settings': settings}
 
     if args.precision in HALF:
-        model.hold_frozen(HALF[args.precision])
+        model.cast_frozen(HALF[args.precision])
     if args.cache_audio:
         cache_features(pairs, validation, model.beats, args.cache_audio,
                        args.cache_share)
@@ -375,7 +375,7 @@ def finish(args, run, model, tokenizer, state, absent):
     absent: how many pairs had no files.
     """
     device = next(model.parameters()).device
-    if args.precision in HALF:      # hold_frozen has rounded weights; load them again
+    if args.precision in HALF:      # cast_frozen has rounded weights; load them again
         model = load(args, run.last_pt)[0].to(device)
     scores, counts = held_out(model.eval(), tokenizer, args.preset, args.data_root)
     columns = {'untrained': state['untrained'], 'trained': scores.get('ours'),

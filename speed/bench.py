@@ -89,7 +89,7 @@ def build(preset, device='cpu', precision='float32'):
                                reduce_dim=64, use_complex_transposed_convolution=True)
         model = random_model(config, BEATsConfig())
     if precision == 'bf16':
-        model.hold_frozen(torch.bfloat16)               # as train.py does
+        model.cast_frozen(torch.bfloat16)               # as train.py does
     return model.to(device).train()
 
 

@@ -136,7 +136,7 @@ def step(model, low):
 @pytest.mark.parametrize('low', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
 def test_frozen_weights_held_in_16_bits_give_autocast_s_step_within_its_rounding(shipped, low):
     before = step(shipped, low)
-    shipped.hold_frozen(low)
+    shipped.cast_frozen(low)
     after = step(shipped, low)
     assert after.keys() == before.keys() and len(after) > 10
     for name, value in before.items():
@@ -146,7 +146,7 @@ def test_frozen_weights_held_in_16_bits_give_autocast_s_step_within_its_rounding
 def test_trained_parts_norms_and_embeddings_are_not_held_in_16_bits(shipped):
     frozen = [*shipped.clipseg.parameters(), *shipped.beats.parameters()]
     size = sum(p.nbytes for p in frozen)
-    shipped.hold_frozen(torch.bfloat16)
+    shipped.cast_frozen(torch.bfloat16)
     assert sum(p.nbytes for p in frozen) < 0.6 * size
     kinds = (torch.nn.LayerNorm, torch.nn.Embedding, PositionConv)
     exact = [m for m in shipped.modules() if isinstance(m, kinds)]
