@@ -46,9 +46,8 @@ from model import PRESETS, ROOT, from_pretrained, load_pretrained
 
 KEYS = {'image': 'image_caption', 'audio': 'audio_caption', 'object': 'answer'}     # of a stage
 CAPTIONS_OF = {'both': ['image', 'audio'], 'image': ['image'], 'audio': ['audio']}     # Table 10
-# Paper [33]: the paper does not say how captions are decoded. Here greedily, so that a caption
-# depends on its pair alone: without a checkpoint's sampling and repetition penalty, which would
-# count a batch's padding.
+# Paper [33]: silent on decoding. Here greedily, so that a caption depends on its pair alone; a
+# checkpoint's repetition penalty would count the padding of its batch.
 GREEDY = dict(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
               repetition_penalty=1.0)
 
@@ -243,9 +242,8 @@ class Stage:
 
 
 # Paper [31]: "BLIP-2", without a size: the one with OPT-2.7B, unprompted.
-# Paper [32]: GAMA captions the sounds. It needs a fork of transformers 4. The default is one that
-# transformers has and that, like GAMA, is an audio encoder before a 7B language model, trained to
-# describe sounds of every kind; GAMA's own captions come in by --audio-captions.
+# Paper [32]: GAMA captions the sounds, in a fork of transformers 4 (for its captions there is
+# --audio-captions). The default, too, is an audio encoder before a 7B language model.
 WEIGHTS = ROOT / 'miniature/weights'
 STAGES = {
     'image': Stage('--image-model', caption_images, Blip2ForConditionalGeneration, Blip2Processor,

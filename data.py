@@ -365,10 +365,8 @@ class AudioFeatures:
     """--cache-audio: E_A's features on disk, a file per sound, computed in the first epoch.
 
     E_A is frozen and sounds are not augmented, so the features never change. They are in
-    <folder>/<hash of the weights and of the length>/<id>.npy, float16: 2.3 MB for 10 s, 330 GB for
-    144,000 sounds. No smaller: the pooling after E_A is trained, so it needs all T features, and
-    those of zero padding differ from sound to sound, as E_A attends to the rest. A file has the
-    time stamp of its sound, and is valid while the sound keeps it. ids: of the sounds whose
+    <folder>/<hash of the weights and of the length>/<id>.npy, float16: 2.3 MB for 10 s. A file has
+    the time stamp of its sound, and is valid while the sound keeps it. ids: of the sounds whose
     features are written.
     """
 

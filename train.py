@@ -60,12 +60,8 @@ RECIPES = {
         'lr_schedule': 'constant',  # section 4.1 names no other
         'save_seconds': 600,        # between two checkpoints, at least
         'workers': 8},              # processes that load data
-    # Paper [11]: 180,000 steps at 1e-4. The miniature takes 400, at twenty
-    # times that rate. With only twelve classes, a batch of more than 8 would
-    # often hold a class twice. Many more steps only raise b / w, as p+ = 0.4
-    # asks for masks larger than these objects. At a constant rate of 2e-3 the
-    # gap to the oracle depends on the step at which training stops (up to 4
-    # points on other scenes, docs/results.md), so the rate falls to 0.
+    # Paper [11]: 180,000 steps at 1e-4. The miniature takes 400, at a rate that
+    # falls from twenty times that to 0: docs/results.md says why.
     'miniature': {
         'steps': 400,
         'batch_size': 8,
