@@ -36,14 +36,14 @@ RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 
 
 # ============ Signals ============
 
-HELD = {getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
+BLOCKED = {getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
         if hasattr(signal, name)}
 asked = []                      # the signals that came during the steps
 taking_steps = threading.Event()
 
 
 def watch_signals():
-    """Wait in a thread for the signals HELD, which train.py has blocked.
+    """Wait in a thread for the signals that train.py has blocked.
 
     During the steps they are noted for stop_asked, but Ctrl-C after any of them ends the process at
     once. Before and after the steps each ends it, Ctrl-C by KeyboardInterrupt.
@@ -51,13 +51,13 @@ def watch_signals():
     if hasattr(signal, 'pthread_sigmask'):
         # Else it starts with the first pool of processes, and unblocks SIGINT and SIGTERM then
         resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+        signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
         threading.Thread(target=wait_for_signals, daemon=True).start()
 
 
 def wait_for_signals():
     while True:
-        number = signal.sigwait(HELD)
+        number = signal.sigwait(BLOCKED)
         if taking_steps.is_set() and not (asked and number == signal.SIGINT):
             asked.append(number)
             if rank_and_processes()[0] == 0:

@@ -24,14 +24,14 @@ def test_the_signals_stay_blocked_while_the_world_is_drawn_and_its_processes_can
     code = ('import signal, checkpoint\n'
             'from miniature import world\n'
             'if __name__ == "__main__":\n'
-            '    signal.pthread_sigmask(signal.SIG_BLOCK, checkpoint.HELD)\n'
+            '    signal.pthread_sigmask(signal.SIG_BLOCK, checkpoint.BLOCKED)\n'
             '    checkpoint.watch_signals()\n'
             '    jobs = ["import os; os._exit(1)"] * 8 + ["import time; time.sleep(1000)"] * 16\n'
             '    try:\n'
             '        world.in_parallel(exec, jobs, "drawing", 2)\n'
             '    except OSError as error:\n'
             '        print(error)\n'
-            '    assert checkpoint.HELD <= signal.pthread_sigmask(signal.SIG_BLOCK, ())\n')
+            '    assert checkpoint.BLOCKED <= signal.pthread_sigmask(signal.SIG_BLOCK, ())\n')
     (tmp_path / 'pool.py').write_text(code)
     done = subprocess.run([sys.executable, tmp_path / 'pool.py'], capture_output=True, text=True,
                           env={**os.environ, 'PYTHONPATH': str(ROOT)}, timeout=300)
@@ -48,7 +48,7 @@ def hear(monkeypatch, numbers, steps):
     done, signals = [], iter(numbers)
 
     def sigwait(held):
-        assert held == checkpoint.HELD
+        assert held == checkpoint.BLOCKED
         if len(done) == steps:
             checkpoint.taking_steps.clear()
         done.append('')
@@ -104,6 +104,6 @@ def test_train_py_blocks_what_it_waits_for_before_anything_starts_a_thread():
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    assert blocked >= checkpoint.HELD | {signal.SIGCHLD}
+    assert blocked >= checkpoint.BLOCKED | {signal.SIGCHLD}
     exec(compile(head, 'train.py', 'exec'), {'__name__': 'train'})      # imported: it blocks none
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
