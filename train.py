@@ -109,7 +109,7 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
         parts = []                  # loss, terms and areas of each batch
         for batch in batches:       # one, or --accumulate N
             if args.skip_bad_samples:
-                state['skipped'] += print_skipped(batch, state['skipped'])
+                state['skipped'] = print_skipped(batch, state['skipped'])
             # Figure 2: A, M_G, M_I, M_F, v_I and v_D
             out = forward(parallel, batch, args.precision, pairs.features,
                           image_mask=args.image_mask, feature_mask=args.feature_mask,
@@ -184,16 +184,15 @@ def data_parallel(model):
 
 
 def print_skipped(batch, before):
-    """Print which pairs of a batch could not be read and were replaced.
+    """Print the pairs of a batch, in all processes, that were unreadable and replaced.
 
-    Those of all processes: a collective call. before: how many there were before
-    this batch. -> how many this batch has
+    A collective call. before: how many there were until now. -> with these
     """
     skipped = launch.gather_lists(sum(batch['unreadable'], []))
     for number, sentence in enumerate(skipped, before + 1):
         if rank_and_processes()[0] == 0:
             tqdm.write(f'skipped ({number} so far): {sentence}')
-    return len(skipped)
+    return before + len(skipped)
 
 
 def check_finite(parts, optimiser, scaler, step, batches, last_pt):

@@ -268,7 +268,7 @@ def test_in_the_place_of_an_unreadable_pair_the_next_one_is_trained(training, tm
 def test_skipped_pairs_of_all_processes_are_counted(monkeypatch, capsys):
     monkeypatch.setattr(train.launch, 'gather_lists', lambda mine: [*mine, 'y of process 1'])
     batch = {'errors': [], 'unreadable': [['x of process 0'], []]}
-    assert train.print_skipped(batch, 3) == 2
+    assert train.print_skipped(batch, 3) == 5
     assert capsys.readouterr().out.splitlines() == [
         'skipped (4 so far): x of process 0', 'skipped (5 so far): y of process 1']
 
