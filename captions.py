@@ -306,10 +306,13 @@ def caption_pairs(args, device, rank=0, processes=1):
     """
     wait = wait_for_all if processes > 1 else lambda: None
     dtype = args.dtype or ('bfloat16' if device.type == 'cuda' else 'float32')
-    if rank == 0:
-        begin_stages(args, dtype)
-    wait()                              # for the first process, which has checked everything
+    if rank == 0 and args.preset == 'miniature' and not args.data_root_given:
+        draw_miniature(args.data_root)
+    wait()
     ids = read_ids(args.ids, training=True)
+    if rank == 0:
+        begin_stages(args, ids, dtype)
+    wait()                              # for the first process, which has checked everything
     failed = {}
     for stage, settings in args.settings.items():
         lines = [{'id': i} for i in ids]
@@ -330,14 +333,11 @@ def caption_pairs(args, device, rank=0, processes=1):
     return failed
 
 
-def begin_stages(args, dtype):
-    """Check lists, files and models before hours of work; write settings.json.
+def begin_stages(args, ids, dtype):
+    """Check files and models before hours of work; write settings.json.
 
     And the batches of captions made elsewhere (--audio-captions), so that no model is loaded.
     """
-    if args.preset == 'miniature' and not args.data_root_given:
-        draw_miniature(args.data_root)
-    ids = read_ids(args.ids, training=True)
     made = args.audio_captions and read_audio_captions(args.audio_captions, ids)
     stages = [stage for stage in args.settings if not (stage == 'audio' and made)]
     check_files(args.data_root / 'vggsound', ids, stages)

@@ -37,7 +37,7 @@ RUN_FILES = ('last.pt', 'previous.pt', 'log.jsonl', 'summary.json', 'loss.png', 
 # ============ Signals ============
 
 BLOCKED = {getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
-        if hasattr(signal, name)}
+           if hasattr(signal, name)}
 asked = []                      # the signals that came during the steps
 taking_steps = threading.Event()
 
