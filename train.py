@@ -325,7 +325,7 @@ def check_resumed(run, state, last_step, lr_schedule):
         raise ValueError(f'{run.last_pt} is of step {state["step"]}, past the last one, '
                          f'{last_step}: ask for more --steps or --epochs')
     if lr_schedule == 'linear' and state['last_step'] != last_step:
-        run.say(f'the rate was to reach 0 after step {state["last_step"]}: '
+        run.say(f'the learning rate was to reach 0 after step {state["last_step"]}: '
                 f'now it does after step {last_step}')
 
 
@@ -387,9 +387,11 @@ def finish(args, run, model, tokenizer, state, absent):
     summary = {**columns, 'seconds': seconds, 'seed': args.seed, 'n': counts,
                'skipped': skipped}
     launch.write_file(run.folder / 'summary.json', json.dumps(summary, indent=1))
-    print(table_of(columns))
+    if any(columns.values()):           # else no test set is there
+        print(table_of(columns))
+    samples = ', '.join(f'{what} {n}' for what, n in counts.items())
     print(f'{run.folder}: seed {args.seed}, {state["step"]} steps, {seconds:.0f} s in '
-          f'all, n = {counts}')
+          f'all; samples scored: {samples}')
 
 
 # ============ the command line ============

@@ -58,7 +58,8 @@ def task_tables(task, rows, paper=None):
     """The tables of a task with their titles, as text.
 
     rows: {row: {benchmark: {metric: value, 'n': N, 'n_expected': M} or None}}, rows of any names,
-    all of the same benchmarks, all dashes for None. 'oracle' is left out of Tables 3 to 5 and 8.
+    all of the same benchmarks, all dashes for None. 'oracle' is left out of Tables 3 to 5 and 8,
+    and where it has no score (--heatmaps).
     paper: the variant ('av', 'av_llm') whose row in the paper stands below 'ours' or 'heatmaps',
     and every other row has the paper's below it, where the paper has one; or None. Of a list of
     scores, one per threshold of a sweep, the middle one is shown: threshold 0.5.
@@ -92,7 +93,7 @@ def named_rows(task, benchmark, rows, paper):
     printed = paper_scores() if paper else {}
     named = []
     for row, sets in rows.items():
-        if row == 'oracle' and task not in ORACLE_TASKS:
+        if row == 'oracle' and (task not in ORACLE_TASKS or not any(sets.values())):
             continue
         named.append((row, sets.get(benchmark) or {}))
         key = {'ours': paper, 'heatmaps': paper, 'oracle': ORACLE}.get(row, row)
