@@ -39,7 +39,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.lists import WHERE, boxes_of_frames, boxes_out
 from benchmarks.pairs import FORMS, FRAMES, read_ids
 from checkpoint import end_only_with_parent
-from launch import agree, is_made, rank_and_processes, write_file
+from launch import agree, is_made, rank_and_processes, time_stamp, write_file
 from media import (SAMPLE_RATE, SOUNDS, SampleError, box_from_mask, box_map, evaluation_image,
                    file_of, noise, read_audio, read_channels, read_image, read_mask,
                    read_pickled_mask, side_by_side, training_image)
@@ -117,7 +117,8 @@ class VGGSound(Dataset):
         sample = self.ids[index]
         frame, sound = self.files_of(sample)
         image = read_image(frame)
-        features = self.features.get(sample, sound) if self.features else None
+        stamp = time_stamp(sound)           # before it is read: it may be replaced meanwhile
+        features = self.features.get(sample, stamp) if self.features else None
         if features is None:
             wav = read_audio(sound, self.seconds)                       # (samples,)
         else:                           # E_A will not run, so the sound is not decoded
@@ -129,7 +130,7 @@ class VGGSound(Dataset):
             image = training_image(image, self.image_size, generator)   # (3, H, W)
         else:
             image = evaluation_image(image, self.image_size)
-        return {'id': sample, 'image': image, 'wav': wav, 'features': features, 'sound': sound}
+        return {'id': sample, 'image': image, 'wav': wav, 'features': features, 'stamp': stamp}
 
 
 def stems_in(folder, suffixes):
@@ -383,12 +384,15 @@ class AudioFeatures:
         T = frames // patch * (N_MELS // patch)
         self.bytes = 2 * T * beats.feature_dim              # of a sound's features, float16
 
-    def get(self, sample, sound):
-        """Read one sound's features (T, 3 * width), float16; None if absent, old or damaged."""
+    def get(self, sample, stamp):
+        """Read the features (T, 3 * width), float16, of a sound with this time stamp.
+
+        None if they are absent, of another stamp, or damaged.
+        """
         path = self.folder / f'{sample}.npy'
+        if not is_made(path, stamp):
+            return None
         try:
-            if not is_made(path, sound):
-                return None
             with open(path, 'rb') as file:
                 array = np.lib.format.read_array(file)
         except (OSError, ValueError):                       # absent, truncated or not a .npy file
@@ -400,9 +404,9 @@ class AudioFeatures:
     def complete(self, batch, beats, device):
         """The E_A features of a batch; those that are not cached are computed and written.
 
-        batch: with 'id', 'wav' (B, samples), 'features' and 'sound', its file. -> (B, T, 3 *
-        width) float32 on the device. New ones are rounded to float16 too, so that every epoch has
-        the same numbers.
+        batch: with 'id', 'wav' (B, samples), 'features' and 'stamp', the sound's time stamp. ->
+        (B, T, 3 * width) float32 on the device. New ones are rounded to float16 too, so that every
+        epoch has the same numbers.
         """
         found = list(batch['features'])
         absent = [k for k, features in enumerate(found) if features is None]
@@ -414,17 +418,20 @@ class AudioFeatures:
                                  'without --cache-audio')
             for k, features in zip(absent, fresh):
                 found[k] = features
-                self.keep(batch['id'][k], features, batch['sound'][k])
+                self.keep(batch['id'][k], features, batch['stamp'][k])
         return torch.stack([features.to(device).float() for features in found])
 
-    def keep(self, sample, features, sound):
-        """Write the features of a file `sound`. If that fails, print it once and write no more."""
+    def keep(self, sample, features, stamp):
+        """Write a sound's features. If that fails, print it once and write no more."""
         if not self.writable or sample not in self.ids:
             return
         content = io.BytesIO()
         np.save(content, features.numpy())
+        path = self.folder / f'{sample}.npy'
         try:
-            write_file(self.folder / f'{sample}.npy', content.getvalue(), source=sound)
+            write_file(path, content.getvalue(), stamp=stamp)
+            if not is_made(path, stamp):
+                raise OSError(f'the disk of {self.folder} does not keep their time stamps')
         except OSError as error:
             self.writable = False
             tqdm.write(f'BEATs features are no longer kept: {error}')

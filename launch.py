@@ -218,10 +218,10 @@ def check_outputs(files, folders):
                           'place') from None
 
 
-def write_file(path, content, remedy='free some space or name another place', source=None):
+def write_file(path, content, remedy='free some space or name another place', stamp=None):
     """Write text or bytes atomically: the file is complete, or unchanged. OSError names it.
 
-    source: the file that it is made of, whose time stamp it gets (is_made).
+    stamp: the time stamp it gets, that of the file it is made of (is_made).
     """
     target = Path(os.path.realpath(path))           # renaming would replace a link, not its file
     if target.exists() and not target.is_file():
@@ -233,8 +233,8 @@ def write_file(path, content, remedy='free some space or name another place', so
             file.write(content.encode('utf-8') if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        if source:
-            os.utime(partial, ns=(source.stat().st_mtime_ns,) * 2)
+        if stamp is not None:
+            os.utime(partial, ns=(stamp, stamp))
         os.replace(partial, target)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -242,13 +242,25 @@ def write_file(path, content, remedy='free some space or name another place', so
         raise OSError(f'cannot write {path} ({error.strerror or error}): {remedy}') from None
 
 
-def is_made(path, source):
-    """Whether write_file made this file of its source as that is now. OSError: one is absent
+def time_stamp(path):
+    """When a file was last written, in ns; None where it is absent."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
-    Not whether it is newer: a source may be replaced by a file with an older time stamp.
+
+def is_made(path, stamp):
+    """Whether write_file made this file of a source that had this time stamp, not None.
+
+    Take the source's stamp before you read it: it may be replaced meanwhile. A newer file is not
+    enough, as a source may be replaced by a file with an older time stamp.
     """
-    # 10 ms: exFAT keeps times no finer
-    return abs(path.stat().st_mtime_ns - source.stat().st_mtime_ns) < 10**7
+    made = time_stamp(path)
+    if made is None or stamp is None:
+        return False
+    # Some disks keep whole seconds only, exFAT keeps 10 ms
+    return made == stamp - stamp % 10**9 or abs(made - stamp) < 10**7
 
 
 def read_weights(path, remedy, mapped=False):

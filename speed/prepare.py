@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data import VGGSound
-from launch import between, is_made, overwritten, run_script, some_path, write_file
+from launch import between, is_made, overwritten, run_script, some_path, time_stamp, write_file
 from media import RESIZE_BEFORE_CROP, SAMPLE_RATE, SampleError, read_audio, read_image
 from model import PRESETS
 
@@ -104,8 +104,9 @@ def link(source, target):
 def prepare_pair(pairs, folder, sample):
     """Write one pair below folder. -> None, or the SampleError of a file that cannot be read"""
     sources = pairs.files_of(sample)
+    stamps = list(map(time_stamp, sources))     # before they are read
     targets = folder / f'frames/{sample}.bmp', folder / f'audio/{sample}.wav'
-    if all(map(is_prepared, targets, sources, file_bytes(pairs))):
+    if all(map(is_prepared, targets, stamps, file_bytes(pairs))):
         return None
     for source in sources:      # linked by an earlier start with a smaller --share
         (folder / source.parent.name / source.name).unlink(missing_ok=True)
@@ -117,17 +118,17 @@ def prepare_pair(pairs, folder, sample):
     side = int(RESIZE_BEFORE_CROP * pairs.image_size)
     frame = io.BytesIO()
     image.resize((side, side), Image.Resampling.BICUBIC).save(frame, 'BMP')
-    write_file(targets[0], frame.getvalue(), source=sources[0])
+    write_file(targets[0], frame.getvalue(), stamp=stamps[0])
     wav = (wav * 2**15).round().clamp(-2**15, 2**15 - 1)            # resampling may overshoot
     sound = io.BytesIO()
     soundfile.write(sound, wav.short().numpy(), SAMPLE_RATE, format='WAV', subtype='PCM_16')
-    write_file(targets[1], sound.getvalue(), source=sources[1])
+    write_file(targets[1], sound.getvalue(), stamp=stamps[1])
     return None
 
 
-def is_prepared(target, source, size):
+def is_prepared(target, stamp, size):
     """Whether a copy is of its source as it is now, and of this size: other presets have others."""
-    return target.exists() and target.stat().st_size == size and is_made(target, source)
+    return is_made(target, stamp) and target.stat().st_size == size
 
 
 def main(argv=None):

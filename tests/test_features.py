@@ -19,7 +19,7 @@ import media
 from beats import BEATs
 from conftest import assert_equal
 from data import AudioFeatures, VGGSound
-from launch import write_file
+from launch import time_stamp, write_file
 from tiny import (SECONDS, SIZE, TRAIN, name, number, tiny, tiny_beats,        # noqa: F401
                   tiny_clipseg, tiny_root, training, watch, write_root)
 
@@ -132,6 +132,39 @@ def test_a_sound_that_has_changed_is_heard_again(tmp_path, pairs, beats):
     assert torch.equal(after[2], fresh.half().float()) and not torch.equal(after[2], before[2])
 
 
+def test_a_sound_that_is_replaced_while_it_is_heard_is_heard_again(tmp_path, pairs, beats):
+    features = opened(tmp_path / 'cache', beats, pairs)
+    batch = data.collate([pairs[k] for k in range(3)])
+    sounds = [pairs.files_of(NAMES[k])[1] for k in range(3)]
+    shutil.copyfile(sounds[0], sounds[1])       # its features are of the old sound
+    moved = sounds[2].rename(tmp_path / 'away.wav')
+    features.complete(batch, beats, CPU)
+    moved.rename(sounds[2])
+    after = complete(pairs, beats, range(3))
+    assert beats.heard == [3, 1] and torch.equal(after[0], after[1])
+
+
+# of 2020, of 1969, of 1970, of 2100
+@pytest.mark.parametrize('stamp', [1_600_000_001_234_567_890, -1_234_567_890, 0, 41 * 10**17])
+def test_disks_that_keep_whole_seconds_serve_features_and_those_without_stamps_say_so(
+        tmp_path, pairs, beats, monkeypatch, capsys, stamp):
+    sound = pairs.files_of(NAMES[0])[1]
+    os.utime(sound, ns=(stamp, stamp))
+    utime = os.utime
+    seconds = stamp // 10**9 * 10**9
+    monkeypatch.setattr(os, 'utime', lambda path, ns: utime(path, ns=(seconds, seconds)))
+    opened(tmp_path / 'cache', beats, pairs)
+    for _ in range(2):
+        complete(pairs, beats, [0])
+    assert beats.heard == [1] and capsys.readouterr().out == ''
+    monkeypatch.setattr(os, 'utime', lambda path, ns: None)
+    opened(tmp_path / 'other', beats, pairs)
+    for _ in range(2):
+        complete(pairs, beats, [0, 1])
+    assert beats.heard == [1, 2, 2]
+    assert capsys.readouterr().out.count('does not keep their time stamps') == 1
+
+
 def test_other_weights_another_length_or_format_have_a_folder_of_their_own(tmp_path, pairs, beats,
                                                                            monkeypatch):
     def folder(encoder=beats, seconds=SECONDS):
@@ -230,9 +263,9 @@ def test_the_size_is_printed_and_a_disk_too_small_refused(tmp_path, pairs, beats
     assert '6 files' in capsys.readouterr().out
 
 
-def write_often(path, content, sound):
+def write_often(path, content, stamp):
     for _ in range(100):
-        write_file(path, content, source=sound)
+        write_file(path, content, stamp=stamp)
 
 
 def test_two_trainings_fill_one_folder_and_never_show_half_a_file(tmp_path, pairs, beats):
@@ -240,13 +273,13 @@ def test_two_trainings_fill_one_folder_and_never_show_half_a_file(tmp_path, pair
     expected = complete(pairs, beats, [0])[0]
     path = features.folder / f'{NAMES[0]}.npy'
     fork = multiprocessing.get_context('fork' if hasattr(os, 'fork') else 'spawn')
-    sound = pairs.files_of(NAMES[0])[1]
-    others = [fork.Process(target=write_often, args=(path, path.read_bytes(), sound))
+    stamp = time_stamp(pairs.files_of(NAMES[0])[1])
+    others = [fork.Process(target=write_often, args=(path, path.read_bytes(), stamp))
               for _ in range(2)]
     for process in others:
         process.start()
     while any(process.is_alive() for process in others):
-        assert torch.equal(features.get(NAMES[0], sound).float(), expected)
+        assert torch.equal(features.get(NAMES[0], stamp).float(), expected)
     assert [process.exitcode for process in others] == [0, 0]
     assert files(tmp_path / 'cache') == [path.name]
 
