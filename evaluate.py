@@ -21,6 +21,7 @@ import argparse
 import functools
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -28,8 +29,8 @@ from tqdm import tqdm
 
 from benchmarks import BENCHMARKS
 from benchmarks.lists import files_of_root, read_labels
-from benchmarks.maps import (maps_below, open_others, read_maps, save_confidences, save_heatmaps,
-                             with_others)
+from benchmarks.maps import (MOST_PRINTED, maps_below, open_others, read_maps, save_confidences,
+                             save_heatmaps, with_others)
 from data import Benchmark, draw_miniature
 from figures.compare import comparison
 from figures.pictures import one_pair
@@ -51,7 +52,6 @@ TASKS = {   # {task: {benchmark: the metric of section 4.1}}, benchmarks in the 
                    'robust_s4': Robustness, 'robust_ms3': Robustness},          # Table 5
     'interactive': {'is4': Interactive, 'vpo_ms': Interactive},                 # Table 7
     'multisource': {'vgg_instruments': MultiSource, 'vgg_duet': MultiSource}}   # Table 8
-MOST_PRINTED = 20       # sentences of unreadable samples, of each benchmark
 SHIPPED = {'av': 'miniature/weights/av.pt', 'av_llm': 'miniature/weights/av_llm.pt'}
 
 
@@ -292,7 +292,7 @@ def evaluate(args):
         others = open_others(args.beside, dataset, tasks)
         localiser = localisers[name]
         if others:
-            localiser = functools.partial(with_others, localiser, others, shown)
+            localiser = functools.partial(with_others, localiser, others, shown, Counter())
         folders = [('ours', Path(args.save_heatmaps, name))] if args.save_heatmaps else []
         scored[name], pictured = score_benchmark(
             dataset, tasks, localiser, [*rows, *others], args.batch_size, shown, folders,

@@ -21,6 +21,7 @@ from metrics import top_quarter_mean
 
 SIZE = (GROUND_TRUTH_SIZE, GROUND_TRUTH_SIZE)                   # H, W
 PAIR_SIZE = (GROUND_TRUTH_SIZE, 2 * GROUND_TRUTH_SIZE)          # two frames side by side
+MOST_PRINTED = 20       # sentences about unreadable samples of a benchmark, or maps of a row
 
 
 def save_heatmaps(folder, ids, maps):
@@ -159,11 +160,11 @@ def open_others(methods, dataset, tasks):
     return others
 
 
-def with_others(localiser, others, shown, samples):
+def with_others(localiser, others, shown, lost, samples):
     """The maps of a localiser, and of others beside them. -> {row: maps}
 
     others: see open_others. Their maps are read of the samples with an id in `shown` alone, but of
-    all in the extended sets, for Figure 7.
+    all in the extended sets, for Figure 7. lost: a Counter of the maps that each row lacks.
     """
     maps = localiser(samples)
     for row, read in others.items():
@@ -175,7 +176,10 @@ def with_others(localiser, others, shown, samples):
             try:
                 maps[row][i], confidence = read(sample['id'])
             except SampleError as error:
-                tqdm.write(f'{row}: {error}')
+                lost[row] += 1
+                if lost[row] <= MOST_PRINTED:
+                    more = 'further ones are not printed'
+                    tqdm.write(f'{row}: {error if lost[row] < MOST_PRINTED else more}')
                 continue
             if is_extended:
                 sample['confidence'][row] = confidence

@@ -229,7 +229,8 @@ def test_a_method_without_maps_of_a_benchmark_is_named(two_runs, tmp_path, capsy
         capsys.readouterr().out)
 
 
-def test_maps_that_are_missing_or_wrong_cost_another_method_only(two_runs, tmp_path, capsys):
+def test_maps_that_are_missing_or_wrong_cost_another_method_only(two_runs, tmp_path, capsys,
+                                                                 monkeypatch):
     (tmp_path / 'maps/is4/is4.a_2.npy').unlink()
     confidences = tmp_path / 'maps/ext_flickr/confidence.csv'
     confidences.write_text('id,confidence\nstranger,0.5\n')
@@ -240,3 +241,9 @@ def test_maps_that_are_missing_or_wrong_cost_another_method_only(two_runs, tmp_p
     said = capsys.readouterr().out
     assert said.count(f'by saved: {confidences} has no line for') == 5
     assert 'no heatmap' in said and list(curves) == ['precision_recall.png']
+    capsys.readouterr()
+    monkeypatch.setattr(maps, 'MOST_PRINTED', 3)            # of thousands of foreign lines
+    two_runs()
+    said = capsys.readouterr().out
+    assert said.count(f'by saved: {confidences} has no line for') == 2
+    assert said.count('by saved: further ones are not printed') == 1
