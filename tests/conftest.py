@@ -26,8 +26,13 @@ SMALL = {'train': 96, 'val': 16, 'vggss': 16, 'is4': 8, 'ext_vggss': 6, 'flickr'
 
 @pytest.hookimpl(tryfirst=True)     # before pytest-xdist looks
 def pytest_cmdline_main(config):
-    """The complete suite runs in several processes, a file in one of them; named tests in one."""
-    complete = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    """The complete suite runs in several processes, a file in one of them; named tests in one.
+
+    So do -k, and --pdb, --trace and -s, which need this terminal.
+    """
+    given = config.option
+    in_one = given.keyword or given.usepdb or given.trace or given.capture == 'no'
+    complete = config.args_source == pytest.Config.ArgsSource.TESTPATHS and not in_one
     is_worker = 'PYTEST_XDIST_WORKER' in os.environ
     if complete and not is_worker and config.pluginmanager.has_plugin('xdist'):
         if config.option.numprocesses is None:

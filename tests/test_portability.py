@@ -1,12 +1,17 @@
-"""Every script as on Windows, whose Python lacks what is of Unix, and with an ASCII locale."""
+"""Every script as on Windows, whose Python lacks what is of Unix, and with an ASCII locale.
+
+And how the tests themselves are started.
+"""
 
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import pytest
 import torch
 
-from conftest import ROOT
+from conftest import ROOT, pytest_cmdline_main
 from data import AudioFeatures, VGGSound, collate
 from tiny import SECONDS, SIZE, tiny_beats, write_root
 
@@ -85,3 +90,22 @@ def test_loading_processes_start_by_spawn_as_on_windows_and_macos(tmp_path):
     assert batch['id'] == pairs.ids[:3]
     assert [features is None for features in batch['features']] == [False, False, True]
     assert torch.equal(batch['image'], torch.stack([pairs[k]['image'] for k in range(3)]))
+
+
+@pytest.mark.parametrize('given, source, worker, processes', [
+    ({}, 'TESTPATHS', False, 4), ({'numprocesses': 0}, 'TESTPATHS', False, 0),
+    ({}, 'ARGS', False, None), ({}, 'INVOCATION_DIR', False, None), ({}, 'TESTPATHS', True, None),
+    ({'keyword': 'loss'}, 'TESTPATHS', False, None), ({'usepdb': True}, 'TESTPATHS', False, None),
+    ({'trace': True}, 'TESTPATHS', False, None), ({'capture': 'no'}, 'TESTPATHS', False, None)])
+def test_only_the_complete_suite_without_a_debugger_starts_processes_and_never_from_one_of_them(
+        monkeypatch, given, source, worker, processes):
+    options = {'numprocesses': None, 'keyword': '', 'usepdb': False, 'trace': False,
+               'capture': 'fd', **given}
+    config = SimpleNamespace(option=SimpleNamespace(**options), pluginmanager=SimpleNamespace(
+        has_plugin=lambda name: name == 'xdist'), args_source=pytest.Config.ArgsSource[source])
+    monkeypatch.delenv('PYTEST_XDIST_WORKER', raising=False)
+    if worker:
+        monkeypatch.setenv('PYTEST_XDIST_WORKER', 'gw0')
+    monkeypatch.setattr(os, 'cpu_count', lambda: 4)
+    pytest_cmdline_main(config)
+    assert config.option.numprocesses == processes
