@@ -256,11 +256,10 @@ def is_made(path, stamp):
     Take the source's stamp before you read it: it may be replaced meanwhile. A newer file is not
     enough, as a source may be replaced by a file with an older time stamp.
     """
-    made = time_stamp(path)
-    if made is None or stamp is None:
+    if stamp is None:
         return False
-    # Some disks keep whole seconds only, exFAT keeps 10 ms
-    return made == stamp - stamp % 10**9 or abs(made - stamp) < 10**7
+    steps = (1, 100, 1000, 10**7, 10**9)        # in ns: disks may keep no finer times than these
+    return time_stamp(path) in [stamp - stamp % step for step in steps]
 
 
 def read_weights(path, remedy, mapped=False):
