@@ -174,7 +174,7 @@ def check(names, root, seconds, workers=1):
             try:
                 samples = listed(name, root)
             except (OSError, ValueError) as error:
-                counts[name] = {'samples in the paper': EXPECTED[name]}
+                counts[name] = {'unreadable lists': 1, 'samples in the paper': EXPECTED[name]}
                 sentences[name] = [sentence_for(error)]
                 continue
             jobs = jobs_of(samples, seconds)

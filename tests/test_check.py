@@ -139,7 +139,8 @@ def test_the_command_prints_what_it_found_and_writes_all_counts_and_fails(root, 
     first = lines.index(['vggss'])
     assert lines[first + 1:first + 3] == [['13', 'samples'], ['5,158', 'samples in the paper']]
     assert ['1', 'black frames'] in lines and 'without mask' not in printed.out     # there are 0
-    assert lines[-3:-1] == [['flickr'], ['250', 'samples in the paper']]
+    assert lines[-4:-1] == [['flickr'], ['1', 'unreadable lists'],
+                            ['250', 'samples in the paper']]
     assert 'flickr: no annotation file' in printed.err
     saved = json.loads((root / 'c.json').read_text())
     assert saved['counts']['vggss']['black frames'] == 1 and len(saved['sentences']['vggss']) == 6
