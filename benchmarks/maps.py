@@ -99,7 +99,7 @@ def maps_below(folder, needs):
         raise FileNotFoundError(f'there is no folder {folder}; --benchmarks or --task names the '
                                 'sets that have maps')
     confidences = read_confidences(folder)
-    if 'confidence' in needs and not confidences:
+    if 'confidence' in needs and not confidences and rank_and_processes()[0] == 0:
         print(f'no {folder}/confidence.csv: taking the mean of the highest quarter of each map, as '
               'SLAVC does')
     return functools.partial(read_map, folder, needs, confidences)

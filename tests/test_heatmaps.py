@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import benchmarks.maps as maps_file
 import localise as localise_file
 from benchmarks.maps import (maps_below, read_confidences, read_heatmap, read_maps,
                              save_heatmaps)
@@ -275,3 +276,11 @@ def test_confidences_are_finite_numbers_one_for_each_id(tmp_path, text, words):
     (tmp_path / 'confidence.csv').write_text(text)
     with pytest.raises(ValueError, match=f'confidence.csv.* {words}'):
         read_confidences(tmp_path)
+
+
+def test_of_several_processes_the_first_says_that_there_are_no_confidences(tmp_path, monkeypatch,
+                                                                           capsys):
+    for rank in (0, 1):
+        monkeypatch.setattr(maps_file, 'rank_and_processes', lambda rank=rank: (rank, 2))
+        maps_below(tmp_path, {'confidence'})
+    assert capsys.readouterr().out.count('as SLAVC does') == 1
