@@ -66,6 +66,9 @@ TABLES = {
         '0.0': AV, **{k: [*AV_LLM, '--lambda-c', k] for k in ('0.01', '0.1')},
         '1': AV_LLM, **{k: [*AV_LLM, '--lambda-c', k] for k in ('10', '100')}}}
 
+# what the rows of a table are
+ROWS = {9: 'terms of Eq. 5', 10: 'captions', 11: 'audio tokens', 12: 'prompts',
+        13: 'masks of L_ACL_I and L_ACL_F', 14: 'p+ and p-', 15: 'lambda of L_ACL_C'}
 # columns that the paper prints: (task, benchmark, metric)
 VGGSS = [('single', 'vggss', 'cIoU'), ('single', 'vggss', 'AUC')]
 USUAL = [*VGGSS, ('segmentation', 'avs_s4', 'mIoU'), ('segmentation', 'avs_s4', 'F'),
@@ -276,7 +279,8 @@ def main(argv=None):
     check_outputs([], [args.out])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     failed = run_all(runs, args.jobs)
-    print(f'\nTable {args.table}, {args.preset}, seeds {" ".join(map(str, args.seeds))}')
+    print(f'\nTable {args.table} ({ROWS[args.table]}), {args.preset}, seeds '
+          f'{" ".join(map(str, args.seeds))}')
     print(ablation_table(args.table, folders))
     for folder, reason in failed.items():
         print(f'ablations.py: {folder}: {reason}', file=sys.stderr)
