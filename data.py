@@ -117,8 +117,10 @@ class VGGSound(Dataset):
         sample = self.ids[index]
         frame, sound = self.files_of(sample)
         image = read_image(frame)
-        stamp = time_stamp(sound)           # before it is read: it may be replaced meanwhile
-        features = self.features.get(sample, stamp) if self.features else None
+        stamp = features = None
+        if self.features:
+            stamp = time_stamp(sound)       # before it is read: it may be replaced meanwhile
+            features = self.features.get(sample, stamp)
         if features is None:
             wav = read_audio(sound, self.seconds)                       # (samples,)
         else:                           # E_A will not run, so the sound is not decoded
