@@ -54,7 +54,7 @@ def loss_curve(log_path, png_path, p_pos, p_neg):
     if areas.lines:
         areas.axhline(p_pos, color=GREEN, linestyle=':', label=f'p$^+$ = {p_pos:g}')
         areas.axhline(p_neg, color=RED, linestyle=':', label=f'p$^-$ = {p_neg:g}')
-        areas.set_ylim(-0.03, None)
+        areas.set_ylim(-0.03, 1.7 * areas.get_ylim()[1])        # the legend above p+
     if 'val_loss' in curves:
         step, lowest = min(curves['val_loss'].T, key=lambda point: point[1])
         validation.plot(step, lowest, 'o', color=RED,
