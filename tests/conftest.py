@@ -36,7 +36,7 @@ def pytest_cmdline_main(config):
     is_worker = 'PYTEST_XDIST_WORKER' in os.environ
     if complete and not is_worker and config.pluginmanager.has_plugin('xdist'):
         if config.option.numprocesses is None:
-            config.option.numprocesses = min(8, os.cpu_count() or 1)
+            config.option.numprocesses = min(4, os.cpu_count() or 1)
             config.option.dist = 'loadfile'
 
 
