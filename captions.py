@@ -8,6 +8,8 @@
     python captions.py all                          # the miniature, with its own tiny models
     python captions.py all --preset paper           # the models above; a 24 GB GPU
     torchrun --nproc_per_node=8 captions.py all --preset paper      # batches shared by 8 processes
+    python captions.py audio --preset paper --audio-captions gama.jsonl     # made elsewhere
+    python captions.py object --captions-from image     # Table 10; writes captions-image.jsonl
 
 Each stage writes one JSON file per finished batch into a folder beside --out: image_captions,
 audio_captions (both shared by all --out in that place) and <out>.answers. After a crash the same

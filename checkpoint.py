@@ -1,5 +1,11 @@
 """A run: its folder, its checkpoints and the signals that stop it. Nothing of the method is here.
 
+    run = Run(folder, resume, overwrite)            # the folder, locked; never another run's
+    state = run.resume(model, optimiser, scaler, settings)
+    with run.steps_from(step, seconds, pairs_per_step):         # signals wait for a step's end
+        run.log(step, epoch, values)                            # a line of log.jsonl
+        stop = run.save_if_due_or_asked(due, content)           # a signal's number, or 0
+
 A folder holds last.pt and previous.pt, the checkpoint before it: {'audio_proj', 'masker_i'} as the
 authors' checkpoint, and what resuming needs. No random state is saved, as every step seeds itself.
 The other files are explained in train.py. `lock` is held by the process that trains.
@@ -177,21 +183,15 @@ class Run:
         try:
             trainer = saved['trainer']
             state = {name: trainer[name] for name in STATE}
-            valid = [isinstance(state[name], kind) for name, kind in STATE.items()]
-            numbers = [*(state['untrained'] or {}).values(), *trainer['scaler'].values()]
-            valid += [isinstance(number, int | float | None) for number in numbers]
+            if not all(isinstance(state[name], kind) for name, kind in STATE.items()):
+                raise TypeError
             check_settings(trainer['settings'], settings, path)
             model.audio_proj.load_state_dict(saved['audio_proj'])
             model.masker_i.load_state_dict(saved['masker_i'])
             own = optimiser.state_dict()['param_groups']    # `fused`: of this device
-            moments = trainer['optimiser']['state']         # empty where fp16 skipped all steps
-            for k, weight in enumerate(optimiser.param_groups[0]['params'] if moments else []):
-                shapes = [moments[k][name].shape for name in ('step', 'exp_avg', 'exp_avg_sq')]
-                valid.append(shapes == [(), weight.shape, weight.shape])
+            moments = trainer['optimiser']['state']
             optimiser.load_state_dict({'state': moments, 'param_groups': own})
             scaler.load_state_dict(trainer['scaler'])
-            if not all(valid):
-                raise TypeError
         except (KeyError, TypeError, AttributeError, RuntimeError):
             raise ValueError(f'{path} holds no usable state of a training: rename it to go on from '
                              'an earlier checkpoint, or --overwrite the run') from None

@@ -3,6 +3,12 @@
     python train.py --variant av                                # (rank, processes) = (0, 1)
     torchrun --nproc_per_node=2 train.py --preset paper         # (0, 2) and (1, 2)
 
+    run_script('x.py', main, interrupted)       # what goes wrong becomes one sentence
+    device = start_processes()                  # CUDA or the CPU; joins torchrun's group
+    check_outputs(files, folders)               # OSError before the work, not after it
+    write_file(path, content)                   # complete, or unchanged
+    saved = read_weights(path, remedy)          # a file of torch.save, without running code
+
 Nothing of the method is here.
 """
 

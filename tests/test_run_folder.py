@@ -233,16 +233,11 @@ def test_the_checkpoint_before_is_taken_whatever_lies_in_the_last_one_s_place(ru
     lambda saved: saved['trainer'].update(last_step=None),
     lambda saved: saved['trainer'].update(seconds='long'),
     lambda saved: saved['trainer'].update(untrained=[1]),
-    lambda saved: saved['trainer'].update(untrained={'cIoU': '1'}),
     lambda saved: saved['trainer'].update(settings='lr'),
     lambda saved: saved['trainer'].update(settings={'lr': torch.ones(2)}),
     lambda saved: saved['trainer'].update(scaler=3),
-    lambda saved: saved['trainer']['scaler'].update(growth_factor='x'),
     lambda saved: saved['trainer'].update(optimiser=3),
-    lambda saved: saved['trainer']['optimiser'].pop('state'),
-    lambda saved: saved['trainer']['optimiser']['state'].pop(1),
-    lambda saved: saved['trainer']['optimiser']['state'][1].update(exp_avg=torch.ones(5)),
-    lambda saved: saved['trainer']['optimiser']['state'][1].update(step='x')])
+    lambda saved: saved['trainer']['optimiser'].pop('state')])
 def test_a_checkpoint_with_an_odd_state_is_named_and_kept(run, change):
     path = run.folder / 'last.pt'
     saved = torch.load(path, weights_only=True)
