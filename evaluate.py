@@ -33,7 +33,7 @@ from benchmarks.maps import (MOST_PRINTED, maps_below, open_others, read_maps, s
                              save_heatmaps, with_others)
 from data import Benchmark, draw_miniature
 from figures.compare import comparison
-from figures.pictures import one_pair
+from figures.own import one_pair
 from figures.report import BY, draw_report, draw_sheets, ids_to_show
 from figures.scores import in_json, print_counts, scores_of, write_scores
 from figures.tables import EXTENDED, ORACLE_TASKS, task_tables

@@ -1,12 +1,12 @@
 """Tables 1 to 8 of section 4.2, and pictures in the manner of Figures 5 to 12.
 
     tables      as text, with the paper's own rows (paper_tables.csv)
-    pictures    heatmaps in colour and over a frame, the ground truth, contact sheets, your own
-                picture and sound
+    pictures    heatmaps in colour and over a frame, the ground truth, contact sheets
     curves      the losses of a training run; precision and recall (Figure 7)
     report      the samples that evaluate.py shows: on contact sheets, and on a page with sound
     scores      --json, --csv, and the counts of what was not scored
     compare     several results in the paper's tables
+    own         one picture and one sound of your own
 
 Shapes: H W pixels of a frame, h w cells of a heatmap. Frames and tiles are uint8 RGB.
 """

@@ -1,4 +1,4 @@
-"""Tiles, one (H, W, 3) uint8 picture each, and contact sheets of them; a picture of your own.
+"""Tiles, one (H, W, 3) uint8 picture each, and contact sheets of them.
 
     row = [frame, ground_truth_tile(frame, mask), heat_colours(heatmap), overlay(frame, heatmap)]
     contact_sheet([row], 'sheet.png', ['frame', 'truth', 'heatmap', 'overlay'], ['dog\nIoU 0.81'])
@@ -9,19 +9,16 @@ silence looks empty, and two maps can be compared.
 
 import io
 import textwrap
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from figures import import_matplotlib
 from launch import write_file
-from media import evaluation_image, part_heard, read_audio, read_own_image
 
 HEAT_WEIGHT = 0.5           # of the heatmap's colours in an overlay; the rest is the frame
 DIMMED = 0.3                # brightness of the frame outside the ground truth
 OUTLINE = (90, 255, 110)    # of the ground truth: a green that is rare in frames
-SILENT = 2**-14     # a sound that peaks below two steps of 16-bit audio is silent
 # A contact sheet, in pixels
 TILE = 128                  # height of a tile
 GAP = 6                     # between tiles
@@ -124,32 +121,3 @@ def label_lines(label):
     width = max([LETTERS, *(len(word) + 1 for word in name.split())])       # 1: of the ellipsis
     lines = textwrap.wrap(name, width, break_on_hyphens=False, max_lines=free, placeholder='…')
     return [(line, INK) for line in lines] + [(fact, QUIET) for fact in facts]
-
-
-def one_pair(model, config, image_file, audio_file, out):
-    """Localise one sound in one picture; save frame | heatmap | overlay, each of its size.
-
-    OSError where the file cannot be written.
-    """
-    device = next(model.parameters()).device
-    picture, reduced = read_own_image(image_file)
-    wav = read_audio(audio_file, config.seconds)                                # (samples,)
-    heard = part_heard(audio_file, config.seconds)
-    silent = ', all of it silent' if wav.abs().max() < SILENT else ''
-    if heard or silent:
-        print(f'hears {heard or Path(audio_file).name}{silent}')
-    image = evaluation_image(picture, config.image_size)                        # (3, H, W)
-    size = picture.height, picture.width
-    heat = model.heatmap(image[None].to(device), wav[None].to(device), size)[0].cpu().numpy()
-    frame = np.asarray(picture)
-    tiles = [frame, heat_colours(heat), overlay(frame, heat)]
-    content = io.BytesIO()
-    try:
-        kind = Image.registered_extensions()[Path(out).suffix.lower()]
-        Image.fromarray(np.concatenate(tiles, 1)).save(content, kind)
-    except (KeyError, OSError, ValueError) as error:
-        raise OSError(f'cannot write {out} ({error}): name a .png or .jpg file') from None
-    write_file(out, content.getvalue())
-    smaller = f', brought down to {picture.width} x {picture.height} pixels' if reduced else ''
-    print(f'{out}: frame | heatmap | overlay{smaller}; {(heat > 0.5).mean():.1%} of the frame is '
-          f'over 0.5, the peak is {heat.max():.2f}')

@@ -17,7 +17,7 @@ from PIL import Image
 
 import media
 from benchmarks import maps
-from figures.pictures import one_pair
+from figures.own import one_pair
 from model import PRESETS
 
 RATE = 16000
