@@ -122,7 +122,8 @@ def sentence_for(problem):
         return (f'a loading process died ({reason}): free memory or lower --workers; --resume goes '
                 'on')
     if isinstance(problem, RuntimeError) and 'gloo/transport' in text:
-        return 'another process of this torchrun has ended: what it printed says why'
+        return ('another process of this torchrun has ended, as what it printed says, or its '
+                'machine is out of reach')
     if isinstance(problem, OSError) and problem.filename:
         return f'cannot use {problem.filename} ({problem.strerror}): name another place'
     return text if isinstance(problem, OSError | ValueError) else None

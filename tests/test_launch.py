@@ -161,7 +161,8 @@ def test_an_output_that_would_overwrite_an_input_or_another_output_is_named(tmp_
     (RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that '
                   'dataloader\'s workers are out of shared memory.'), 1, 'enlarge /dev/shm'),
     (RuntimeError('[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer'), 1,
-     'a.py: another process of this torchrun has ended: what it printed says why\n'),
+     'a.py: another process of this torchrun has ended, as what it printed says, or its machine is '
+     'out of reach\n'),
     (RuntimeError('a bug'), 1, 'Traceback'), (KeyError('bug'), 1, 'Traceback'),
     (KeyboardInterrupt(), 130, 'a.py: broken off\n'), (SystemExit(2), 2, '')])
 def test_a_script_ends_with_one_sentence_and_a_code(monkeypatch, capsys, problem, code, words):
