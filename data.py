@@ -8,9 +8,9 @@
 
     python data.py prepare --preset paper --out DIR     # decode and resize once: speed/prepare.py
 
-<id> is youtubeid_startsecond. A frame is the annotated one, the 125th of a clip at 25 fps. The
-miniature writes the same files (miniature/world.py). benchmarks/ finds the files of a sample and
-reads the lists; media.py turns one file into a tensor.
+<id> is youtubeid_startsecond. A frame is the centre one (4.1) of its 10 s clip, which VGG-SS
+annotates. The miniature writes the same files (miniature/world.py). benchmarks/ finds the files of
+a sample and reads the lists; media.py turns one file into a tensor.
 
 A sample is a dict: 'id', 'image' (3, H, W) CLIP-normalised, 'wav' (samples,) at 16 kHz in -1..1; a
 test sample holds more (Benchmark). A sample whose files cannot be read is {'id', 'error'} with a
@@ -91,9 +91,9 @@ class VGGSound(Dataset):
     def __len__(self):
         return len(self.ids)
 
-    def files_of(self, sample):
+    def files_of(self, name):
         """The paths of an id's frame and of its sound."""
-        return file_of(self.frames, sample, FRAMES), file_of(self.audio, sample, SOUNDS)
+        return file_of(self.frames, name, FRAMES), file_of(self.audio, name, SOUNDS)
 
     def __getitem__(self, index):
         """A sample; where it cannot be read, the next one (skip_bad), or its error."""
@@ -114,13 +114,13 @@ class VGGSound(Dataset):
 
     def read_pair(self, index):
         """-> a sample. SampleError where a file cannot be read"""
-        sample = self.ids[index]
-        frame, sound = self.files_of(sample)
+        name = self.ids[index]
+        frame, sound = self.files_of(name)
         image = read_image(frame)
         stamp = features = None
         if self.features:
             stamp = time_stamp(sound)       # before it is read: it may be replaced meanwhile
-            features = self.features.get(sample, stamp)
+            features = self.features.get(name, stamp)
         if features is None:
             wav = read_audio(sound, self.seconds)                       # (samples,)
         else:                           # E_A will not run, so the sound is not decoded
@@ -132,7 +132,7 @@ class VGGSound(Dataset):
             image = training_image(image, self.image_size, generator)   # (3, H, W)
         else:
             image = evaluation_image(image, self.image_size)
-        return {'id': sample, 'image': image, 'wav': wav, 'features': features, 'stamp': stamp}
+        return {'id': name, 'image': image, 'wav': wav, 'features': features, 'stamp': stamp}
 
 
 def stems_in(folder, suffixes):
@@ -185,10 +185,10 @@ class Benchmark(Dataset):
         listed = BENCHMARKS[name](Path(root))
         labels = [s.label if isinstance(s.label, list) else [s.label] for s in listed]
         self.classes = sorted({label for several in labels for label in several if label})
-        self.group_sizes = Counter(s.group for s in listed)     # counted before the limit
+        self.group_sizes = Counter(s.group for s in listed)     # {group: how many samples}
         conditions = groupby(listed, lambda s: s.condition)     # one after the other in all lists
         listed = [s for _, samples in conditions for s in islice(samples, limit)]
-        self.listed_groups = Counter(s.group for s in listed)   # limit may drop sounds of a frame
+        self.listed_groups = Counter(s.group for s in listed)       # those that limit keeps
         times = Counter(s.id for s in listed)
         if odd := [i for i in times if times[i] > 1 or set(i) & set('/\\')]:
             raise ValueError(f'{name} below {root} lists {odd[0]} twice, or it is no file name: '
@@ -219,21 +219,21 @@ class Benchmark(Dataset):
 
         All samples of a frame are in the same list, so that the vision encoder runs once per frame.
         """
-        frames = []             # the indices of each frame's samples
-        frame_of = {}           # the same lists, by group and by file
+        per_frame = []          # a list of its samples' indices for each frame
+        indices_of = {}         # the same lists, by group and by file
         for index, s in enumerate(self.samples):
             # IS4 and VPO hold a copy of the frame for each of its sounds, all of one group;
             # ADE20K has one file for several classes, each a group
-            frame = frame_of.get(s.group) or frame_of.get(tuple(s.images)) or []
-            if not frame:
-                frames.append(frame)
-            frame.append(index)
-            frame_of[s.group] = frame_of[tuple(s.images)] = frame
+            indices = indices_of.get(s.group) or indices_of.get(tuple(s.images)) or []
+            if not indices:
+                per_frame.append(indices)
+            indices.append(index)
+            indices_of[s.group] = indices_of[tuple(s.images)] = indices
         batches = [[]]
-        for frame in frames:
-            if batches[-1] and len(batches[-1]) + len(frame) > batch_size:
+        for indices in per_frame:
+            if batches[-1] and len(batches[-1]) + len(indices) > batch_size:
                 batches.append([])
-            batches[-1] += frame
+            batches[-1] += indices
         return batches
 
     def __len__(self):
@@ -330,15 +330,15 @@ def training_steps(pairs, first, last, batch_size, accumulate, rank, processes, 
     """Steps first, ..., last - 1 of a training; after --resume, `first` may lie within an epoch.
 
     Yields (step, epoch, whether it is the last of its epoch or of all, its `accumulate` batches).
-    Batches at the end of an epoch that do not fill a step are dropped. SampleError: an unreadable
-    pair; with skip_bad MOST_IN_A_ROW of them.
+    Batches at the end of an epoch that do not fill a step are dropped. SampleError: a pair cannot
+    be read, or, with skip_bad, MOST_IN_A_ROW cannot.
     """
     per_epoch = steps_per_epoch(pairs, batch_size, processes, accumulate)
     for epoch in range(first // per_epoch, math.ceil(last / per_epoch)):
         steps = range(max(first, epoch * per_epoch), min(last, (epoch + 1) * per_epoch))
         pairs.epoch = epoch
         batches = epoch_batches(len(pairs), batch_size, pairs.seed, epoch, rank, processes)
-        done = accumulate * (steps.start - epoch * per_epoch)
+        done = accumulate * (steps.start - epoch * per_epoch)       # batches, before --resume
         batches = batches[done:done + accumulate * len(steps)]
         loaded = map(check_read, loader(pairs, workers, batch_sampler=batches))
         for step in steps:
@@ -386,12 +386,12 @@ class AudioFeatures:
         T = frames // patch * (N_MELS // patch)
         self.bytes = 2 * T * beats.feature_dim              # of a sound's features, float16
 
-    def get(self, sample, stamp):
+    def get(self, name, stamp):
         """Read the features (T, 3 * width), float16, of a sound with this time stamp.
 
         None if they are absent, of another stamp, or damaged.
         """
-        path = self.folder / f'{sample}.npy'
+        path = self.folder / f'{name}.npy'
         if not is_made(path, stamp):
             return None
         try:
@@ -403,7 +403,7 @@ class AudioFeatures:
         return torch.from_numpy(array) if complete else None
 
     @torch.no_grad()
-    def complete(self, batch, beats, device):
+    def of_batch(self, batch, beats, device):
         """The E_A features of a batch; those that are not cached are computed and written.
 
         batch: with 'id', 'wav' (B, samples), 'features' and 'stamp', the sound's time stamp. ->
@@ -423,13 +423,13 @@ class AudioFeatures:
                 self.keep(batch['id'][k], features, batch['stamp'][k])
         return torch.stack([features.to(device).float() for features in found])
 
-    def keep(self, sample, features, stamp):
+    def keep(self, name, features, stamp):
         """Write a sound's features. If that fails, print it once and write no more."""
-        if not self.writable or sample not in self.ids:
+        if not self.writable or name not in self.ids:
             return
         content = io.BytesIO()
         np.save(content, features.numpy())
-        path = self.folder / f'{sample}.npy'
+        path = self.folder / f'{name}.npy'
         try:
             write_file(path, content.getvalue(), stamp=stamp)
             if not is_made(path, stamp):

@@ -160,7 +160,7 @@ def forward(model, batch, precision, cache=None, **options):
     with autocast:
         if cache:
             E_A = getattr(model, 'module', model).beats     # DDP: model.module
-            features = cache.complete(batch, E_A, device)
+            features = cache.of_batch(batch, E_A, device)
         return model(image, wav, features=features, **options)
 
 

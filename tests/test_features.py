@@ -54,7 +54,7 @@ def opened(folder, beats, pairs, seconds=SECONDS, share=1.0):
 def complete(pairs, beats, indices):
     """As a training step does. -> (B, T, 3 * width)"""
     batch = data.collate([pairs[k] for k in indices])
-    return pairs.features.complete(batch, beats, CPU)
+    return pairs.features.of_batch(batch, beats, CPU)
 
 
 def sound_of(pairs, index):
@@ -139,7 +139,7 @@ def test_a_sound_that_is_replaced_while_it_is_heard_is_heard_again(tmp_path, pai
     sounds = [pairs.files_of(NAMES[k])[1] for k in range(3)]
     shutil.copyfile(sounds[0], sounds[1])       # its features are of the old sound
     moved = sounds[2].rename(tmp_path / 'away.wav')
-    features.complete(batch, beats, CPU)
+    features.of_batch(batch, beats, CPU)
     moved.rename(sounds[2])
     after = complete(pairs, beats, range(3))
     assert beats.heard == [3, 1] and torch.equal(after[0], after[1])

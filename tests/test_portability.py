@@ -82,7 +82,7 @@ def test_every_script_is_imported_and_trains_where_unix_is_not_and_text_is_ascii
 def test_loading_processes_start_by_spawn_as_on_windows_and_macos(tmp_path):
     pairs = VGGSound(write_root(tmp_path / 'data'), 'train', SIZE, SECONDS, augmented=True)
     pairs.features = AudioFeatures(tmp_path / 'cache', tiny_beats(), SECONDS, pairs.ids)
-    pairs.features.complete(collate([pairs[0], pairs[1]]), tiny_beats(), torch.device('cpu'))
+    pairs.features.of_batch(collate([pairs[0], pairs[1]]), tiny_beats(), torch.device('cpu'))
     pairs.epoch = 3
     loader = torch.utils.data.DataLoader(pairs, batch_size=3, num_workers=1, collate_fn=collate,
                                          multiprocessing_context='spawn')
