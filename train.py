@@ -73,7 +73,7 @@ RECIPES = {
 # --precision below float32
 HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 # Options that may change with --resume: where, how fast and how long to train
-FREE = {
+MAY_CHANGE = {
     'out', 'resume', 'overwrite', 'save_seconds',
     'data_root', 'data_root_given', 'skip_bad_samples',
     'workers', 'device', 'cache_audio', 'cache_share', 'pair_chunk',
@@ -93,7 +93,7 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
     run: checkpoint.Run. state: the step and what else --resume needs (train).
     """
     rank, processes = rank_and_processes()
-    parallel = data_parallel(model.train())     # its dropout is active
+    parallel = data_parallel(model.train())     # dropout, in audio_proj only
     last_step = state['last_step']
     steps = training_steps(pairs, state['step'], last_step, args.batch_size,
                            args.accumulate, rank, processes, args.workers)
@@ -102,8 +102,8 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
     for step, epoch, ends_epoch, batches in bar:
         # Gumbel noise and dropout depend on the step, not on --resume
         torch.manual_seed(hash((args.seed, rank, step)) % 2**63)
-        left = (last_step - step) / last_step
-        rate = args.lr * left if args.lr_schedule == 'linear' else args.lr
+        falling = (last_step - step) / last_step        # from 1 towards 0
+        rate = args.lr * falling if args.lr_schedule == 'linear' else args.lr
         optimiser.param_groups[0]['lr'] = rate
         optimiser.zero_grad()
         parts = []                  # loss, terms and areas of each batch
@@ -125,8 +125,8 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
             # Eq. 5; with acl_c Eq. 7
             loss = losses.total_loss(terms, loss_weights(args))
             scaler.scale(loss / len(batches)).backward()
-            areas = losses.mean_areas(out.areas.detach(), out.first)
-            parts.append({'loss': loss, **terms, **areas})
+            area_means = losses.mean_areas(out.areas.detach(), out.first)   # to log
+            parts.append({'loss': loss, **terms, **area_means})
         check_finite(parts, optimiser, scaler, step, batches, run.last_pt)
         scaler.step(optimiser)
         scaler.update()
@@ -142,7 +142,7 @@ def take_steps(args, model, pairs, validation, answers, optimiser, scaler,
             return stop
         if ends_epoch and validation:
             run.write({'step': step + 1, 'epoch': epoch, **validate(args, model, validation)})
-    return checkpoint.stop_asked()      # by a signal during the last validation
+    return checkpoint.stop_asked()      # perhaps while validate() ran
 
 
 def forward(model, batch, precision, cache=None, **options):
@@ -184,9 +184,9 @@ def data_parallel(model):
 
 
 def print_skipped(batch, before):
-    """Print the pairs of a batch, in all processes, that were unreadable and replaced.
+    """Print the pairs of all processes that were unreadable and replaced in this batch.
 
-    A collective call. before: how many there were until now. -> with these
+    A collective call. before: how many earlier batches had. -> the new total
     """
     skipped = launch.gather_lists(sum(batch['unreadable'], []))
     for number, sentence in enumerate(skipped, before + 1):
@@ -276,9 +276,9 @@ def train(args):
     last_step = args.steps or args.epochs * per_epoch
 
     model, tokenizer = load(args)
-    # w and b train where a term uses M_I as MaskGen_I samples it (Tables 9, 13)
-    pools_M_I = args.lambda_f and args.feature_mask == 'image'
-    uses_M_I = bool(args.lambda_i or args.lambda_reg or pools_M_I)
+    # w and b train only where Eq. 1, 2 or 4 has hard image masks (Tables 9, 13)
+    M_I_in_Eq_2 = args.lambda_f and args.feature_mask == 'image'
+    uses_M_I = bool(args.lambda_i or args.lambda_reg or M_I_in_Eq_2)
     optimiser = adam(model.to(device), args.lr, args.weight_decay,
                      with_mask=uses_M_I and args.image_mask == 'hard')
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == 'fp16')
@@ -288,7 +288,7 @@ def train(args):
         C, row_of, digest = load_answers(path, model, tokenizer, pairs.ids)
         answers = C.to(device), row_of
 
-    settings = {k: value for k, value in vars(args).items() if k not in FREE}
+    settings = {k: value for k, value in vars(args).items() if k not in MAY_CHANGE}
     settings |= {'answers': digest, 'pairs': pairs.checksum}
     state = run.resume(model, optimiser, scaler, settings) if args.resume else None
     if state is None:
@@ -365,7 +365,7 @@ def adam(model, lr, weight_decay, with_mask):
 
 
 def finish(args, run, model, tokenizer, state, absent):
-    """Scores, pictures and summary.json, which marks a finished run.
+    """Scores; pictures, which may fail (attempt); summary.json, which marks a finished run.
 
     absent: how many pairs had no files.
     """
