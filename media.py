@@ -6,8 +6,8 @@
 
 Sounds may have any usual rate and number of channels, pictures have 8 bits a channel. A file that
 cannot be used raises SampleError, one sentence with the file and the remedy. Which files make a
-sample: data.py and benchmarks/. read_samples and the last two sections (headers without a length,
-pickles) can be skipped at first.
+sample: data.py and benchmarks/. read_samples, part_heard and the last two sections (headers without
+a length, pickles) can be skipped at first.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def check_file(path):
 
 
 def file_of(folder, name, suffixes, *others):
-    """The first existing <folder>/<name><suffix>, also in the folders `others`; else the first."""
+    """The first existing <folder>/<name><suffix>, then in `others`; if none exists, the first."""
     paths = [Path(place, f'{name}{suffix}') for place in (folder, *others) for suffix in suffixes]
     return next((path for path in paths if path.is_file()), paths[0])
 
@@ -95,15 +95,6 @@ def noise(index, length):
     return torch.from_numpy(rng.uniform(-1, 1, length).astype(np.float32))      # (length,)
 
 
-def part_heard(path, seconds):
-    """How much of a sound read_audio uses: 'the first 2.0 of 5.0 s of a.wav'; None if all of it."""
-    samples, rate, stated = read_samples(path, seconds + TOLERANCE)
-    if len(samples) < math.ceil((seconds + TOLERANCE) * rate):
-        return None
-    total = '' if stated is None else f' of {stated / rate:.1f}'
-    return f'the first {seconds:.1f}{total} s of {Path(path).name}'
-
-
 def decode(path, seconds):
     """Decode and check the first `seconds`. -> (channels, samples), rate, stated samples or None"""
     samples, rate, stated = read_samples(path, seconds)                # (samples, channels)
@@ -118,6 +109,28 @@ def decode(path, seconds):
     if rate // math.gcd(rate, SAMPLE_RATE) > 2000:      # the resampler would take minutes
         raise SampleError(f'{path} has the odd rate of {rate} Hz: resample it to {SAMPLE_RATE}')
     return torch.from_numpy(np.ascontiguousarray(samples.T)), rate, stated
+
+
+def mono(sound, path):
+    """(channels, samples) -> (samples,): their mean, or the loudest if they cancel each other."""
+    # Paper [39]: section 4.1 does not mention stereo, and the released code expects mono files.
+    # Channels of opposite sign (a microphone wired wrongly) would average to silence.
+    mean = sound.mean(0)
+    energy = sound.var(1, correction=0)             # (channels,), without a constant offset
+    independent = energy.mean() / len(sound)        # energy of the mean of independent channels
+    if mean.var(correction=0) >= OPPOSED * independent:     # in stereo: a correlation over -0.8
+        return mean
+    if not files_that_cancel:
+        files_that_cancel.append(path)
+        tqdm.write(f'{path}: its channels cancel each other, so the loudest of them is taken; '
+                   'further files of this kind are not named', file=sys.stderr)
+    return sound[energy.argmax()]
+
+
+def at_16_khz(sound, rate, length):
+    """(channels, samples) -> (channels, length), resampled, cut or zero-padded."""
+    sound = torchaudio.functional.resample(sound, rate, SAMPLE_RATE)    # unchanged if rates agree
+    return torch.nn.functional.pad(sound, (0, length - sound.shape[1]))     # cut, where negative
 
 
 def read_samples(path, seconds):
@@ -146,26 +159,13 @@ def read_samples(path, seconds):
     return samples, rate, stated
 
 
-def mono(sound, path):
-    """(channels, samples) -> (samples,): their mean, or the loudest if they cancel each other."""
-    # Paper [39]: section 4.1 does not mention stereo, and the released code expects mono files.
-    # Channels of opposite sign (a microphone wired wrongly) would average to silence.
-    mean = sound.mean(0)
-    energy = sound.var(1, correction=0)             # (channels,), without a constant offset
-    independent = energy.mean() / len(sound)        # energy of the mean of independent channels
-    if mean.var(correction=0) >= OPPOSED * independent:     # in stereo: a correlation over -0.8
-        return mean
-    if not files_that_cancel:
-        files_that_cancel.append(path)
-        tqdm.write(f'{path}: its channels cancel each other, so the loudest of them is taken; '
-                   'further files of this kind are not named', file=sys.stderr)
-    return sound[energy.argmax()]
-
-
-def at_16_khz(sound, rate, length):
-    """(channels, samples) -> (channels, length), resampled, cut or zero-padded."""
-    sound = torchaudio.functional.resample(sound, rate, SAMPLE_RATE)    # unchanged if rates agree
-    return torch.nn.functional.pad(sound, (0, length - sound.shape[1]))     # cut, where negative
+def part_heard(path, seconds):
+    """How much of a sound read_audio uses: 'the first 2.0 of 5.0 s of a.wav'; None if all of it."""
+    samples, rate, stated = read_samples(path, seconds + TOLERANCE)
+    if len(samples) < math.ceil((seconds + TOLERANCE) * rate):
+        return None
+    total = '' if stated is None else f' of {stated / rate:.1f}'
+    return f'the first {seconds:.1f}{total} s of {Path(path).name}'
 
 
 # ---- Frames --------------------------------------------------------------------------------------
