@@ -165,7 +165,7 @@ def relative_bucket(offset, num_buckets=320, max_distance=800):
 
 
 class Attention(nn.Module):
-    """Self-attention with gated relative position bias. table: the biases, shared by all layers."""
+    """Self-attention with gated relative position bias (grep). table: the biases of all layers."""
     def __init__(self, cfg, table):
         super().__init__()
         D = cfg.encoder_embed_dim

@@ -15,7 +15,7 @@ names of the released checkpoint.
 
 Shapes: B images (the paper's X^I), N audios (X^A), H W pixels, h w feature cells, D embedding (the
 paper's c), T patches of a spectrogram (E_A's tokens), k audio tokens in the prompt (1; Table 11: up
-to 8), r width of CLIPSeg's decoder.
+to 8), r width of CLIPSeg's decoder, H' W' size of its output.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from masks import B_INIT, W_INIT, MaskGenI, mask_gen_f, to_grid, to_image
 
 PROMPT = 'A photo of a <*>'         # Section 3.1; the audio token takes the place of <*>
 RELEASE_PROMPT = 'A photo of <*>'   # Paper [1]: "A photo of a"; the released weights need this
-DROPOUT = 0.5                       # Paper [2]: names no dropout; in the release's unary potential
+DROPOUT = 0.5                       # Paper [2]: names none; the release has it in UnaryPotential
 
 
 # ---- Figure 2: the model ----------------------------------------------------------------------
@@ -57,8 +57,8 @@ class Alignment:
 class SoundLocalizer(nn.Module):
     """Figure 2 up to the embeddings; the losses are in losses.py. Also inference (3.7).
 
-    clipseg: transformers' CLIPSegForImageSegmentation; beats: beats.BEATs. prompt_ids: two lists,
-    see the function of this name. audio_tokens: k of Table 11. w, b: MaskGen_I's initial ones.
+    clipseg: transformers' CLIPSegForImageSegmentation; beats: beats.BEATs. prompt_ids: token ids
+    before and after the sound's. audio_tokens: k of Table 11. w, b: MaskGen_I's initial ones.
     """
     def __init__(self, clipseg, beats, prompt_ids, audio_tokens=1, w=W_INIT, b=B_INIT):
         super().__init__()
@@ -102,7 +102,7 @@ class SoundLocalizer(nn.Module):
             first = first_own_row(B)
         vision = encode_image(self.clipseg, image)                  # v_D (B, D, h, w)
         M_G = self.ground(vision, A.expand(B, *A.shape), (H, W), pair_chunk)    # (B, N, H, W)
-        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # not in half precision
+        M_G = M_G.to(torch.promote_types(M_G.dtype, torch.float32))     # masks: at least float32
         grid = vision.v_D.shape[-2:]                                # (h, w)
 
         # Paper [17]: Eq. 4 measures "the image masks", so the areas are those of the mask in use.
@@ -113,8 +113,8 @@ class SoundLocalizer(nn.Module):
         else:
             M_F = mask_gen_f(M_G, grid)
         # Paper [7]: one M_I for areas and v_I; the release, followed here, draws new noise for v_I.
-        own = M_G.diagonal(first).permute(2, 0, 1).unsqueeze(1)     # (B, 1, H, W), own audios
-        M_I = self.image_masks(own, image_mask, grid, noise[1])         # (B, 1, H, W)
+        own_M_G = rearrange(M_G.diagonal(first), 'h w b -> b 1 h w')    # (B, 1, H, W), own audios
+        M_I = self.image_masks(own_M_G, image_mask, grid, noise[1])     # (B, 1, H, W)
         # Paper [8]: M_I * X. The release masks the normalised image: 0 is CLIP's mean colour.
         v_I = embed_image(self.clipseg, image * M_I)                    # (B, D)
         return Alignment(A, M_G, areas, M_I, v_I, M_F, vision.v_D, first)
@@ -139,10 +139,10 @@ class SoundLocalizer(nn.Module):
         keep the inputs, recompute in the backward pass. Saves 15 MB a pair at 352 x 352.
         """
         if pair_chunk and torch.is_grad_enabled():
-            audios = max(1, pair_chunk // len(A))                       # each with B images
+            at_once = max(1, pair_chunk // len(A))      # audios, each under all B images
             parts = [activation_checkpoint(decode, self.clipseg, vision.activations, part,
                                            use_reentrant=False, preserve_rng_state=False)
-                     for part in A.split(audios, 1)]
+                     for part in A.split(at_once, 1)]
             M_G = torch.cat(parts, 1)                                   # (B, N, H', W')
         else:
             M_G = decode(self.clipseg, vision.activations, A)           # (B, N, H', W')
@@ -180,7 +180,7 @@ class SoundLocalizer(nn.Module):
         texts = [template.replace('<*>', word) for word in words]
         ids = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')
         ids = ids.to(self.prompt_before.device)                         # (len(words), tokens)
-        return self.clipseg.clip.get_text_features(**ids).pooler_output
+        return self.clipseg.clip.get_text_features(**ids).pooler_output      # projected
 
     def cast_frozen(self, dtype):
         """Convert the frozen linear and convolution weights to dtype, for use under its autocast.
@@ -211,8 +211,8 @@ class AttentivePooling(nn.Module):
     """Factor graph attention (Yariv et al., 2023): a softmax over T of the mixed potentials.
 
     x: (N, T, dim) -> (N, k, dim). Paper [3]: does not say how Table 11's k tokens differ. Here each
-    has its own row of the unary potential and its own mixture; k = 1 is the released module, whose
-    lists of one give un_models and pp_models their names.
+    has its own row of the unary potential and its own mixture; k = 1 is the released module. Its
+    weight names make un_models and pp_models lists of one.
     """
     def __init__(self, dim, tokens=1):
         super().__init__()
@@ -296,7 +296,7 @@ def encode_image(clipseg, image):
     """image: (B, 3, H, W), CLIP-normalised, H and W multiples of the patch size. -> Vision"""
     vision = clipseg.clip.vision_model
     hidden = hidden_states(vision, image)
-    x = hidden[-1]                                                          # (B, 1 + hw, width)
+    x = hidden[-1]                          # (B, 1 + hw, width), the last layer's input
     # Paper [4]: only says "spatial visual features". Released code: the last layer takes its values
     # without the attention over cells (MaskCLIP), so that each cell describes its own place.
     last = vision.encoder.layers[-1]
