@@ -123,21 +123,21 @@ def acl_c(C, A, tau=TAU, answers=None):
     return info_nce(S, tau)
 
 
-def acl_c_of_answered(C, rows, A, tau=TAU, same_answers='negatives'):
+def acl_c_of_answered(C, answers, A, tau=TAU, same_answers='negatives'):
     """Eq. 6 over the pairs of a batch that have an answer.
 
-    C (texts, D), a row per different answer; rows (B,), on the CPU, each pair's row of C or -1;
+    C (texts, D), a row per different answer; answers (B,), on the CPU, each pair's row of C or -1;
     A (N, D) -> scalar. same_answers: 'negatives', or 'masked', as acl_c does with `answers`.
     Paper [28]: silent on pairs to which the language model has no answer. They take no part,
     neither as queries nor as negatives; with fewer than two answers there is nothing to contrast.
     """
-    rows = rows_of_all(rows, len(A))                                    # (N,)
-    has = (rows >= 0).nonzero()[:, 0]       # on the CPU: nonzero would synchronise with a GPU
-    if len(has) < 2:
+    answers = rows_of_all(answers, len(A))                              # (N,)
+    pairs = (answers >= 0).nonzero()[:, 0]  # on the CPU: nonzero would synchronise with a GPU
+    if len(pairs) < 2:
         return 0.0 * A.sum()                # has a gradient, as DDP waits for that of every weight
-    rows = rows[has].to(A.device)
-    has = has.to(A.device)
-    return acl_c(C[rows], A[has], tau, rows if same_answers == 'masked' else None)
+    answers = answers[pairs].to(A.device)
+    pairs = pairs.to(A.device)
+    return acl_c(C[answers], A[pairs], tau, answers if same_answers == 'masked' else None)
 
 
 # ============ 3.5 and 3.6 Training objective: Eq. 5 and 7 ============
@@ -146,7 +146,7 @@ def loss_terms(out, tau=TAU, p_pos=P_POS, p_neg=P_NEG, area='release', acl_f='pa
     """The terms of Eq. 5 in float32. out: a model.Alignment -> {'acl_i', 'acl_f', 'reg'}: scalars
 
     area, acl_f: the readings of Eq. 4 and of Eq. 3. With --negatives global: out.A has the audios
-    of all processes, and the terms are over all their pairs.
+    of all processes, and the terms are over all their pairs. Else rows_of_all changes nothing.
     """
     A = out.A.float()                                                   # (N, D)
     N = len(A)
