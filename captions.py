@@ -44,7 +44,7 @@ from launch import (between, overwritten, pick_device, rank_and_processes, run_s
 from media import SAMPLE_RATE, SOUNDS, SampleError, file_of, read_audio, read_image
 from model import PRESETS, ROOT, from_pretrained, load_pretrained
 
-KEYS = {'image': 'image_caption', 'audio': 'audio_caption', 'object': 'answer'}     # of a stage
+KEYS = {'image': 'image_caption', 'audio': 'audio_caption', 'object': 'answer'}  # of its texts
 CAPTIONS_OF = {'both': ['image', 'audio'], 'image': ['image'], 'audio': ['audio']}     # Table 10
 # Paper [33]: silent on decoding. Here greedily, so that a caption depends on its pair alone; a
 # checkpoint's repetition penalty would count the padding of its batch.
@@ -215,7 +215,7 @@ def read_texts(path, key):
         known = isinstance(row.get('id'), str) and key in row
         if not known or not isinstance(row[key], str | None):
             raise ValueError(f'{path}: {str(row)[:80]} needs an id and an {key}, both texts')
-        text = (row[key] or '').encode('utf-8', 'replace').decode('utf-8')  # half an emoji: ?
+        text = (row[key] or '').encode('utf-8', 'replace').decode('utf-8')  # lone surrogates -> ?
         texts.append((row['id'], ' '.join(text.split())))
     return unique(texts, path)
 
@@ -338,7 +338,7 @@ def caption_pairs(args, device, rank=0, processes=1):
 def begin_stages(args, ids, dtype):
     """Check files and models before hours of work; write settings.json.
 
-    And the batches of captions made elsewhere (--audio-captions), so that no model is loaded.
+    --audio-captions become finished batches, so that the audio stage has nothing left to do.
     """
     made = args.audio_captions and read_audio_captions(args.audio_captions, ids)
     stages = [stage for stage in args.settings if not (stage == 'audio' and made)]
@@ -469,9 +469,9 @@ def unfinished_batches(folder, stage, lines, size, retry_failed=False, rank=0, p
     todo = {}
     for k in range(0, len(lines), size)[rank::processes]:
         batch = lines[k:k + size]
-        found = [done.get(line['id'], {'error': None}) for line in batch]
-        same = all(line.items() <= old.items() for line, old in zip(batch, found))
-        if not same or retry_failed and any(old['error'] for old in found):
+        found = [done.get(line['id'], {'error': None}) for line in batch]       # of earlier runs
+        finished = all(line.items() <= old.items() for line, old in zip(batch, found))
+        if not finished or retry_failed and any(old['error'] for old in found):
             todo[folder / f'{k // size:06d}.json'] = batch
     return todo
 
