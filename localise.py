@@ -114,7 +114,7 @@ def localise_sources(model, samples, classes, cache=None, k=2, names=None):
         scores['hard_mask'] = similarity_of_classes(model, A, vision, image, classes, hard=True)
         scores['nearest_text'] = F.cosine_similarity(classes, A.unsqueeze(1), dim=-1)
     chosen = {row: of_classes.topk(k, dim=1).indices for row, of_classes in scores.items()}
-    if names:       # two sources of one class: twice the same (22 mixtures of VGGSound-Duet)
+    if names:       # in 22 mixtures of VGGSound-Duet one class twice, so one map twice
         true = [[names.index(label) for label in s['label']] for s in samples]
         chosen['true_classes'] = torch.tensor(true, device=A.device)        # (B, k)
     maps = {}

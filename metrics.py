@@ -114,7 +114,7 @@ class Streaming:
     # Paper [50]: the IoU of an empty ground truth and an empty prediction. The VGG-SS evaluator
     # gets 0/0 = NaN, a failure even at the AUC's level of 0; the extended-set one gets 0.
     empty = 0.0
-    graded = 0      # batches with a value between 0 and 1; maps of 0 and 1 have no K highest pixels
+    graded = 0      # batches of maps that are not all 0 and 1; "w/ Adap." needs one, to rank pixels
 
     def __init__(self, threshold='fixed:0.5', reading='release'):
         self.threshold = threshold
@@ -200,6 +200,12 @@ def f_score(inside, outside, total):
     return ((1 + BETA_SQUARED) * precision * recall / weighted).nan_to_num(0.0)
 
 
+def mask_iou(inside, outside, total, pixels):
+    """An overlap -> IoU, a float or 19; of an empty mask the share of pixels not predicted."""
+    iou = inside / (total + outside) if total else (pixels - outside) / pixels
+    return iou.squeeze(0).tolist()
+
+
 class Segmentation(Streaming):
     """mIoU, F, mIoU_adap, F_adap; `.area`: the share of pixels predicted.
 
@@ -234,12 +240,6 @@ class Segmentation(Streaming):
     def compute(self):
         return {'mIoU': mean(self.iou, 100), 'mIoU_adap': mean(self.iou_adaptive, 100),
                 'F': float(self.f_curve().max()), 'F_adap': mean(self.f_adaptive, 100)}
-
-
-def mask_iou(inside, outside, total, pixels):
-    """An overlap -> IoU, a float or 19; of an empty mask the share of pixels not predicted."""
-    iou = inside / (total + outside) if total else (pixels - outside) / pixels
-    return iou.squeeze(0).tolist()
 
 
 # ---- Robustness: the extended sets (Tables 3 and 4, Figure 7) and AVSBench-Robust (Table 5) ------
@@ -394,15 +394,16 @@ class Interactive(SingleSource):
         frames = SingleSource(reading=self.reading)
         frames.iou = self.worst(self.iou)
         frames.iou_adaptive = self.worst(self.iou_adaptive)
-        return {f'I{name.removeprefix("c")}': value for name, value in frames.compute().items()}
+        scores = frames.compute()               # cIoU becomes IIoU, AUC becomes IAUC
+        return {f'I{name.removeprefix("c")}': value for name, value in scores.items()}
 
 
 def pixel_ap(scores, truth):
     """AP of P pixels ranked by score, not interpolated; NaN without truth. Ties: one step."""
     ranked, order = scores.flatten().sort(descending=True)                  # (P,) each
-    pixels = ranked.unique_consecutive(return_counts=True)[1].cumsum(0)     # (S,) distinct scores
-    hits = (truth.flatten() > 0)[order].cumsum(0)[pixels - 1].cpu()         # (S,)
-    precision = hits / pixels.cpu().double()
+    retrieved = ranked.unique_consecutive(return_counts=True)[1].cumsum(0)  # (S,) distinct scores
+    hits = (truth.flatten() > 0)[order].cumsum(0)[retrieved - 1].cpu()      # (S,)
+    precision = hits / retrieved.cpu().double()
     area = (precision * hits.diff(prepend=hits.new_zeros(1))).cumsum(0)[-1]         # adds in order
     return float(area / hits[-1])
 
