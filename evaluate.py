@@ -68,9 +68,9 @@ def score(dataset, batches, metrics, localiser, shown=(), folders=()):
         if not samples:
             continue
         maps = localiser(samples)
-        readable(dataset, samples)          # a map on disk may be unreadable
-        for rows in metrics.values():
-            for row, metric in rows.items():
+        readable(dataset, samples)          # prints and counts maps that could not be read
+        for of_rows in metrics.values():
+            for row, metric in of_rows.items():
                 if row in maps:                     # --heatmaps has no oracle
                     feed(metric, samples, maps[row], row)
         for i, sample in enumerate(samples):
@@ -138,8 +138,8 @@ def score_benchmark(dataset, tasks, localiser, rows, batch_size, shown=(), folde
     """
     rank, _ = rank_and_processes()
     metrics = {}
-    for task, metric in tasks.items():
-        metrics[task] = {row: metric(**settings) for row in rows}
+    for task, metric_class in tasks.items():
+        metrics[task] = {row: metric_class(**settings) for row in rows}
     batches = tqdm(share(dataset.batches(batch_size)), dataset.name, leave=False,
                    unit=' batches', disable=rank > 0)
     pictured = gather_lists(score(dataset, batches, metrics, localiser, shown, folders))
@@ -280,8 +280,8 @@ def evaluate(args):
     localisers = {name: localiser_of(dataset, tasks_of(name, args.wanted), model, tokenizer,
                                      args.heatmaps, args.mixture_labels, args.mixture_rows)
                   for name, dataset in datasets.items()}
-    first = 'heatmaps' if args.heatmaps else 'ours'
-    rows = (first, 'oracle', *(MIXTURE_ROWS if args.mixture_rows else ()))
+    method = 'heatmaps' if args.heatmaps else 'ours'
+    rows = (method, 'oracle', *(MIXTURE_ROWS if args.mixture_rows else ()))
     paper = variant if preset == 'paper' else None          # the miniature has no row in the paper
     scores = {row: {task: {} for task in args.wanted} for row in rows}
     scored = {}

@@ -145,10 +145,10 @@ def summarised(vggss, is4):
 def table_of(columns):
     """The table that train.py prints, in per cent. columns: {name: scores, or None} -> text"""
     rows = []
-    for name, words in PRINTED.items():
+    for name, heading in PRINTED.items():
         factor = 100 if name.startswith('area') else 1      # areas are fractions
         values = [(scores or {}).get(name) for scores in columns.values()]
-        rows.append([words, *(value and value * factor for value in values)])
+        rows.append([heading, *(value and value * factor for value in values)])
     names = ['perfect masks' if name == 'ceiling' else name for name in columns]
     return table(rows, ['%', *names])
 
