@@ -96,7 +96,7 @@ def noise(index, length):
 
 
 def decode(path, seconds):
-    """Decode and check the first `seconds`. -> (channels, samples), rate, stated samples or None"""
+    """Decode and check the first `seconds`. -> (channels, samples), rate, stated (read_samples)"""
     samples, rate, stated = read_samples(path, seconds)                # (samples, channels)
     if not len(samples):
         raise SampleError(f'{path} holds no sound (zero samples): replace it')
