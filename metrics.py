@@ -138,7 +138,7 @@ class Streaming:
         for sample in zip(heatmaps, ground_truth, *more):
             self.add(*sample)
 
-    def counts(self, policy, heatmap, ground_truth):
+    def overlap_under(self, policy, heatmap, ground_truth):
         """The overlap of a heatmap (H, W) that is cut by a policy."""
         if policy == 'adaptive' and self.reading == 'paper':
             # Exactly the K highest pixels; of equal ones the first
@@ -151,7 +151,7 @@ class Streaming:
 
     def score(self, policy, heatmap, ground_truth):
         """The IoU of a heatmap (H, W) that is cut by a policy: a float, or for 'sweep' 19."""
-        inside, outside, total = self.counts(policy, heatmap, ground_truth)
+        inside, outside, total = self.overlap_under(policy, heatmap, ground_truth)
         return (inside / (total + outside)).nan_to_num(self.empty).squeeze(0).tolist()
 
     def merge(self, other):
@@ -221,10 +221,10 @@ class Segmentation(Streaming):
 
     def add(self, heatmap, mask):
         mask = (mask > 0).float()
-        inside, outside, total = self.counts(self.threshold, heatmap, mask)
+        inside, outside, total = self.overlap_under(self.threshold, heatmap, mask)
         self.iou.append(mask_iou(inside, outside, total, mask.numel()))
         self.area.append(((inside + outside) / mask.numel()).squeeze(0).tolist())
-        inside, outside, total = self.counts('adaptive', heatmap, mask)
+        inside, outside, total = self.overlap_under('adaptive', heatmap, mask)
         self.iou_adaptive.append(mask_iou(inside, outside, total, mask.numel()))
         if total:
             self.f_adaptive.append(float(f_score(inside, outside, total)))

@@ -42,9 +42,9 @@ class FirstMedian:
         self.median = M.thresholds_for(heatmaps[0], 'top50')                # (1,)
         super().update(heatmaps, *more)
 
-    def counts(self, policy, heatmap, ground_truth):
+    def overlap_under(self, policy, heatmap, ground_truth):
         if policy != 'top50':
-            return super().counts(policy, heatmap, ground_truth)
+            return super().overlap_under(policy, heatmap, ground_truth)
         return M.overlap(heatmap, ground_truth, self.median, self.strict)
 
 
