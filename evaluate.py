@@ -162,7 +162,7 @@ def add_scores(scores, wanted, dataset, metrics, paper, json_file, csv_file):
     """Add the scores of a benchmark; write all scores, and print the tables that are complete.
 
     scores: {row: {task: {benchmark: its scores}}}. wanted: {task: {benchmark: metric}}, all that
-    will be scored. metrics: {task: {row: metric}}. paper: see task_tables.
+    will be scored. metrics: {task: {row: metric}}. paper: the variant, or None: see task_tables.
     """
     for task, of_rows in metrics.items():
         for row, metric in of_rows.items():
