@@ -114,6 +114,9 @@ def sentence_for(problem):
     full = "can't allocate memory" in text or 'MPS backend out of memory' in text
     if full or isinstance(problem, torch.OutOfMemoryError | MemoryError):
         return 'the device has too little memory: lower --batch-size'
+    if 'Too many open files' in text:       # an OSError, or torch's RuntimeError
+        return ('too many open files: lower --workers, down to 0, or raise the limit by ulimit -n; '
+                '--resume goes on')
     if isinstance(problem, RuntimeError) and 'shared memory' in text:
         return ('the loading processes find too little shared memory: enlarge /dev/shm (docker run '
                 '--shm-size 8g) or lower --workers, down to 0; --resume goes on')

@@ -160,6 +160,10 @@ def test_an_output_that_would_overwrite_an_input_or_another_output_is_named(tmp_
      'memory or lower --workers; --resume goes on\n'),
     (RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that '
                   'dataloader\'s workers are out of shared memory.'), 1, 'enlarge /dev/shm'),
+    (RuntimeError('unable to open shared memory object </torch_7> in read-write mode: '
+                  'Too many open files (24)'), 1,
+     'a.py: too many open files: lower --workers, down to 0, or raise the limit by ulimit -n; '),
+    (OSError(errno.EMFILE, 'Too many open files', '/tmp/x'), 1, 'a.py: too many open files: '),
     (RuntimeError('[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer'), 1,
      'a.py: another process of this torchrun has ended, as what it printed says, or its machine is '
      'out of reach\n'),
