@@ -46,7 +46,7 @@ from figures.tables import table
 from launch import (between, check_outputs, overwritten, pick_device, read_weights, run_script,
                     some_path, write_file)
 from localise import embed_names, localise
-from media import PICTURES, evaluation_image, read_audio, read_image
+from media import PICTURES, evaluation_image, read_own_audio, read_own_image
 from model import PRESETS, ROOT, embed_image, from_pretrained, load_pretrained
 
 NOISE = 0.016       # variance per dimension, added to a text embedding of length 1 (CapDec)
@@ -248,8 +248,8 @@ def embed_frames(model, files, image_size):
     E = []
     with ThreadPoolExecutor() as readers:
         for k in tqdm(range(0, len(files), 64), 'frames', leave=False):
-            pictures = readers.map(read_image, files[k:k + 64])
-            image = torch.stack([evaluation_image(one, image_size) for one in pictures])
+            pictures = readers.map(read_own_image, files[k:k + 64])     # upright
+            image = torch.stack([evaluation_image(one, image_size) for one, _ in pictures])
             E.append(embed_image(model.clipseg, image.to(device)))      # (64, D)
     return torch.cat(E)
 
@@ -313,7 +313,7 @@ def say_own(model, describe, config, audio, image):
     """
     device = next(model.parameters()).device
     if audio:
-        wav = read_audio(audio, config.seconds)                         # (samples,)
+        wav = read_own_audio(audio, config.seconds)                     # (samples,)
         print(f'{audio}: {describe(model.embed_audio(wav[None].to(device)))[0]}')
     if image:
         files = [Path(image)]

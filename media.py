@@ -39,6 +39,7 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
 warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 LOUDEST = 10                    # largest accepted peak; full scale is 1
 OPPOSED = 0.2                   # channels cancel if their mean has a smaller share of energy (mono)
+SILENT = 2**-14                 # a user's sound is silent if it peaks below: two steps of 16 bits
 TOLERANCE = 0.05                # seconds past the end that part_heard does not report
 # Paper [65]: the size of the scored maps is not named; the released code has 224 x 224
 GROUND_TRUTH_SIZE = 224
@@ -157,6 +158,16 @@ def read_samples(path, seconds):
     if len(samples) < wanted:
         check_end(path, sound, min(wanted, stated or 0) - len(samples))
     return samples, rate, stated
+
+
+def read_own_audio(path, seconds):
+    """A user's sound, as read_audio; prints how much of it is heard, and whether it is silent."""
+    wav = read_audio(path, seconds)                                     # (samples,)
+    heard = part_heard(path, seconds)
+    silent = ', all of it silent' if wav.abs().max() < SILENT else ''
+    if heard or silent:
+        print(f'hears {heard or Path(path).name}{silent}')
+    return wav
 
 
 def part_heard(path, seconds):

@@ -8,9 +8,7 @@ from PIL import Image
 
 from figures.pictures import heat_colours, overlay
 from launch import write_file
-from media import evaluation_image, part_heard, read_audio, read_own_image
-
-SILENT = 2**-14     # a sound that peaks below two steps of 16-bit audio is silent
+from media import evaluation_image, read_own_audio, read_own_image
 
 
 def one_pair(model, config, image_file, audio_file, out):
@@ -20,11 +18,7 @@ def one_pair(model, config, image_file, audio_file, out):
     """
     device = next(model.parameters()).device
     picture, reduced = read_own_image(image_file)
-    wav = read_audio(audio_file, config.seconds)                                # (samples,)
-    heard = part_heard(audio_file, config.seconds)
-    silent = ', all of it silent' if wav.abs().max() < SILENT else ''
-    if heard or silent:
-        print(f'hears {heard or Path(audio_file).name}{silent}')
+    wav = read_own_audio(audio_file, config.seconds)                            # (samples,)
     image = evaluation_image(picture, config.image_size)                        # (3, H, W)
     size = picture.height, picture.width
     heat = model.heatmap(image[None].to(device), wav[None].to(device), size)[0].cpu().numpy()

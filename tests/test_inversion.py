@@ -5,7 +5,9 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -199,6 +201,10 @@ def test_your_own_sound_and_pictures_get_a_sentence_each(small, small_world, tmp
     lines = [line for line in capsys.readouterr().out.splitlines() if 'checkpoint' not in line]
     places = [sound, *(pictures / frame.name for frame in frames[:2]), frames[0]]
     assert [line.split(': ')[0] for line in lines] == list(map(str, places))
+    wav, rate = soundfile.read(sound)
+    soundfile.write(tmp_path / 'long.wav', np.tile(wav, 3), rate)
+    small('say', '--captioner', out, '--audio', tmp_path / 'long.wav')
+    assert 'hears the first 2.0 of 6.0 s of long.wav\n' in capsys.readouterr().out
 
 
 # ---- what is refused
