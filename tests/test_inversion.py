@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 import inversion
 from conftest import ROOT
 from inversion import Captioner, Mapper, main, names_class, parse_args, take_steps, tokenise
-from model import PRESETS
+from model import PRESETS, load_model
 
 SCALE = dataclasses.replace(inversion.SCALES['miniature'],
                             gpt2={'n_embd': 16, 'n_layer': 1, 'n_head': 2, 'n_positions': 96})
@@ -205,6 +205,18 @@ def test_your_own_sound_and_pictures_get_a_sentence_each(small, small_world, tmp
     soundfile.write(tmp_path / 'long.wav', np.tile(wav, 3), rate)
     small('say', '--captioner', out, '--audio', tmp_path / 'long.wav')
     assert 'hears the first 2.0 of 6.0 s of long.wav\n' in capsys.readouterr().out
+
+
+def test_a_phone_s_picture_is_embedded_upright(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 64, 3), np.uint8)
+    tag = Image.Exif()
+    tag[0x0112] = 6                                     # orientation: turn clockwise to show
+    Image.fromarray(pixels).save(tmp_path / 'turned.png', exif=tag)
+    Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / 'upright.png')
+    model, _ = load_model('miniature')
+    turned, upright = inversion.embed_frames(
+        model, [tmp_path / 'turned.png', tmp_path / 'upright.png'], 32)
+    assert torch.equal(turned, upright)
 
 
 # ---- what is refused
