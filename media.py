@@ -396,7 +396,7 @@ def read_pickled_mask(path):
         with open(path, 'rb') as file:
             array = ArraysOnly(file, encoding='latin1').load()
     except Exception as error:                          # a damaged pickle can raise anything
-        reason, *_ = str(error).split('\n')
+        reason = str(error).split('\n')[0][:80]
         raise SampleError(f'{path} is not a pickled NumPy array ({type(error).__name__}: '
                           f'{reason}): fetch it again') from None
     is_array = isinstance(array, np.ndarray) and array.dtype.kind in 'biuf'
