@@ -34,7 +34,7 @@ CONDITIONS = ('positive', 'silence', 'noise', 'offscreen')      # of Table 5
 #               It gives the size away, so it scores place and shape only.
 #   sweep       the 19 thresholds 0.05 .. 0.95 at once: every score is a list of 19
 # Paper [46]: it describes top50 and names no threshold for its own rows; the release prints all 19.
-# We infer 0.5: Table 5's FPR is exactly 0.50 for earlier methods (top50), but lower for this one.
+# We infer 0.5: Table 5's FPR is 0.50 for four earlier methods (top50), but lower for this one.
 # Paper [48]: the tables contradict the paper's words in four places. --reading chooses:
 #                    release (the evaluators)           paper (the words)
 #   cIoU, IIoU, AP   IoU >= 0.5                         IoU "greater than 0.5"
