@@ -126,8 +126,8 @@ def localise_sources(model, samples, classes, cache=None, k=2, names=None):
 def similarity_of_classes(model, A, vision, image, classes, hard=False):
     """cos(v_n^I, A) of B mixtures and N classes. A (B, D), image (B, 3, H, W) -> (B, N)
 
-    Paper [45]: "these masks are subsequently passed to MaskGen_I", "following the inference
-    procedure of section 3.7": the image is weighted by sigmoid(M_G + b/w). hard: by a binary mask.
+    Paper [45]: "Following the inference procedure described in Section 3.7, these masks are
+    subsequently passed to MaskGen_I": so sigmoid(M_G + b/w) weighs the image. hard: a binary mask.
     """
     similarity = []
     for part in classes.split(CLASSES_AT_ONCE):             # n of the N classes
@@ -143,7 +143,7 @@ def similarity_of_classes(model, A, vision, image, classes, hard=False):
 def embed_names(model, tokenizer, dataset):
     """What the oracle has in place of A: {class name: text embedding (D,)}, all of a benchmark.
 
-    Paper [38]: "CLIPSeg with ground-truth text" (4.1) names neither a template nor a threshold.
+    Paper [38]: "CLIPSeg (w/ GT Text)" (4.1) is given neither a template nor a threshold.
     Here the name stands in "A photo of a {name}", whatever the audio's --prompt, and its heatmap is
     sigmoid(M_G + b/w) with the b/w of the trained model (1.4 before training). So our row and the
     oracle's differ in the embedding only.
