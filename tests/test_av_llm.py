@@ -13,8 +13,8 @@ from model import load_model
 
 def test_pairs_without_an_answer_take_no_part():
     A, C = torch.randn(4, 8, requires_grad=True), torch.randn(3, 8)
-    term = losses.acl_c_of_answered(C, torch.tensor([2, -1, 0, -1]), A)
-    assert term.item() == pytest.approx(losses.acl_c(C[[2, 0]], A[[0, 2]]).item())
+    term = losses.acl_c_of_answered(C, torch.tensor([2, -1, 0, -1]), A, tau=0.3)
+    assert term.item() == pytest.approx(losses.acl_c(C[[2, 0]], A[[0, 2]], tau=0.3).item())
     term.backward()
     assert A.grad[[1, 3]].abs().max() == 0 and A.grad[[0, 2]].abs().min() > 0
 

@@ -54,10 +54,11 @@ def test_feature_mask_is_never_all_zeros_though_its_brightest_pixel_may_lie_off_
     assert found == pytest.approx([least] * 4, rel=1e-4)
 
 
-def test_grid_takes_the_top_left_pixel_of_each_patch():
+def test_grid_takes_the_top_left_pixel_of_each_patch_and_image_interpolates_between_centres():
     pixels = torch.arange(16.0).view(1, 1, 4, 4)
     assert to_grid(pixels, (2, 2)).flatten().tolist() == [0, 2, 8, 10]
-    assert to_image(pixels, (8, 8)).shape == (1, 1, 8, 8)
+    enlarged = to_image(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]), (4, 4))
+    assert torch.equal(enlarged, torch.tensor([0, 0.25, 0.75, 1]).expand(1, 1, 4, 4))
 
 
 # ---- equations

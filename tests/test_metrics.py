@@ -352,6 +352,13 @@ def test_mixtures_by_hand():
     assert metric.compute()['CIoU@50'] == 50 and scene.compute()['CIoU@50'] == 0
 
 
+def test_three_maps_in_cyclic_order_are_paired_with_their_sources():
+    metric = M.MultiSource()
+    sources = torch.eye(3).view(1, 3, 1, 3)
+    metric.update(sources.roll(-1, 1), sources)         # map 0 is that of source 1
+    assert metric.pairings == [[2, 0, 1]] and metric.iou == [1, 1, 1]
+
+
 def test_a_source_without_pixels_is_left_out():
     metric = M.MultiSource()
     metric.update(torch.stack([HEAT, HEAT], 1), torch.stack([LEFT, 0 * LEFT], 1))
