@@ -109,7 +109,7 @@ class Streaming:
     needs = ()
     kept = ('iou',)
     # Paper [47]: the VGG-SS, extended-set, SLAVC and AVGN evaluators take the pixels >= the
-    # threshold, the interactive and AVSBench ones > it.
+    # threshold, the interactive and AVSBench ones > it. Table 2 is scored as Table 1.
     strict = False
     # Paper [50]: the IoU of an empty ground truth and an empty prediction. The VGG-SS evaluator
     # gets 0/0 = NaN, a failure even at the AUC's level of 0; the extended-set one gets 0.
