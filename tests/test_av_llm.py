@@ -37,11 +37,20 @@ def test_raw_answers_are_encoded_without_a_template(tmp_path):
     assert torch.allclose(C[[row_of['a'], row_of['b']]], expected, atol=1e-6)
 
 
-def test_av_llm_trains_with_given_captions(training, tmp_path, capsys):     # noqa: F811
+@pytest.mark.parametrize('flags, tau, masked', [
+    ('', 0.07, False), ('--tau 0.3 --same-answers masked', 0.3, True)])
+def test_av_llm_trains_with_given_captions(
+        training, tmp_path, capsys, flags, tau, masked):                    # noqa: F811
     answers = write_captions(tmp_path / 'c.jsonl', lambda n: ['bell', 'dog', ''][n % 3])
-    seen = training('--variant', 'av_llm', '--captions', str(answers), '--batch-size', '12')
+    seen = training('--variant', 'av_llm', '--captions', str(answers), '--batch-size', '12',
+                    *flags.split())
     assert '8 of 12 pairs have an answer, 2 different ones' in capsys.readouterr().out
     assert seen.code == 0 and seen.saved['variant'] == 'av_llm'
     logged = seen.log[0]
     terms = [logged[name] for name in ('acl_i', 'acl_f', 'reg', 'acl_c')]
     assert terms[3] > 0 and logged['loss'] == pytest.approx(sum(terms), rel=1e-4)
+    C, rows = seen.answers[0]
+    has = rows >= 0
+    wanted = losses.acl_c(C[rows[has]], seen.forwards[0]['out'].A[has], tau,
+                          rows[has] if masked else None)
+    assert terms[3] == pytest.approx(wanted.item(), rel=1e-4)

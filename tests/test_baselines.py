@@ -228,6 +228,41 @@ def test_a_sound_gets_clipsegs_map_of_the_label_that_is_most_similar(miniature):
     assert correct == {'clipseg_clap_text': [True, False]}     # the third names no class
 
 
+def test_embeddings_of_a_space_have_length_1_and_its_texts_the_prompt():
+    found = spaces.load_spaces(baselines.METHODS, spaces.WEIGHTS['miniature'], 'cpu')
+    wav = torch.rand(2, 32_000, generator=torch.Generator().manual_seed(0)) - 0.5
+    for method, space in found.items():
+        embedded = [space.embed_audio(wav)]
+        if method in baselines.TEXTS:
+            embedded.append(space.embed_text(['dog', 'red bell']))
+        else:
+            embedded.append(space.embed_image([striped(), striped(40, 60)]))
+        for rows in embedded:
+            assert torch.allclose(rows.norm(dim=1), torch.ones(2), atol=1e-5), method
+    clip = spaces.Clip(spaces.WEIGHTS['miniature'].clip, 'cpu')
+    for method, space, prompt in (
+            ('clipseg_clap_text', found['clipseg_clap_text'], 'This is a sound of dog'),
+            ('clipseg_wav2clip_text', clip, 'A photo of a dog')):
+        ids = space.tokenizer([prompt], return_tensors='pt')
+        plain = F.normalize(space.model.get_text_features(**ids).pooler_output)
+        assert torch.allclose(found[method].embed_text(['dog']), plain, atol=1e-5), method
+
+
+def test_clap_hears_sounds_at_its_own_rate():
+    heard = []
+
+    def extractor(wavs, sampling_rate, return_tensors):
+        heard.append((len(wavs[0]), sampling_rate))
+        return {'input_features': torch.ones(1, 4)}
+    extractor.sampling_rate = 48_000
+    clap = spaces.Clap.__new__(spaces.Clap)
+    clap.extractor = extractor
+    clap.model = SimpleNamespace(device='cpu', get_audio_features=lambda input_features:
+                                 SimpleNamespace(pooler_output=input_features))
+    clap.embed_audio(torch.zeros(1, 16_000))
+    assert heard == [(48_000, 48_000)]
+
+
 def dataset_of(*classes):
     return SimpleNamespace(name='is4', classes=list(classes))
 
