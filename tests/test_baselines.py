@@ -104,10 +104,12 @@ def test_a_region_is_cut_out_with_at_least_one_pixel():
 
 
 def test_of_overlapping_boxes_the_most_object_like_is_kept():
-    boxes = torch.tensor([[0, 0, .5, .5], [0, 0, .5, .45], [.5, .5, 1, 1], [0, 0, 1, 1]])
-    scores = torch.tensor([1., 2., 0., 3.])
-    assert box_iou(boxes[0], boxes[1:]).tolist() == pytest.approx([0.9, 0, 0.25])
-    assert suppress(boxes, scores, 10) == [3, 1, 2]
+    boxes = torch.tensor([[0, 0, .5, .5], [0, 0, .5, .3], [.5, .5, 1, 1], [0, 0, 1, 1],
+                          [0, 0, .5, .125]])
+    scores = torch.tensor([1., 2., 0., 3., .5])
+    assert box_iou(boxes[0], boxes[1:]).tolist() == pytest.approx([0.6, 0, 0.25, 0.25])
+    assert box_iou(boxes[1], boxes[4:]).tolist() == pytest.approx([0.125 / 0.3])
+    assert suppress(boxes, scores, 10) == [3, 1, 4, 2]      # 0.42 is kept, 0.6 is not
     assert suppress(boxes, scores, 2) == [3, 1]
 
 
