@@ -422,8 +422,11 @@ ARRAY_PARTS = {         # all functions that the pickle of an array names, and w
         lambda raw, kind, shape, order: np.frombuffer(raw, kind).reshape(shape, order=order)}
 
 
-class ArraysOnly(pickle.Unpickler):
-    """Refuses all but arrays of numbers: a pickle can call any function that it names."""
+class ArraysOnly(pickle._Unpickler):
+    """Refuses all but arrays of numbers: a pickle can call any function that it names.
+
+    Python's own unpickler: for one wrong byte, that in C can ask for 23 GB (index of LONG_BINPUT).
+    """
 
     def find_class(self, module, name):
         part = module.replace('numpy._core', 'numpy.core'), name            # NumPy 2 and 1

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -391,6 +392,16 @@ def test_a_pickle_that_is_no_plain_array_is_refused_and_none_of_it_runs(tmp_path
         with pytest.raises(media.SampleError, match='a.pkl is not a pickled NumPy array'):
             media.read_pickled_mask(path)
     assert not mark.exists()
+
+
+def test_a_wrong_byte_in_a_pickle_asks_for_no_memory(tmp_path):
+    path = tmp_path / 'a.pkl'
+    far = 10**7                                             # an index of the unpickler's memo
+    path.write_bytes(pickle.dumps(np.ones((9, 9)), 2)[:-1] + b'r' + far.to_bytes(4, 'little') + b'.')
+    tracemalloc.start()
+    media.read_pickled_mask(path)
+    assert tracemalloc.get_traced_memory()[1] < far
+    tracemalloc.stop()
 
 
 # ---- lists
