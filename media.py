@@ -232,7 +232,7 @@ def normalise(image):
 
 def displayable(image):
     """The inverse of normalise: (3, H, W) -> (H, W, 3) uint8 array."""
-    pixels = (image.cpu() * CLIP_STD + CLIP_MEAN).clamp(0, 1) * 255
+    pixels = (image.cpu() * CLIP_STD + CLIP_MEAN) * 255
     return pixels.round().byte().permute(1, 2, 0).numpy()
 
 
