@@ -172,6 +172,9 @@ def test_an_mp3_that_does_not_state_its_length_is_decoded_to_its_end(tmp_path, m
         assert rms(media.read_audio(path, 2.1)) == pytest.approx(right, abs=1e-3)
     assert media.part_heard(path, 1.0) == 'the first 1.0 s of a.mp3'
     assert media.part_heard(path, 2.1) is None
+    sizes = mp3['full'].replace(b'\0\0\0\x0f', b'\0\0\0\x0e', 1)      # of all but the frames
+    path.write_bytes(sizes)
+    assert media.part_heard(path, 1.0) == 'the first 1.0 s of a.mp3'
     path.write_bytes(raw[:-100])                # as a stream ends: within a frame
     assert rms(media.read_audio(path, 2.0)[RATE:int(1.9 * RATE)]) == pytest.approx(RMS, abs=5e-3)
     soundfile.write(path, np.stack([TONE, TONE], 1), RATE, subtype='MPEG_LAYER_III')
@@ -197,6 +200,10 @@ def test_a_chain_of_oggs_is_refused_where_only_its_first_would_be_heard(tmp_path
         path.write_bytes(b''.join(oggs))
         refused(lambda path: media.read_audio(path, 4.0), path, 'a chain of several sounds')
         assert rms(media.read_audio(path, 2.0)) == pytest.approx(RMS, abs=5e-3)
+    first, second = (re.split(b'(?=OggS\0)', ogg)[1:] for ogg in oggs)     # their pages
+    path.write_bytes(b''.join([first[0], second[0], *first[1:], *second[1:]]))
+    whole = media.read_audio(path, 4.0)         # two streams at once are no chain
+    assert rms(whole[:2 * RATE]) == pytest.approx(RMS, abs=5e-3) and not whole[2 * RATE:].any()
 
 
 @pytest.mark.parametrize('subtype', ['VORBIS', 'OPUS'])
@@ -249,10 +256,10 @@ def test_other_channels_are_averaged(tmp_path, monkeypatch, capsys):
                         (silence, silence), (0 * one + 0.25, 0 * one - 0.25)):
         wav = media.read_audio(stereo(tmp_path / 'a.wav', left, right), 2.0)
         assert np.allclose(wav, (left + right) / 2, atol=1e-6)
-    many = np.zeros((2 * RATE, 8))
-    many[:, 3] = one                                                    # one microphone of eight
+    many = np.zeros((2 * RATE, 16))
+    many[:, 3] = one                                            # one microphone of sixteen
     soundfile.write(tmp_path / 'a.wav', many, RATE, subtype='FLOAT')
-    assert np.allclose(media.read_audio(tmp_path / 'a.wav', 2.0), one / 8, atol=1e-6)
+    assert np.allclose(media.read_audio(tmp_path / 'a.wav', 2.0), one / 16, atol=1e-6)
     assert capsys.readouterr().err == ''
 
 
@@ -362,6 +369,9 @@ def test_jpeg_masks_are_cut_at_128_whatever_their_name_and_set(tmp_path, save):
     mask[60:150, 40:170] = 255
     Image.fromarray(mask).save(tmp_path / 'a.png', 'JPEG', **save)
     assert torch.equal(media.read_mask(tmp_path / 'a.png'), torch.from_numpy(mask / 255).float())
+    for grey, is_object in ((127, False), (128, True)):
+        Image.new('L', (224, 224), grey).save(tmp_path / 'a.png', 'JPEG', quality=100)
+        assert (media.read_mask(tmp_path / 'a.png') == is_object).all()
     Image.fromarray(mask // 255 * 3).save(tmp_path / 'a.png')
     assert media.read_mask(tmp_path / 'a.png').sum() == 11700 == (mask > 0).sum()
 
