@@ -397,7 +397,7 @@ class AudioFeatures:
         try:
             with open(path, 'rb') as file:
                 array = np.lib.format.read_array(file)
-        except (OSError, ValueError):                       # absent, truncated or not a .npy file
+        except Exception:               # absent or damaged, which raises many kinds of errors
             return None
         complete = array.dtype == np.float16 and array.nbytes == self.bytes
         return torch.from_numpy(array) if complete else None

@@ -52,15 +52,16 @@ def read_heatmap(folder, name, size):
         raise SampleError(f'no heatmap {path} or .png: write one of {size[1]} x {size[0]} pixels')
     try:
         if path.suffix == '.npy':
-            heat = np.load(path, allow_pickle=False)
+            with open(path, 'rb') as file:
+                heat = np.lib.format.read_array(file, allow_pickle=False)
         else:
             with Image.open(path, formats=['PNG']) as image:
                 if image.mode not in ('L', '1'):
                     raise ValueError(f'mode {image.mode}, but a heatmap is grey, 8 bits a pixel')
                 heat = np.asarray(image.convert('L'), np.float32) / 255
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise SampleError(f'{path} is not a readable heatmap ({str(error).splitlines()[0]}): write '
-                          'it again') from None
+    except Exception as error:                          # damaged files raise many kinds of errors
+        reason, *_ = str(error).split('\n')
+        raise SampleError(f'{path} is not a readable heatmap ({reason}): write it again') from None
     valid = heat.dtype.kind in 'biuf' and heat.shape == size
     if not (valid and heat.min() >= 0 and heat.max() <= 1):             # NaN fails too
         raise SampleError(f'{path} holds {heat.dtype} {heat.shape}, but a heatmap has numbers in '

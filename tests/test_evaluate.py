@@ -196,8 +196,18 @@ def test_pictures_of_16_bits_or_in_colour_are_no_heatmaps(tmp_path):
             read_heatmap(tmp_path, 'a', (224, 224))
 
 
-def test_a_pickled_heatmap_is_refused(tmp_path):
-    np.save(tmp_path / 'a.npy', np.array([print], dtype=object), allow_pickle=True)
+@pytest.mark.parametrize('kind', ['pickled', 'npz', 'bracket', 'huge'])
+def test_a_damaged_heatmap_or_one_of_another_format_is_refused(tmp_path, kind):
+    path = tmp_path / 'a.npy'
+    np.save(path, np.array([print], dtype=object), allow_pickle=True)
+    if kind == 'npz':
+        with open(path, 'wb') as file:
+            np.savez(file, np.zeros((224, 224)))
+    elif kind != 'pickled':
+        np.save(path, np.zeros((224, 224)))
+        shape = {'bracket': b'(224, 224', 'huge': b'(20000000000, 9)'}[kind]
+        header = b'(224, 224), }'.ljust(20)
+        path.write_bytes(path.read_bytes().replace(header, (shape + b', }').ljust(20)))
     with pytest.raises(SampleError, match='a.npy is not a readable heatmap'):
         read_heatmap(tmp_path, 'a', (224, 224))
 

@@ -92,7 +92,7 @@ def test_a_sound_is_not_decoded_where_its_features_are_cached(tmp_path, pairs, b
     assert read == [NAMES[2]] and [wav.any().item() for wav in batch['wav']] == [False, True, False]
 
 
-@pytest.mark.parametrize('content', ['', 'truncated', 'header', 'text', 'pickle', 'zip',
+@pytest.mark.parametrize('content', ['', 'truncated', 'header', 'bracket', 'text', 'pickle', 'zip',
                                      'folder', 'shape', 'type'])
 def test_a_damaged_or_foreign_file_counts_as_absent_and_is_written_again(tmp_path, pairs, beats,
                                                                          content):
@@ -106,7 +106,8 @@ def test_a_damaged_or_foreign_file_counts_as_absent_and_is_written_again(tmp_pat
     arrays = {'shape': io.BytesIO(), 'type': io.BytesIO()}
     np.save(arrays['shape'], np.load(io.BytesIO(good))[:-1])
     np.save(arrays['type'], np.load(io.BytesIO(good)).astype('V2'))
-    contents = {'': b'', 'truncated': good[:-2], 'header': good[:60], 'text': b'no features',
+    contents = {'': b'', 'truncated': good[:-2], 'header': good[:60],
+                'bracket': good.replace(b')', b' ', 1), 'text': b'no features',
                 'pickle': pickle.dumps({'x': 1}), 'zip': archive.getvalue(),
                 **{name: file.getvalue() for name, file in arrays.items()}}
     if content == 'folder':
