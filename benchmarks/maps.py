@@ -87,7 +87,7 @@ def read_confidences(folder):
         except ValueError:
             found[name] = math.nan
         if not math.isfinite(found[name]):
-            raise ValueError(f'{path}: the confidence of {name} is {text!r}, not a number')
+            raise ValueError(f'{path}: the confidence of {name} is {text[:40]!r}, not a number')
     return found
 
 
