@@ -31,15 +31,16 @@ def write(path, objects):
 
 
 def test_each_pair_has_the_embedding_of_its_own_answer(tmp_path, capsys):
-    numbers = [(7 * k) % 300 for k in range(600)]           # 300 answers, each of two pairs
+    numbers = [(7 * k) % 257 for k in range(600)]           # 257 answers, of two or three pairs
     objects = {f'pair{k}': f'dog {number}' for k, number in enumerate(numbers)} | {'without': ''}
-    path = write(tmp_path / 'c.jsonl', dict(sorted(objects.items(), reverse=True)))
+    more = {**objects, 'of another list': 'dog 257'}
+    path = write(tmp_path / 'c.jsonl', dict(sorted(more.items(), reverse=True)))
     text = Text()
     C, row_of, _ = captions.load_answers(path, text, 'words', list(objects))
-    assert C.shape == (300, 2) and C.dtype == torch.float32 and 'without' not in row_of
+    assert C.shape == (257, 2) and C.dtype == torch.float32 and 'without' not in row_of
     assert [C[row_of[f'pair{k}'], 0].item() for k in range(600)] == numbers
-    assert text.asked == [('words', 256, '<*>'), ('words', 44, '<*>')]      # the texts as they are
-    assert '600 of 601 pairs have an answer, 300 different ones' in capsys.readouterr().out
+    assert text.asked == [('words', 256, '<*>'), ('words', 1, '<*>')]      # the texts as they are
+    assert '600 of 601 pairs have an answer, 257 different ones' in capsys.readouterr().out
 
 
 def test_the_digest_tells_other_answers(tmp_path):

@@ -157,6 +157,14 @@ def undisturbed(run, tmp_path_factory):
 # The answer, the models
 # ------------------------------------------------------------------------------------------------
 
+REFUSALS = (    # each by another of the words of captions.REFUSAL
+    'I cannot determine the object.|I can’t tell|It couldn’t be told|It is unable to tell|'
+    'Unknown|Unclear|Uncertain|Undetermined|Unspecified|Unidentifiable object|Indeterminate|'
+    'Impossible|Insufficient|I’m sorry|None|N/A|Nothing|As an AI model|The image does not show it|'
+    'It isn’t clear|It doesn’t mention it|It doesn’t provide it|I don’t know|Not possible|'
+    'Not sure|Not certain|Not specified|Not given|Not enough|There is no clear object|'
+    'No specific one|No primary one|No particular one|No identifiable one|No visible one|'
+    'No obvious one|No such thing|No sound|No object|No answer').split('|')
 ANSWERS = {
     'words': {'dog': 'dog', 'Ice cream truck': 'ice cream truck',
               'guitar or violin': 'guitar or violin', '3 dogs': '3 dogs',
@@ -176,10 +184,9 @@ ANSWERS = {
         'Given the audio caption: a dog': 'dog', 'It could be a machine gun': 'machine gun',
         'Dog\n\nIt is not clear whether there is a cat.': 'dog',
         'Dog (not visible in the image)': 'dog', 'a cat, not a dog': 'cat'},
-    'refusals': dict.fromkeys([
-        'I cannot determine the object.', 'Unknown', 'None', 'N/A', 'Unidentifiable object',
-        'There is no clear object in the image', "I'm sorry, but I can’t tell.",
-        'The image does not show it'], ''),
+    'cut off': {'flock of the': 'flock', 'cat and an': 'cat', 'cow or a': 'cow', 'car to': 'car',
+                'drum by': 'drum'},
+    'refusals': dict.fromkeys(REFUSALS, ''),
     'nothing': dict.fromkeys(['', '\n \n', '...', '</s>', 'The object is'], '')}
 
 

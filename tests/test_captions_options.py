@@ -247,6 +247,10 @@ def test_a_hash_depends_on_names_and_on_all_of_the_content(tmp_path):
     assert before == captions.file_hash([first]) != captions.file_hash([other])
     first.write_bytes(bytes(2999) + b'x')
     assert captions.file_hash([first]) != before and len(before) == 12
+    first.write_bytes(bytes(2**24))
+    before = captions.file_hash([first])
+    first.write_bytes(bytes(2**24) + b'x')                  # more than is read at once
+    assert captions.file_hash([first]) != before
 
 
 def test_what_is_no_text_is_replaced(root, calls):
@@ -286,7 +290,7 @@ class Recorder:
 
     def batch_decode(self, tokens, skip_special_tokens):
         assert skip_special_tokens
-        return [f' {row} \n' for row in tokens.tolist()]
+        return [f' {row} \n'.replace(', ', ',\n ') for row in tokens.tolist()]
 
 
 GREEDY = {'do_sample': False, 'num_beams': 1, 'temperature': None, 'top_p': None, 'top_k': None,
@@ -322,7 +326,7 @@ def test_sounds_are_captioned_greedily_padded_on_the_left_and_answers_alone_are_
 def test_the_language_model_is_asked_greedily_padded_on_the_left_and_answers_alone_are_kept():
     llm = Recorder()
     found = captions.answer_prompts(llm, llm, ['first', 'second'], 9)
-    assert found == [' [10, 11] \n', ' [20, 21] \n']
+    assert found == [' [10,\n 11] \n', ' [20,\n 21] \n']
     named = {'add_generation_prompt': True, 'tokenize': False}
     assert llm.asked == [([{'role': 'user', 'content': text}], named)
                          for text in ('first', 'second')]
