@@ -52,3 +52,15 @@ def test_a_checkpoint_with_a_hole_of_zeros_is_damaged(tmp_path, mapped):
             read_weights(path, 'train one', mapped)
     torch.save({'v': torch.ones(9)}, path, _use_new_zipfile_serialization=False)
     assert read_weights(path, 'train one', mapped)['v'].sum() == 9
+
+
+@pytest.mark.parametrize('full', [MemoryError(), RuntimeError("can't allocate memory: you tried")])
+def test_a_checkpoint_for_which_memory_is_too_small_is_not_damaged(tmp_path, monkeypatch, full):
+    torch.save({'v': torch.ones(9)}, tmp_path / 'last.pt')
+
+    def load(*given, **more):
+        raise full
+    monkeypatch.setattr(torch, 'load', load)
+    with pytest.raises(type(full)) as said:
+        read_weights(tmp_path / 'last.pt', 'train one')
+    assert said.value is full

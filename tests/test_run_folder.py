@@ -78,6 +78,10 @@ def test_all_that_was_saved_comes_back(run):
     assert_equal(into.content(2), run.parts.content(2))
     assert into.scaler.get_scale() == 128.0
     assert into.model.masker_i.weight.item() == pytest.approx(0.9)      # after one step of 0.1
+    [group] = into.optimiser.param_groups
+    group['foreach'] = True                 # of this device, whatever the file says
+    run.resume(into=into)
+    assert into.optimiser.param_groups[0]['foreach']
     assert [torch.load(run.folder / name, weights_only=True)['trainer']['step']
             for name in NAMES] == [2, 1]
     assert Run(run.folder / 'new', resume=True).resume(None, None, None, {}) is None
@@ -174,6 +178,8 @@ def test_a_damaged_checkpoint_is_kept_and_does_not_take_the_good_one_s_place(run
     (run.folder / 'last.pt').write_bytes(damaged)
     assert run.resume()['step'] == 1
     assert not (run.folder / 'last.pt').exists()
+    with pytest.raises(FileExistsError, match='an unfinished run'):     # to be saved over
+        run.start(resume=False)
     run.save(2)
     assert (run.folder / 'last.damaged.pt').read_bytes() == damaged
     said = capsys.readouterr().out
@@ -322,8 +328,9 @@ def test_the_log_loses_what_was_written_after_the_checkpoint(run):
     odd = ['4', '[1]', '"x"', '{"step": "y"}', '{"loss": 1}', '', 'caf\xe9', '{"step": 1, "lo']
     log = run.folder / 'log.jsonl'
     log.write_bytes('\n'.join(lines + odd).encode('latin-1'))
-    with run.start().steps_from(2, 0.0, 4):
-        assert log_lines(run.folder) == kept
+    for _ in range(2):                  # the second time it loses nothing
+        with run.start().steps_from(2, 0.0, 4):
+            assert log_lines(run.folder) == kept
 
 
 def test_a_line_of_the_log_is_the_mean_of_its_batches_and_the_speed(tmp_path, monkeypatch):
@@ -366,6 +373,12 @@ def test_overwriting_gives_up_the_old_run_only_for_something_new(run):
         assert contents(run.folder) == {**aside, 'mine.txt': b'mine', 'log.jsonl': b''}
         one.save(run.parts.content(7))
     assert contents(run.folder).keys() == {'last.pt', 'log.jsonl', 'mine.txt'}
+    # killed after its first checkpoint, before the old one was deleted
+    newer = (run.folder / 'last.pt').read_bytes()
+    (run.folder / 'last.pt.old').write_text('old')
+    with run.start(resume=False, overwrite=True).steps_from(0, 0.0, 4):
+        assert not (run.folder / 'last.pt').exists()
+        assert (run.folder / 'last.pt.old').read_bytes() == newer
 
 
 def test_a_finished_run_that_goes_on_keeps_all_but_its_summary(run):
