@@ -207,6 +207,7 @@ def test_another_methods_maps_are_scored_and_shown_beside_ours(two_runs):
     ours, saved = curves['precision_recall_ext_flickr.png'].values()
     assert list(curves['precision_recall_ext_flickr.png']) == ['ours', 'by saved']
     assert saved.iou == ours.iou and saved.confidence == ours.confidence
+    assert curves['precision_recall.png'] == {'Extended Flickr': ours}
 
 
 def test_samples_are_read_once_and_only_maps_that_are_shown(two_runs, monkeypatch, tmp_path):

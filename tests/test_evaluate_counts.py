@@ -2,11 +2,14 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import data
 import evaluate
+from data import SampleError
 from figures.scores import without_nan
 from known_world import Run, build, known_map, one_thread  # noqa: F401
 
@@ -31,6 +34,30 @@ def test_a_sample_that_cannot_be_read_counts_once(monkeypatch, tmp_path, capsys)
     assert (scores['n'], scores['n_expected']) == (2, 4)
     said = capsys.readouterr().out
     assert f'vggss: scored 2 of 4 samples, not e.g. {tmp_path / "a_1.png"} is not' in said
+
+
+def test_a_set_in_which_one_sample_lacks_its_mask_has_no_segmentation(monkeypatch, tmp_path):
+    run = Run(monkeypatch, tmp_path)
+    complete = data.BENCHMARKS['is4'](tmp_path)
+    complete[-1].masks.clear()
+    monkeypatch.setitem(data.BENCHMARKS, 'is4', lambda root: complete)
+    with pytest.raises(ValueError, match='is4 below given has no masks, which segmentation needs'):
+        run('--benchmarks', 'is4')
+
+
+def test_an_unreadable_frame_is_printed_once_and_counts_for_each_of_its_sounds(capsys):
+    dataset = SimpleNamespace(name='is4', unreadable=[])
+    lost = {'error': SampleError('a.png is broken')}
+    assert evaluate.readable(dataset, [lost, {'id': 'b'}, lost]) == [{'id': 'b'}]
+    assert dataset.unreadable == 2 * ['a.png is broken']
+    assert capsys.readouterr().out.count('is4: a.png is broken') == 1
+
+    class Broken(list):
+        name = 'is4'
+        unreadable = []
+        batches = lambda self, size: [[0, 1]]
+    with pytest.raises(ValueError, match='no sample of is4 .* because a.png is broken'):
+        evaluate.score_benchmark(Broken([lost, lost]), {}, None, [], 2)
 
 
 def test_maps_that_cannot_be_read_are_counted_out_and_named(monkeypatch, tmp_path, capsys):
@@ -78,23 +105,23 @@ def test_what_other_processes_found_is_gathered(monkeypatch, tmp_path):
 
     def merge(metric):
         other = copy.deepcopy(metric)
-        other.ids = [name.replace('ext_flickr', 'theirs') for name in metric.ids]
+        other.ids = [name.replace('ext_flickr', 'another') for name in metric.ids]
         metric.merge(other)
         merged.append(metric)
         return metric
 
     def gather(mine):
         if mine and isinstance(mine[0], tuple):
-            return [*mine, *(({**sample, 'id': 'theirs.b_1'}, maps) for sample, maps in mine[:1])]
+            return [*mine, *(({**sample, 'id': 'another.b_1'}, maps) for sample, maps in mine[:1])]
         return mine
     monkeypatch.setattr(evaluate, 'gather_lists', gather)
     monkeypatch.setattr(evaluate, 'merge_across_ranks', merge)
     run('--benchmarks', 'ext_flickr', '--figures', tmp_path / 'p', '--examples', 5,
         '--save-heatmaps', tmp_path / 'm')
     confidences = (tmp_path / 'm/ext_flickr/confidence.csv').read_text().splitlines()
-    assert len(confidences) == 1 + 5 + 5 and confidences[-1] == 'theirs.d_1,0.5'
+    assert len(confidences) == 1 + 5 + 5 and confidences[-1] == 'another.d_1,0.5'
     shown = run.sheets['robustness', 'ext_flickr'][0][-1]
-    assert (shown['id'], shown['scores']['confidence']) == ('theirs.b_1', 0.8) and len(merged) == 2
+    assert (shown['id'], shown['scores']['confidence']) == ('another.b_1', 0.8) and len(merged) == 2
     run('--benchmarks', 'is4')
     assert len(merged) == 2 + 6                             # ours and the oracle of three tasks
 

@@ -394,6 +394,9 @@ def test_pictures_are_of_frames_spread_over_the_benchmark_with_all_sounds(monkey
            for (task, _), (examples, _) in run.sheets.items()}
     assert ids['interactive'] == ['a_1', 'a_2', 'c_1']      # the first and the third frame
     assert ids['robustness'] == ['a_1', 'a_1_silence', 'a_1_noise', 'a_1_offscreen']
+    run('--task', 'robustness', '--benchmarks', 'ext_vggss', '--examples', 2, *common)
+    examples, _ = run.sheets['robustness', 'ext_vggss']     # the first and the fourth, not second
+    assert [e['scores']['confidence'] for e in examples] == [.9, .7]
 
 
 def test_pictures_prefer_frames_of_several_sounds_where_there_are_enough():

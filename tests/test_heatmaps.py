@@ -3,6 +3,8 @@
 The model is replaced by one whose maps show the embedding that they were asked for.
 """
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from PIL import Image
 import benchmarks.maps as maps_file
 import localise as localise_file
 from benchmarks.maps import (maps_below, read_confidences, read_heatmap, read_maps,
-                             save_heatmaps)
+                             save_heatmaps, with_others)
 from data import SampleError
 from evaluate import feed
 from localise import localise, localise_sources
@@ -155,19 +157,23 @@ def test_the_sources_of_a_mixture_are_the_classes_most_like_its_sound(echo, monk
 
 def test_more_rows_of_a_mixture_show_where_its_loss_is(echo, monkeypatch):
     """Maps of .3, .44, .6 and .9; cut at 0.5 they are 0, 0, 1 and 1."""
+    shown = []
+
     def embed(clipseg, masked):
         level = masked[:, 0, 0, 0]
+        shown.extend(level.tolist())
         return torch.stack([(3 * level).cos(), (3 * level).sin()], 1)
     monkeypatch.setattr(localise_file, 'embed_image', embed)
-    classes = torch.tensor([[.3, 1], [.44, 1], [.6, 1], [.9, 1]])
+    classes = torch.tensor([[.3, 1], [.44, 1], [.6, 1], [.9, 1.5]])     # the last is the longest
     [sample, _] = samples_of('dog', 'cat')
     sample |= {'label': ['frog', 'dog'], 'image': torch.ones(3, 8, 8),
-               'wav': torch.tensor([3 * .95, 3 * .95])}
-    sample['wav'] = torch.stack([sample['wav'][0].cos(), sample['wav'][1].sin()])   # near 0.95
+               'wav': torch.tensor([3 * .53, 3 * .53])}
+    sample['wav'] = torch.stack([sample['wav'][0].cos(), sample['wav'][1].sin()])   # near 0.53
     found = localise_sources(echo, [sample], classes, names=['dog', 'cat', 'bird', 'frog'])
     text = torch.cosine_similarity(classes, sample['wav'][None]).topk(2).indices
     assert set(found) == {'ours', *localise_file.MIXTURE_ROWS}
-    assert levels(found['ours'][0]) == pytest.approx([.9, .6])
+    assert shown == pytest.approx([.3, .44, .6, .9, 0, 0, 1, 1])
+    assert levels(found['ours'][0]) == pytest.approx([.6, .44])
     assert sorted(levels(found['hard_mask'][0])) == pytest.approx([.6, .9])
     assert levels(found['nearest_text'][0]) == pytest.approx(classes[text, 0].tolist())
     assert sorted(levels(found['true_classes'][0])) == pytest.approx([.3, .9])
@@ -245,6 +251,17 @@ def test_maps_are_read_by_id_with_their_own_confidence_and_the_rest_of_their_sam
                                                       {'heatmaps': .3}]
     [error] = [s['error'] for s in samples if 'error' in s]
     assert isinstance(error, SampleError) and f'no heatmap {tmp_path / "b"}.npy' in str(error)
+
+
+def test_another_method_s_maps_stand_beside_ours_and_not_of_a_sample_that_has_none():
+    samples = [{'id': 'a', 'error': SampleError('a has no map')},
+               {'id': 'b', 'confidence': {'ours': .5}}]
+    ours = {'ours': [None, ramp(.25)]}
+    others = {'by FNAC': lambda name: (ramp(.75), .125)}
+    maps = with_others(lambda samples: ours, others, {'a', 'b'}, Counter(), samples)
+    assert maps['ours'] == ours['ours'] and maps['by FNAC'][0] is None
+    assert torch.equal(maps['by FNAC'][1], ramp(.75))
+    assert samples[1]['confidence'] == {'ours': .5, 'by FNAC': .125}
 
 
 def test_two_maps_of_a_mixture_keep_their_order_and_orientation(tmp_path):

@@ -266,6 +266,8 @@ def test_the_sheet_shows_untrained_trained_and_oracle_in_their_columns(monkeypat
         oracle = full('oracle', samples) if words else [None] * len(samples)
         return {'ours': full(model, samples), 'oracle': oracle}
 
+    x, *between, y = SCENES['is4']                          # x dog, y dog, x cat, y cat
+    monkeypatch.setitem(SCENES, 'is4', [x, *between[::-1], y, scene('owl', 'z', LEFT, LEFT)])
     read = lambda name, root, size, seconds, limit: Scenes(name, SCENES[name][:limit])
     monkeypatch.setattr(heldout, 'Benchmark', read)
     monkeypatch.setattr(heldout, 'embed_names', lambda *a: {'dog': 1})
@@ -274,11 +276,11 @@ def test_the_sheet_shows_untrained_trained_and_oracle_in_their_columns(monkeypat
     monkeypatch.setattr(report, 'overlay', overlay)
     monkeypatch.setattr(report, 'ground_truth_tile', lambda frame, truth: truth.sum())
     monkeypatch.setattr(report, 'contact_sheet', lambda *a: drawn.append(a))
-    heldout.before_after_sheet('untrained', 'trained', None, 'miniature', 'root', 'a.png', 1)
+    heldout.before_after_sheet('untrained', 'trained', None, 'miniature', 'root', 'a.png', 2)
     ((rows, path, columns, names, _),) = drawn
-    assert path == 'a.png' and names == ['dog', 'cat']
+    assert path == 'a.png' and names == ['dog', 'cat', 'dog', 'cat']     # by frame
     assert columns == ['frame', 'sounding object', 'untrained', 'trained', 'text oracle']
-    assert [row[1:] for row in rows] == 2 * [[224 * 50, 0.1, 0.2, 0.3]]
+    assert [row[1:] for row in rows] == 4 * [[224 * 50, 0.1, 0.2, 0.3]]
 
 
 def test_the_printed_table_has_the_words_of_the_page_of_results():
@@ -298,7 +300,7 @@ HALF = torch.tensor([[[1., 1, 0, 0], [1, 1, 0, 0]]])                    # (1, H,
 
 @pytest.mark.parametrize('first, second, right', [
     ((3, 1), (1, 3), 100), ((3, 1), (3, 1), 0), ((1, 3), (1, 3), 0), ((1, 3), (3, 1), 0),
-    ((2, 2), (1, 3), 0), ((3, 2), (.1, .2), 100)])
+    ((2, 2), (1, 3), 0), ((3, 1), (2, 2), 0), ((3, 2), (.1, .2), 100)])
 def test_both_right_asks_both_sounds_for_their_own_object(first, second, right):
     """first, second: the heat on the first and on the second object, under the sound of each."""
     metric, objects = BothRight(), (HALF, 1 - HALF)
