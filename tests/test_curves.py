@@ -91,7 +91,7 @@ def test_curve_of_an_empty_log_names_the_file(tmp_path, text):
 
 def test_log_of_a_resumed_run(tmp_path):
     (tmp_path / 'log.jsonl').write_text(
-        '{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo{"step": 2, "loss": 9}\n'
+        '{"step": 2, "loss": 2}\n{"step": 1, "loss": 3}\n{"step": 3, "lo{"step": 2, "loss": 9}\n'
         '{"step": 2, "loss": 1.5}\n{"step": 2, "val_loss": 4, "acl_c": null}\n')
     found = read_log(tmp_path / 'log.jsonl')
     assert found.keys() == {'step', 'loss', 'val_loss'}

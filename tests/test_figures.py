@@ -163,6 +163,21 @@ def test_tiles_of_the_cell_s_size_are_copied_to_the_pixel(tmp_path):
     assert (sheet[-TILE - 2 * GAP:-2 * GAP, -TILE - 2 * GAP:-2 * GAP] == noise).all()
 
 
+def test_each_tile_heading_and_label_stands_in_its_own_row_and_column(tmp_path):
+    colours = [[(200, 0, 0), (0, 200, 0)], [(0, 0, 200), (200, 200, 0)]]
+    rows = [[np.full((TILE, TILE, 3), colour, np.uint8) for colour in row] for row in colours]
+    sheet = sheet_of(tmp_path, rows, ['', 'truth'], ['', 'dog'])
+    corner = lambda colour: np.argwhere((sheet == colour).all(-1)).min(0)           # y, x
+    top, left = corner(colours[0][0])
+    step = TILE + GAP
+    for r, row in enumerate(colours):
+        for c, colour in enumerate(row):
+            assert corner(colour).tolist() == [top + r * step, left + c * step]
+    dark = (sheet < 128).all(-1)
+    assert np.argwhere(dark[:, :left])[:, 0].min() > top + step                     # 'dog'
+    assert np.argwhere(dark[:top])[:, 1].min() > left + step                        # 'truth'
+
+
 def test_sheets_are_written_completely_or_not_at_all(tmp_path, monkeypatch):
     sheet_of(tmp_path / 'new/folder', [[frame()]], ['a'], ['b'])
     path = tmp_path / 'new/folder/sheet.png'
