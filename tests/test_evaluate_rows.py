@@ -264,7 +264,7 @@ def test_maps_on_disk_are_not_called_ours(everything, monkeypatch, tmp_path, cap
         '--beside', f'others={out / "maps"}')
     said = capsys.readouterr().out
     assert 'VGG-SS     heatmaps ' in said and "paper's AV alignment  49.5" in said
-    assert 'ours' not in said and 'Extended VGG-SS  heatmaps' in said
+    assert 'ours' not in said and 'Extended VGG-SS  heatmaps' in said and 'oracle' not in said
     [(_, tables, _, _)] = run.reports
     assert [list(rows) for rows, _ in tables.values()] == 2 * [['heatmaps', 'oracle']]
     rows = {line.partition(',')[0] for line in (tmp_path / 'a.csv').read_text().splitlines()}

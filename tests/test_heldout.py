@@ -120,8 +120,14 @@ def test_of_the_rows_only_those_asked_for_are_scored(heard):
     assert alone == ({'ours': every['ours']}, counts)
 
 
-def test_every_frame_of_vggss_is_seen_under_silence_and_noise_too_in_one_batch(heard):
+def test_every_frame_of_vggss_is_seen_under_silence_and_noise_too_in_one_batch(heard,
+                                                                                monkeypatch):
+    made = []
+    scenes = lambda name, *more: made.append(Scenes(name, SCENES[name])) or made[-1]
+    monkeypatch.setattr(heldout, 'Benchmark', scenes)
     held_out(batch_size=4)
+    noise = [s.number for s in made[0].samples if s.condition == 'noise']
+    assert noise == [0, 1, 2]                               # another noise with each frame
     for ids, conditions in heard:
         if ids[0].startswith('vggss'):
             assert len(set(ids)) == 1 and conditions == ['positive', 'silence', 'noise']
@@ -307,6 +313,13 @@ def test_both_right_asks_both_sounds_for_their_own_object(first, second, right):
     for heat, mask in zip((first, second), objects):
         metric.update(heat[0] * HALF + heat[1] * (1 - HALF), mask, ['a'])
     assert len(metric) == 1 and metric.compute() == {'both_right': right}
+
+
+def test_both_right_compares_the_two_objects_not_an_object_and_the_frame():
+    metric = BothRight()
+    metric.update(torch.tensor([[[3., 1, 1, 1]]]), torch.tensor([[[1., 0, 0, 0]]]), ['a'])
+    metric.update(torch.tensor([[[3., 2, 0, 0]]]), torch.tensor([[[0., 1, 0, 0]]]), ['a'])
+    assert metric.compute() == {'both_right': 0}
 
 
 def test_both_right_waits_for_the_second_sound_of_a_frame():
