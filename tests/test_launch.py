@@ -100,6 +100,7 @@ def test_given_options_are_those_of_the_command_line_even_with_their_default():
     assert launch.given_options(parser, []) == {}
     assert launch.given_options(parser, ['--batch-size', '4', '--resume']) == {
         'batch_size': '--batch-size', 'resume': '--resume'}
+    assert launch.given_options(parser, ['--tau', '0']) == {'tau': '--tau'}
     for empty in ('', ' '):
         with pytest.raises(argparse.ArgumentTypeError, match='the path is empty'):
             launch.some_path(empty)
