@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,13 +51,34 @@ def stubs(tmp_path, monkeypatch):
     return tmp_path / 'out'
 
 
+def changed(options):
+    """-> {setting of train.py: its value}, where it is not that of --variant av"""
+    usual = vars(train.parse_args(['--variant', 'av']))
+    given = vars(train.parse_args(options))
+    return {name: given[name] for name in usual if given[name] != usual[name] and name != 'out'}
+
+
+AV_LLM = {'variant': 'av_llm', 'lambda_c': 1}
+CHANGED = {
+    9: {'A': {'lambda_f': 0, 'lambda_reg': 0}, 'B': {'lambda_i': 0, 'lambda_reg': 0},
+        'C': {'lambda_reg': 0}, 'D': {'lambda_f': 0}, 'E': {'lambda_i': 0}, 'F': {}},
+    10: {'av': {}, 'audio': AV_LLM | {'captions_from': 'audio'},
+         'vision': AV_LLM | {'captions_from': 'image'}, 'audio_vision': AV_LLM},
+    11: {'1': {}, '2': {'audio_tokens': 2}, '4': {'audio_tokens': 4}, '8': {'audio_tokens': 8}},
+    12: {'A photo of a <*>': {}, 'A photograph of a <*>': {'prompt': 'A photograph of a <*>'},
+         'An image of a <*>': {'prompt': 'An image of a <*>'}, '<*>': {'prompt': '<*>'}},
+    13: {'hard image': {'feature_mask': 'image'}, 'feature feature': {'image_mask': 'feature'},
+         'soft feature': {'image_mask': 'soft'}, 'hard feature': {}},
+    14: {'0.2 0.0': {'p_pos': 0.2}, '0.4 0.0': {}, '0.6 0.0': {'p_pos': 0.6},
+         '0.4 0.2': {'p_neg': 0.2}},
+    15: {'0.0': {}, '0.01': AV_LLM | {'lambda_c': 0.01}, '0.1': AV_LLM | {'lambda_c': 0.1},
+         '1': AV_LLM, '10': AV_LLM | {'lambda_c': 10}, '100': AV_LLM | {'lambda_c': 100}}}
+
+
 @pytest.mark.parametrize('number', TABLES)
-def test_the_rows_are_the_paper_s_and_train_py_takes_their_options(number):
-    assert {row for _, _, row in paper_scores([number])} == set(TABLES[number])
-    default = vars(train.parse_args(['--variant', 'av']))
-    given = [vars(train.parse_args(options)) for options in TABLES[number].values()]
-    assert default in given
-    assert all(given.count(options) == 1 for options in given)
+def test_each_row_is_the_paper_s_and_trained_with_its_own_settings(number):
+    assert {row for _, _, row in paper_scores([number])} == set(CHANGED[number])
+    assert {row: changed(options) for row, options in TABLES[number].items()} == CHANGED[number]
 
 
 def test_runs_of_equal_options_share_a_folder_and_others_do_not(tmp_path):
@@ -81,8 +104,9 @@ def test_a_run_needs_only_the_commands_that_are_left(tmp_path):
                 for c in commands_left(tmp_path, ['--variant', 'av'])]
 
     assert left() == [['train.py'], ['evaluate.py']]
-    (tmp_path / 'last.pt').touch()                                  # it was interrupted
-    assert left() == [['train.py', '--resume'], ['evaluate.py']]
+    for name in ('previous.pt', 'last.pt'):                         # it was interrupted
+        (tmp_path / name).touch()
+        assert left() == [['train.py', '--resume'], ['evaluate.py']]
     (tmp_path / 'summary.json').touch()                             # it has finished
     assert left() == [['evaluate.py']]
     os.utime(tmp_path / 'last.pt', (5, 5))
@@ -156,6 +180,12 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(stubs, capsys):
     assert capsys.readouterr().out.splitlines() == lines
     assert lines[2].startswith("python train.py --variant av --prompt 'A photograph of a <*>' "
                                '--steps 9 --seed 0 --preset miniature --out ')
+    main(['--table', '14', '--out', str(stubs), '--dry-run', '--seeds', '3', '7', '--preset',
+          'paper'])
+    train = [line for line in capsys.readouterr().out.splitlines() if 'train.py' in line]
+    for line, seed in zip(train[:2], (3, 7)):
+        assert f'train.py --variant av --p-pos 0.2 --seed {seed} --preset paper --out' in line
+        assert str(Path('paper', f'av-p-pos-0.2-seed{seed}')) in line
 
 
 @pytest.mark.parametrize('lock', ['{}/lock', '{}.lock'], ids=['of train.py', 'of ablations.py'])
@@ -187,23 +217,32 @@ with FileLock(sys.argv[1]):
 '''
 
 
-def test_a_run_is_scored_with_the_weights_it_was_trained_with(tmp_path):
-    options = ['--variant', 'av', '--beats', 'b.pt', '--lr', '1', '--clipseg', 'c']
-    _, score = commands_left(tmp_path, options)
-    assert ' '.join(score).endswith('.json --beats b.pt --clipseg c') and '--lr' not in score
+def test_the_last_weights_are_scored_on_all_columns_with_the_files_of_their_training(tmp_path):
+    files = '--beats b.pt --clipseg c --preset paper --data-root d --device cpu'.split()
+    _, score = commands_left(tmp_path, ['--variant', 'av', '--lr', '1', *files])
+    assert score == ['evaluate.py', '--checkpoint', str(tmp_path / 'last.pt'), '--benchmarks',
+                     'vggss', 'flickr', 'avs_s4', 'ext_vggss', 'ext_flickr',
+                     '--json', str(tmp_path / 'scores.json'), *files]
 
 
 def test_jobs_share_the_gpus_that_the_scheduler_gave(tmp_path, monkeypatch):
     given = []
+    two = threading.Barrier(2)              # neither of two jobs goes on without the other
+
+    def run(folder, options, gpu, label):
+        given.append(gpu)
+        if gpu:
+            two.wait(10)
+
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    monkeypatch.setattr(ablations, 'run', lambda folder, options, gpu, _: given.append(gpu))
+    monkeypatch.setattr(ablations, 'run', run)
     for visible, expected in (('2,3', {'2', '3'}), (None, {'0', '1'})):
         monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
         if visible:
             monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
         given.clear()
         assert ablations.run_all({tmp_path / str(k): [] for k in range(4)}, jobs=2) == {}
-        assert {gpu['CUDA_VISIBLE_DEVICES'] for gpu in given} <= expected and len(given) == 4
+        assert {gpu['CUDA_VISIBLE_DEVICES'] for gpu in given} == expected and len(given) == 4
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     given.clear()
     assert ablations.run_all({tmp_path / 'one': []}, jobs=1) == {} and given == [{}]
@@ -232,6 +271,7 @@ def test_a_file_in_place_of_a_run_costs_that_run_only(stubs, capsys):
 def test_one_seed_has_no_deviation_and_a_missing_score_no_part():
     assert mean_text([40.04]) == '40.0'
     assert mean_text([40, None, 42]) == '41.0 ± 1.4'
+    assert mean_text([1, 2, 6]) == '3.0 ± 2.6'
     assert mean_text([None]) is None
 
 
