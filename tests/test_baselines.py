@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import ImageOps
 
 import baselines
 from benchmarks.lists import read_labels
 from conftest import ROOT
-from encoders import regions, spaces
-from encoders.regions import Detector, box_iou, crop, padded_square, read_boxes, suppress
+from encoders import spaces
 from evaluate import evaluate, feed
 from evaluate import parse_args as evaluate_args
 from figures.tables import paper_scores
@@ -23,8 +23,7 @@ from localise import embed_names, localise
 from media import box_map, normalise
 from metrics import Extended
 from model import load_model
-
-COLOURS = {'red': (255, 0, 0), 'green': (0, 255, 0), 'blue': (0, 0, 255)}
+from test_regions import COLOURS, boxes_file, entry, striped
 
 
 class Colours:
@@ -45,14 +44,6 @@ class Colours:
         return F.normalize(torch.tensor(np.stack(pixels)))
 
 
-def striped(width=96, height=96):
-    """Three columns: red, green and blue."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    for k, colour in enumerate(COLOURS.values()):
-        pixels[:, k * width // 3:(k + 1) * width // 3] = colour
-    return Image.fromarray(pixels)
-
-
 def sample(name, colour, picture, label=None):
     image = normalise(picture.resize((96, 96)))
     wav = torch.full((32_000,), float(list(COLOURS).index(colour)))
@@ -67,18 +58,22 @@ THIRDS = torch.tensor([[0, 0, 1 / 3, 1], [1 / 3, 0, 2 / 3, 1], [2 / 3, 0, 1, 1]]
 def test_a_sound_gets_the_region_that_is_most_similar_to_it(tmp_path):
     picture = striped()
     picture.save(tmp_path / 'frame.png')
+    mirrored = ImageOps.mirror(picture)
+    mirrored.save(tmp_path / 'mirrored.png')
     samples = [sample(name, name, picture) for name in ('blue', 'red', 'blue')]
+    samples.append(sample('mirrored', 'blue', mirrored))
     asked = []
 
     def propose(ids, pictures):
         asked.append((ids, [p.size for p in pictures]))
-        return [THIRDS]
-    files = dict.fromkeys(COLOURS, tmp_path / 'frame.png')
+        return [THIRDS, THIRDS]
+    files = dict.fromkeys(COLOURS, tmp_path / 'frame.png') | {
+        'mirrored': tmp_path / 'mirrored.png'}
     space = Colours()
     maps = baselines.localise_by_region({'wav2clip': space}, propose, files, {}, samples)
-    assert asked == [(['blue'], [(96, 96)])]                # a frame's regions are proposed once
-    assert space.heard == 2                                 # and a sound is heard once
-    for k, place in enumerate((2, 0, 2)):
+    assert asked == [(['blue', 'mirrored'], [(96, 96)] * 2)]        # a frame is looked at once
+    assert space.heard == 2                                         # and a sound is heard once
+    for k, place in enumerate((2, 0, 2, 0)):
         assert torch.equal(maps['wav2clip'][k], box_map(THIRDS[place]))
         assert set(maps['wav2clip'][k].unique().tolist()) == {0.0, 1.0}
         assert samples[k]['confidence']['wav2clip'] == pytest.approx(1, abs=1e-5)
@@ -94,109 +89,7 @@ def test_the_confidence_of_an_extended_set_is_that_of_the_row():
     assert meters['wav2clip'].confidence == [0.25] and meters['imagebind'].confidence == [0.75]
 
 
-def test_a_region_is_cut_out_with_at_least_one_pixel():
-    picture = striped(9, 6)
-    assert crop(picture, (1 / 3, 0, 2 / 3, 0.5)).size == (3, 3)
-    assert np.asarray(crop(picture, (1 / 3, 0, 2 / 3, 0.5))).tolist() == [[[0, 255, 0]] * 3] * 3
-    assert crop(picture, (0.999, 0.999, 1, 1)).size == (1, 1)
-    assert crop(picture, (0, 0, 0.0001, 0.0001)).size == (1, 1)
-    assert crop(picture, (1, 1, 1, 1)).size == (1, 1)
-
-
-def test_of_overlapping_boxes_the_most_object_like_is_kept():
-    boxes = torch.tensor([[0, 0, .5, .5], [0, 0, .5, .3], [.5, .5, 1, 1], [0, 0, 1, 1],
-                          [0, 0, .5, .125]])
-    scores = torch.tensor([1., 2., 0., 3., .5])
-    assert box_iou(boxes[0], boxes[1:]).tolist() == pytest.approx([0.6, 0, 0.25, 0.25])
-    assert box_iou(boxes[1], boxes[4:]).tolist() == pytest.approx([0.125 / 0.3])
-    assert suppress(boxes, scores, 10) == [3, 1, 4, 2]      # 0.42 is kept, 0.6 is not
-    assert suppress(boxes, scores, 2) == [3, 1]
-
-
-class FakeOwlv2:
-    """Two cells; the second is more object-like. Boxes: centre, width, height of the square."""
-    device = 'cpu'
-    config = SimpleNamespace(vision_config=SimpleNamespace(image_size=8))
-    boxes = torch.tensor([[[.25, .125, .5, .25], [.75, .25, .75, .5]]])
-
-    def to(self, device):
-        return self
-
-    def image_embedder(self, pixel_values):
-        self.seen = pixel_values
-        return torch.zeros(len(pixel_values), 1, 2, 4), None
-
-    def objectness_predictor(self, cells):
-        return torch.tensor([[0., 1.]]).expand(len(cells), -1)
-
-    def box_predictor(self, cells, grid):
-        return self.boxes.expand(len(cells), -1, -1)
-
-
-def test_boxes_of_the_padded_square_become_shares_of_the_frame(monkeypatch):
-    fake = FakeOwlv2()
-    monkeypatch.setattr(regions, 'load_pretrained', lambda *given: fake)
-    wide = Image.new('RGB', (40, 20), (255, 0, 0))          # the square is 40 x 40
-    [found] = Detector('any', 'cpu').propose([wide])
-    # y is twice as large a share; what reaches beyond the frame is clipped
-    assert torch.allclose(found, torch.tensor([[.375, 0, 1, 1], [0, 0, .5, .5]]))
-    assert torch.equal(fake.seen[0], padded_square(wide, 8))
-    grey = normalise(Image.new('RGB', (8, 4), regions.GREY))
-    assert torch.allclose(fake.seen[0, :, 5:], grey[:, 1:])         # below the frame
-    assert len(Detector('any', 'cpu').propose([wide], 1)[0]) == 1
-
-
-# ---- Boxes made elsewhere ------------------------------------------------------------------------
-
-def boxes_file(tmp_path, *lines):
-    path = tmp_path / 'boxes.jsonl'
-    path.write_text('\n'.join(line if isinstance(line, str) else json.dumps(line)
-                              for line in lines), encoding='utf-8')
-    return path
-
-
-def entry(name='a', boxes=((0, 0, .5, 1), (.5, 0, 1, 1)), scores=(.2, .9)):
-    return {'id': name, 'boxes': list(map(list, boxes)), 'scores': list(scores)}
-
-
-def test_boxes_of_a_file_come_best_first_and_none_means_the_whole_frame(tmp_path):
-    found = read_boxes(boxes_file(tmp_path, entry(), '', entry('b', (), ())))
-    assert found['a'].tolist() == [[.5, 0, 1, 1], [0, 0, .5, 1]]
-    assert found['b'].tolist() == [[0, 0, 1, 1]]
-    assert read_boxes(boxes_file(tmp_path, entry()), 1)['a'].tolist() == [[.5, 0, 1, 1]]
-
-
-def test_whole_pixels_of_a_box_of_a_file_stay_whole(tmp_path):
-    share = [9 / 224, 11 / 224, 13 / 224, 15 / 224]
-    [box] = read_boxes(boxes_file(tmp_path, entry(boxes=[share], scores=[1])))['a']
-    rows, columns = box_map(box).nonzero(as_tuple=True)
-    assert sorted({*columns.tolist()}) == [9, 10, 11, 12]
-    assert sorted({*rows.tolist()}) == [11, 12, 13, 14]
-
-
-@pytest.mark.parametrize('line, word', [
-    (entry(boxes=[[0, 0, 224, 112], [0, 0, 1, 1]]), 'shares of the frame'),
-    (entry(boxes=[[-.1, 0, 1, 1], [0, 0, 1, 1]]), 'shares of the frame'),
-    (entry(boxes=[[.5, 0, .5, 1], [0, 0, 1, 1]]), 'has an area'),
-    (entry(scores=[1, 10 ** 400]), 'expected'), (entry(scores=[1]), 'expected'),
-    (entry(scores=[1, float('nan')]), 'expected'),
-    (entry(boxes=[[0, 0, 1], [0, 0, 1]]), 'expected'), ({'id': 'a'}, 'expected'),
-    ({'id': 'a', 'boxes': [0, 0, 1, 1], 'scores': [1]}, 'expected'),
-    ({'id': 1, 'boxes': [], 'scores': []}, 'expected'), ('id,boxes', 'line 2 is not a JSON object'),
-    ('[' * 4000, 'line 2 is not'), ('[1]', 'line 2 is not')])
-def test_a_bad_line_of_boxes_is_named(tmp_path, line, word):
-    with pytest.raises(ValueError, match=f'boxes.jsonl: .*{word}') as said:
-        read_boxes(boxes_file(tmp_path, entry('first'), line))
-    assert isinstance(line, str) or str(line['id']) in str(said.value)
-
-
-def test_files_of_boxes_without_what_is_needed_are_refused(tmp_path):
-    with pytest.raises(ValueError, match='holds no boxes'):
-        read_boxes(boxes_file(tmp_path, ''))
-    with pytest.raises(ValueError, match='boxes.jsonl names a twice: keep one'):
-        read_boxes(boxes_file(tmp_path, entry(), entry()))
-    with pytest.raises(FileNotFoundError, match='--boxes'):
-        read_boxes(tmp_path / 'none.jsonl')
+def test_a_sample_without_a_line_of_boxes_is_named():
     dataset = SimpleNamespace(samples=[SimpleNamespace(id='a'), SimpleNamespace(id='b')])
     dataset = type('Two', (), {'samples': dataset.samples, '__len__': lambda self: 2})()
     with pytest.raises(ValueError, match='no line for 1 of the 2 samples of is4, the first b'):
@@ -247,7 +140,17 @@ def test_embeddings_of_a_space_have_length_1_and_its_texts_the_prompt():
             ('clipseg_wav2clip_text', clip, 'A photo of a dog')):
         ids = space.tokenizer([prompt], return_tensors='pt')
         plain = F.normalize(space.model.get_text_features(**ids).pooler_output)
-        assert torch.allclose(found[method].embed_text(['dog']), plain, atol=1e-5), method
+        padded = found[method].embed_text(['dog', 'a red bell and a drum'])[:1]
+        assert torch.allclose(padded, plain, atol=1e-5), method
+
+
+def test_sounds_are_embedded_eight_at_a_time_and_none_is_lost():
+    passes = []
+    model = torch.nn.Linear(1, 1)
+    model.embed_audio = lambda sounds: passes.append(len(sounds)) or sounds
+    wav = torch.randn(19, 3)
+    found = spaces.embed_each(model, lambda one: one[None], wav)
+    assert passes == [8, 8, 3] and torch.equal(found, F.normalize(wav))
 
 
 def test_clap_hears_sounds_at_its_own_rate():
@@ -298,6 +201,16 @@ def test_bad_files_of_labels_are_refused(tmp_path):
 def test_the_list_for_sets_without_names_is_all_of_vggsound():
     labels = read_labels(spaces.WEIGHTS['paper'].labels, '--labels')
     assert len(labels) == 309 and 'race car, auto racing' in labels
+
+
+def test_the_encoders_of_the_paper_s_baselines_and_the_number_of_regions():
+    paper = spaces.WEIGHTS['paper']
+    assert (paper.clip, paper.clap, paper.detector) == (
+        'openai/clip-vit-base-patch32', 'laion/clap-htsat-unfused',
+        'google/owlv2-base-patch16-ensemble')
+    files = [Path(name).name for name in (paper.wav2clip, paper.audioclip, paper.imagebind)]
+    assert files == ['Wav2CLIP.pt', 'AudioCLIP-Full-Training.pt', 'imagebind_huge.pth']
+    assert baselines.parse_args([]).proposals == 10
 
 
 # ---- The command line, and the shipped models ----------------------------------------------------
@@ -374,11 +287,67 @@ def test_every_cell_of_the_papers_baselines_is_filled_and_maps_score_as_saved(
 def test_boxes_of_a_file_replace_the_detector(small_world, tmp_path, monkeypatch):
     monkeypatch.setattr(baselines, 'Detector', None)        # not even loaded
     truth = json.loads((small_world / 'vggss/vggss.json').read_text(encoding='utf-8'))
-    lines = [entry(one['file'], one['bbox'][:1], [1]) for one in truth]
+    lines = [entry(one['file'], [[0, 0, 1, 1], one['bbox'][0]], [.1, 1]) for one in truth]
     args = baselines.parse_args([
         '--method', 'wav2clip', '--task', 'single', '--benchmarks', 'vggss', '--limit', '4',
-        '--data-root', str(small_world), '--boxes', str(boxes_file(tmp_path, *lines))])
+        '--data-root', str(small_world), '--boxes', str(boxes_file(tmp_path, *lines)),
+        '--proposals', '1'])
     assert baselines.run(args)['wav2clip']['single']['vggss']['cIoU'] == 100
+
+
+def test_options_reach_the_encoders_the_detector_and_the_scores(tmp_path, monkeypatch):
+    told = {}
+
+    class FakeDetector:
+        def __init__(self, name, device):
+            told['detector'] = name
+
+        def propose(self, pictures, count):
+            told['proposals'] = count
+            return [THIRDS] * len(pictures)
+
+    def note(name, result):
+        def noted(*given, **more):
+            told[name] = (*given, *more.values())
+            return result
+        monkeypatch.setattr(baselines, name, noted)
+
+    def score_benchmark(dataset, tasks, localiser, rows, batch_size, folders, reading):
+        told['scores'] = rows, batch_size, folders, reading
+        told['maps'] = localiser([sample('a', 'red', striped())])
+        return 'metrics', None
+
+    striped().save(tmp_path / 'a.png')
+    dataset = SimpleNamespace(name='flickr', classes=[], samples=[
+        SimpleNamespace(id='a', images=[tmp_path / 'a.png'])])
+    note('load', ('model', 'tokenizer', 'paper', None))
+    note('open_benchmarks', {'flickr': dataset})
+    note('load_spaces', dict.fromkeys(baselines.METHODS, Colours()))
+    note('text_localiser', lambda samples: {})
+    note('add_scores', None)
+    monkeypatch.setattr(baselines, 'Detector', FakeDetector)
+    monkeypatch.setattr(baselines, 'score_benchmark', score_benchmark)
+    args = baselines.parse_args(
+        '--task single --benchmarks flickr --checkpoint c.pt --variant av_llm --clipseg cs '
+        '--imagebind i.pth --detector d --proposals 3 --limit 5 --batch-size 7 --reading paper '
+        f'--data-root root --device cpu --save-heatmaps {tmp_path}'.split())
+    baselines.run(args)
+    assert told['load'][1:] == ('c.pt', 'av_llm', None, False, 'cs')
+    paper = spaces.WEIGHTS['paper']
+    assert told['load_spaces'][1] == replace(paper, imagebind='i.pth', detector='d')
+    assert (told['detector'], told['proposals']) == ('d', 3)
+    assert told['open_benchmarks'][1:] == ('paper', 'root', 5)
+    assert told['text_localiser'][3] == read_labels(paper.labels, '--labels')
+    folders = [(method, tmp_path / method / 'flickr') for method in baselines.METHODS]
+    assert told['scores'] == (list(baselines.METHODS), 7, folders, 'paper')
+    assert told['maps'].keys() == set(baselines.REGIONS)
+    assert told['add_scores'][3:5] == ('metrics', 'av')
+
+
+def test_the_share_of_names_retrieved_is_that_of_all_processes(monkeypatch, capsys):
+    monkeypatch.setattr(baselines, 'gather_lists', lambda mine: mine + [True, False])
+    baselines.print_retrieved({'vggss': {'clipseg_clap_text': [True, True]}})
+    assert capsys.readouterr().out.splitlines()[-1].split() == ['VGG-SS', '75.0', '4']
 
 
 def test_an_interrupted_run_leaves_the_benchmarks_that_were_finished(small_world, tmp_path,
