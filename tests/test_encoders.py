@@ -26,6 +26,7 @@ from PIL import Image
 
 from conftest import ROOT
 from encoders import audioclip, imagebind, prepare_images, wav2clip
+from media import normalise
 
 FOLDER = Path(os.environ.get('ACL_GOLDEN_ENCODERS') or ROOT / 'tests/golden/encoders')
 EXACT, FLOAT32, MEL = 1e-6, 1e-4, 5e-4
@@ -323,6 +324,20 @@ def test_imagebind_cuts_the_middle_out_of_an_image(precision):
     theirs = torch.from_numpy(golden.file['rect_image_tensor_sub'])
     assert (image[0, :, ::4, ::4] - theirs).abs().max() < EXACT
     golden.check('rect_vision_embedding', golden.model.embed_image(image.to(precision)))
+
+
+def test_the_shorter_side_is_resized_the_longer_one_rounded_down_and_cut_to_its_middle():
+    pixels = np.random.default_rng(0).integers(0, 256, (41, 30, 3), np.uint8)
+    picture = Image.fromarray(pixels)
+    resized = picture.resize((24, 32), Image.Resampling.BICUBIC)        # 24 * 41 / 30 = 32.8
+    assert torch.equal(prepare_images([picture], 24)[0], normalise(resized.crop((0, 4, 24, 28))))
+
+
+def test_an_image_of_any_mode_is_prepared_as_its_colours():
+    picture = Image.linear_gradient('L').crop((0, 0, 40, 30))
+    expected = prepare_images([picture.convert('RGB')], 24)
+    for mode in ('L', 'P'):
+        assert torch.equal(prepare_images([picture.convert(mode)], 24), expected), mode
 
 
 def test_the_default_imagebind_has_the_names_and_shapes_of_imagebind_huge():
