@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,6 +100,37 @@ def test_noise_has_the_variance_of_capdec(tokenizer, monkeypatch):
     assert (told[1] - unit).var().item() == pytest.approx(0.016, rel=0.2)
 
 
+def test_the_rate_rises_while_it_warms_up_then_falls_to_0_and_no_weight_decays(
+        tokenizer, monkeypatch):
+    steps = []
+
+    class Watched(torch.optim.AdamW):
+        def step(self, closure=None):
+            group = self.param_groups[0]
+            steps.append((group['lr'], group['weight_decay'], model.training))
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, 'AdamW', Watched)
+    model = captioner(tokenizer).eval()
+    take_steps(model, torch.eye(8), rows_of_zeros(8), rows_of_zeros(8) + 1, [[0, 1]] * 6, 0.4, 2,
+               0.0)
+    assert steps == [(pytest.approx(0.4 * share), 0, True)
+                     for share in (0, 1 / 2, 1, 3 / 4, 1 / 2, 1 / 4)]
+
+
+def test_a_sentence_is_searched_in_five_beams_from_an_embedding_of_length_1(
+        tokenizer, monkeypatch):
+    model = captioner(tokenizer).eval()
+    told = {}
+    monkeypatch.setattr(model.gpt2, 'generate', lambda **options: told.update(options)
+                        or torch.tensor(tokenizer(['a  dog', 'a  cat']).input_ids))
+    e = 5 * torch.eye(8)[:2]
+    assert model.say(e, tokenizer) == ['a dog', 'a cat']
+    torch.testing.assert_close(told.pop('inputs_embeds'), model.mapper(e / 5).detach())
+    assert told.pop('attention_mask').tolist() == [[1] * SCALE.prefix] * 2
+    assert told == {'num_beams': 5, 'do_sample': False, 'max_new_tokens': 67}
+
+
 def rows_of_zeros(count):
     return torch.zeros(count, 1, dtype=torch.long)
 
@@ -145,16 +177,25 @@ def test_train_then_say_prints_four_shares_and_draws_figure_12(small, tmp_path, 
         assert picture.width > 600
 
 
-def test_the_condition_decides_what_the_captioner_is_told(small, tmp_path, monkeypatch):
+def test_the_condition_and_the_seed_decide_what_the_captioner_is_told(small, tmp_path,
+                                                                      monkeypatch):
     told = []
+    said = []
     monkeypatch.setattr(inversion, 'take_steps', lambda captioner, E, tokens, mask, batches, lr,
-                        warmup, noise: told.append((E, noise)) or 0.0)
-    for condition in ('image', 'text'):
-        small('train', '--out', tmp_path / condition, '--condition', condition)
-    (frames, without), (texts, noise) = told
+                        warmup, noise: told.append((E, noise, batches, captioner)) or 0.0)
+    monkeypatch.setattr(inversion, 'tokenise', lambda tokenizer, texts:
+                        said.append(texts) or tokenise(tokenizer, texts))
+    for options in (['image'], ['text'], ['image', '--seed', 1]):
+        small('train', '--out', tmp_path / str(len(told)), '--condition', *options)
+    (frames, without, batches, first), (texts, noise, *_), (_, _, other, second) = told
     assert frames.shape == texts.shape == (96, 128)
     assert (without, noise) == (0.0, inversion.NOISE)
-    assert len(frames.unique(dim=0)) > 90 and len(texts.unique(dim=0)) <= 24    # two of each class
+    model, clip_tokenizer = load_model('miniature')
+    torch.testing.assert_close(texts, model.embed_text(clip_tokenizer, said[0], '<*>'))
+    assert len(frames.unique(dim=0)) > 90
+    assert 12 < len(set(said[0])) <= 24 and said[0] == said[1] != said[2]   # two of each class
+    assert len(batches) == 6 and batches[0] != batches[1] and batches[0] != other[0]
+    assert not torch.equal(first.mapper.queries, second.mapper.queries)
 
 
 def test_captions_of_a_file_are_learnt_and_pairs_without_one_left_out(small, small_world, tmp_path,
@@ -165,12 +206,73 @@ def test_captions_of_a_file_are_learnt_and_pairs_without_one_left_out(small, sma
              for k, i in enumerate(ids)]
     lines[5]['audio_caption'] = None                                    # of a pair that failed
     path = tmp_path / 'captions.jsonl'
-    path.write_text('\n'.join(map(json.dumps, lines)), encoding='utf-8')
+    path.write_text('\n'.join(map(json.dumps, lines[::-1])), encoding='utf-8')
     captions = []
     monkeypatch.setattr(inversion, 'tokenise', lambda tokenizer, texts:
                         captions.extend(texts) or tokenise(tokenizer, texts))
     small('train', '--captions', path, '--out', tmp_path / 'a.pt', '--epochs', 1)
     assert captions == ['a cat'] + ['a dog'] * 94
+
+
+def test_captions_of_the_data_root_are_those_of_its_sounds(tmp_path):
+    line = {'id': 'a', 'image_caption': 'a lawn', 'audio_caption': 'a dog', 'object': 'dog',
+            'error': None}
+    (tmp_path / 'captions.jsonl').write_text(json.dumps(line), encoding='utf-8')
+    pairs = SimpleNamespace(list=tmp_path / 'vggsound/train.csv')
+    assert inversion.read_captions(None, pairs, 'paper', 0) == {'a': 'a dog'}
+
+
+def test_a_row_s_share_is_of_sentences_from_the_embedding_that_it_names(small, tmp_path,
+                                                                       monkeypatch, capsys):
+    told = []
+    loaded = []
+    load = inversion.load
+    captioner = SimpleNamespace(say=lambda e, tokenizer, beam: told.append(beam) or e)
+    captioner.to = lambda device: captioner
+    monkeypatch.setattr(inversion, 'read_captioner', lambda *_: captioner)
+    monkeypatch.setattr(inversion, 'load', lambda *given, **options: loaded.append(options)
+                        or load(*given, **options))
+    monkeypatch.setattr(inversion, 'embed_samples', lambda model, untrained, samples, words: (
+        [f'a {s["label"]}!' for s in samples], ['nothing'] * len(samples),
+        [s['label'] if k % 2 else '' for k, s in enumerate(samples)],
+        [s['label'] if k % 4 else '' for k, s in enumerate(samples)]))
+    drawn = []
+    monkeypatch.setattr(inversion, 'draw_figure_12', lambda *given: drawn.append(given))
+    checkpoint = ROOT / 'miniature/weights/av_llm.pt'
+    small('say', '--beam', 3, '--figure', tmp_path / 'f.png', '--checkpoint', checkpoint)
+    lines = capsys.readouterr().out.splitlines()
+    for name, share in (('A of the sound', '100.0'), ('A, untrained', '0.0'),
+                        ('the frame', '50.0'), ('the class name', '75.0')):
+        assert f'{name}|{share}|16' in [re.sub('  +', '|', line) for line in lines]
+    assert set(told) == {3}
+    assert [(each['checkpoint'], each['untrained'], each['variant']) for each in loaded] == [
+        (str(checkpoint), False, 'av'), (None, True, 'av')]
+    (_, shown, said, maps), = drawn
+    labels = [s['label'] for s in shown]
+    assert said == [f'a {label}!' for label in labels] and len(set(labels)) == len(labels) == 5
+    assert [f'{label}: a {label}!' for label in labels] == lines[-6:-1]
+
+
+def test_the_embeddings_are_of_the_sound_untrained_the_frame_and_the_name(monkeypatch):
+    model, untrained = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    model.clipseg = 'CLIP'
+    model.embed_audio = lambda wav: 2 * wav
+    untrained.embed_audio = lambda wav: 3 * wav
+    monkeypatch.setattr(inversion, 'embed_image', lambda clipseg, image: 5 * image)
+    samples = [{'wav': torch.ones(4) * k, 'image': torch.ones(4) * k, 'label': str(k)}
+               for k in (1, 2)]
+    words = {'1': torch.full((4,), 7), '2': torch.full((4,), 14)}
+    found = inversion.embed_samples(model, untrained, samples, words)
+    assert [e[:, 0].tolist() for e in found] == [[2, 4], [3, 6], [5, 10], [7, 14]]
+
+
+def test_figure_12_shows_the_map_of_the_name_then_of_the_sound(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(inversion, 'sheet_of_samples', lambda path, samples, maps, columns, *_:
+                        drawn.append((list(maps), columns[2:])))
+    inversion.draw_figure_12('f.png', [{'label': 'dog'}], ['a dog'],
+                             {'ours': ['A'], 'oracle': ['name']})
+    assert drawn == [([('name', 'A')], ['class name', 'sound'])]
 
 
 def test_gpt2_s_own_weights_are_where_training_begins(small, tmp_path, monkeypatch, tokenizer):
