@@ -1,11 +1,14 @@
 """A video's heatmaps follow its sound, and the written video keeps its time stamps and sound."""
 
+from types import SimpleNamespace
+
 import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from figures.pictures import heat_colours
 from media import SampleError
 from model import PRESETS, ROOT, load_model
 from test_extract import write_video
@@ -44,6 +47,19 @@ def test_the_heat_moves_to_the_other_object_when_its_sound_begins(model, clip):
     assert len(NAMES) == 2 and right.mean() >= 0.9, right
 
 
+def test_a_window_is_centred_at_its_moment_and_followed_by_silence():
+    heard = []
+    ear = SimpleNamespace(prompt_before=torch.zeros(1),
+                          embed_audio=lambda wav: heard.append(wav) or wav[:, :1])
+    wav = torch.arange(1.0, 32_001)
+    assert embed_moments(ear, wav, 0.5, 1.0, 2.0).shape == (5, 1)       # at 0, 0.5, ... 2 s
+    [windows] = heard
+    around = torch.cat([torch.zeros(8000), wav, torch.zeros(8000)])     # from 0.5 s before it
+    for k, window in enumerate(windows):
+        assert torch.equal(window[:16_000], around[8000 * k:][:16_000])
+        assert len(window) == 32_000 and not window[16_000:].any()
+
+
 def test_each_frame_and_each_moment_is_encoded_once(model, tmp_path):
     path = write_video(tmp_path / 'a.mp4', [k / 10 for k in range(30)], sound=(0, 3),
                        codec='mpeg4', audio_codec='aac')
@@ -72,8 +88,10 @@ def test_moments_of_a_third_of_a_second_do_not_drift_from_their_sounds(model, tm
     path = write_video(tmp_path / 'a.mkv', [0, 0.5], sound=(0, 1), codec='mpeg4')
     given = []
     monkeypatch.setattr(heat, 'heatmaps', lambda *a: given.append(a[4]) or heatmaps(*a))
-    heat_video(model, CONFIG, path, tmp_path / 'heat.mp4', 1 / 3, 2.0)
-    assert given == [5333 / 16_000]             # embed_moments takes a window every 5333 samples
+    monkeypatch.setattr(heat, 'embed_moments', lambda *a: given.append(a[2:]) or embed_moments(*a))
+    heat_video(model, CONFIG, path, tmp_path / 'heat.mp4', 1 / 3, 1.0)
+    every = 5333 / 16_000                       # embed_moments takes a window every 5333 samples
+    assert given == [(every, 1.0, CONFIG.seconds), every]
 
 
 @pytest.mark.parametrize('side_by_side, width', [(False, 64), (True, 192)])
@@ -99,8 +117,35 @@ def test_a_large_video_is_reduced_and_a_gif_has_five_frames_a_second(model, tmp_
     assert {frame.size for _, frame in read_frames(path)} == {(1280, 320)}
     small = write_video(tmp_path / 'b.mkv', [k / 25 for k in range(25)], sound=(0, 1))
     heat_video(model, CONFIG, small, tmp_path / 'heat.gif', 0.5, 2.0)
-    assert Image.open(tmp_path / 'heat.gif').n_frames == 5
+    with Image.open(tmp_path / 'heat.gif') as animation:
+        assert (animation.n_frames, animation.info['duration']) == (5, 200)     # milliseconds
     assert {path.name for path in tmp_path.iterdir()} == {'a.mkv', 'b.mkv', 'heat.gif'}
+
+
+def test_frames_are_upright_and_their_times_count_from_the_first(tmp_path, monkeypatch):
+    path = write_video(tmp_path / 'a.mkv', [0.5, 0.6], sound=None, codec='mpeg4')
+    monkeypatch.setattr(heat, 'upright', lambda frame: frame.to_image().rotate(90, expand=True))
+    times, frames = zip(*read_frames(path))
+    assert times == pytest.approx((0, 0.1)) and {frame.size for frame in frames} == {(32, 64)}
+
+
+def test_side_by_side_are_the_frame_its_heatmap_and_the_overlay():
+    frame = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8))
+    found = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+    sheet = heat.draw_frame(frame, found, True)
+    parts = [np.asarray(frame), heat_colours(found), heat.draw_frame(frame, found, False)]
+    assert np.array_equal(sheet, np.concatenate(parts, 1))
+
+
+def test_options_reach_the_model_and_the_video(tmp_path, monkeypatch):
+    told = []
+    loaded = 'model', None, 'miniature', None, None
+    monkeypatch.setattr(heat, 'load', lambda device, *given, **more: told.append(given) or loaded)
+    monkeypatch.setattr(heat, 'heat_video', lambda *given: told.append(given))
+    out = str(tmp_path / 'h.gif')
+    main('a.mp4 --checkpoint c.pt --variant av_llm --every 0.5 --window 1 --side-by-side '
+         f'--device cpu --out {out}'.split())
+    assert told == [('c.pt', 'av_llm', None), ('model', CONFIG, 'a.mp4', out, 0.5, 1.0, True)]
 
 
 def test_an_error_within_the_video_leaves_no_file(model, tmp_path, monkeypatch):
