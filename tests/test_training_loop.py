@@ -210,6 +210,12 @@ def test_validation_is_without_dropout_and_one_is_like_another(tiny, tiny_root):
     assert torch.equal(first, model.drawn)
 
 
+def test_a_batch_of_validation_is_as_large_as_one_process_s(tiny, tiny_root, monkeypatch):
+    alone = validate(tiny_root, 3)
+    monkeypatch.setattr(train, 'rank_and_processes', lambda: (0, 2))
+    assert validate(tiny_root, 6) == alone
+
+
 def test_a_last_pair_alone_has_no_negatives_and_is_left_out(tiny, tiny_root):
     scores = validate(tiny_root, 4)
     assert scores['val_n'] == 4 and scores['val_retrieval'] == 0.75
