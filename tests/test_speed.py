@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import json
 from concurrent.futures import Future
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -127,6 +128,42 @@ def test_terms_are_timed_apart_and_together_they_are_the_step(tiny):
     assert min(terms.values()) > 0
 
 
+def test_each_variant_is_timed_on_its_own_model_and_compared_with_plain(monkeypatch):
+    models = {'float32': torch.nn.Linear(1, 1), 'bf16': torch.nn.Linear(1, 1)}
+    counts = {'plain float32': 90e9, 'ours float32': 30e9, 'ours float32, cached audio': 20e9,
+              'ours bf16, cached audio': 10e9}
+    rates = {'float32': 100e9, 'bf16': 400e9}
+    times = [6, 2, 3, 0.5]
+    built = []
+    monkeypatch.setattr(bench, 'build', lambda preset, device, precision: models[precision])
+    monkeypatch.setattr(bench, 'operations', lambda variant, *_: {
+        'decoder': counts[variant.name()]})
+    monkeypatch.setattr(bench, 'matrix_product_rate', lambda device, precision: rates[precision])
+    monkeypatch.setattr(bench, 'Step', lambda model, batch, variant: built.append(
+        (model, variant)) or variant)
+    monkeypatch.setattr(bench, 'time_steps', lambda steps, repeats: [
+        {'seconds': seconds, 'loss': 1.0, 'gradient': 2.0} for seconds in times])
+    monkeypatch.setattr(bench, 'time_terms', lambda step, repeats: {'decoder': times[
+        [variant for _, variant in built].index(step)]})
+    found = bench.measure_step('miniature', 'cpu', bench.OURS, [2], [3], 1)
+    assert all(model is models[variant.precision] for model, variant in built)
+    timed = found['step'][:4]
+    assert [row['step'] for row in timed] == list(counts)
+    assert [row['times'] for row in timed] == [1, 3, 2, 12]
+    assert [row['times, counted'] for row in timed] == [1, 3, 4.5, 9]
+    assert [row['% of product'] for row in timed] == pytest.approx([15, 15, 100 * 20 / 3 / 100, 5])
+    assert found['terms'] == [{'B': B, 'step': 'ours float32', 'term': 'decoder',
+                               'seconds': seconds, '10^9 operations': 30}
+                              for B, seconds in ((2, 2), (3, None))]
+    assert found['matrix_product'] == [{'float32': 0.1, 'bf16': 0.4}]
+
+
+def test_in_bf16_the_frozen_weights_are_cast_as_in_training():
+    model = bench.build('miniature', precision='bf16')
+    assert model.training and model.beats.patch_embedding.weight.dtype == torch.bfloat16
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
 def test_two_different_steps_are_refused():
     with pytest.raises(ValueError, match='at B = 4 the gradient .* must agree'):
         bench.refuse_difference({'loss': 1.0, 'gradient': 2.0},
@@ -181,6 +218,34 @@ def test_a_term_has_the_seconds_that_no_inner_term_has(tiny):
             self.forward()
     seconds = costs.by_terms(FakeStep(), lambda: next(times))
     assert seconds == {'decoder': 1 + 2, 'masks': 12 - 2}
+
+
+def test_a_term_s_seconds_are_the_median_of_its_runs(monkeypatch):
+    runs = iter([{'decoder': 9}, {'decoder': 2}, {'decoder': 3}])
+    monkeypatch.setattr(bench, 'by_terms', lambda step, read: next(runs))
+    assert bench.time_terms(SimpleNamespace(device='cpu'), 3) == {'decoder': 3}
+
+
+def test_the_limit_is_the_best_of_five_products_in_the_precision(monkeypatch):
+    asked = []
+    monkeypatch.setattr(costs.torch, 'randn', lambda *shape, device, dtype: asked.append(
+        (*shape, dtype)) or torch.ones(1, 1))
+    for precision in ('float32', 'bf16'):
+        times = iter([5, 2, 4, 3, 6])
+        monkeypatch.setattr(costs, 'seconds_of', lambda run, device: (next(times), run()))
+        assert costs.matrix_product_rate('cpu', precision) == 2048**3       # 2 n^3 in 2 s
+    assert asked == [(2048, 2048, torch.float32), (2048, 2048, torch.bfloat16)]
+
+
+def test_a_peak_is_of_the_variant_s_own_step_with_memory_kept_unless_freed(monkeypatch):
+    told = []
+    monkeypatch.setattr(bench, 'keep_freed_memory', lambda: told.append('kept'))
+    monkeypatch.setattr(bench, 'build', lambda preset, device, precision: told.append(precision))
+    monkeypatch.setattr(bench, 'Step', lambda model, batch, variant: partial(told.append, variant))
+    monkeypatch.setattr(bench, 'peak_bytes', lambda device: 7)
+    for free_memory in (False, True):
+        assert bench.peak_of_one_step(2, bench.OURS[2], 'miniature', 'cpu', free_memory) == 7
+    assert told == ['kept', 'bf16', bench.OURS[2], 'bf16', bench.OURS[2]]
 
 
 def test_the_peak_is_the_high_water_mark_in_units_of_1024(monkeypatch):
@@ -279,6 +344,15 @@ def test_sections_print_tables_and_write_json(tiny, monkeypatch, tmp_path, capsy
     assert 'decoder' in said and 'ours bf16, cached audio' in said
     lines = [line.split() for line in said.splitlines()]
     assert ['2', 'plain', '1.500'] in lines and ['2', 'ours', '-'] in lines
+
+
+def test_an_evaluation_is_measured_in_eval_mode_as_often_as_asked(tiny, monkeypatch):
+    told = []
+    monkeypatch.setattr(bench, 'build', lambda *_: copy.deepcopy(tiny))
+    monkeypatch.setattr(bench, 'measure_evaluation', lambda model, image, wav, repeats: told.append(
+        (model.training, len(image), repeats)))
+    bench.measure('evaluate', bench.parse_args(['--repeats', '5']), 'cpu')
+    assert told == [(False, 8, 5)]
 
 
 def test_a_step_s_time_is_the_median_of_its_turns_after_the_first(monkeypatch):

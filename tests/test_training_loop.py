@@ -77,6 +77,15 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_though_the_loss_is_one(tr
         training('--steps', '3', hook=spoil)
 
 
+def test_a_loss_that_is_not_a_number_stops_the_run_in_whichever_batch_of_a_step(training):
+    def spoil(seen, one):
+        if len(seen.forwards) == 2:
+            one['out'].v_I = one['out'].v_I * float('nan')
+
+    with pytest.raises(ValueError, match='the loss is nan or .* at step 0 on the pairs pair_'):
+        training('--accumulate', '3', hook=spoil)
+
+
 def test_steps_epochs_and_what_is_left_of_an_epoch(training):
     assert len(training('--epochs', '2', folder='a').steps) == 6        # 12 pairs, batches of 4
     # two pairs of an epoch are left over
