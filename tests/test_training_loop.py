@@ -77,6 +77,15 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_though_the_loss_is_one(tr
         training('--steps', '3', hook=spoil)
 
 
+def test_in_fp16_a_step_whose_gradient_overflows_is_left_out_and_the_run_goes_on(training):
+    def spoil(seen, one):
+        if len(seen.forwards) == 1:
+            one['self'].masker_i.b.register_hook(lambda gradient: gradient * float('inf'))
+
+    seen = training('--precision', 'fp16', '--steps', '2', hook=spoil)
+    assert seen.code == 0 and seen.steps == [] and len(seen.forwards) == 2
+
+
 def test_a_loss_that_is_not_a_number_stops_the_run_in_whichever_batch_of_a_step(training):
     def spoil(seen, one):
         if len(seen.forwards) == 2:

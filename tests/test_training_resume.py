@@ -1,5 +1,7 @@
 """What a checkpoint holds, what comes back of it, and which settings must be those of the run."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -93,6 +95,14 @@ def test_a_run_past_its_last_step_is_not_resumed(training):
     with pytest.raises(ValueError, match='last.pt is of step 3, past the last one, 2: ask for mor'):
         training(*flags, '2')
     assert training(*flags, '3').steps == []                # which scores it again
+
+
+def test_a_new_slope_of_the_rate_is_said():
+    said = []
+    run = SimpleNamespace(say=said.append, last_pt='last.pt')
+    for schedule, last_step in (('linear', 2), ('linear', 4), ('constant', 2)):
+        train.check_resumed(run, {'step': 1, 'last_step': 4}, last_step, schedule)
+    assert said == ['the learning rate was to reach 0 after step 4: now it does after step 2']
 
 
 def test_a_run_resumes_with_the_pairs_that_it_began_with(training, tmp_path):
