@@ -103,6 +103,7 @@ def test_steps_epochs_and_what_is_left_of_an_epoch(training):
     seen = training('--steps', '4', '--accumulate', '2', folder='c')
     assert [len(part) for part in (seen.steps, seen.forwards, seen.validations)] == [4, 8, 4]
     assert all(value == 0.5 for weights in seen.weights for value in weights.values())
+    assert len(training('--epochs', '2', '--accumulate', '2', folder='e').steps) == 2
     with pytest.raises(ValueError, match='12 samples, fewer than 4 batch'):
         training('--accumulate', '4', folder='d')
 
