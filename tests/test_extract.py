@@ -21,11 +21,12 @@ def grey_of_index(k):
     return 20 + 37 * k % 200
 
 
-def write_video(path, times, rate=RATE, channels=1, sound=(0, 10), late=0.0,
+def write_video(path, times, rate=RATE, channels=1, sound=(0, 10), late=0.0, pause=0.0,
                 size=(64, 32), codec='ffv1', audio_codec='pcm_s16le'):
     """A grey video with a frame at each of `times`, and a tone whose loudness grows with time.
 
-    The left half of each frame is dark. sound: from and to in seconds; late: its first time stamp.
+    The left half of each frame is dark. sound: from and to in seconds; late: its first time stamp;
+    pause: seconds between the time stamps of its halves.
     """
     width, height = size
     with av.open(str(path), 'w') as container:
@@ -50,6 +51,8 @@ def write_video(path, times, rate=RATE, channels=1, sound=(0, 10), late=0.0,
                 frame = av.AudioFrame.from_ndarray(block, 's16', audio.layout.name)
                 frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
                 frame.pts = k + round(late * rate)
+                if k >= len(samples) // 2:
+                    frame.pts += round(pause * rate)
                 container.mux(audio.encode(frame))
             container.mux(audio.encode())
     return path
@@ -85,6 +88,12 @@ def test_the_frame_is_the_one_shown_at_five_seconds(tmp_path, rate, suffix, code
     sound = 'libopus' if suffix == 'webm' else 'aac' if suffix == 'mp4' else 'pcm_s16le'
     path = write_video(tmp_path / f'a.{suffix}', TIMES[rate], codec=codec, audio_codec=sound)
     assert abs(grey_of(read_frame(path, FRAME_AT)) - grey_of_index(SHOWN[rate])) < 10
+
+
+def test_the_last_frame_is_shown_for_its_duration(tmp_path):
+    times = [*TIMES['25'][:124], 4.98]                  # and 0.04 s long
+    path = write_video(tmp_path / 'a.mp4', times, codec='mpeg4', sound=None)
+    assert abs(grey_of(read_frame(path, FRAME_AT)) - grey_of_index(124)) < 10
 
 
 def test_a_frame_of_a_long_video_is_found_from_a_key_frame(tmp_path):
@@ -132,8 +141,26 @@ def test_the_sound_lies_where_its_time_stamps_say(tmp_path, suffix, codec, late)
         assert not samples[:, :round(1.4 * rate)].any()
 
 
+def test_a_gap_in_the_time_stamps_of_a_sound_is_silent(tmp_path):
+    path = write_video(tmp_path / 'a.mkv', TIMES['25'], sound=(0, 8), pause=2, codec='mpeg4')
+    samples, rate = read_sound(path, 0.0, 10.0)
+    assert samples.shape == (1, 160_000)
+    assert loudness(samples[0], rate, 2.0) == pytest.approx(2 / 20, rel=0.05)
+    assert not samples[:, round(4.1 * rate):round(5.9 * rate)].any()
+    assert loudness(samples[0], rate, 9.0) == pytest.approx((9 - 2) / 20, rel=0.05)
+
+
+def test_times_count_from_where_the_earliest_stream_begins(tmp_path):
+    path = write_video(tmp_path / 'a.mkv', [2 + t for t in TIMES['25']], late=2, codec='mpeg4')
+    assert abs(grey_of(read_frame(path, FRAME_AT)) - grey_of_index(125)) < 10
+    samples, rate = read_sound(path, 0.0, 10.0)
+    assert samples.shape == (1, 160_000)
+    assert loudness(samples[0], rate, 5.0) == pytest.approx(5 / 20, rel=0.05)
+
+
 def test_ten_seconds_are_cut_from_a_long_sound(tmp_path):
-    path = write_video(tmp_path / 'a.mkv', [k / 5 for k in range(150)], sound=(0, 30),
+    # with two key frames a second, to which a reader may jump
+    path = write_video(tmp_path / 'a.mov', [k / 25 for k in range(750)], sound=(0, 30),
                        codec='mpeg4')
     samples, rate = read_sound(path, 13.0, 10.0)
     assert samples.shape == (1, 160_000)
