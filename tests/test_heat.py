@@ -76,11 +76,13 @@ def test_each_frame_and_each_moment_is_encoded_once(model, tmp_path):
 
 def test_the_blend_between_two_moments_is_linear(model):
     frame = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
-    A = model.embed_audio(torch.rand(2, 32_000) * 2 - 1).detach()
-    begin, middle, end, after = heatmaps(model, [frame] * 4, [0.0, 0.05, 0.2, 9.0], A, 0.2, 96)
+    A = model.embed_audio(torch.rand(3, 32_000) * 2 - 1).detach()
+    begin, middle, end, last, after = heatmaps(model, [frame] * 5, [0.0, 0.05, 0.2, 0.4, 9.0], A,
+                                               0.2, 96)
     assert begin.shape == (40, 60)
     assert np.allclose(middle, 0.75 * begin + 0.25 * end, atol=1e-5)
-    assert np.allclose(end, after, atol=1e-5) and not np.allclose(begin, end, atol=1e-3)
+    assert np.allclose(last, after, atol=1e-5)
+    assert not np.allclose(begin, end, atol=1e-3) and not np.allclose(end, last, atol=1e-3)
 
 
 def test_moments_of_a_third_of_a_second_do_not_drift_from_their_sounds(model, tmp_path,
