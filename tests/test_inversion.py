@@ -55,6 +55,7 @@ def test_padding_takes_no_part_in_the_loss(tokenizer):
     assert mask[1].all() and tokens[1, -1] == tokenizer.eos_token_id
     padded = model(E[:1], tokens[:1], mask[:1])
     torch.testing.assert_close(padded, model(E[:1], *short))
+    torch.testing.assert_close(padded, model(5 * E[:1], *short))        # of length 1 again
 
 
 def test_the_loss_is_that_of_each_token_given_the_prefix_and_those_before(tokenizer):
@@ -80,6 +81,8 @@ def test_the_prefix_depends_on_the_embedding_and_has_its_shape():
     prefix = mapper(torch.randn(5, 8))
     assert prefix.shape == (5, 3, 16)
     assert not torch.allclose(prefix[0], prefix[1])
+    mapper.transformer = torch.nn.Identity()
+    assert torch.equal(mapper(torch.randn(2, 8)), mapper.queries.expand(2, -1, -1))
 
 
 def test_noise_has_the_variance_of_capdec(tokenizer, monkeypatch):
