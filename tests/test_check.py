@@ -157,7 +157,7 @@ def test_complete_pairs_are_good_and_shared_files_are_opened_once(tmp_path, caps
     for name in ('a_000001', 'b_000002'):
         write_pair(folder, name)
         Image.open(folder / f'frames/{name}.png').save(folder / f'frames/{name}.jpg')
-    (folder / 'train.csv').write_text('a_000001\nb_000002\n')
+    (folder / 'train.csv').write_text('a,1,dog,train\nb,2,dog,train\nc,3,dog,test\n')
     looked = []
     look_at = check_file.look_at
     monkeypatch.setattr(check_file, 'look_at', lambda job: looked.append(job) or look_at(job))

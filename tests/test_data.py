@@ -103,6 +103,8 @@ def test_normalise_and_back():
 def test_boxes_are_clipped_and_truncated_and_odd_ones_stay_harmless():
     filled = media.box_map([[0.0, 0.5, 0.501, 1.2]])
     assert filled[112:, :112].all() and filled.sum() == 112 * 112       # 0.501 x 224 = 112.2 -> 112
+    filled = media.box_map([[-0.1, -0.2, 0.5, 0.25]])
+    assert filled[:56, :112].all() and filled.sum() == 56 * 112
     assert media.box_map([[-2.9e16, 0.1, -1.0, 0.9], [0.5, 0.5, 0.5, 0.9]]).sum() == 0
 
 
