@@ -358,7 +358,7 @@ def test_a_duet_of_a_frame_without_boxes_is_named(tmp_path):
 def test_instruments_masks_are_pickled_arrays_of_any_size(tmp_path, protocol, kind):
     folder = tmp_path / 'vgg_instruments'
     array = np.zeros((8, 16), kind)
-    array[:, 8:] = 0.25 if array.dtype.kind == 'f' else 1   # anything but zero
+    array[:, 8:] = -0.25 if array.dtype.kind == 'f' else 1   # anything but zero
     if array.dtype.kind == 'f':
         array[:, :8] = -0.0                                 # no zero in the wrong order of bytes
     table(folder / 'vgginstruments_multi_test.csv', ('s0', 'steel_guitar', 's1', 'sitar'))

@@ -136,6 +136,14 @@ def test_a_sound_that_does_not_state_its_length_is_as_long_as_what_it_holds(tmp_
     assert found['seconds'] == 2.0 and not found['short'] and not found['long']
 
 
+def test_a_stereo_sound_of_avsbench_needs_half_of_the_seconds(tmp_path):
+    soundfile.write(tmp_path / 'a.wav', RNG.uniform(-0.5, 0.5, (32_000, 2)), 16_000)
+    for stereo, is_short in ((True, False), (False, True)):
+        sample = BenchmarkSample('a', [], [tmp_path / 'a.wav'], stereo=stereo)
+        [job] = check_file.jobs_of([sample], 4.0).values()
+        assert check_file.look_at(job)['short'] == is_short
+
+
 def test_the_command_prints_what_it_found_and_writes_all_counts_and_fails(root, capsys):
     command = ['--preset', 'miniature', '--data-root', str(root), '--workers', '1']
     assert main([*command, '--benchmarks', 'vggss', 'flickr', '--json', str(root / 'c.json')]) == 1

@@ -162,6 +162,7 @@ def test_blank_lines_of_spaces_are_no_lines_of_a_benchmark(tmp_path):
 
 def test_a_second_beside_a_youtube_id_is_its_start_and_a_number_beside_an_id_a_label(tmp_path):
     path = tmp_path / 'train.csv'
-    path.write_text('-0BIyqJj9ZU,30\nabcdefghijk,7.0\nabcdefghijk_000030,7\nball_000030,5\ndog,5\n')
+    path.write_text('-0BIyqJj9ZU,30\nabcdefghijk,7.0\nabcdefghijk_000030,7\nball_000030,5\n'
+                    'dog,5\nid,7\n')          # an id, as it is not in the first line
     assert data.read_ids(path, training=True) == ['-0BIyqJj9ZU_000030', 'abcdefghijk_000007',
-                                                  'abcdefghijk_000030', 'ball_000030', 'dog']
+                                                  'abcdefghijk_000030', 'ball_000030', 'dog', 'id']

@@ -143,6 +143,10 @@ def test_a_flac_of_unknown_length_is_read_to_its_end_and_refused_when_cut(tmp_pa
     for content in (unknown, known):
         path.write_bytes(content[:len(content) // 2])
         refused(lambda path: media.read_audio(path, 2.0), path, 'not a readable sound .*lost sync')
+    more = bytearray(known)
+    more[22:26] = struct.pack('>I', len(TONE) + 1)
+    path.write_bytes(more)
+    refused(lambda path: media.read_audio(path, 3.0), path, 'cut short by 1 samples')
 
 
 @pytest.fixture(scope='module', params=['VARIABLE', 'CONSTANT'])
@@ -163,10 +167,11 @@ def test_an_mp3_that_does_not_state_its_length_is_decoded_to_its_end(tmp_path, m
     id3 = b'ID3\x03\x00\x00\x00\x00\x02\x01TIT2' + struct.pack('>I', 247) + bytes(3) + b'x' * 246
     title = b'TAG' + bytes(125)
     path = tmp_path / 'a.mp3'
-    path.write_bytes(mp3['full'])
-    right = rms(media.read_audio(path, 2.1))
-    assert right == pytest.approx(0.164 * (2 / 2.1) ** 0.5, abs=1e-3)
-    assert media.part_heard(path, 1.0) == 'the first 1.0 of 2.0 s of a.mp3'
+    for content in (id3 + mp3['full'], mp3['full']):
+        path.write_bytes(content)
+        right = rms(media.read_audio(path, 2.1))
+        assert right == pytest.approx(0.164 * (2 / 2.1) ** 0.5, abs=1e-3)
+        assert media.part_heard(path, 1.0) == 'the first 1.0 of 2.0 s of a.mp3'
     raw = mp3['no_xing']
     for content in (raw, id3 + raw, raw + title, id3 + raw + title):
         path.write_bytes(content)
