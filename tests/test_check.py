@@ -119,6 +119,11 @@ def test_a_good_header_is_like_its_data(tmp_path, kind, subtype):
     if kind != 'FLAC' and subtype != 'IMA_ADPCM':
         write_number(tmp_path / 'a.wav', 24, 44_100)        # the rate, not the bytes a second
         assert check_file.header_unlike_data(tmp_path / 'a.wav')
+        write_number(tmp_path / 'a.wav', 24, 16_000)
+    for more, unlike in ((7, False), (1, kind != 'FLAC')):  # 7 are padding; 8 could be a head
+        with open(tmp_path / 'a.wav', 'ab') as file:
+            file.write(bytes(more))
+        assert check_file.header_unlike_data(tmp_path / 'a.wav') == unlike
 
 
 def test_a_header_that_the_end_of_the_file_cuts_is_left_out(tmp_path):

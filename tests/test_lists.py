@@ -73,7 +73,7 @@ def test_of_vggsound_s_own_list_training_takes_the_split_train_and_says_so(small
     path = root / 'vggsound/train.csv'
     ids = data.read_ids(path)
     rows = [[i.rpartition('_')[0], str(int(i.rpartition('_')[2])), 'dog',
-             'train' if k % 3 else 'test'] for k, i in enumerate(ids)]
+             ['test', 'train', 'train', 'val', 'train', 'train'][k % 6]] for k, i in enumerate(ids)]
     path.write_text(''.join(','.join(row) + '\n' for row in rows))
     taken = [i for k, i in enumerate(ids) if k % 3]
     assert data.VGGSound(root, 'train', 96, 2.0).ids == taken and data.read_ids(path) == ids

@@ -339,6 +339,13 @@ def half_clear(mode):
     return picture.convert(mode)
 
 
+def test_two_frames_stand_side_by_side_each_brought_to_its_half_as_one_frame_is():
+    pictures = [noise_picture(), noise_picture((300, 90))]
+    both = media.displayable(media.normalise(media.side_by_side(pictures)))         # (224, 448, 3)
+    halves = [media.displayable(media.evaluation_image(one, 224)) for one in pictures]
+    assert (both == np.concatenate(halves, 1)).all()
+
+
 @pytest.mark.parametrize('mode, suffix, colour', [
     ('RGBA', 'png', (200, 30, 30)), ('LA', 'png', (81, 81, 81)), ('P', 'png', (200, 30, 30)),
     ('RGBA', 'webp', (200, 30, 30)), ('RGBA', 'tif', (200, 30, 30))])
