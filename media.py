@@ -156,7 +156,7 @@ def read_samples(path, seconds):
     if lacking_bytes > 0 and wav_size < PLACEHOLDER:
         raise SampleError(f'{path} is cut short by {lacking_bytes} bytes: fetch it again')
     if len(samples) < wanted:
-        check_end(path, sound, min(wanted, stated or 0) - len(samples))
+        check_end(path, sound, (stated or 0) - len(samples))
     return samples, rate, stated
 
 

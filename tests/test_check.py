@@ -47,7 +47,7 @@ def root(tmp_path):
     dark[5, 7, 1] += 1                                      # one pixel is enough to be not black
     shutil.copy(folder / 'frames/good.png', folder / 'frames/twin.png')
     write_pair(folder, 'silent', wav=np.full(32_000, 1e-4))
-    write_pair(folder, 'short', dark, wav=RNG.uniform(-0.5, 0.5, 16_000))
+    write_pair(folder, 'short', dark, wav=RNG.uniform(-0.5, -0.1, 16_000))
     write_pair(folder, 'long', wav=RNG.uniform(-0.5, 0.5, 48_000))
     write_pair(folder, 'fast', np.zeros((12, 30, 3), np.uint8) + 99, rate=44_100)
     content = (folder / 'audio/cut.wav').read_bytes()
@@ -89,7 +89,8 @@ def test_each_finding_is_counted_once(root):
 
 def test_a_mask_is_looked_for_beside_a_frame_and_without_one(tmp_path):
     (tmp_path / 'mask.png').write_bytes(b'no picture')
-    sample = BenchmarkSample('a', [tmp_path / 'a.jpg'], [], None, None, [tmp_path / 'mask.png'])
+    frames = [tmp_path / 'a.jpg', tmp_path / 'b.jpg']       # the sample is counted once
+    sample = BenchmarkSample('a', frames, [], None, None, [tmp_path / 'mask.png'])
     [(path, job)] = check_file.jobs_of([sample], 2.0).items()
     counts, sentences = check_file.count('vggss', [sample], {path: check_file.look_at(job)})
     assert counts['samples without frame'] == 1 and counts['samples without mask'] == 0
