@@ -184,6 +184,12 @@ def test_a_list_that_names_absent_files_is_refused_or_counted(small_world, tmp_p
         data.VGGSound(root, 'train', 96, 2.0)
     kept = data.VGGSound(root, 'train', 96, 2.0, skip_bad=True)
     assert len(kept) == len(names) - 1 and kept.absent == [names[0]]
+    (root / 'vggsound/val.csv').write_text(f'{names[1]}\n{names[0]}\n')
+    _, validation = data.open_pairs(root, 96, 2.0, 0, skip_bad=True)
+    assert (validation.ids, validation.absent) == ([names[1]], [names[0]])
+    (root / 'vggsound/train.csv').write_text('\n'.join(names[::-1]))
+    other = data.VGGSound(root, 'train', 96, 2.0, skip_bad=True)
+    assert set(other.ids) == set(kept.ids) and other.checksum != kept.checksum  # another order
 
 
 def test_sounds_of_another_format_are_found_by_their_id(small_world, tmp_path):
