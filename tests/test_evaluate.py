@@ -182,7 +182,7 @@ def test_pictures_say_the_iou_and_the_pairing_that_the_scores_are_made_of():
 
 @pytest.mark.parametrize('content, words', [
     (np.zeros((224, 224), complex), 'holds complex128'),
-    (np.full((224, 224), 2.0), 'numbers in 0..1')])
+    (np.full((224, 224), 2.0), 'numbers in 0..1'), (np.full((224, 224), -0.1), 'numbers in 0..1')])
 def test_odd_arrays_are_named(tmp_path, content, words):
     np.save(tmp_path / 'a.npy', content)
     with pytest.raises(SampleError, match=words):
