@@ -393,7 +393,7 @@ def test_batches_hold_complete_frames_and_every_sample_once(tmp_path):
                 assert len(batch) <= batch_size or len(groups) == 1
     test = opened('ade20k', tmp_path / 'ade20k')
     test.samples[2].images = test.samples[0].images         # two classes of one file
-    assert test.batches(1) == [[0, 2], [1]]
+    assert test.batches(1) == [[0, 2], [1]] and test.batches(3) == [[0, 2, 1]]
 
 
 def test_each_sample_says_how_many_its_frame_should_have_whatever_the_limit(tmp_path):

@@ -192,6 +192,20 @@ def test_a_list_that_names_absent_files_is_refused_or_counted(small_world, tmp_p
     assert set(other.ids) == set(kept.ids) and other.checksum != kept.checksum  # another order
 
 
+def test_in_training_alone_the_next_pair_stands_in_for_an_unreadable_one(small_world, tmp_path):
+    root = shutil.copytree(small_world, tmp_path / 'world')
+    *_, last = data.read_ids(root / 'vggsound/train.csv')
+    (root / f'vggsound/frames/{last}.jpg').write_bytes(b'no picture')
+    pairs = data.VGGSound(root, 'train', 96, 2.0, augmented=True, skip_bad=True)
+    found = pairs[len(pairs) - 1]
+    assert found['id'] == pairs.ids[0] and len(found['unreadable']) == 1    # after the last
+    for augmented, skip_bad in ((True, False), (False, True)):
+        pairs = data.VGGSound(root, 'train', 96, 2.0, augmented, skip_bad=skip_bad)
+        found = pairs[len(pairs) - 1]
+        assert found['id'] == last and 'in a row' not in str(found['error'])
+        assert ('or --skip-bad-samples' in str(found['error'])) != skip_bad
+
+
 def test_sounds_of_another_format_are_found_by_their_id(small_world, tmp_path):
     root = shutil.copytree(small_world, tmp_path / 'world')
     name = data.read_ids(root / 'vggsound/train.csv')[2]
