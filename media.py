@@ -299,7 +299,7 @@ def read_mask(path, frame_size=None, ade_class=None):
         picture = opaque(opened, 'black')
         # Paper [22]: any non-zero pixel is object; of a JPEG, which has ringing at edges, any from
         # 128 on. The AVSBench release dithers (convert('1')), which speckles grey edges.
-        threshold = JPEG_THRESHOLD if opened.format in ('JPEG', 'MPO') else 1
+        threshold = JPEG_THRESHOLD if opened.format == 'JPEG' else 1
     if frame_size and picture.size not in (frame_size, SCORED):
         raise SampleError(f'{path} is {picture.width} x {picture.height} pixels, its frame '
                           f'{frame_size[0]} x {frame_size[1]}: one of the two belongs to another '
