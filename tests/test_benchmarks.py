@@ -403,7 +403,8 @@ def test_a_pickle_that_is_no_plain_array_is_refused_and_none_of_it_runs(tmp_path
 def test_a_wrong_byte_in_a_pickle_asks_for_no_memory(tmp_path):
     path = tmp_path / 'a.pkl'
     far = 10**7                                             # an index of the unpickler's memo
-    path.write_bytes(pickle.dumps(np.ones((9, 9)), 2)[:-1] + b'r' + far.to_bytes(4, 'little') + b'.')
+    whole = pickle.dumps(np.ones((9, 9)), 2)
+    path.write_bytes(whole[:-1] + b'r' + far.to_bytes(4, 'little') + b'.')
     tracemalloc.start()
     media.read_pickled_mask(path)
     assert tracemalloc.get_traced_memory()[1] < far
