@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny import tiny, tiny_root, training, write_captions  # noqa: F401: fixtures
+from tiny import tiny, tiny_root, training, write_captions  # noqa: F401
 
 import captions
 import losses

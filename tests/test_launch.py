@@ -3,8 +3,6 @@
 import argparse
 import errno
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 

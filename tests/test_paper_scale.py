@@ -1,7 +1,5 @@
 """At the paper preset's sizes (ViT-B/16 at 352 x 352, 12-layer BEATs) a training step runs."""
 
-import torch
-
 import losses
 import train
 from model import PRESETS
