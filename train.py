@@ -184,9 +184,10 @@ def data_parallel(model):
 
 
 def print_skipped(batch, before):
-    """Print the pairs of all processes that were unreadable and replaced in this batch.
+    """Print this batch's unreadable pairs, which others have replaced.
 
-    A collective call. before: how many earlier batches had. -> the new total
+    Those of all processes: a collective call. before: the number of earlier
+    ones. -> the new number
     """
     skipped = launch.gather_lists(sum(batch['unreadable'], []))
     for number, sentence in enumerate(skipped, before + 1):
@@ -330,7 +331,7 @@ def check_resumed(run, state, last_step, lr_schedule):
 
 
 def load(args, last_pt=None):
-    """-> the model with the seed's initial weights, or with last.pt's; its tokenizer"""
+    """-> the model with the seed's weights, or last.pt's; its tokenizer"""
     torch.manual_seed(args.seed)
     return load_model(args.preset, last_pt, prompt=args.prompt, clipseg=args.clipseg,
                       audio_tokens=args.audio_tokens, beats=args.beats)
@@ -365,9 +366,9 @@ def adam(model, lr, weight_decay, with_mask):
 
 
 def finish(args, run, model, tokenizer, state, absent):
-    """Scores; pictures, which may fail (attempt); summary.json, which marks a finished run.
+    """Scores, pictures and summary.json, which marks a finished run.
 
-    absent: how many pairs had no files.
+    absent: how many pairs had no files. attempt: a picture may fail.
     """
     device = next(model.parameters()).device
     if args.precision in HALF:      # cast_frozen has rounded weights; load them again
