@@ -254,7 +254,7 @@ def validate(args, model, pairs):
 
 
 def checkpoint_of(run, model, optimiser, scaler, state):
-    """What last.pt holds: the trained weights, what --resume needs, some options."""
+    """What last.pt holds: trained weights, what --resume needs, some options."""
     names = ('prompt', 'audio_tokens', 'preset', 'variant')
     options = {name: state['settings'][name] for name in names}
     trainer = {**state, 'seconds': run.seconds(),
@@ -499,7 +499,7 @@ def parse_args(argv=None):
     if 'epochs' in given:
         args.steps = None                   # those of the miniature's recipe
     if args.variant == 'av':
-        args.lambda_c = 0.0                 # Eq. 5 is Eq. 7 without the caption term
+        args.lambda_c = 0.0                 # Eq. 5 is Eq. 7 without acl_c
     check_options(parser, args, given)
     args.out = Path(args.out or f'runs/{args.preset}-{args.variant}-seed{args.seed}')
     args.data_root_given = 'data_root' in given
